@@ -1,0 +1,66 @@
+"""Every error that physiq_ray raises on purpose.
+
+    PhysiqError
+    ├── SettingError       a setting is wrong, or two exclude each other
+    ├── LabelError         poses, labels or class mapping cannot be used as they are
+    ├── StorageError       a bucket, folder or object
+    │   ├── NotFoundError      it is not there
+    │   ├── DeniedError        credentials missing, wrong, or without the right
+    │   └── UnreachableError   no answer: endpoint, network, throttling
+    ├── DataError          what was found cannot be trained on
+    ├── PhotoError         one photo cannot be fetched or decoded
+    ├── WeightsError       the starting weights cannot be had or do not fit
+    ├── CheckpointError    a model file is unknown, damaged or unsafe
+    └── TrainingError      a training run cannot start or go on
+
+Each takes one finished sentence. They carry nothing else, so that they survive pickling between
+Ray processes; what was attempted, on what, what came and what to do stand in the sentence.
+"""
+
+
+class PhysiqError(Exception):
+    """The base: catch this at a process's edge, print it in one line."""
+
+
+class SettingError(PhysiqError):
+    """A setting is wrong: key, value and what was expected."""
+
+
+class LabelError(PhysiqError):
+    """Poses, labels or the class mapping cannot be read or contradict themselves."""
+
+
+class StorageError(PhysiqError):
+    """A bucket, folder or object could not be listed, read or written."""
+
+
+class NotFoundError(StorageError):
+    """The bucket, folder or object does not exist."""
+
+
+class DeniedError(StorageError):
+    """The credentials are missing, wrong, or lack the right."""
+
+
+class UnreachableError(StorageError):
+    """No usable answer came: endpoint, network, throttling or server fault."""
+
+
+class DataError(PhysiqError):
+    """The photos and labels found cannot be trained on."""
+
+
+class PhotoError(PhysiqError):
+    """One photo cannot be decoded: empty, truncated, not an image, or too large."""
+
+
+class WeightsError(PhysiqError):
+    """Starting weights cannot be downloaded, read, or do not fit a ResNet50."""
+
+
+class CheckpointError(PhysiqError):
+    """A model file is unknown, damaged, or holds more than tensors and plain values."""
+
+
+class TrainingError(PhysiqError):
+    """A training run cannot start, or stopped before its end."""
