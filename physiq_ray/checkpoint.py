@@ -1,0 +1,180 @@
+"""The two model files and the class mapping: what they hold, how they are written, and a safe way back.
+
+    pose_classifier.pth             the state dict alone
+    class_mapping.json              output number ↔ pose id
+    pose_classifier_complete.pth    all of it: one file from which predictions and the server are built
+
+Both load with torch.load(weights_only=True), and nothing here ever loads otherwise. The complete file is
+written last: where it stands, the set is whole.
+"""
+
+import hashlib
+import json
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from physiq_ray.config import Settings
+from physiq_ray.errors import CheckpointError, LabelError, NotFoundError, StorageError
+from physiq_ray.labels import ClassMapping
+from physiq_ray.model import ARCHITECTURE, IMAGENET_MEAN, IMAGENET_STD, StateDict, build_model, read_tensors
+from physiq_ray.storage import join_uri, read_bytes, write_file
+
+WEIGHTS_FILE = "pose_classifier.pth"
+COMPLETE_FILE = "pose_classifier_complete.pth"
+MAPPING_FILE = "class_mapping.json"
+DEFAULT_IMAGE_SIZE = 224  # of files that do not say theirs
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """A trained model as data, before it is written or after it was read.
+
+    pose_names: pose id → name. image_size in pixels. history: one dict an epoch. version: the first
+    twelve hexadecimal digits of the file's SHA-256, empty before it is written.
+    """
+
+    state_dict: StateDict
+    class_mapping: ClassMapping
+    pose_names: Mapping[int, str]
+    image_size: int = DEFAULT_IMAGE_SIZE
+    optimizer_state_dict: Mapping[str, Any] = field(default_factory=dict)
+    history: Sequence[Mapping[str, Any]] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    best_epoch: int = 0
+    version: str = ""
+
+    def build(self) -> nn.Module:
+        """Build the network with these weights, in evaluation mode on the CPU.
+
+        Raises CheckpointError: the weights do not fit.
+        """
+        model = build_model(len(self.class_mapping.classes))
+        try:
+            model.load_state_dict(self.state_dict)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"weights do not fit a {ARCHITECTURE} with {len(self.class_mapping.classes)} outputs: {error}"
+            ) from error
+        return model.eval()
+
+
+def save_model_files(state: ModelState, output: str) -> tuple[str, ...]:
+    """Write both model files and the class mapping into a folder or s3:// prefix; give their uris.
+
+    Raises StorageError.
+    """
+    complete = {
+        "model_state_dict": dict(state.state_dict),
+        "optimizer_state_dict": dict(state.optimizer_state_dict),
+        "class_mapping": state.class_mapping.to_dict(),
+        "model_config": {"architecture": ARCHITECTURE, "num_classes": len(state.class_mapping.classes)},
+        "pose_names": {str(pose_id): state.pose_names[pose_id] for pose_id in state.class_mapping.pose_ids},
+        "preprocessing": {
+            "image_size": state.image_size,
+            "resize": "whole photo to a square, bilinear",
+            "mean": list(IMAGENET_MEAN),
+            "std": list(IMAGENET_STD),
+        },
+        "history": [dict(epoch) for epoch in state.history],
+        "best_epoch": state.best_epoch,
+        "settings": dict(state.settings),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("physiq-ray", "ray", "torch", "torchvision", "pillow")},
+        },
+    }
+    written = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, value in (
+            (WEIGHTS_FILE, complete["model_state_dict"]),
+            (MAPPING_FILE, complete["class_mapping"]),
+            (COMPLETE_FILE, complete),
+        ):
+            path = Path(folder, name)
+            if name == MAPPING_FILE:
+                path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+            else:
+                torch.save(value, path)
+            uri = join_uri(output, name)
+            write_file(path, uri)
+            written.append(uri)
+    return tuple(written)
+
+
+def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = None) -> ModelState:
+    """Read a model from a complete file, a state dict beside its class_mapping.json, or the folder of one.
+
+    address: a path or s3:// address. pose_names: for files that name no poses (the origin's hold weights,
+    mapping and model_config only).
+    Raises NotFoundError, StorageError; CheckpointError: unknown content, another architecture, damaged,
+    or with objects that would run code (nothing is run).
+    """
+    if Path(address).is_dir() or (address.startswith("s3://") and not address.endswith((".pth", ".pt"))):
+        address = join_uri(address, COMPLETE_FILE)
+    try:
+        data = read_bytes(address)
+    except NotFoundError as error:
+        raise NotFoundError(f"model {error}; train one first, or give the path of {COMPLETE_FILE}") from error
+    value = read_tensors(data, name=address)
+    if _is_state_dict(value):
+        value = {"model_state_dict": value, "class_mapping": _read_mapping_beside(address)}
+    if not isinstance(value, dict) or not _is_state_dict(value.get("model_state_dict")):
+        found = ", ".join(map(str, list(value)[:5])) if isinstance(value, dict) else type(value).__name__
+        raise CheckpointError(f"{address}: unknown checkpoint: expected model_state_dict in it, got {found}")
+    config = value.get("model_config") or {}
+    architecture = config.get("architecture", ARCHITECTURE)
+    if architecture != ARCHITECTURE:
+        raise CheckpointError(f"{address}: a model of architecture {architecture!r}; {ARCHITECTURE} is needed")
+    try:
+        mapping = ClassMapping.from_dict(value.get("class_mapping"))
+    except LabelError as error:
+        raise CheckpointError(f"{address}: {error}") from error
+    num_outputs = value["model_state_dict"].get("fc.bias", torch.empty(0)).numel()
+    if not len(mapping.classes) == num_outputs == config.get("num_classes", num_outputs):
+        raise CheckpointError(
+            f"{address}: {len(mapping.classes)} classes in its mapping, {num_outputs} outputs in its weights, "
+            f"{config.get('num_classes', 'none')} in its model_config"
+        )
+    stored_names = {int(pose_id): str(name) for pose_id, name in value.get("pose_names", {}).items()}
+    known = {**(pose_names or {}), **stored_names}
+    return ModelState(
+        state_dict=value["model_state_dict"],
+        class_mapping=mapping,
+        pose_names={pose_id: known.get(pose_id, f"Pose {pose_id}") for pose_id in mapping.pose_ids},
+        image_size=int(value.get("preprocessing", {}).get("image_size", DEFAULT_IMAGE_SIZE)),
+        optimizer_state_dict=value.get("optimizer_state_dict", {}),
+        history=value.get("history", ()),
+        settings=value.get("settings", {}),
+        best_epoch=int(value.get("best_epoch", 0)),
+        version=hashlib.sha256(data).hexdigest()[:12],
+    )
+
+
+def settings_to_store(settings: Settings) -> dict[str, Any]:
+    """Give the settings as plain values, which the restricted unpickler lets through."""
+    return settings.model_dump(mode="json")
+
+
+def _is_state_dict(value: object) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
+
+
+def _read_mapping_beside(address: str) -> object:
+    folder = address.rpartition("/")[0] if address.startswith("s3://") else str(Path(address).parent)
+    uri = join_uri(folder, MAPPING_FILE)
+    try:
+        return json.loads(read_bytes(uri))
+    except StorageError as error:
+        raise CheckpointError(
+            f"{address}: a state dict alone does not say its poses; put {MAPPING_FILE} beside it ({error})"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{uri}: not JSON: {error}") from error

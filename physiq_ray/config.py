@@ -1,0 +1,204 @@
+"""Every setting of physiq_ray: its name, default, unit and effect, in one place.
+
+In come a TOML file, the environment (`PHYSIQ_<NAME>`) and command-line values, the later winning; out
+comes one frozen `Settings`, checked before any work starts. Flags, help and the README's table are
+generated from the fields below, so a setting is written down once.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from physiq_ray.errors import SettingError
+
+ENVIRONMENT_PREFIX = "PHYSIQ_"
+
+
+def _split_commas(value: object) -> object:
+    """Environment and TOML may give a list as one comma-separated string."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _split_pairs(value: object) -> object:
+    """`checkins=checkin-poses,training=workout-images` → a mapping; flags come as a tuple of pairs."""
+    parts = _split_commas(value)
+    if not isinstance(parts, tuple | list):
+        return parts
+    pairs = {}
+    for part in parts:
+        name, equals, target = str(part).partition("=")
+        if not (name.strip() and equals and target.strip()):
+            raise ValueError(f"{part!r} is no pair of the form name=bucket")
+        pairs[name.strip()] = target.strip()
+    return pairs
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """What a run needs to know, typed and bounded. Every field has a default but `sources`.
+
+    Frozen and made of plain values, so that it travels to Ray processes as it is. No secret is ever a
+    setting: AWS access comes from the standard chain (profile, environment, role, AWS_ENDPOINT_URL).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    sources: Annotated[tuple[str, ...], BeforeValidator(_split_commas)] = Field(
+        (), description="where the photos lie: s3://bucket[/prefix] or a folder, several allowed"
+    )
+    source_buckets: Annotated[dict[str, str], BeforeValidator(_split_pairs)] = Field(
+        {}, description="a label's source and the bucket (or folder) it means: checkins=checkin-poses"
+    )
+    poses: str = Field("mappings/poses.json", description="JSON list of pose ids and names")
+    labels: str = Field("mappings/db_labels.json", description="JSON list of labels")
+    output: str = Field("output", description="folder or s3:// prefix for model files and reports")
+    weights: str = Field(
+        "imagenet", description="starting weights: imagenet, random, or a file or s3:// address"
+    )
+    image_size: int = Field(224, ge=64, le=1024, description="side of the square the network sees, in pixels")
+    batch_size: int = Field(32, ge=1, le=4096, description="photos per step and worker")
+    learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's learning rate; the peak of a schedule")
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="learning rate over the run; cosine warms up first"
+    )
+    warmup_epochs: float = Field(
+        1.0, ge=0, description="epochs of linear warm-up, where the schedule has one"
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all poses")
+    augment: Literal["none", "light"] = Field(
+        "light", description="random flips, small shifts, zooms and light changes of training photos"
+    )
+    epochs: int = Field(50, ge=1, description="epochs at most")
+    patience: int = Field(10, ge=1, description="epochs without a better validation accuracy before stopping")
+    validation_share: float = Field(
+        0.2, gt=0, lt=1, description="share of each pose's photos kept for validation"
+    )
+    group_pattern: str | None = Field(
+        None, description="regular expression on the key; photos with the same match stay on one side"
+    )
+    seed: int = Field(42, ge=0, lt=2**32, description="seed of split, shuffling, augmentation and weights")
+    num_workers: int = Field(1, ge=1, description="training workers, data-parallel")
+    use_gpu: Literal["auto", "yes", "no"] = Field("auto", description="one GPU per training worker")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the hardware has it"
+    )
+    cache: Literal["auto", "object_store", "none"] = Field(
+        "auto", description="keep decoded photos in Ray's object store between epochs"
+    )
+    max_unreadable_share: Share = Field(
+        0.05, description="stop when more than this share of the photos cannot be read"
+    )
+    max_failures: int = Field(3, ge=-1, description="lost workers or nodes to recover from; -1 without limit")
+    run_name: str | None = Field(None, description="name of the run; needed to resume it")
+    storage: str = Field(
+        "runs", description="folder or s3:// prefix for Ray's checkpoints, on shared storage"
+    )
+
+    @field_validator("sources")
+    @classmethod
+    def _sources_are_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = {source for source in value if value.count(source) > 1}
+        if repeated:
+            raise ValueError(f"{', '.join(sorted(repeated))} is listed twice")
+        return value
+
+    @field_validator("group_pattern")
+    @classmethod
+    def _pattern_compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from error
+        return value
+
+    @field_validator("run_name")
+    @classmethod
+    def _run_name_is_a_folder_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+            raise ValueError("letters, digits, '.', '_' and '-' only, at most 100")
+        return value
+
+
+def load_settings(
+    flags: Mapping[str, Any],
+    *,
+    file: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Merge defaults, a TOML file, the environment and flags, the later winning, and check the result.
+
+    Raises SettingError: unknown key, wrong type, out of range, unreadable file; all wrong values at
+    once, each with where it came from.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in (
+        (f"{file}: {{key}}", _read_toml(file) if file else {}),
+        (ENVIRONMENT_PREFIX + "{upper}", _read_environment(environment)),
+        ("--{flag}", {key: value for key, value in flags.items() if value is not None}),
+    ):
+        for key, value in layer.items():
+            values[key] = value
+            origins[key] = origin.format(key=key, upper=key.upper(), flag=key.replace("_", "-"))
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingError(
+            "; ".join(_describe(detail, values, origins) for detail in error.errors())
+        ) from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(
+            f"--config {path}: cannot be read ({error.strerror}); give the path of a TOML file"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingError(f"--config {path}: not TOML: {error}") from error
+
+
+def _read_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    # A PHYSIQ_ variable of no setting is somebody else's and passes; a misspelt one is told apart by
+    # its likeness to a setting, since it would otherwise be ignored in silence.
+    values = {}
+    for variable, value in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        key = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if key in Settings.model_fields:
+            values[key] = value
+        elif near := difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.8):
+            raise SettingError(
+                f"{variable}={value}: no such setting; did you mean {ENVIRONMENT_PREFIX}{near[0].upper()}?"
+            )
+    return values
+
+
+def _describe(detail: Any, values: Mapping[str, Any], origins: Mapping[str, str]) -> str:
+    key = str(detail["loc"][0]) if detail["loc"] else "settings"
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, Settings.model_fields, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{origins.get(key, key)}: no such setting{hint}"
+    message = detail["msg"]
+    if detail["type"] == "value_error":
+        problem = message.removeprefix("Value error, ")
+    else:
+        problem = "expected " + message.removeprefix("Input should be ")
+    # The whole value, where pydantic would name a list's item only.
+    return (
+        f"{origins.get(key, key)}={values.get(key)!r} ({Settings.model_fields[key].description}): {problem}"
+    )

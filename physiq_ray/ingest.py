@@ -1,0 +1,286 @@
+"""Manifest → decoded photos, by Ray Data, straight from the buckets.
+
+Rows are {image: uint8 (size, size, 3) RGB, label: int64, uri: string} plus {step, error}: a photo that
+cannot be fetched or decoded keeps its row, black and with its error said, so that every worker knows its
+number of steps beforehand; `Batch` then sets such rows aside for quarantine.jsonl.
+
+`open_photos` decides where epochs come from. Cached: decoded once into Ray's object store, size² · 3
+bytes a photo (150 kB at 224 px); each batch is gathered from there in any order. Streamed: fetched and
+decoded anew in each epoch, for data larger than the store. Both give the same batches for the same rows.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from physiq_ray.errors import DataError, PhotoError, StorageError, TrainingError
+from physiq_ray.images import MAX_BYTES, UInt8Array, decode_square
+from physiq_ray.storage import join_uri, read_bytes, write_bytes
+
+IntArray = npt.NDArray[np.int64]
+
+QUARANTINE_FILE = "quarantine.jsonl"
+FETCH_THREADS = 8  # a task; more do not help: decoding takes the core
+# A task should last seconds, not minutes, and its block stay near 30 MB at 224 px.
+BLOCK_BYTES, MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 64 * 2**20, 8, 200
+# Of a node's object store: the rest is for blocks in flight, checkpoints and other users.
+CACHE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A photo that could not be used: step is "fetch" or "decode"."""
+
+    uri: str
+    step: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Photos of one step, those that cannot be read set aside.
+
+    images: uint8 (B, H, W, 3); labels: int64 (B,); rows: int64 (B,), the photos' places in their table.
+    B is 0 where none could be read.
+    """
+
+    images: UInt8Array
+    labels: IntArray
+    rows: IntArray
+    unreadable: tuple[tuple[int, Unreadable], ...] = ()
+
+
+class Photos(Protocol):
+    """One split's photos, readable in any order by any process of the cluster."""
+
+    num_rows: int
+    image_size: int
+
+    def batches(self, rows: IntArray, batch_size: int) -> Iterator[Batch]:
+        """Give rows in their order, in ⌈len(rows) / batch_size⌉ batches."""
+
+
+def connect(*, local: bool = False, debug: bool = False) -> None:
+    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine.
+
+    local: on this machine even if RAY_ADDRESS is set. A cluster found by chance is never joined.
+    """
+    # Read by Ray's own processes when they start, so the environment is the only way to say it: no usage
+    # report leaves the machine, and CPU tasks keep seeing the GPUs as they are (Ray's coming default).
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = (None if local else os.environ.get("RAY_ADDRESS")) or "local"
+    level = logging.INFO if debug else logging.ERROR
+    try:
+        ray.init(address=address, logging_level=level, log_to_driver=debug, configure_logging=True)
+    except (ConnectionError, ValueError) as error:
+        raise TrainingError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}") from error
+    for name in ("ray.data", "ray.train"):  # these print their plan and every start-up step
+        logging.getLogger(name).setLevel(level)
+
+
+def build_dataset(table: pa.Table, *, image_size: int) -> ray.data.Dataset:
+    """Describe fetching and decoding the manifest rows of table, in their order; nothing is read yet."""
+    size_bytes = pc.mean(table["size"]).as_py() if table.num_rows else 0
+    rows = int(min(MAX_BLOCK_ROWS, max(MIN_BLOCK_ROWS, BLOCK_BYTES // max(1, size_bytes))))
+    inputs = table.select(["uri", "size", "class_index"])
+    blocks = [inputs.slice(start, rows).combine_chunks() for start in range(0, table.num_rows, rows)]
+    dataset = ray.data.from_arrow(blocks)
+    dataset.context.enable_progress_bars = False
+    dataset.context.execution_options.preserve_order = True
+    return dataset.map_batches(
+        _read_block, fn_kwargs={"image_size": image_size}, batch_size=None, batch_format="pyarrow", num_cpus=1
+    )
+
+
+def read_photo(uri: str, size: int, image_size: int) -> UInt8Array | Unreadable:
+    """Fetch and decode one photo, to uint8 (image_size, image_size, 3), or say why not."""
+    if size > MAX_BYTES:
+        return Unreadable(uri, "fetch", f"{size} bytes; at most {MAX_BYTES} are read")
+    try:
+        data = read_bytes(uri)
+    except StorageError as error:
+        return Unreadable(uri, "fetch", str(error))
+    try:
+        return decode_square(data, size_px=image_size)
+    except PhotoError as error:
+        return Unreadable(uri, "decode", str(error))
+
+
+def _read_block(block: pa.Table, image_size: int) -> dict[str, Any]:
+    uris, sizes = block["uri"].to_pylist(), block["size"].to_pylist()
+    images = np.zeros((len(uris), image_size, image_size, 3), np.uint8)
+    steps, errors = [""] * len(uris), [""] * len(uris)
+    with ThreadPoolExecutor(FETCH_THREADS) as threads:
+        results = threads.map(read_photo, uris, sizes, [image_size] * len(uris))
+        for index, result in enumerate(results):
+            if isinstance(result, Unreadable):
+                steps[index], errors[index] = result.step, result.error
+            else:
+                images[index] = result
+    return {
+        "image": images,
+        "label": block["class_index"].to_numpy().astype(np.int64),
+        "uri": np.array(uris, object),
+        "step": np.array(steps, object),
+        "error": np.array(errors, object),
+    }
+
+
+def _to_batch(columns: dict[str, Any], rows: IntArray) -> Batch:
+    bad = np.flatnonzero(columns["error"] != "")
+    if not len(bad):
+        return Batch(columns["image"], columns["label"], rows)
+    unreadable = tuple(
+        (int(rows[i]), Unreadable(columns["uri"][i], columns["step"][i], columns["error"][i])) for i in bad
+    )
+    good = np.delete(np.arange(len(rows)), bad)
+    return Batch(columns["image"][good], columns["label"][good], rows[good], unreadable)
+
+
+@dataclass(frozen=True)
+class StreamedPhotos:
+    """Photos fetched and decoded on the way, in each epoch again; table: manifest rows."""
+
+    table: pa.Table
+    image_size: int
+
+    @property
+    def num_rows(self) -> int:
+        """Photos in the split."""
+        return int(self.table.num_rows)
+
+    def batches(self, rows: IntArray, batch_size: int) -> Iterator[Batch]:
+        """Give rows in their order, in ⌈len(rows) / batch_size⌉ batches."""
+        if not len(rows):
+            return
+        dataset = build_dataset(self.table.take(pa.array(rows)), image_size=self.image_size)
+        stream = dataset.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=2)
+        for number, columns in enumerate(stream):
+            yield _to_batch(columns, rows[number * batch_size :][: len(columns["label"])])
+
+
+@dataclass(frozen=True)
+class CachedPhotos:
+    """Decoded photos in the object store; ends: int64 (blocks,), the row after each block's last."""
+
+    blocks: tuple[ray.ObjectRef[pa.Table], ...]
+    ends: IntArray
+    image_size: int
+    unreadable: tuple[tuple[int, Unreadable], ...]
+
+    @property
+    def num_rows(self) -> int:
+        """Photos in the split."""
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def batches(self, rows: IntArray, batch_size: int) -> Iterator[Batch]:
+        """Give rows in their order, in ⌈len(rows) / batch_size⌉ batches."""
+        unreadable = dict(self.unreadable)
+        for start in range(0, len(rows), batch_size):
+            chosen = rows[start : start + batch_size]
+            good = np.array([row for row in chosen.tolist() if row not in unreadable], np.int64)
+            bad = tuple((row, unreadable[row]) for row in chosen.tolist() if row in unreadable)
+            yield self._gather(good, bad)
+
+    def _gather(self, rows: IntArray, bad: tuple[tuple[int, Unreadable], ...]) -> Batch:
+        images = np.empty((len(rows), self.image_size, self.image_size, 3), np.uint8)
+        labels = np.empty(len(rows), np.int64)
+        block_of_row = np.searchsorted(self.ends, rows, side="right")
+        needed = np.unique(block_of_row)
+        for number, block in zip(needed, ray.get([self.blocks[n] for n in needed]), strict=True):
+            here = block_of_row == number
+            columns = ray.data.block.BlockAccessor.for_block(block).to_numpy(["image", "label"])
+            inside = rows[here] - (self.ends[number - 1] if number else 0)
+            images[here], labels[here] = columns["image"][inside], columns["label"][inside]
+        return Batch(images, labels, rows, bad)
+
+
+def open_photos(
+    table: pa.Table, *, image_size: int, cached: bool, on_progress: Callable[[int], None] = lambda _: None
+) -> CachedPhotos | StreamedPhotos:
+    """Make one split readable; with cached, fetch and decode it now, saying how many photos each time."""
+    if not cached:
+        return StreamedPhotos(table, image_size)
+    blocks, counts = [], []
+    for bundle in build_dataset(table, image_size=image_size).iter_internal_ref_bundles():
+        for entry in bundle.blocks:
+            blocks.append(entry.ref)
+            counts.append(entry.metadata.num_rows)
+            on_progress(entry.metadata.num_rows)
+    ends = np.cumsum(counts, dtype=np.int64)
+    find = ray.remote(num_cpus=0)(_find_unreadable)  # runs where the block lies: it is not copied here
+    found = ray.get([find.remote(block) for block in blocks])
+    unreadable = tuple(
+        (int(end - count + row), item)
+        for rows, end, count in zip(found, ends, counts, strict=True)
+        for row, item in rows
+    )
+    return CachedPhotos(tuple(blocks), ends, image_size, unreadable)
+
+
+def _find_unreadable(block: pa.Table) -> list[tuple[int, Unreadable]]:
+    bad = pc.not_equal(block["error"], "")
+    records = block.select(["uri", "step", "error"]).filter(bad).to_pylist()
+    return [
+        (row, Unreadable(**record))
+        for row, record in zip(np.flatnonzero(bad.to_numpy()).tolist(), records, strict=True)
+    ]
+
+
+def decide_cache(setting: str, *, num_photos: int, image_size: int, store_bytes: int) -> tuple[bool, str]:
+    """Decide whether decoded photos are kept; store_bytes: object store of the smallest node.
+
+    Every node may come to hold all of them, since each worker reads them in random order.
+    Returns (cached, a sentence that says why).
+    """
+    needed, room = num_photos * image_size**2 * 3, int(store_bytes * CACHE_SHARE)
+    sizes = f"{num_photos} decoded photos take {needed / 2**20:.0f} MiB"
+    if setting == "none":
+        return False, "cache none: photos are fetched and decoded in each epoch"
+    if setting == "object_store":
+        return True, f"cache object_store: {sizes}"
+    if needed <= room:
+        return True, f"cache auto: {sizes}, which fit {room / 2**20:.0f} MiB: decoded once"
+    return False, f"cache auto: {sizes}, more than {room / 2**20:.0f} MiB: decoded in each epoch"
+
+
+def smallest_object_store() -> int:
+    """Give the bytes of the smallest object store among the cluster's nodes."""
+    return min(int(node["Resources"].get("object_store_memory", 0)) for node in ray.nodes() if node["Alive"])
+
+
+def check_unreadable(unreadable: Sequence[Unreadable], num_photos: int, max_share: float) -> None:
+    """Refuse to go on with too many photos missing.
+
+    Raises DataError: more than max_share of num_photos, the first five named.
+    """
+    if len(unreadable) > max_share * num_photos:
+        named = "; ".join(f"{item.uri}: {item.error}" for item in unreadable[:5])
+        raise DataError(
+            f"{len(unreadable)} of {num_photos} photos cannot be read, more than "
+            f"max_unreadable_share={max_share:g} allows: {named}"
+            + (f"; and {len(unreadable) - 5} more in {QUARANTINE_FILE}" if len(unreadable) > 5 else "")
+        )
+
+
+def write_quarantine(unreadable: Iterable[Unreadable], output: str) -> str:
+    """Write quarantine.jsonl into a folder or s3:// prefix, one {uri, step, error} a line; give its uri."""
+    lines = [
+        json.dumps({"uri": item.uri, "step": item.step, "error": item.error}, ensure_ascii=False) + "\n"
+        for item in unreadable
+    ]
+    uri = join_uri(output, QUARANTINE_FILE)
+    write_bytes("".join(lines).encode(), uri)
+    return uri

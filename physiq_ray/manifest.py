@@ -1,0 +1,484 @@
+"""Listings ⋈ labels → one Arrow table of the photos to train on, grouped and split.
+
+In come the sources' listings and the label file; out comes the `Manifest`: one row a usable photo, the
+class mapping, and a report of everything that was left out, by name. Joins are hash look-ups on whole
+columns; the one Python loop runs over groups that hold several poses (an athlete, a session).
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from physiq_ray.errors import DataError, SettingError, StorageError
+from physiq_ray.labels import ClassMapping, Labels
+from physiq_ray.storage import Folder, Listing, parse_source
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("bucket", pa.string()),
+        ("key", pa.string()),
+        ("size", pa.int64()),  # bytes
+        ("etag", pa.string()),
+        ("pose_id", pa.int32()),
+        ("class_index", pa.int32()),
+        ("group", pa.string()),
+        ("split", pa.string()),
+    ]
+)
+TRAIN, VALIDATION = "train", "validation"
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """What one source holds: photos (not other objects) and their bytes, or why it could not be listed."""
+
+    source: str
+    total: int = 0
+    labelled: int = 0
+    bytes: int = 0
+    num_others: int = 0
+    error: str | None = None
+
+    @property
+    def unlabelled(self) -> int:
+        """Photos that no label names."""
+        return self.total - self.labelled
+
+
+@dataclass(frozen=True)
+class ManifestReport:
+    """Everything that was found and not used; one sentence an item."""
+
+    sources: tuple[SourceReport, ...]
+    conflicts: tuple[str, ...] = ()
+    labels_without_photo: tuple[str, ...] = ()
+    malformed: tuple[str, ...] = ()
+    unknown_poses: tuple[str, ...] = ()
+    thin_poses: tuple[str, ...] = ()
+    num_copies: int = 0
+
+    @property
+    def failed_sources(self) -> tuple[SourceReport, ...]:
+        """The sources that could not be listed."""
+        return tuple(source for source in self.sources if source.error is not None)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The photos of one run: a table of MANIFEST_SCHEMA in the order of their uris."""
+
+    table: pa.Table
+    class_mapping: ClassMapping
+    report: ManifestReport = field(default_factory=lambda: ManifestReport(()))
+
+    def split(self, name: str) -> pa.Table:
+        """Give the rows of "train" or of "validation"."""
+        return self.table.filter(pc.equal(self.table["split"], name))
+
+    def to_parquet(self) -> bytes:
+        """Serialise the table; the report is not part of it."""
+        sink = io.BytesIO()
+        pq.write_table(self.table, sink)
+        return sink.getvalue()
+
+    @classmethod
+    def from_parquet(cls, data: bytes, *, name: str) -> "Manifest":
+        """Read what `to_parquet` wrote; name is said in errors.
+
+        Raises DataError: not Parquet, other columns, or nothing in it.
+        """
+        try:
+            table = pq.read_table(io.BytesIO(data))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{name}: not a manifest in Parquet: {error}") from error
+        if not table.schema.equals(MANIFEST_SCHEMA) or table.num_rows == 0:
+            raise DataError(
+                f"{name}: expected a manifest with the columns {', '.join(MANIFEST_SCHEMA.names)}, "
+                f"got {', '.join(table.schema.names)} with {table.num_rows} rows"
+            )
+        return cls(table, ClassMapping.of_poses(pc.unique(table["pose_id"]).to_pylist()))
+
+
+def build_manifest(
+    listings: Sequence[Listing],
+    labels: Labels,
+    poses: Mapping[int, str],
+    *,
+    source_buckets: Mapping[str, str] | None = None,
+    group_pattern: str | None = None,
+    validation_share: float = 0.2,
+    seed: int = 42,
+) -> Manifest:
+    """Join photos with their labels, group copies, and split every pose.
+
+    A label matches on the key's last part, and on the bucket too where source_buckets maps its source.
+    In a folder source, a photo inside a sub-folder named after a pose id has that pose.
+    A group (equal size and ETag, or equal match of group_pattern in the key) stays on one side.
+    The split depends on the seed and on what is there, not on the order of listings.
+
+    Raises StorageError: no source could be listed. DataError: nothing to train on. SettingError: a
+    group_pattern that RE2 does not accept.
+    """
+    tables = [listing.table for listing in listings if listing.table is not None]
+    if not tables:
+        reasons = "; ".join(str(listing.error) for listing in listings)
+        raise StorageError(f"none of the {len(listings)} sources could be listed: {reasons}")
+    photos = pa.concat_tables(tables).combine_chunks()
+    if photos.num_rows == 0:
+        names = ", ".join(str(listing.source) for listing in listings if listing.table is not None)
+        raise DataError(f"no photos in {names}; check bucket and prefix")
+
+    matches = _match_labels(photos, labels, _folder_poses(listings, poses), source_buckets or {})
+    labelled = photos.append_column("pose_id", matches.pose_id).filter(matches.is_labelled)
+    labelled = labelled.sort_by("uri")
+    contradicted = _contradicted_copies(labelled)
+    conflicts = (
+        *_name_conflicts(photos, matches),
+        *(
+            f"{uri}: a copy of another photo, labelled with another pose"
+            for uri in labelled["uri"].filter(contradicted).to_pylist()
+        ),
+    )
+    usable = labelled.filter(pc.invert(contradicted))
+    if usable.num_rows == 0:
+        raise DataError(
+            f"no label matches a photo: {photos.num_rows} photos, {labels.table.num_rows} usable labels, "
+            f"{len(conflicts)} conflicts; labels are matched on the file name, for example a photo "
+            f"{photos['key'][0].as_py()!r} and a label {_example(labels)!r}; "
+            "check labels, sources and source_buckets"
+        )
+    table, thin_poses, num_copies = _grouped_and_split(usable, poses, group_pattern, validation_share, seed)
+    report = ManifestReport(
+        sources=_source_reports(listings, photos, matches.is_known),
+        conflicts=conflicts,
+        labels_without_photo=matches.labels_without_photo,
+        malformed=labels.malformed,
+        unknown_poses=labels.unknown_poses,
+        thin_poses=thin_poses,
+        num_copies=num_copies,
+    )
+    return Manifest(table, ClassMapping.of_poses(pc.unique(table["pose_id"]).to_pylist()), report)
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """For each listed photo: its pose (null where none or contradictory), and which of these it is."""
+
+    pose_id: pa.Array
+    is_labelled: pa.Array
+    is_known: pa.Array  # named by some label, even a contradictory one
+    is_conflict: pa.Array
+    labels_without_photo: tuple[str, ...]
+
+
+def _match_labels(
+    photos: pa.Table, labels: Labels, folder_pose: pa.Array, source_buckets: Mapping[str, str]
+) -> _Matches:
+    by_key = _labels_by_key(labels, source_buckets)
+    keys = by_key["key"].combine_chunks()
+    names = photo_names(photos["key"])
+    # A label of an unmapped source is filed under the empty bucket.
+    in_bucket = pc.index_in(_label_keys(photos["bucket"], names), keys)
+    anywhere = pc.index_in(_label_keys(pa.scalar(""), names), keys)
+
+    def pose(index: pa.Array, bound: str) -> pa.Array:
+        return by_key[bound].combine_chunks().take(index)
+
+    lowest = pc.min_element_wise(pose(in_bucket, "lowest"), pose(anywhere, "lowest"), folder_pose)
+    highest = pc.max_element_wise(pose(in_bucket, "highest"), pose(anywhere, "highest"), folder_pose)
+    is_known = pc.is_valid(lowest)
+    is_labelled = pc.fill_null(pc.equal(lowest, highest), False)
+    used = np.zeros(len(keys), dtype=bool)
+    for index in (in_bucket, anywhere):
+        used[index.drop_null().to_numpy()] = True
+    return _Matches(
+        pose_id=pc.if_else(is_labelled, lowest, None),
+        is_labelled=is_labelled,
+        is_known=is_known,
+        is_conflict=pc.and_not(is_known, is_labelled),
+        labels_without_photo=tuple(by_key["name"].filter(pa.array(~used)).to_pylist()),
+    )
+
+
+def _labels_by_key(labels: Labels, source_buckets: Mapping[str, str]) -> pa.Table:
+    """Fold the labels of one file: key (bucket and name), name, lowest and highest pose named for it."""
+    sources = pa.array(list(source_buckets), pa.string())
+    buckets = pa.array([_bucket_name(bucket) for bucket in source_buckets.values()], pa.string())
+    table = labels.table.combine_chunks()
+    scope = pc.fill_null(buckets.take(pc.index_in(table["source"].combine_chunks(), sources)), "")
+    table = table.append_column("key", _label_keys(scope, table["name"].combine_chunks()))
+    folded = table.group_by("key").aggregate([("name", "min"), ("pose_id", "min"), ("pose_id", "max")])
+    return folded.select(["key", "name_min", "pose_id_min", "pose_id_max"]).rename_columns(
+        ["key", "name", "lowest", "highest"]
+    )
+
+
+def _bucket_name(text: str) -> str:
+    """Give the `bucket` column's form of what a user maps a source to: a bucket, s3://bucket or a path."""
+    return parse_source(text).name if "/" in text else text
+
+
+def _label_keys(bucket: Any, name: pa.Array) -> pa.Array:
+    keys = pc.binary_join_element_wise(bucket, name, "\n")
+    return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+
+
+def photo_names(keys: pa.ChunkedArray) -> pa.Array:
+    """Give the last part of each key in Unicode NFC: `labels.photo_name`, by column."""
+    names = pc.utf8_normalize(pc.replace_substring_regex(keys, r"(?s)^.*/", ""), form="NFC")
+    return names.combine_chunks()
+
+
+def _folder_poses(listings: Sequence[Listing], poses: Mapping[int, str]) -> pa.Array:
+    """Give the pose that a photo's own folder names, null in buckets and elsewhere."""
+    known = pa.array([str(pose_id) for pose_id in poses], pa.string())
+    pose_ids = pa.array(list(poses), pa.int32())
+    chunks = []
+    for listing in listings:
+        if listing.table is None:
+            continue
+        if isinstance(listing.source, Folder):
+            first = pc.replace_substring_regex(listing.table["key"], r"(?s)/.*$", "")
+            index = pc.index_in(first.combine_chunks(), known)
+            chunks.append(pose_ids.take(index))
+        else:
+            chunks.append(pa.nulls(listing.table.num_rows, pa.int32()))
+    return pa.concat_arrays(chunks)
+
+
+def _name_conflicts(photos: pa.Table, matches: _Matches) -> tuple[str, ...]:
+    return tuple(
+        f"{uri}: labelled with different poses"
+        for uri in photos["uri"].filter(matches.is_conflict).to_pylist()
+    )
+
+
+def _content_codes(table: pa.Table) -> IntArray:
+    """Number the contents: equal size and ETag → equal number; a photo without ETag has its own."""
+    size = pc.cast(table["size"], pa.string())
+    content = pc.if_else(
+        pc.equal(table["etag"], ""), table["uri"], pc.binary_join_element_wise(size, table["etag"], "-")
+    )
+    return _codes(content)
+
+
+def _codes(column: pa.ChunkedArray) -> IntArray:
+    encoded: IntArray = column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    return encoded
+
+
+def _contradicted_copies(labelled: pa.Table) -> pa.Array:
+    """Mark the copies of one content that carry different poses: nobody can tell which is right."""
+    if labelled.num_rows == 0:
+        return pa.array([], pa.bool_())
+    content = _content_codes(labelled)
+    pose = labelled["pose_id"].to_numpy()
+    lowest = np.full(content.max() + 1, np.iinfo(np.int32).max)
+    highest = np.full(content.max() + 1, -1)
+    np.minimum.at(lowest, content, pose)
+    np.maximum.at(highest, content, pose)
+    return pa.array((lowest != highest)[content])
+
+
+def _grouped_and_split(
+    usable: pa.Table,
+    poses: Mapping[int, str],
+    group_pattern: str | None,
+    validation_share: float,
+    seed: int,
+) -> tuple[pa.Table, tuple[str, ...], int]:
+    content = _content_codes(usable)
+    num_copies = len(content) - len(np.unique(content))
+    pattern_groups = _pattern_codes(usable["key"], group_pattern) if group_pattern else None
+    representative = _join_groups(content, pattern_groups)
+    group = usable["uri"].combine_chunks().take(pa.array(representative))
+
+    mapping = ClassMapping.of_poses(pc.unique(usable["pose_id"]).to_pylist())
+    class_of_pose = np.full(max(mapping.pose_ids) + 1, -1)
+    class_of_pose[list(mapping.pose_ids)] = np.arange(len(mapping.classes))
+    class_index = class_of_pose[usable["pose_id"].to_numpy()]
+
+    # A keyed hash of the group's name, not a shuffle: photos that come later leave most of it as it was.
+    names = group.to_numpy(zero_copy_only=False)
+    order = pd.util.hash_array(names, hash_key=f"{seed:016d}", categorize=False)
+    is_validation = split_groups(class_index, representative, order, validation_share)
+
+    thin = []
+    for index, pose_id in enumerate(mapping.pose_ids):
+        name = f"pose {pose_id} {poses.get(pose_id, '')}".rstrip()
+        of_class = class_index == index
+        num_validation = int(is_validation[of_class].sum())
+        if num_validation == 0:
+            thin.append(
+                f"{name}: {int(of_class.sum())} photo(s) in one group, all in training; "
+                "no validation photo measures it: label more"
+            )
+        elif num_validation == of_class.sum():
+            thin.append(
+                f"{name}: all its photos fell into validation groups; label more or use smaller groups"
+            )
+    if len(mapping.classes) < 2:
+        only = mapping.pose_ids[0]
+        raise DataError(
+            f"only one pose ({only} {poses.get(only, '')}) has labelled photos; at least two needed"
+        )
+    if not is_validation.any() or is_validation.all():
+        raise DataError("no photos for one side of the split: " + "; ".join(thin))
+
+    columns = {
+        **{name: usable[name] for name in ("uri", "bucket", "key", "size", "etag", "pose_id")},
+        "class_index": pa.array(class_index, pa.int32()),
+        "group": group,
+        "split": pc.if_else(pa.array(is_validation), VALIDATION, TRAIN),
+    }
+    return pa.table(columns, schema=MANIFEST_SCHEMA), tuple(thin), num_copies
+
+
+def _pattern_codes(keys: pa.ChunkedArray, pattern: str) -> IntArray:
+    """Number the matches of pattern (its first bracket, or all of it); -1 where it does not match."""
+    captured = pattern if re.compile(pattern).groups else f"({pattern})"
+    try:
+        text = pc.replace_substring_regex(keys, rf"(?s)^.*?(?:{captured}).*$", r"\1")
+        matched = pc.match_substring_regex(keys, captured)
+    except pa.ArrowInvalid as error:
+        raise SettingError(f"group_pattern={pattern!r}: not accepted by RE2: {error}") from error
+    return np.where(matched.to_numpy(), _codes(text), -1)
+
+
+def _join_groups(content: IntArray, pattern_groups: IntArray | None) -> IntArray:
+    """Give each row the first row of its group, where groups that share a row are one.
+
+    Rows that share a content or a pattern match take the lowest row number among them, over and over
+    until nothing changes: connected components, in as many rounds as the longest chain of links.
+    """
+    representative = np.arange(len(content))
+    relations = [content]
+    if pattern_groups is not None:
+        lone = pattern_groups < 0
+        own = pattern_groups.max(initial=-1) + 1 + np.arange(len(content))
+        relations.append(np.where(lone, own, pattern_groups))
+    while True:
+        before = representative
+        for relation in relations:
+            lowest = np.full(relation.max() + 1, len(content))
+            np.minimum.at(lowest, relation, representative)
+            representative = lowest[relation]
+        if np.array_equal(before, representative):
+            return representative
+
+
+def split_groups(
+    class_index: IntArray, group: IntArray, order: npt.NDArray[np.uint64], validation_share: float
+) -> BoolArray:
+    """Choose whole groups for validation so that each class comes nearest to its share.
+
+    class_index, group, order: one entry a photo; groups are taken in the order of their hash. A class
+    with two groups or more gets a photo on both sides wherever groups of several classes allow it.
+    Returns bool (photos,), true for validation.
+    """
+    num_classes = int(class_index.max()) + 1
+    group_ids, first_row, member = np.unique(group, return_index=True, return_inverse=True)
+    pairs, pair_counts = np.unique(member * num_classes + class_index, return_counts=True)
+    pair_group, pair_class = pairs // num_classes, pairs % num_classes
+    classes_in_group = np.bincount(pair_group, minlength=len(group_ids))
+    groups_of_class = np.bincount(pair_class, minlength=num_classes)
+    total = np.bincount(class_index, minlength=num_classes)
+    target = validation_share * total
+    rank = order[first_row]
+    chosen = np.zeros(len(group_ids), dtype=bool)
+    taken = np.zeros(num_classes)
+    left = np.zeros(num_classes)  # what groups of several classes leave in training
+
+    mixed = np.flatnonzero(classes_in_group > 1)
+    if len(mixed):
+        starts = np.searchsorted(pair_group, np.arange(len(group_ids) + 1))
+        counts_of = {int(g): slice(starts[g], starts[g + 1]) for g in mixed}
+        for g in mixed[np.argsort(rank[mixed], kind="stable")]:
+            part = counts_of[int(g)]
+            classes, counts = pair_class[part], pair_counts[part]
+            before = np.abs(taken[classes] - target[classes]).sum()
+            after = np.abs(taken[classes] + counts - target[classes]).sum()
+            chosen[g] = after < before
+            (taken if chosen[g] else left)[classes] += counts
+
+    pure = classes_in_group[pair_group] == 1
+    for c in range(num_classes):
+        of_class = np.flatnonzero(pure & (pair_class == c))
+        of_class = of_class[np.argsort(rank[pair_group[of_class]], kind="stable")]
+        reached = taken[c] + np.concatenate([[0], np.cumsum(pair_counts[of_class])])
+        num_chosen = int(np.argmin(np.abs(reached - target[c])))
+        if groups_of_class[c] > 1 and len(of_class):
+            at_least = 0 if taken[c] else 1
+            at_most = len(of_class) - (0 if left[c] else 1)
+            num_chosen = min(max(num_chosen, at_least), max(at_least, at_most))
+        chosen[pair_group[of_class[:num_chosen]]] = True
+
+    if len(mixed):
+        _repair(chosen, pair_group, pair_class, pair_counts, groups_of_class, rank)
+    validation: BoolArray = chosen[member]
+    return validation
+
+
+def _repair(
+    chosen: BoolArray,
+    pair_group: IntArray,
+    pair_class: IntArray,
+    pair_counts: IntArray,
+    groups_of_class: IntArray,
+    rank: npt.NDArray[np.uint64],
+) -> None:
+    """Move groups so that no class with several groups is wholly on one side, where that can be had."""
+    num_classes = len(groups_of_class)
+    for side in (True, False):  # validation first: a class without validation goes unmeasured
+        for c in np.flatnonzero(groups_of_class > 1):
+            on_side = chosen[pair_group] == side
+            here = np.bincount(pair_class[on_side], minlength=num_classes)  # groups per class on this side
+            if here[c]:
+                continue
+            there = np.bincount(pair_class[~on_side], minlength=num_classes)
+            candidates = pair_group[pair_class == c]
+            weights = np.bincount(pair_group, weights=pair_counts)
+            for g in sorted(candidates, key=lambda g: (weights[g], rank[g])):
+                others = pair_class[pair_group == g]
+                if np.all((there[others] > 1) | (groups_of_class[others] == 1)):
+                    chosen[g] = side
+                    break
+
+
+def _source_reports(
+    listings: Sequence[Listing], photos: pa.Table, is_known: pa.Array
+) -> tuple[SourceReport, ...]:
+    reports, start = [], 0
+    for listing in listings:
+        if listing.table is None:
+            reports.append(SourceReport(str(listing.source), error=str(listing.error)))
+            continue
+        rows = listing.table.num_rows
+        reports.append(
+            SourceReport(
+                str(listing.source),
+                total=rows,
+                labelled=pc.sum(is_known.slice(start, rows)).as_py() or 0,
+                bytes=pc.sum(photos["size"].slice(start, rows)).as_py() or 0,
+                num_others=listing.num_others,
+            )
+        )
+        start += rows
+    return tuple(reports)
+
+
+def _example(labels: Labels) -> str:
+    return labels.table["name"][0].as_py() if labels.table.num_rows else "(no usable label)"

@@ -1,0 +1,146 @@
+"""ResNet50 with a head for the poses found, its starting weights, its precision and its input form.
+
+Starting weights are read once, by the process that starts the training, so that a refused download or a
+wrong file is said before any worker exists. Weights are only ever read by torch's restricted unpickler.
+"""
+
+import io
+import pickle
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import ResNet50_Weights, get_model, list_models, resnet50
+
+from physiq_ray.errors import CheckpointError, StorageError, WeightsError
+from physiq_ray.storage import read_bytes
+
+ARCHITECTURE = "resnet50"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+StateDict = dict[str, Tensor]
+
+
+def build_model(num_classes: int, weights: StateDict | None = None) -> nn.Module:
+    """Build a ResNet50 with num_classes outputs, from `load_starting_weights` or at random.
+
+    At random the last batch norm of each block starts at zero, so that blocks start as identities (Goyal
+    et al. 2017, section 5.1): from scratch this converges in fewer epochs.
+    """
+    model: nn.Module = resnet50(weights=None, num_classes=num_classes, zero_init_residual=weights is None)
+    if weights is not None:
+        model.load_state_dict({**weights, "fc.weight": model.fc.weight, "fc.bias": model.fc.bias})
+    return model
+
+
+def load_starting_weights(setting: str) -> StateDict | None:
+    """Read the weights to start from, without their head: "imagenet", a file or s3:// address.
+
+    Returns None for "random". Raises WeightsError: download refused, file missing or unreadable, or not
+    the weights of a ResNet50, which are then named as what they are.
+    """
+    if setting == "random":
+        return None
+    if setting == "imagenet":
+        return _without_head(_download_imagenet())
+    try:
+        value = read_tensors(read_bytes(setting), name=setting)
+    except (StorageError, CheckpointError) as error:
+        raise WeightsError(f"weights={setting}: {error}") from error
+    return _without_head(_checked(_find_state_dict(value), setting))
+
+
+def read_tensors(data: bytes, *, name: str) -> Any:
+    """Read a file of torch.save that holds tensors and plain values, and nothing else.
+
+    Raises CheckpointError: not such a file, damaged, or with objects that would run code when loaded.
+    """
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{name}: refused: it is no torch file of tensors and plain values only, and loading it could "
+            "run code; save the state dict alone with torch.save"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise CheckpointError(f"{name}: not a file that torch.save wrote, or damaged: {error}") from error
+
+
+def normalise(images: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Turn uint8 (B, H, W, 3) into the network's input on the same device.
+
+    Returns dtype (B, 3, H, W), ImageNet's mean 0 and deviation 1 by channel, channels_last in memory.
+    """
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device) * 255
+    std = torch.tensor(IMAGENET_STD, device=images.device) * 255
+    # (B, H, W, 3) seen as (B, 3, H, W) already is channels_last: no copy is made for the layout.
+    return ((images.float() - mean) / std).to(dtype).permute(0, 3, 1, 2)
+
+
+def choose_precision(setting: str, device: torch.device) -> torch.dtype:
+    """Choose the type of the forward pass: bfloat16 or float32.
+
+    auto: bfloat16 where the hardware computes with it, as emulation is slower than float32 (CPU: only
+    AVX512-BF16 or AMX; GPU: compute capability 8.0 and up).
+    """
+    if setting == "fp32":
+        return torch.float32
+    if setting == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        has_bf16 = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile"))
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+def _download_imagenet() -> StateDict:
+    try:
+        state: StateDict = ResNet50_Weights.DEFAULT.get_state_dict(progress=False, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        reason = getattr(error, "reason", error)
+        raise WeightsError(
+            f"weights=imagenet: {ResNet50_Weights.DEFAULT.url} cannot be downloaded ({reason}); "
+            "give a file or s3:// address of its state dict, or weights=random"
+        ) from error
+    return state
+
+
+def _find_state_dict(value: object) -> object:
+    """Look inside the wrappings that training scripts use."""
+    for key in ("model_state_dict", "state_dict", "model"):
+        if isinstance(value, dict) and isinstance(value.get(key), dict):
+            value = value[key]
+    return value
+
+
+def _checked(value: object, name: str) -> StateDict:
+    if not isinstance(value, dict) or not value or not all(isinstance(t, Tensor) for t in value.values()):
+        raise WeightsError(f"weights={name}: holds no state dict, but a {type(value).__name__}")
+    # DistributedDataParallel and DataParallel put "module." in front.
+    state = {str(key).removeprefix("module."): tensor for key, tensor in value.items()}
+    wanted = _shapes(ARCHITECTURE)
+    given = {key: tuple(tensor.shape) for key, tensor in state.items() if not key.startswith("fc.")}
+    if given == wanted:
+        return state
+    for other in list_models(module=torchvision.models, include=["resnet*", "resnext*", "wide_resnet*"]):
+        if other != ARCHITECTURE and given == _shapes(other):
+            raise WeightsError(f"weights={name}: these are of a {other}; a {ARCHITECTURE} is needed")
+    odd = sorted(key for key in wanted.keys() | given.keys() if wanted.get(key) != given.get(key))
+    raise WeightsError(
+        f"weights={name}: these are not of a {ARCHITECTURE}: {len(odd)} entries differ, the first {odd[0]} "
+        f"(expected {wanted.get(odd[0], 'none')}, got {given.get(odd[0], 'none')})"
+    )
+
+
+def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):  # shapes only, no memory
+        state = get_model(architecture, weights=None).state_dict()
+    return {key: tuple(tensor.shape) for key, tensor in state.items() if not key.startswith("fc.")}
+
+
+def _without_head(state: StateDict) -> StateDict:
+    return {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
