@@ -132,7 +132,9 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
     config = value.get("model_config") or {}
     architecture = config.get("architecture", ARCHITECTURE)
     if architecture != ARCHITECTURE:
-        raise CheckpointError(f"{address}: a model of architecture {architecture!r}; {ARCHITECTURE} is needed")
+        raise CheckpointError(
+            f"{address}: architecture {architecture!r}; {ARCHITECTURE} is needed"
+        )
     try:
         mapping = ClassMapping.from_dict(value.get("class_mapping"))
     except LabelError as error:
@@ -164,7 +166,9 @@ def settings_to_store(settings: Settings) -> dict[str, Any]:
 
 
 def _is_state_dict(value: object) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
+    return (
+        isinstance(value, dict) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
+    )
 
 
 def _read_mapping_beside(address: str) -> object:

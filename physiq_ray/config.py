@@ -135,13 +135,15 @@ def load_settings(
     *,
     file: Path | None = None,
     environment: Mapping[str, str] = os.environ,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Merge defaults, a TOML file, the environment and flags, the later winning, and check the result.
 
+    defaults: in place of the fields' own. A flag that is None was not given.
     Raises SettingError: unknown key, wrong type, out of range, unreadable file; all wrong values at
     once, each with where it came from.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(defaults or {})
     origins: dict[str, str] = {}
     for origin, layer in (
         (f"{file}: {{key}}", _read_toml(file) if file else {}),

@@ -18,6 +18,7 @@ from PIL import (  # imported here, once: Pillow's own search for plugins is not
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
 
@@ -91,11 +92,11 @@ def _decode(data: bytes, target_size: Callable[[int, int], tuple[int, int]]) -> 
             size = target_size(*image.size)  # of the photo as stored: squares and sides survive turning
             orientation = _orientation(image)
             # Does nothing but for JPEG; the mode stays, so that CMYK is converted with its own profile bits.
-            image.draft(None, (math.ceil(size[0] * DCT_MARGIN), math.ceil(size[1] * DCT_MARGIN)))  # type: ignore[arg-type]
+            image.draft(None, (math.ceil(size[0] * DCT_MARGIN), math.ceil(size[1] * DCT_MARGIN)))
             rgb = _to_rgb(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
             if orientation in _UPRIGHT:
                 rgb = rgb.transpose(_UPRIGHT[orientation])
-            return np.asarray(rgb)
+            return np.array(rgb)  # a copy that may be written to, as torch asks for
     except (PhotoError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise whatever their format's faults lead to
@@ -109,7 +110,7 @@ def _open(data: bytes) -> Image.Image:
         raise PhotoError(f"{len(data)} bytes; at most {MAX_BYTES} are read")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise PhotoError(f"not an image of a supported format ({', '.join(FORMATS)})") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PhotoError(f"more than {MAX_PIXELS} pixels: {error}") from error

@@ -9,6 +9,7 @@ bytes a photo (150 kB at 224 px); each batch is gathered from there in any order
 decoded anew in each epoch, for data larger than the store. Both give the same batches for the same rows.
 """
 
+import functools
 import json
 import logging
 import os
@@ -64,8 +65,17 @@ class Batch:
 class Photos(Protocol):
     """One split's photos, readable in any order by any process of the cluster."""
 
-    num_rows: int
-    image_size: int
+    @property
+    def num_rows(self) -> int:
+        """Photos in the split, those that cannot be read included."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images in pixels."""
+
+    @property
+    def unreadable(self) -> tuple[tuple[int, "Unreadable"], ...]:
+        """What is known beforehand to be unreadable, by row."""
 
     def batches(self, rows: IntArray, batch_size: int) -> Iterator[Batch]:
         """Give rows in their order, in ⌈len(rows) / batch_size⌉ batches."""
@@ -99,9 +109,8 @@ def build_dataset(table: pa.Table, *, image_size: int) -> ray.data.Dataset:
     dataset = ray.data.from_arrow(blocks)
     dataset.context.enable_progress_bars = False
     dataset.context.execution_options.preserve_order = True
-    return dataset.map_batches(
-        _read_block, fn_kwargs={"image_size": image_size}, batch_size=None, batch_format="pyarrow", num_cpus=1
-    )
+    read = functools.partial(_read_block, image_size=image_size)
+    return dataset.map_batches(read, batch_size=None, batch_format="pyarrow", num_cpus=1)
 
 
 def read_photo(uri: str, size: int, image_size: int) -> UInt8Array | Unreadable:
@@ -118,7 +127,7 @@ def read_photo(uri: str, size: int, image_size: int) -> UInt8Array | Unreadable:
         return Unreadable(uri, "decode", str(error))
 
 
-def _read_block(block: pa.Table, image_size: int) -> dict[str, Any]:
+def _read_block(block: pa.Table, *, image_size: int) -> dict[str, Any]:
     uris, sizes = block["uri"].to_pylist(), block["size"].to_pylist()
     images = np.zeros((len(uris), image_size, image_size, 3), np.uint8)
     steps, errors = [""] * len(uris), [""] * len(uris)
@@ -155,6 +164,7 @@ class StreamedPhotos:
 
     table: pa.Table
     image_size: int
+    unreadable: tuple[tuple[int, Unreadable], ...] = ()
 
     @property
     def num_rows(self) -> int:
@@ -256,9 +266,15 @@ def decide_cache(setting: str, *, num_photos: int, image_size: int, store_bytes:
     return False, f"cache auto: {sizes}, more than {room / 2**20:.0f} MiB: decoded in each epoch"
 
 
+def cluster_nodes() -> list[dict[str, float]]:
+    """Give the resources of each node that is alive, by Ray's names for them."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]
+
+
 def smallest_object_store() -> int:
     """Give the bytes of the smallest object store among the cluster's nodes."""
-    return min(int(node["Resources"].get("object_store_memory", 0)) for node in ray.nodes() if node["Alive"])
+    return min(int(node.get("object_store_memory", 0)) for node in cluster_nodes())
 
 
 def check_unreadable(unreadable: Sequence[Unreadable], num_photos: int, max_share: float) -> None:

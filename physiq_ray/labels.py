@@ -129,7 +129,8 @@ def load_labels(path: Path, poses: Mapping[int, str]) -> Labels:
         name = photo_name(key) if isinstance(key, str) else ""
         if not name or not _is_pose_id(pose_id) or not (source is None or isinstance(source, str)):
             malformed.append(
-                f'record {number}: expected {{"poseId": 7, "s3Filename": "…"}}, got {json.dumps(record)[:200]}'
+                f'record {number}: expected {{"poseId": 7, "s3Filename": "…"}}, '
+                f"got {json.dumps(record)[:200]}"
             )
         elif int(pose_id) not in poses:
             unknown.append(f"record {number}: {name}: pose {pose_id} is not among the known poses")

@@ -267,7 +267,7 @@ def _name_conflicts(photos: pa.Table, matches: _Matches) -> tuple[str, ...]:
 
 
 def _content_codes(table: pa.Table) -> IntArray:
-    """Number the contents: equal size and ETag → equal number; a photo without ETag has its own."""
+    """Give each content a number: equal size and ETag → equal number; a photo without ETag has its own."""
     size = pc.cast(table["size"], pa.string())
     content = pc.if_else(
         pc.equal(table["etag"], ""), table["uri"], pc.binary_join_element_wise(size, table["etag"], "-")
@@ -348,7 +348,7 @@ def _grouped_and_split(
 
 
 def _pattern_codes(keys: pa.ChunkedArray, pattern: str) -> IntArray:
-    """Number the matches of pattern (its first bracket, or all of it); -1 where it does not match."""
+    """Give each match of pattern a number (its first bracket, or all of it); -1 where it does not match."""
     captured = pattern if re.compile(pattern).groups else f"({pattern})"
     try:
         text = pc.replace_substring_regex(keys, rf"(?s)^.*?(?:{captured}).*$", r"\1")

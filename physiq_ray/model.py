@@ -6,8 +6,10 @@ wrong file is said before any worker exists. Weights are only ever read by torch
 
 import io
 import pickle
+from pathlib import Path
 from typing import Any
 from urllib.error import URLError
+from urllib.request import Request, urlopen
 
 import torch
 import torchvision
@@ -20,6 +22,7 @@ from physiq_ray.storage import read_bytes
 ARCHITECTURE = "resnet50"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+PROBE_TIMEOUT_S = 10.0
 StateDict = dict[str, Tensor]
 
 
@@ -29,7 +32,7 @@ def build_model(num_classes: int, weights: StateDict | None = None) -> nn.Module
     At random the last batch norm of each block starts at zero, so that blocks start as identities (Goyal
     et al. 2017, section 5.1): from scratch this converges in fewer epochs.
     """
-    model: nn.Module = resnet50(weights=None, num_classes=num_classes, zero_init_residual=weights is None)
+    model = resnet50(weights=None, num_classes=num_classes, zero_init_residual=weights is None)
     if weights is not None:
         model.load_state_dict({**weights, "fc.weight": model.fc.weight, "fc.bias": model.fc.bias})
     return model
@@ -98,12 +101,17 @@ def choose_precision(setting: str, device: torch.device) -> torch.dtype:
 
 
 def _download_imagenet() -> StateDict:
+    url = ResNet50_Weights.DEFAULT.url
+    cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     try:
+        if not cached.exists():
+            # Asked first: torch's own download knows no time-out, and announces itself before it fails.
+            urlopen(Request(url, method="HEAD"), timeout=PROBE_TIMEOUT_S).close()
         state: StateDict = ResNet50_Weights.DEFAULT.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
         reason = getattr(error, "reason", error)
         raise WeightsError(
-            f"weights=imagenet: {ResNet50_Weights.DEFAULT.url} cannot be downloaded ({reason}); "
+            f"weights=imagenet: {url} cannot be downloaded ({reason}); "
             "give a file or s3:// address of its state dict, or weights=random"
         ) from error
     return state

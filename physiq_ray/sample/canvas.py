@@ -1,0 +1,191 @@
+"""Shapes in body units, drawn as soft-shaded skin on a transparent layer.
+
+In come outlines around a figure whose standing height is about 1 (x to the right, y down, origin at
+the pelvis); out comes the figure pasted on a backdrop. Colour and mask are drawn at twice the photo's
+size and reduced, because Pillow's polygons have no antialiasing; light and shadow are drawn at half
+its size, because they get blurred anyway.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+Point: TypeAlias = tuple[float, float]
+Points: TypeAlias = npt.NDArray[np.float64]  # (n, 2)
+Colour: TypeAlias = tuple[int, int, int]  # RGB, 0 … 255
+
+NEUTRAL = 128  # the grey that leaves a colour as it is under hard light
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where body units land in a photo: a linear map, a shift, and a little perspective."""
+
+    linear: tuple[tuple[float, float], tuple[float, float]]  # px a body unit
+    centre_px: Point
+    perspective: Point  # change of depth a body unit; 0 is a flat view
+
+    def project(self, points: Points) -> Points:
+        """Body units (n, 2) → pixels (n, 2)."""
+        depth = 1.0 + points @ np.array(self.perspective)
+        projected: Points = points @ np.array(self.linear).T / depth[:, None] + np.array(self.centre_px)
+        return projected
+
+    @property
+    def unit_px(self) -> float:
+        """Pixels that one body unit (the figure's height) takes."""
+        return float(abs(np.linalg.det(np.array(self.linear))) ** 0.5)
+
+
+class Canvas:
+    """A layer of body parts; each part hides what was drawn before it, its shading included."""
+
+    def __init__(self, size: tuple[int, int], camera: Camera) -> None:
+        self._size = size
+        width, height = (-(-side // 2) for side in size)  # of the coarsest layer; the others are multiples
+        self._camera = camera
+        self._colour = Image.new("RGB", (width * 4, height * 4))
+        self._mask = Image.new("L", (width * 4, height * 4))
+        self._shade = Image.new("L", (width, height), NEUTRAL)
+        self._cast = Image.new("L", self._shade.size)
+        self._draw_colour = ImageDraw.Draw(self._colour)
+        self._draw_mask = ImageDraw.Draw(self._mask)
+        self._draw_shade = ImageDraw.Draw(self._shade)
+
+    def part(self, outline: Points, colour: Colour, *, tone: int = 0, contact: int = 34) -> None:
+        """Fill an outline with a colour; `contact` darkens what lies next to it underneath."""
+        pixels = self._camera.project(outline)
+        edge_px = max(2, round(self._camera.unit_px * 0.006))
+        fine = _closed(pixels * 2)
+        # Outlines are dense: without rounded joints no gap shows, and drawing takes half the time.
+        self._draw_colour.line(fine, fill=darker(colour, 0.62), width=edge_px)
+        self._draw_mask.line(fine, fill=255, width=edge_px)
+        self._draw_colour.polygon(fine, fill=colour)
+        self._draw_mask.polygon(fine, fill=255)
+        coarse = _closed(pixels / 2)
+        if contact:
+            self._draw_shade.line(coarse, fill=NEUTRAL - contact, width=max(2, edge_px // 2))
+        self._draw_shade.polygon(coarse, fill=NEUTRAL + tone)
+
+    def tone(self, outline: Points, amount: int) -> None:
+        """Lighten (amount > 0) or darken a region softly; -127 … 127."""
+        self._draw_shade.polygon(_closed(self._camera.project(outline) / 2), fill=NEUTRAL + amount)
+
+    def crease(self, line: Points, amount: int, *, width: float = 0.012) -> None:
+        """Draw a soft line between two muscles; `width` in body units."""
+        width_px = max(1, round(self._camera.unit_px * width / 2))
+        coarse = _flat(self._camera.project(line) / 2)
+        self._draw_shade.line(coarse, fill=NEUTRAL + amount, width=width_px)
+
+    def stroke(self, line: Points, colour: Colour, *, width: float = 0.004) -> None:
+        """Draw a crisp line in a colour; `width` in body units."""
+        width_px = max(2, round(self._camera.unit_px * width * 2))
+        self._draw_colour.line(
+            _flat(self._camera.project(line) * 2), fill=colour, width=width_px, joint="curve"
+        )
+
+    def patch(self, outline: Points, colour: Colour) -> None:
+        """Fill a crisp region in a colour, without edge or shading of its own."""
+        self._draw_colour.polygon(_closed(self._camera.project(outline) * 2), fill=colour)
+
+    def shadow(self, outline: Points) -> None:
+        """Cast the figure's shadow on the floor: soft, and behind the figure."""
+        pixels = self._camera.project(outline) / 2
+        ImageDraw.Draw(self._cast).polygon(_closed(pixels), fill=110)
+
+    def paste_on(self, backdrop: Image.Image, light: Image.Image) -> None:
+        """Shade the figure, light it with `light` (mode L, neutral 128, any size), and paste it."""
+        box = self._mask.getbbox()
+        if box is None:
+            return
+        # Work on the figure's own box only: about half of the photo. Multiples of 4 fit all three scales.
+        left, top, right, bottom = (value // 4 for value in (box[0], box[1], box[2] + 3, box[3] + 3))
+        size = ((right - left) * 2, (bottom - top) * 2)
+        blurred = self._shade.crop((left, top, right, bottom)).filter(
+            ImageFilter.GaussianBlur(self._camera.unit_px * 0.0042)
+        )
+        lit = ImageChops.add(blurred, light.resize(blurred.size), offset=-NEUTRAL)
+        shade = lit.resize(size, Image.Resampling.BILINEAR)
+        fine_box = (left * 4, top * 4, right * 4, bottom * 4)
+        colour = ImageChops.hard_light(
+            self._colour.reduce(2, fine_box), Image.merge("RGB", (shade, shade, shade))
+        )
+        cast = self._cast.filter(ImageFilter.BoxBlur(self._camera.unit_px * 0.008)).resize(self._size)
+        backdrop.paste((0, 0, 0), (0, 0), cast)
+        backdrop.paste(colour, (left * 2, top * 2), self._mask.reduce(2, fine_box))
+
+
+def darker(colour: Colour, share: float) -> Colour:
+    """Multiply a colour by a share; above 1 it gets lighter."""
+    red, green, blue = (min(255, round(value * share)) for value in colour)
+    return red, green, blue
+
+
+def spline(points: Sequence[Point] | Points, *, closed: bool = True, steps: int = 5) -> Points:
+    """Lay a Catmull-Rom curve through the points, `steps` points for each given one."""
+    knots = np.asarray(points, dtype=np.float64)
+    if closed:
+        before, after, later = np.roll(knots, 1, 0), np.roll(knots, -1, 0), np.roll(knots, -2, 0)
+        here = knots
+    else:
+        padded = np.concatenate([knots[:1], knots, knots[-1:]])
+        before, here, after, later = padded[:-3], padded[1:-2], padded[2:-1], padded[3:]
+    t = (np.arange(steps) / steps)[None, :, None]
+    a, b, c, d = (side[:, None, :] for side in (before, here, after, later))
+    curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+    flat: Points = curve.reshape(-1, 2)
+    return flat if closed else np.concatenate([flat, knots[-1:]])
+
+
+def ellipse(centre: Point, radii: Point, *, angle: float = 0.0) -> Points:
+    """Outline an ellipse; `angle` in radians turns it clockwise."""
+    turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    x, y = radii[0] * np.cos(turn), radii[1] * np.sin(turn)
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.stack([centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos], axis=1)
+
+
+def limb(start: Point, end: Point, one_side: Sequence[float], other_side: Sequence[float]) -> Points:
+    """Outline a limb: half widths on both sides, evenly spaced from start to end, rounded ends.
+
+    `one_side` lies counter-clockwise of the direction start → end as seen in the photo (to the right
+    of a limb that hangs down).
+    """
+    origin, tip = np.array(start), np.array(end)
+    along = tip - origin
+    length = float(np.hypot(*along)) or 1e-6
+    along = along / length
+    across = np.array([along[1], -along[0]])
+
+    def edge(widths: Sequence[float]) -> Points:
+        places = np.linspace(0, length, len(widths))
+        side: Points = origin + places[:, None] * along + np.array(widths)[:, None] * across
+        return side
+
+    first, second = edge(one_side), edge([-width for width in other_side])
+    top = origin - along * 0.45 * (one_side[0] + other_side[0])
+    bottom = tip + along * 0.45 * (one_side[-1] + other_side[-1])
+    return spline(np.concatenate([first, bottom[None], second[::-1], top[None]]))
+
+
+def along(start: Point, end: Point, share: float, offset: float = 0.0) -> Point:
+    """Find the point at a share of the way, moved sideways by `offset` (as `one_side` of a limb)."""
+    dx, dy = end[0] - start[0], end[1] - start[1]
+    length = float(np.hypot(dx, dy)) or 1e-6
+    return (
+        start[0] + dx * share + offset * dy / length,
+        start[1] + dy * share - offset * dx / length,
+    )
+
+
+def _flat(points: Points) -> list[Point]:
+    return [(float(x), float(y)) for x, y in points]
+
+
+def _closed(points: Points) -> list[Point]:
+    flat = _flat(points)
+    return [*flat, flat[0]]

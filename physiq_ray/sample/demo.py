@@ -1,0 +1,174 @@
+"""The whole main path on one machine: photos into a local S3 server, training, one prediction.
+
+Everything goes into one folder:
+
+    photos/          the generated photos, a sub-folder a bucket (not with the user's own photos)
+    runs/            Ray's checkpoints
+    model/           the two model files, class mapping, history, quarantine list
+    prediction.png   a photo the model was not trained on, beside its probability bars
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from physiq_ray.checkpoint import load_model_state
+from physiq_ray.config import Settings, load_settings
+from physiq_ray.errors import DataError, WeightsError
+from physiq_ray.labels import load_poses
+from physiq_ray.model import load_starting_weights
+from physiq_ray.prediction import Prediction, Predictor, predict_file
+from physiq_ray.sample.photos import SOURCES, write_sample_photos
+from physiq_ray.sample.server import LocalS3
+from physiq_ray.storage import is_photo
+from physiq_ray.training import Display, TrainingResult, train
+
+# From random weights: a small picture, a high peak rate that ends near zero, every epoch used.
+FROM_RANDOM: Mapping[str, Any] = {
+    "weights": "random",
+    "image_size": 96,
+    "learning_rate": 1e-3,
+    "schedule": "cosine",
+    "label_smoothing": 0.1,
+}
+GENERATED: Mapping[str, Any] = {"num_athletes": 40, "photos_per_pose": 2, "seed": 7}
+GENERATED_FROM_RANDOM: Mapping[str, Any] = {**FROM_RANDOM, "epochs": 16, "patience": 16}
+OWN_FROM_RANDOM: Mapping[str, Any] = {**FROM_RANDOM, "image_size": 128, "epochs": 40, "patience": 20}
+FROM_IMAGENET: Mapping[str, Any] = {"image_size": 128, "epochs": 6, "patience": 3}
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo has to show; truth: the pose that was drawn, where that is known."""
+
+    training: TrainingResult
+    prediction: Prediction
+    figure: str
+    truth: str | None
+    next_steps: str
+
+
+def run_demo(
+    folder: Path,
+    display: Display,
+    *,
+    flags: Mapping[str, Any],
+    photos: Path | None = None,
+    labels: Path | None = None,
+    debug: bool = False,
+) -> DemoResult:
+    """Train on generated photos, or on the user's own (photos: each sub-folder becomes a bucket).
+
+    flags: settings that take the place of the demo's own. Raises PhysiqError.
+    """
+    folder = folder.absolute()
+    weights, recipe = _choose_weights(flags, display, own_photos=photos is not None)
+    own: dict[str, Any] = {
+        **recipe,
+        "weights": weights,
+        "output": str(folder / "model"),
+        "storage": str(folder / "runs"),
+    }
+    truth = holdout = None
+    if photos is None:
+        display.note(f"drawing sample photos into {folder / 'photos'}")
+        sample = write_sample_photos(folder / "photos", **GENERATED)
+        buckets = dict(sample.buckets)
+        own |= {
+            "labels": str(sample.labels),
+            "source_buckets": {source: bucket for bucket, source in SOURCES.items()},
+            "group_pattern": r"athlete-\d+",  # nobody is trained on and validated with
+        }
+        holdout = str(sample.holdout)
+        poses = load_poses(Path(Settings.model_validate({}).poses))
+        truth = f"drawn as {poses[sample.holdout_pose_id]}"
+    else:
+        buckets = find_buckets(photos)
+        own["labels"] = str(labels)
+    own["sources"] = tuple(f"s3://{name}" for name in buckets)
+    settings = load_settings(flags, defaults=own)
+
+    with LocalS3() as server, _environment(server.environment):
+        display.note(f"local S3 server at {server.endpoint_url} with {', '.join(buckets)}")
+        for name, path in buckets.items():
+            server.create_bucket(name)
+            server.upload_folder(path, name)
+        training = train(settings, display, local=True, debug=debug)
+        state = load_model_state(settings.output)
+        figure = str(folder / "prediction.png")
+        prediction = predict_file(
+            Predictor(state, precision=settings.precision),
+            holdout or training.validation_uris[0],
+            figure_uri=figure,
+        )
+    return DemoResult(training, prediction, figure, truth, _next_steps(folder, holdout))
+
+
+def find_buckets(photos: Path) -> dict[str, Path]:
+    """Name a bucket for each sub-folder, or for the folder itself where it has none.
+
+    Raises DataError: no such folder, or no photo in it.
+    """
+    if not photos.is_dir():
+        raise DataError(f"--photos {photos}: no such folder")
+    folders = sorted(path for path in photos.iterdir() if path.is_dir() and not path.name.startswith("."))
+    buckets: dict[str, Path] = {}
+    for path in folders or [photos.absolute()]:
+        if not any(is_photo(file.name) for file in path.rglob("*")):
+            continue
+        # Buckets have lower-case letters, digits and hyphens, and at least three of them.
+        name = re.sub(r"[^a-z0-9]+", "-", path.name.lower()).strip("-")[:50].rstrip("-")
+        name = name if len(name) >= 3 else f"photos-{name or len(buckets)}"
+        buckets[name if name not in buckets else f"{name}-{len(buckets)}"] = path
+    if not buckets:
+        raise DataError(f"--photos {photos}: no photos in it or its sub-folders")
+    return buckets
+
+
+def _choose_weights(
+    flags: Mapping[str, Any], display: Display, *, own_photos: bool
+) -> tuple[str, Mapping[str, Any]]:
+    from_random = OWN_FROM_RANDOM if own_photos else GENERATED_FROM_RANDOM
+    wanted = flags.get("weights") or os.environ.get("PHYSIQ_WEIGHTS") or "imagenet"
+    if wanted == "random":
+        return wanted, from_random
+    if wanted == "imagenet":
+        try:
+            load_starting_weights(wanted)
+        except WeightsError as error:
+            display.note(f"starting from random weights: {error}")
+            return "random", from_random
+    return wanted, FROM_IMAGENET
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables that Ray's processes inherit, and put back what was there."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _next_steps(folder: Path, holdout: str | None) -> str:
+    try:
+        shown = folder.relative_to(Path.cwd())
+    except ValueError:
+        shown = folder
+    photo = f"{shown}/photos/holdout.jpeg" if holdout else "PHOTO.jpg"
+    return (
+        f"Everything is in {shown}/. Next:\n"
+        f"  physiq-ray predict {photo} --model {shown}/model\n"
+        f"  physiq-ray demo --photos YOUR-FOLDER --labels YOUR-LABELS.json\n"
+        f"  physiq-ray train --sources s3://YOUR-BUCKET --labels YOUR-LABELS.json"
+    )

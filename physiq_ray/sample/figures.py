@@ -1,0 +1,154 @@
+"""Drawn athletes in the eight mandatory poses: stand-ins for photos that nobody may hand out.
+
+An `Athlete` fixes build, skin, trunks and hair; `draw_photo` puts one into a pose before a backdrop,
+under some light, seen from somewhere. Everything comes from the given generator, and only the joints
+know the pose: neither colour nor background nor light gives it away.
+"""
+
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageChops, ImageEnhance
+
+from physiq_ray.sample.arms import HairStyle, Looks
+from physiq_ray.sample.backdrops import draw_backdrop
+from physiq_ray.sample.canvas import NEUTRAL, Camera, Canvas, Colour, ellipse
+from physiq_ray.sample.facing import draw_facing
+from physiq_ray.sample.profile import draw_profile
+from physiq_ray.sample.skeletons import PROFILE_POSE_IDS, Build, build_skeleton
+
+_SKINS: tuple[Colour, ...] = (
+    (250, 214, 186),
+    (240, 194, 158),
+    (226, 172, 132),
+    (205, 148, 106),
+    (176, 118, 80),
+    (142, 92, 62),
+    (108, 70, 50),
+    (84, 56, 42),
+)
+_HAIRS: tuple[Colour, ...] = (
+    (34, 28, 26),
+    (62, 42, 30),
+    (104, 70, 42),
+    (176, 136, 78),
+    (150, 74, 40),
+    (142, 142, 142),
+)
+
+
+@dataclass(frozen=True)
+class Athlete:
+    """One person: the same in every photo."""
+
+    build: Build
+    looks: Looks
+
+    @classmethod
+    def random(cls, rng: np.random.Generator) -> "Athlete":
+        """Draw an athlete."""
+        has_top = bool(rng.random() < 0.3)
+        styles = get_args(HairStyle)
+        style: HairStyle = styles[
+            int(rng.choice(4, p=(0.05, 0.25, 0.3, 0.4) if has_top else (0.2, 0.6, 0.1, 0.1)))
+        ]
+        build = Build(
+            shoulder=float(rng.uniform(0.112, 0.128) if has_top else rng.uniform(0.120, 0.140)),
+            waist=float(rng.uniform(0.064, 0.080)),
+            hip=float(rng.uniform(0.076, 0.088)),
+            muscle=float(rng.uniform(0.84, 1.0) if has_top else rng.uniform(0.92, 1.14)),
+            arm=float(rng.uniform(0.93, 1.07)),
+            leg=float(rng.uniform(0.95, 1.06)),
+            head=float(rng.uniform(0.94, 1.10)),
+        )
+        looks = Looks(
+            skin=_tinted(_SKINS[int(rng.integers(len(_SKINS)))], rng, 7),
+            trunks=_vivid(rng),
+            trunks_length=float(rng.choice((0.0, 0.15, 1.0))),
+            hair=_tinted(_HAIRS[int(rng.integers(len(_HAIRS)))], rng, 8),
+            hair_style=style,
+            shoes=_vivid(rng) if rng.random() < 0.4 else None,
+            top=_vivid(rng) if has_top else None,
+            has_beard=not has_top and bool(rng.random() < 0.35),
+        )
+        return cls(build, looks)
+
+
+def draw_photo(
+    pose_id: int, athlete: Athlete, rng: np.random.Generator, size: tuple[int, int]
+) -> Image.Image:
+    """Draw an upright RGB photo of the athlete in a pose, size as (width, height) in px.
+
+    Raises KeyError when the pose is none of skeletons.POSE_IDS.
+    """
+    camera = _camera(rng, size)
+    feet_px = camera.project(np.array([[0.0, 0.46]]))[0, 1]
+    photo = draw_backdrop(rng, size, feet_px * float(rng.uniform(0.84, 0.99)))
+    # A generator of its own: what follows must not depend on how many numbers a pose draws.
+    skeleton = build_skeleton(pose_id, athlete.build, rng.spawn(1)[0])
+    canvas = Canvas(size, camera)
+    canvas.shadow(ellipse((0.0, 0.485 * athlete.build.leg), (0.15, 0.016)))
+    draw_body = draw_profile if pose_id in PROFILE_POSE_IDS else draw_facing
+    draw_body(canvas, pose_id, skeleton, athlete.build, athlete.looks)
+    canvas.paste_on(photo, _side_light(rng))
+    return _exposed(photo, rng)
+
+
+def draw_empty_photo(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    """Draw the same kind of photo with nobody in it."""
+    return _exposed(draw_backdrop(rng, size, size[1] * float(rng.uniform(0.7, 0.9))), rng)
+
+
+def _camera(rng: np.random.Generator, size: tuple[int, int]) -> Camera:
+    """Frame the whole figure or nearly so, a bit off centre, a bit tilted, perhaps mirrored."""
+    width, height = size
+    unit_px = min(height * 1.0, width * 1.34) * float(rng.uniform(0.88, 1.0))
+    tilt, shear = np.clip(rng.normal(0.0, 0.04, 2), -0.09, 0.09)
+    stretch = float(rng.uniform(0.94, 1.06))
+    side = -1.0 if rng.random() < 0.5 else 1.0
+    cos, sin = np.cos(tilt) * unit_px, np.sin(tilt) * unit_px
+    room_x, room_y = max(0.0, width - 0.62 * unit_px) / 2, max(0.0, height - unit_px) / 2
+    return Camera(
+        linear=((side * stretch * cos, shear * unit_px - sin), (side * stretch * sin, cos)),
+        centre_px=(
+            width / 2 + float(rng.uniform(-0.5, 0.5)) * room_x,
+            height * 0.5 - 0.005 * unit_px + float(rng.uniform(-0.8, 0.8)) * room_y,
+        ),
+        perspective=(float(rng.normal(0, 0.05)), float(rng.normal(0, 0.06))),
+    )
+
+
+def _side_light(rng: np.random.Generator) -> Image.Image:
+    """Light the figure from one side and from above or below: mode L, neutral 128."""
+    across, down = rng.uniform(-26, 26), rng.uniform(-10, 18)
+    corners = np.array(
+        [[128 + across + down, 128 - across + down], [128 + across - down, 128 - across - down]]
+    )
+    return Image.fromarray(corners.astype(np.uint8)).resize((64, 64), Image.Resampling.BILINEAR)
+
+
+def _exposed(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Add what a camera adds: exposure, contrast, white balance, grain."""
+    photo = ImageEnhance.Contrast(photo).enhance(float(rng.uniform(0.8, 1.15)))
+    warmth = float(np.clip(rng.normal(0, 0.035), -0.08, 0.08))
+    gains = float(rng.uniform(0.72, 1.2)) * np.array([1 + warmth, 1.0, 1 - warmth])
+    levels = np.arange(256)
+    photo = photo.point([int(value) for gain in gains for value in np.clip(levels * gain, 0, 255)])
+    strength = int(rng.integers(3, 11))
+    grain = rng.integers(NEUTRAL - strength, NEUTRAL + strength + 1, photo.size[::-1], dtype=np.uint8)
+    layer = Image.fromarray(grain)
+    return ImageChops.add(photo, Image.merge("RGB", (layer, layer, layer)), offset=-NEUTRAL)
+
+
+def _tinted(colour: Colour, rng: np.random.Generator, sigma: float) -> Colour:
+    shifts = rng.normal(0, sigma) + rng.normal(0, sigma / 4, 3)  # lighter or darker, hardly another hue
+    mixed: npt.NDArray[np.float64] = np.clip(np.array(colour) + shifts, 0, 255)
+    red, green, blue = (int(value) for value in mixed)
+    return red, green, blue
+
+
+def _vivid(rng: np.random.Generator) -> Colour:
+    red, green, blue = (int(value) for value in rng.uniform(15, 235, 3))
+    return red, green, blue

@@ -1,0 +1,243 @@
+"""Two buckets' worth of drawn photos, with the flaws that real buckets have.
+
+`write_sample_photos` fills a folder: one sub-folder a bucket, `db_labels.json`, and a photo of an athlete
+who is in neither bucket. The flaws are meant: most phones store a photo as the sensor saw it and leave
+the turning to an EXIF tag; some photos carry no label, some show nobody, some lie in both buckets under
+two names, one is cut off. What is drawn depends on the seed alone, not on the number of processes.
+About 50 ms a photo and core.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from physiq_ray.sample.figures import Athlete, draw_empty_photo, draw_photo
+from physiq_ray.sample.skeletons import POSE_IDS
+
+CHECKIN_BUCKET: Final = "checkin-poses"
+WORKOUT_BUCKET: Final = "workout-images"
+SOURCES: Final = {CHECKIN_BUCKET: "checkins", WORKOUT_BUCKET: "training"}
+
+# Phone shapes at a fraction of a phone's resolution: larger ones would double the time to draw.
+_SIZES_PX: Final = ((720, 960), (600, 800), (540, 960), (810, 1080), (960, 720))
+_SIZE_SHARES: Final = (0.40, 0.34, 0.14, 0.06, 0.06)
+_ORIENTATION_SHARES: Final = (0.46, 0.05, 0.08, 0.03, 0.03, 0.23, 0.03, 0.09)  # EXIF 1 … 8
+_UNTURN: Final = {  # EXIF orientation → what was done to the upright photo
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+_FIRST_MS: Final = 1_757_400_000_000  # 9 September 2025, as in mappings/db_labels.json
+
+
+@dataclass(frozen=True)
+class SamplePhotos:
+    """Where the photos lie, and how many of each sort; duplicates and truncated ones are labelled too."""
+
+    buckets: dict[str, Path]
+    labels: Path
+    holdout: Path
+    holdout_pose_id: int
+    num_labelled: int
+    num_unlabelled: int
+    num_duplicates: int
+    num_truncated: int
+
+
+@dataclass(frozen=True)
+class _Shot:
+    """All that decides one photo's bytes."""
+
+    path: Path
+    pose_id: int | None  # None: nobody in it
+    athlete_seed: tuple[int, ...]
+    photo_seed: tuple[int, ...]
+    size: tuple[int, int]
+    orientation: int
+    quality: int
+    is_truncated: bool = False
+
+
+@dataclass(frozen=True)
+class _Plan:
+    shots: list[_Shot]
+    copies: list[tuple[Path, Path]]
+    records: list[dict[str, object]]
+    holdout: _Shot
+    num_unlabelled: int
+
+
+def write_sample_photos(
+    folder: Path,
+    *,
+    num_athletes: int = 40,
+    photos_per_pose: int = 2,
+    seed: int = 0,
+    num_unlabelled: int = 24,
+    num_duplicates: int = 6,
+    num_processes: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> SamplePhotos:
+    """Draw `num_athletes` × 8 poses × `photos_per_pose` labelled photos, and the flawed rest.
+
+    A third of the unlabelled photos show nobody. `num_processes` None means one a core; 1 draws in
+    this process. `on_progress` is called with photos done and photos in all. Ctrl-C ends the work
+    after the photos at hand. Existing files of the same names are overwritten.
+    """
+    plan = _plan_photos(folder, num_athletes, photos_per_pose, seed, num_unlabelled, num_duplicates)
+    for bucket in SOURCES:
+        (folder / bucket).mkdir(parents=True, exist_ok=True)
+    for parent in {shot.path.parent for shot in plan.shots} | {copy.parent for _, copy in plan.copies}:
+        parent.mkdir(parents=True, exist_ok=True)
+    shots = [*plan.shots, plan.holdout]
+    for done, _ in enumerate(_write_all(shots, num_processes or os.cpu_count() or 1), start=1):
+        if on_progress is not None:
+            on_progress(done, len(shots))
+    for original, copy in plan.copies:
+        copy.write_bytes(original.read_bytes())
+    labels = folder / "db_labels.json"
+    lines = ",\n".join(f"  {json.dumps(record)}" for record in plan.records)
+    labels.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    assert plan.holdout.pose_id is not None
+    return SamplePhotos(
+        buckets={bucket: folder / bucket for bucket in SOURCES},
+        labels=labels,
+        holdout=plan.holdout.path,
+        holdout_pose_id=plan.holdout.pose_id,
+        num_labelled=len(plan.records),
+        num_unlabelled=plan.num_unlabelled,
+        num_duplicates=len(plan.copies),
+        num_truncated=sum(shot.is_truncated for shot in plan.shots),
+    )
+
+
+def _plan_photos(
+    folder: Path, num_athletes: int, photos_per_pose: int, seed: int, num_unlabelled: int, num_duplicates: int
+) -> _Plan:
+    """Everything random but the drawing itself, in one order."""
+    rng = np.random.default_rng([seed, 0])
+    clock_ms, number = _FIRST_MS, int(rng.integers(1, 2000))
+
+    def name() -> str:
+        nonlocal clock_ms, number
+        clock_ms += int(rng.integers(600, 900_000))  # strictly growing: no name comes twice
+        number = number % 9999 + 1
+        return f"{clock_ms}-IMG{number:04d}.jpeg"
+
+    def shot(path: Path, pose_id: int | None, athlete: int) -> _Shot:
+        return _Shot(
+            path=path,
+            pose_id=pose_id,
+            athlete_seed=(seed, 1, athlete),
+            photo_seed=(seed, 2, clock_ms),
+            size=_SIZES_PX[int(rng.choice(len(_SIZES_PX), p=_SIZE_SHARES))],
+            orientation=1 + int(rng.choice(8, p=_ORIENTATION_SHARES)),
+            quality=int(rng.integers(84, 94)),
+        )
+
+    def place(athlete: int, bucket: str | None = None) -> Path:
+        chosen = bucket or (CHECKIN_BUCKET if rng.random() < 0.6 else WORKOUT_BUCKET)
+        return folder / chosen / f"athlete-{athlete:02d}" / name()
+
+    labelled = [
+        shot(place(athlete), pose_id, athlete)
+        for athlete in range(num_athletes)
+        for _ in range(photos_per_pose)
+        for pose_id in POSE_IDS
+    ]
+    picked = rng.permutation(len(labelled))
+    broken, doubled = int(picked[0]), sorted(int(index) for index in picked[1 : 1 + num_duplicates])
+    labelled[broken] = replace(labelled[broken], is_truncated=True)
+    copies = []
+    for index in doubled:
+        original = labelled[index].path
+        bucket, athlete = original.parts[-3], int(original.parts[-2].removeprefix("athlete-"))
+        other = WORKOUT_BUCKET if bucket == CHECKIN_BUCKET else CHECKIN_BUCKET
+        copies.append((original, place(athlete, other)))
+    unlabelled = []
+    for index in range(num_unlabelled):
+        athlete = int(rng.integers(num_athletes))
+        pose_id = None if index % 3 == 0 else int(rng.choice(POSE_IDS))
+        unlabelled.append(shot(place(athlete), pose_id, athlete))
+    records = [_record(shot.path, shot.pose_id) for shot in labelled]
+    records += [
+        _record(copy, labelled[index].pose_id) for index, (_, copy) in zip(doubled, copies, strict=True)
+    ]
+    name()
+    holdout = shot(folder / "holdout.jpeg", int(rng.choice(POSE_IDS)), num_athletes)
+    return _Plan([*labelled, *unlabelled], copies, records, holdout, num_unlabelled)
+
+
+def _record(path: Path, pose_id: int | None) -> dict[str, object]:
+    return {"source": SOURCES[path.parts[-3]], "poseId": pose_id, "s3Filename": path.name}
+
+
+def _write_all(shots: list[_Shot], num_processes: int) -> Iterator[None]:
+    """Write every shot, yielding after each; no process is left when this ends, however it ends."""
+    if num_processes == 1:
+        for shot in shots:
+            _write(shot)
+            yield
+        return
+    # spawn: a fork would copy the locks of whatever threads the caller runs (Ray, boto3).
+    pool = ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        with _sigint_blocked():
+            futures: list[Future[None]] = [pool.submit(_write, shot) for shot in shots]
+        for future in as_completed(futures):
+            future.result()
+            yield
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Children started meanwhile never see Ctrl-C: the terminal sends it to all, we end them in order."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _write(shot: _Shot) -> None:
+    rng = np.random.default_rng(shot.photo_seed)
+    if shot.pose_id is None:
+        upright = draw_empty_photo(rng, shot.size)
+    else:
+        athlete = Athlete.random(np.random.default_rng(shot.athlete_seed))
+        upright = draw_photo(shot.pose_id, athlete, rng, shot.size)
+    data = encode_jpeg(upright, orientation=shot.orientation, quality=shot.quality)
+    if shot.is_truncated:
+        data = data[: len(data) // 2]
+    shot.path.write_bytes(data)
+
+
+def encode_jpeg(upright: Image.Image, *, orientation: int, quality: int) -> bytes:
+    """Store a photo turned or mirrored, with the EXIF orientation (1 … 8) that makes it upright again."""
+    stored = upright.transpose(_UNTURN[orientation]) if orientation in _UNTURN else upright
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    exif[ExifTags.Base.Software] = "physiq_ray sample"
+    buffer = BytesIO()
+    stored.save(buffer, "JPEG", quality=quality, exif=exif)
+    return buffer.getvalue()

@@ -1,0 +1,196 @@
+"""The eight poses as joints: where an athlete's shoulders, elbows, hands, knees and feet go.
+
+In body units (standing height about 1, origin at the pelvis, y down). Arms and legs of a figure that
+faces the camera or turns its back are written outwards: x > 0 is away from the spine on either side.
+A profile looks to x > 0. Every joint gets a little jitter, so that no two photos hold the same angles.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from physiq_ray.sample.canvas import Point
+
+FRONT_LAT_SPREAD: Final = 1
+FRONT_DOUBLE_BICEPS: Final = 2
+BACK_DOUBLE_BICEPS: Final = 5
+MOST_MUSCULAR: Final = 6
+BACK_LAT_SPREAD: Final = 7
+ABS_AND_THIGHS: Final = 11
+SIDE_CHEST: Final = 14
+SIDE_TRICEPS: Final = 16
+
+POSE_IDS: Final = (
+    FRONT_LAT_SPREAD,
+    FRONT_DOUBLE_BICEPS,
+    BACK_DOUBLE_BICEPS,
+    MOST_MUSCULAR,
+    BACK_LAT_SPREAD,
+    ABS_AND_THIGHS,
+    SIDE_CHEST,
+    SIDE_TRICEPS,
+)
+BACK_POSE_IDS: Final = frozenset({BACK_DOUBLE_BICEPS, BACK_LAT_SPREAD})
+PROFILE_POSE_IDS: Final = frozenset({SIDE_CHEST, SIDE_TRICEPS})
+
+
+@dataclass(frozen=True)
+class Build:
+    """An athlete's proportions; half widths and lengths in body units."""
+
+    shoulder: float
+    waist: float
+    hip: float
+    muscle: float  # thickness of limbs, 1 is usual
+    arm: float  # length of limbs, 1 is usual
+    leg: float
+    head: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Shoulder, elbow and wrist."""
+
+    shoulder: Point
+    elbow: Point
+    wrist: Point
+
+
+@dataclass(frozen=True)
+class Leg:
+    """Hip, knee and ankle; on the toes the heel is up."""
+
+    hip: Point
+    knee: Point
+    ankle: Point
+    is_on_toes: bool
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """One figure's joints: arms and legs in drawing order (right in the photo first; far side first)."""
+
+    head: Point
+    arms: tuple[Arm, Arm]
+    legs: tuple[Leg, Leg]
+    lat: float  # half width of the torso under the arms
+    trap: float  # how far the shoulders are drawn up
+
+
+def build_skeleton(pose_id: int, build: Build, rng: np.random.Generator) -> Skeleton:
+    """Joints of one of POSE_IDS for an athlete; raises KeyError for another pose."""
+    if pose_id in PROFILE_POSE_IDS:
+        return _profile(pose_id, build, rng)
+    return _facing(pose_id, build, rng)
+
+
+# From the shoulder to the elbow, and the wrist: from the elbow (True) or on the body (False).
+_FACING_ARMS: Final[dict[int, tuple[Point, Point, bool]]] = {
+    FRONT_LAT_SPREAD: ((0.112, 0.112), (0.020, -0.040), False),
+    BACK_LAT_SPREAD: ((0.112, 0.112), (0.012, -0.040), False),
+    FRONT_DOUBLE_BICEPS: ((0.155, -0.018), (-0.040, -0.140), True),
+    BACK_DOUBLE_BICEPS: ((0.152, -0.018), (-0.040, -0.140), True),
+    MOST_MUSCULAR: ((0.058, 0.150), (-0.054, -0.035), False),
+    ABS_AND_THIGHS: ((0.072, -0.138), (-0.045, -0.385), False),
+}
+
+
+def _facing(pose_id: int, build: Build, rng: np.random.Generator) -> Skeleton:
+    to_elbow, to_wrist, is_from_elbow = _FACING_ARMS[pose_id]
+    crouch = {MOST_MUSCULAR: 0.040, ABS_AND_THIGHS: 0.008}.get(pose_id, 0.0)
+    raised = {MOST_MUSCULAR: 0.030, FRONT_DOUBLE_BICEPS: 0.006, BACK_DOUBLE_BICEPS: 0.006}.get(pose_id, 0.0)
+    is_spread = pose_id in (FRONT_LAT_SPREAD, BACK_LAT_SPREAD)
+    together = 0.02 if pose_id == MOST_MUSCULAR else 0.0
+
+    def arm() -> Arm:
+        shoulder = _jitter((build.shoulder - together / 2, -0.272 - raised + crouch), rng, 0.003)
+        elbow = _jitter(_from(shoulder, to_elbow, build.arm), rng, 0.011)
+        if is_from_elbow:
+            wrist = _from(elbow, to_wrist, build.arm)
+        elif pose_id == ABS_AND_THIGHS:
+            wrist = (build.shoulder + to_wrist[0] - 0.04, to_wrist[1])
+        else:
+            wrist = (build.waist + to_wrist[0], to_wrist[1])
+        return Arm(shoulder, elbow, _jitter(wrist, rng, 0.010 if is_from_elbow else 0.006))
+
+    def leg(*, is_forward: bool, is_back: bool) -> Leg:
+        hip = (build.hip * 0.62, 0.022)
+        stance = float(rng.uniform(-0.008, 0.022))
+        knee = (build.hip * 0.62 + 0.012 + stance, 0.255 * build.leg)
+        ankle = (build.hip * 0.62 + 0.012 + stance * 2.0, 0.462 * build.leg)
+        if is_forward:
+            knee, ankle = (knee[0] + 0.018, knee[1] + 0.004), (ankle[0] + 0.012, ankle[1] + 0.022)
+        if is_back:
+            knee, ankle = (knee[0] + 0.012, knee[1] + 0.008), (ankle[0] - 0.004, ankle[1] - 0.012)
+        return Leg(hip, _jitter(knee, rng, 0.007), _jitter(ankle, rng, 0.006), is_back)
+
+    is_back_pose = pose_id in BACK_POSE_IDS
+    first, second = (
+        leg(is_forward=pose_id == ABS_AND_THIGHS and side == 0, is_back=is_back_pose and side == 0)
+        for side in range(2)
+    )
+    return Skeleton(
+        head=_jitter((0.0, -0.402 + crouch * 1.7), rng, 0.006),
+        arms=(arm(), arm()),
+        legs=(first, second),
+        lat=build.shoulder * (1.13 if is_spread else 0.97) + float(rng.normal(0, 0.003)),
+        trap=raised,
+    )
+
+
+# (near shoulder, elbow, wrist), (far shoulder, elbow, wrist)
+_PROFILE_ARMS: Final[dict[int, tuple[tuple[Point, Point, Point], tuple[Point, Point, Point]]]] = {
+    SIDE_CHEST: (
+        ((-0.012, -0.252), (-0.050, -0.104), (0.122, -0.108)),
+        ((0.045, -0.250), (0.068, -0.166), (0.134, -0.118)),
+    ),
+    SIDE_TRICEPS: (
+        ((-0.022, -0.252), (-0.070, -0.096), (-0.116, 0.040)),
+        ((-0.040, -0.250), (-0.118, -0.120), (-0.124, 0.022)),
+    ),
+}
+
+
+def _profile(pose_id: int, build: Build, rng: np.random.Generator) -> Skeleton:
+    near, far = _PROFILE_ARMS[pose_id]
+    is_chest = pose_id == SIDE_CHEST
+
+    def arm(joints: tuple[Point, Point, Point]) -> Arm:
+        shoulder, elbow, wrist = joints
+        return Arm(
+            _jitter(shoulder, rng, 0.004),
+            _jitter(_from(shoulder, (elbow[0] - shoulder[0], elbow[1] - shoulder[1]), build.arm), rng, 0.008),
+            _jitter(wrist, rng, 0.009),
+        )
+
+    lift = float(rng.uniform(0.008, 0.03))
+    stride = float(rng.normal(0.0, 0.014))
+    near_leg = Leg(
+        (-0.008, 0.030),
+        _jitter((0.078 if is_chest else 0.046, 0.235 * build.leg), rng, 0.010),
+        _jitter(((0.004 if is_chest else -0.040) + stride, 0.452 * build.leg - lift), rng, 0.010),
+        is_on_toes=True,
+    )
+    far_leg = Leg(
+        (0.004, 0.030),
+        _jitter((0.012, 0.252 * build.leg), rng, 0.008),
+        _jitter((-0.002 - stride, 0.456 * build.leg), rng, 0.008),
+        is_on_toes=False,
+    )
+    return Skeleton(
+        head=_jitter((0.022, -0.400), rng, 0.007),
+        arms=(arm(far), arm(near)),
+        legs=(far_leg, near_leg),
+        lat=0.0,
+        trap=0.0,
+    )
+
+
+def _jitter(point: Point, rng: np.random.Generator, sigma: float) -> Point:
+    dx, dy = np.clip(rng.normal(0.0, sigma, 2), -2.2 * sigma, 2.2 * sigma)
+    return point[0] + float(dx), point[1] + float(dy)
+
+
+def _from(origin: Point, offset: Point, share: float) -> Point:
+    return origin[0] + offset[0] * share, origin[1] + offset[1] * share

@@ -1,0 +1,143 @@
+"""The decisions of a run as functions of values.
+
+Which rank takes which photos, the learning rate, when to stop, what each worker asks of the cluster. No
+Ray, no clock, no state: all ranks decide alike.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from physiq_ray.config import Settings
+from physiq_ray.errors import TrainingError
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """One rank's part of a training epoch.
+
+    rows: int64, the photos in their order, to be read in batches of the size planned for.
+    step_sizes: photos of all ranks together in each step. A rank may run out before the last step.
+    """
+
+    rows: IntArray
+    step_sizes: tuple[int, ...]
+
+
+def plan_epoch(
+    available: IntArray, *, batch_size: int, world_size: int, world_rank: int, seed: int, epoch: int
+) -> EpochPlan:
+    """Deal the available rows to the ranks, in an order that is new each epoch and fixed by the seed.
+
+    Step k takes the next batch_size · world_size rows of one permutation, whatever the number of
+    workers, so the same global batch meets the same photos. What is left over makes one more step, dealt
+    evenly; under half a step it waits for another epoch, as so few photos would upset the batch norms.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(np.sort(available))
+    step = batch_size * world_size
+    num_full, rest = divmod(len(order), step)
+    sizes = [step] * num_full
+    parts = [order[k * step + world_rank * batch_size :][:batch_size] for k in range(num_full)]
+    if rest and (2 * rest >= step or not num_full):
+        sizes.append(rest)
+        parts.append(np.array_split(order[num_full * step :], world_size)[world_rank])
+    return EpochPlan(np.concatenate(parts) if parts else order[:0], tuple(sizes))
+
+
+def validation_rows(available: IntArray, *, world_size: int, world_rank: int) -> IntArray:
+    """Deal each available row to exactly one rank."""
+    return available[world_rank::world_size]
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Patience as a value: the best epoch so far and how many passed since. Epochs count from 1."""
+
+    patience: int
+    best_accuracy: float = -1.0
+    best_epoch: int = 0
+    waited: int = 0
+
+    def after(self, epoch: int, accuracy: float) -> "EarlyStopping":
+        """Give the state after an epoch's validation; only a strictly higher accuracy is better."""
+        if accuracy > self.best_accuracy:
+            return replace(self, best_accuracy=accuracy, best_epoch=epoch, waited=0)
+        return replace(self, waited=self.waited + 1)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether patience has run out."""
+        return self.waited >= self.patience
+
+    @property
+    def status(self) -> str:
+        """What the epoch table says of the latest epoch."""
+        if self.waited == 0:
+            return "✓ Best Model"
+        return "Early Stop" if self.is_finished else f"Wait {self.waited}/{self.patience}"
+
+
+def checkpoint_score(accuracy: float, epoch: int) -> float:
+    """Order checkpoints by validation accuracy, the earlier of two equal ones first.
+
+    Ray keeps the later one, while early stopping holds on to the first that got there; 1e-9 is less than
+    any difference between two accuracies.
+    """
+    return accuracy - 1e-9 * epoch
+
+
+def learning_rate(settings: Settings, epochs_done: float) -> float:
+    """Give Adam's rate after so many epochs, parts included.
+
+    constant: always settings.learning_rate. cosine: a linear rise over warmup_epochs, then half a cosine
+    down to zero at settings.epochs (Loshchilov and Hutter 2017, without restarts).
+    """
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    if epochs_done < settings.warmup_epochs:
+        # Not from zero: the first step would be lost.
+        return settings.learning_rate * max(0.01, epochs_done / settings.warmup_epochs)
+    span = max(1e-9, settings.epochs - settings.warmup_epochs)
+    done = min(1.0, (epochs_done - settings.warmup_epochs) / span)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class WorkerPlan:
+    """What each training worker asks for, and how many computing threads it runs on a CPU node."""
+
+    use_gpu: bool
+    cpus: float
+    threads: int
+
+
+def plan_workers(settings: Settings, nodes: Sequence[dict[str, Any]]) -> WorkerPlan:
+    """Fit the workers into the cluster so that decoding keeps at least one CPU.
+
+    nodes: each node's resources, {"CPU": …, "GPU": …}. Training on CPUs computes on more threads than
+    the CPUs it reserves: Ray would otherwise have nothing left to decode with and wait for ever.
+    Raises TrainingError: what is missing, by name.
+    """
+    num_cpus = sum(node.get("CPU", 0) for node in nodes)
+    num_gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    workers = settings.num_workers
+    use_gpu = settings.use_gpu == "yes" or (settings.use_gpu == "auto" and num_gpus > 0)
+    if use_gpu and num_gpus < workers:
+        raise TrainingError(
+            f"num_workers={workers} with a GPU each, but the cluster has {num_gpus}: "
+            f"set num_workers={max(1, num_gpus)} or use_gpu=no"
+        )
+    if num_cpus < 2:
+        raise TrainingError(f"the cluster has {num_cpus:g} CPUs; training and decoding need one each")
+    cpus = min(1.0, math.floor((num_cpus - 1) / workers * 1000) / 1000)
+    if cpus <= 0:
+        raise TrainingError(f"num_workers={workers} is too many for {num_cpus:g} CPUs")
+    per_node = -(-workers // len(nodes))  # Ray packs, but spreads what one node cannot hold
+    threads = max(1, int(max(node.get("CPU", 0) for node in nodes)) // per_node)
+    return WorkerPlan(use_gpu, cpus, threads)

@@ -1,0 +1,359 @@
+"""A whole run from the driver's side: manifest, Ray, the trainer, and the files at the end."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import UserCallback
+from ray.train.torch import TorchTrainer
+from ray.util.queue import Queue
+
+from physiq_ray.checkpoint import ModelState, save_model_files, settings_to_store
+from physiq_ray.config import Settings
+from physiq_ray.errors import (
+    DataError,
+    LabelError,
+    NotFoundError,
+    PhysiqError,
+    SettingError,
+    TrainingError,
+)
+from physiq_ray.ingest import (
+    Photos,
+    Unreadable,
+    check_unreadable,
+    cluster_nodes,
+    connect,
+    decide_cache,
+    open_photos,
+    smallest_object_store,
+    write_quarantine,
+)
+from physiq_ray.labels import LABEL_SCHEMA, Labels, load_labels, load_poses
+from physiq_ray.manifest import TRAIN, VALIDATION, Manifest, build_manifest
+from physiq_ray.model import load_starting_weights
+from physiq_ray.storage import (
+    Folder,
+    absolute_uri,
+    join_uri,
+    list_sources,
+    parse_sources,
+    read_bytes,
+    write_bytes,
+)
+from physiq_ray.training.loop import Job, Outcome, read_state, send, train_loop
+from physiq_ray.training.plan import plan_workers
+from physiq_ray.training.progress import Display, EpochDone, shown
+
+MANIFEST_FILE = "manifest.parquet"
+HISTORY_FILE = "history.json"
+# Ray asks its workers for reports every 2 s: an epoch of a small set would wait longer than it trains.
+POLL_INTERVAL_S = "0.2"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run has come to.
+
+    history: one dict an epoch. files: uris written. num_used: photos by split. failed_sources: one
+    sentence a source that could not be listed; where there is one, the run is only partly done.
+    """
+
+    run_name: str
+    best_epoch: int
+    best_accuracy: float
+    history: tuple[Mapping[str, Any], ...]
+    files: tuple[str, ...]
+    num_used: Mapping[str, int]
+    num_skipped: int
+    unreadable: tuple[Unreadable, ...]
+    failed_sources: tuple[str, ...]
+    validation_uris: tuple[str, ...] = field(repr=False, default=())
+
+
+class InterruptedRunError(TrainingError):
+    """The run was stopped by Ctrl-C; the sentence says how to go on."""
+
+
+def train(
+    settings: Settings, display: Display, *, resume: bool = False, local: bool = False, debug: bool = False
+) -> TrainingResult:
+    """Train from the buckets to the model files, or go on with an interrupted run.
+
+    local: on this machine even if RAY_ADDRESS is set.
+    Raises PhysiqError of the kind that says what is wrong: SettingError, LabelError, StorageError,
+    DataError, WeightsError, or TrainingError where Ray Train gave up.
+    """
+    run_name = settings.run_name or f"physiq-{datetime.now():%Y%m%d-%H%M%S}"
+    storage, output = absolute_uri(settings.storage), absolute_uri(settings.output)
+    manifest_uri = join_uri(storage, run_name, MANIFEST_FILE)
+    poses = load_poses(Path(settings.poses))
+    manifest = _load_manifest(
+        settings, poses, manifest_uri, resume=resume, run_name=run_name, display=display
+    )
+    weights = None if resume else load_starting_weights(settings.weights)
+
+    display.epochs = settings.epochs
+    connect(local=local, debug=debug)
+    workers = plan_workers(settings, cluster_nodes())
+    photos = _open_splits(settings, manifest, output, display)
+    display.note(
+        f"run {run_name}: {settings.num_workers} worker(s) on {'GPU' if workers.use_gpu else 'CPU'}, "
+        f"{settings.image_size} px, batch {settings.batch_size}, from {settings.weights} weights"
+    )
+    if not resume:
+        write_bytes(manifest.to_parquet(), manifest_uri)
+    events = Queue(actor_options={"num_cpus": 0})
+    job = Job(
+        settings=settings,
+        class_mapping=manifest.class_mapping,
+        photos=photos,
+        weights=ray.put(weights) if weights is not None else None,
+        threads=workers.threads,
+        events=events,
+    )
+    resources = {"CPU": workers.cpus} | ({"GPU": 1.0} if workers.use_gpu else {})
+    trainer = TorchTrainer(
+        train_loop,  # type: ignore[arg-type]  # Ray passes on what it returns, its types say None
+        train_loop_config={"job": job},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=settings.num_workers, use_gpu=workers.use_gpu, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=run_name,
+            storage_path=storage,
+            failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=1,  # the best one; Ray keeps the latest besides
+                checkpoint_score_attribute="checkpoint_score",
+                checkpoint_score_order="max",
+            ),
+            callbacks=[_ReportEpochs(events)],  # type: ignore[list-item]  # typed for Train V1
+        ),
+    )
+    go_on = f"physiq-ray train --resume --run-name {run_name}"
+    with shown(events, display):
+        result = _fit(trainer, go_on)
+    return _finish(settings, manifest, run_name, result, output, poses)
+
+
+class _ReportEpochs(UserCallback):
+    """Send the table's rows from the controller: it calls this once the checkpoint is registered."""
+
+    def __init__(self, events: Queue) -> None:
+        self._events = events
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        del run_context, checkpoint
+        send(self._events, EpochDone(metrics[0]))
+
+
+def _load_manifest(
+    settings: Settings,
+    poses: Mapping[int, str],
+    manifest_uri: str,
+    *,
+    resume: bool,
+    run_name: str,
+    display: Display,
+) -> Manifest:
+    """List and split, or read back what the run started with: the split must not move under it."""
+    if resume and settings.run_name is None:
+        raise SettingError("--resume needs --run-name (or PHYSIQ_RUN_NAME): the run to go on with")
+    try:
+        saved = read_bytes(manifest_uri)
+    except NotFoundError:
+        saved = None
+    if resume:
+        if saved is None:
+            raise TrainingError(
+                f"run {run_name!r}: nothing to resume in {settings.storage}; check --run-name and --storage"
+            )
+        return Manifest.from_parquet(saved, name=manifest_uri)
+    if saved is not None:
+        raise TrainingError(
+            f"run {run_name!r} exists in {settings.storage}; go on with --resume, or give another --run-name"
+        )
+    sources = parse_sources(settings.sources)
+    try:
+        labels = load_labels(Path(settings.labels), poses)
+    except LabelError:
+        # Folders named after poses are labels enough; a file that is there must be right, though.
+        if Path(settings.labels).exists() or not all(isinstance(source, Folder) for source in sources):
+            raise
+        labels = Labels(LABEL_SCHEMA.empty_table())
+    manifest = build_manifest(
+        list_sources(sources),
+        labels,
+        poses,
+        source_buckets=settings.source_buckets,
+        group_pattern=settings.group_pattern,
+        validation_share=settings.validation_share,
+        seed=settings.seed,
+    )
+    for line in describe_manifest(manifest):
+        display.note(line)
+    return manifest
+
+
+def describe_manifest(manifest: Manifest, *, examples: int = 3) -> Iterator[str]:
+    """Say what was found and what was left out, a line each, with some examples by name."""
+    report = manifest.report
+    for source in report.sources:
+        if source.error is not None:
+            yield f"{source.source}: left out: {source.error}"
+        else:
+            yield (
+                f"{source.source}: {source.total} photos, {source.labelled} labelled, "
+                f"{source.unlabelled} without a label, {source.bytes / 1e6:.1f} MB"
+            )
+    for what, items in (
+        ("conflicting labels", report.conflicts),
+        ("labels without a photo", report.labels_without_photo),
+        ("labels of unknown poses", report.unknown_poses),
+        ("malformed labels", report.malformed),
+        ("poses with too few photos", report.thin_poses),
+    ):
+        if items:
+            more = f"; and {len(items) - examples} more" if len(items) > examples else ""
+            yield f"{len(items)} {what}: {'; '.join(items[:examples])}{more}"
+    counts = {name: manifest.split(name).num_rows for name in (TRAIN, VALIDATION)}
+    yield (
+        f"{len(manifest.class_mapping.classes)} poses, {counts[TRAIN]} photos to train on, "
+        f"{counts[VALIDATION]} to validate with, {report.num_copies} copies kept on one side"
+    )
+
+
+def _open_splits(
+    settings: Settings, manifest: Manifest, output: str, display: Display
+) -> Mapping[str, Photos]:
+    total = manifest.table.num_rows
+    cached, why = decide_cache(
+        settings.cache,
+        num_photos=total,
+        image_size=settings.image_size,
+        store_bytes=smallest_object_store(),
+    )
+    display.note(why)
+    done = 0
+
+    def count(num_photos: int) -> None:
+        nonlocal done
+        done += num_photos
+        display.count("decoding", done, total)
+
+    with display.live():
+        photos = {
+            split: open_photos(
+                manifest.split(split), image_size=settings.image_size, cached=cached, on_progress=count
+            )
+            for split in (TRAIN, VALIDATION)
+        }
+    unreadable = [item for part in photos.values() for _, item in part.unreadable]
+    _quarantine(unreadable, total, settings, output)
+    return photos
+
+
+def _quarantine(unreadable: list[Unreadable], total: int, settings: Settings, output: str) -> None:
+    """Write the list before it may end the run: it is what the user needs then."""
+    if unreadable:
+        write_quarantine(unreadable, output)
+    check_unreadable(unreadable, total, settings.max_unreadable_share)
+
+
+def _fit(trainer: TorchTrainer, go_on: str) -> Any:
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
+    try:
+        with _sigint_restored():
+            return trainer.fit()
+    except (KeyboardInterrupt, SystemExit) as error:  # Ray's handler ends a stopped run by sys.exit(0)
+        raise InterruptedRunError(
+            f"interrupted; the last epoch's checkpoint is safe, go on with: {go_on}"
+        ) from error
+    except ray.train.ControllerError as error:
+        raise TrainingError(f"Ray Train: {error.controller_failure}; go on with: {go_on}") from error
+    except ray.train.WorkerGroupError as error:
+        causes = {
+            rank: getattr(cause, "cause", None) or cause for rank, cause in error.worker_failures.items()
+        }
+        ours = [cause for cause in causes.values() if isinstance(cause, PhysiqError)]
+        if ours:
+            raise ours[0] from error
+        rank, cause = min(causes.items(), key=lambda item: item[0])
+        raise TrainingError(
+            f"training worker {rank} failed: {_last_line(cause)}; --debug shows more; go on with: {go_on}"
+        ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+@contextmanager
+def _sigint_restored() -> Iterator[None]:
+    """Give Ctrl-C back afterwards: Ray Train leaves its own handler installed."""
+    try:
+        before = signal.getsignal(signal.SIGINT)
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _finish(
+    settings: Settings,
+    manifest: Manifest,
+    run_name: str,
+    result: Any,  # ray.train.Result, whose types are V1's
+    output: str,
+    poses: Mapping[int, str],
+) -> TrainingResult:
+    """Write model files, history and quarantine list from what the run left."""
+    outcome: Outcome = result.return_value
+    if outcome.unreadable:
+        write_quarantine(outcome.unreadable, output)
+    if outcome.failure:
+        raise DataError(outcome.failure)
+    best, metrics = max(result.best_checkpoints, key=lambda item: item[1]["checkpoint_score"])
+    latest = read_state(result.checkpoint)["progress"]
+    state = read_state(best)
+    files = list(
+        save_model_files(
+            ModelState(
+                state_dict=state["model"],
+                class_mapping=manifest.class_mapping,
+                pose_names=poses,
+                image_size=settings.image_size,
+                optimizer_state_dict=state["optimizer"],
+                history=latest["history"],
+                settings=settings_to_store(settings),
+                best_epoch=metrics["epoch"],
+            ),
+            output,
+        )
+    )
+    history_uri = join_uri(output, HISTORY_FILE)
+    write_bytes((json.dumps(latest["history"], indent=2) + "\n").encode(), history_uri)
+    report = manifest.report
+    unreadable = {item.uri for item in outcome.unreadable}
+    uris = {split: manifest.split(split)["uri"].to_pylist() for split in (TRAIN, VALIDATION)}
+    return TrainingResult(
+        run_name=run_name,
+        best_epoch=metrics["epoch"],
+        best_accuracy=metrics["validation_accuracy"],
+        history=tuple(latest["history"]),
+        files=(*files, history_uri, *([join_uri(output, "quarantine.jsonl")] if unreadable else [])),
+        num_used={split: sum(uri not in unreadable for uri in uris[split]) for split in uris},
+        num_skipped=sum(source.unlabelled for source in report.sources) + len(report.conflicts),
+        unreadable=outcome.unreadable,
+        failed_sources=tuple(f"{source.source}: {source.error}" for source in report.failed_sources),
+        validation_uris=tuple(uris[VALIDATION]),
+    )
