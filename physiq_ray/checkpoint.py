@@ -142,7 +142,7 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
     num_outputs = value["model_state_dict"].get("fc.bias", torch.empty(0)).numel()
     if not len(mapping.classes) == num_outputs == config.get("num_classes", num_outputs):
         raise CheckpointError(
-            f"{address}: {len(mapping.classes)} classes in its mapping, {num_outputs} outputs in its weights, "
+            f"{address}: {len(mapping.classes)} classes in its mapping, {num_outputs} in its weights, "
             f"{config.get('num_classes', 'none')} in its model_config"
         )
     stored_names = {int(pose_id): str(name) for pose_id, name in value.get("pose_names", {}).items()}

@@ -37,6 +37,8 @@ def _split_pairs(value: object) -> object:
         name, equals, target = str(part).partition("=")
         if not (name.strip() and equals and target.strip()):
             raise ValueError(f"{part!r} is no pair of the form name=bucket")
+        if name.strip() in pairs:
+            raise ValueError(f"{name.strip()} is given twice")
         pairs[name.strip()] = target.strip()
     return pairs
 
@@ -104,6 +106,13 @@ class Settings(BaseModel):
         "runs", description="folder or s3:// prefix for Ray's checkpoints, on shared storage"
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _nothing_is_true_or_false(cls, value: object) -> object:
+        if isinstance(value, bool):  # which pydantic takes for the numbers 1 and 0
+            raise ValueError("a boolean means nothing here")
+        return value
+
     @field_validator("sources")
     @classmethod
     def _sources_are_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -157,7 +166,8 @@ def load_settings(
         return Settings.model_validate(values)
     except ValidationError as error:
         raise SettingError(
-            "; ".join(_describe(detail, values, origins) for detail in error.errors())
+            # Once a setting, though pydantic finds fault with each item of a list.
+            "; ".join(dict.fromkeys(_describe(detail, values, origins) for detail in error.errors()))
         ) from error
 
 

@@ -84,8 +84,11 @@ class Photos(Protocol):
 def connect(*, local: bool = False, debug: bool = False) -> None:
     """Join the cluster that RAY_ADDRESS names, or start Ray on this machine.
 
-    local: on this machine even if RAY_ADDRESS is set. A cluster found by chance is never joined.
+    local: on this machine even if RAY_ADDRESS is set. A cluster found by chance is never joined; a process
+    that has joined one stays there.
     """
+    if ray.is_initialized():
+        return
     # Read by Ray's own processes when they start, so the environment is the only way to say it: no usage
     # report leaves the machine, and CPU tasks keep seeing the GPUs as they are (Ray's coming default).
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -5,6 +5,7 @@ can list it, and the rest goes on. A million records take about two seconds.
 """
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -58,14 +59,17 @@ class ClassMapping:
             if classes is None:  # the origin's files may hold the two dictionaries only
                 classes = sorted(value["class_to_idx"], key=lambda pose: int(value["class_to_idx"][pose]))
             mapping = cls(tuple(str(pose) for pose in classes))
+            written = mapping.to_dict()
+            idx_to_class = value.get("idx_to_class", written["idx_to_class"])
             consistent = (
                 bool(mapping.classes)
                 and len(set(mapping.classes)) == len(mapping.classes)
-                and all(pose.isdecimal() for pose in mapping.classes)
+                and all(_is_pose_id(pose) for pose in mapping.classes)
                 and {str(pose): int(index) for pose, index in value["class_to_idx"].items()}
-                == mapping.class_to_idx
+                == written["class_to_idx"]
+                and {str(index): str(pose) for index, pose in idx_to_class.items()} == written["idx_to_class"]
             )
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
             consistent = False
         if not consistent:
             raise LabelError(
@@ -101,7 +105,7 @@ def load_poses(path: Path) -> dict[int, str]:
     poses: dict[int, str] = {}
     for number, record in enumerate(_read_records(path, "poses"), start=1):
         pose_id, name = _fields(record, "id", "name")
-        if not _is_pose_id(pose_id) or not isinstance(name, str) or not name.strip():
+        if not _is_pose_id(pose_id) or not _is_text(name) or not name.strip():
             raise LabelError(
                 f'{path}: record {number}: expected {{"id": 7, "name": "Back Lat Spread"}}, '
                 f"got {json.dumps(record)[:200]}"
@@ -126,8 +130,8 @@ def load_labels(path: Path, poses: Mapping[int, str]) -> Labels:
     unknown: list[str] = []
     for number, record in enumerate(_read_records(path, "labels"), start=1):
         pose_id, key, source = _fields(record, "poseId", "s3Filename", "source")
-        name = photo_name(key) if isinstance(key, str) else ""
-        if not name or not _is_pose_id(pose_id) or not (source is None or isinstance(source, str)):
+        name = photo_name(key) if _is_text(key) else ""
+        if not name or not _is_pose_id(pose_id) or not (source is None or _is_text(source)):
             malformed.append(
                 f'record {number}: expected {{"poseId": 7, "s3Filename": "…"}}, '
                 f"got {json.dumps(record)[:200]}"
@@ -159,7 +163,7 @@ def _read_records(path: Path, what: str) -> list[Any]:
         ) from error
     except OSError as error:
         raise LabelError(f"{path}: the {what} file cannot be read: {error.strerror}") from error
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested a thousand deep
         raise LabelError(f"{path}: the {what} file is not JSON: {error}") from error
     if not isinstance(records, list):
         raise LabelError(f"{path}: expected a JSON list of {what}, got a {type(records).__name__}")
@@ -170,8 +174,13 @@ def _fields(record: object, *keys: str) -> tuple[Any, ...]:
     return tuple(record.get(key) if isinstance(record, dict) else None for key in keys)
 
 
+def _is_text(value: object) -> bool:
+    # JSON's \ud800 is half a character: Python takes it, no key and no Arrow column does.
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+
+
 def _is_pose_id(value: object) -> bool:
     # A database export may quote its numbers; True is an int to Python, but no pose.
     if isinstance(value, str):
-        return value.isascii() and value.isdecimal() and int(value) < 2**31
+        return value.isascii() and value.isdecimal() and len(value) <= 10 and int(value) < 2**31
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31

@@ -32,9 +32,10 @@ def build_model(num_classes: int, weights: StateDict | None = None) -> nn.Module
     At random the last batch norm of each block starts at zero, so that blocks start as identities (Goyal
     et al. 2017, section 5.1): from scratch this converges in fewer epochs.
     """
-    model = resnet50(weights=None, num_classes=num_classes, zero_init_residual=weights is None)
+    model: nn.Module = resnet50(weights=None, num_classes=num_classes, zero_init_residual=weights is None)
     if weights is not None:
-        model.load_state_dict({**weights, "fc.weight": model.fc.weight, "fc.bias": model.fc.bias})
+        head = {key: tensor for key, tensor in model.state_dict().items() if _is_head(key)}
+        model.load_state_dict({**weights, **head})
     return model
 
 
@@ -131,7 +132,7 @@ def _checked(value: object, name: str) -> StateDict:
     # DistributedDataParallel and DataParallel put "module." in front.
     state = {str(key).removeprefix("module."): tensor for key, tensor in value.items()}
     wanted = _shapes(ARCHITECTURE)
-    given = {key: tuple(tensor.shape) for key, tensor in state.items() if not key.startswith("fc.")}
+    given = {key: tuple(tensor.shape) for key, tensor in state.items() if not _is_head(key)}
     if given == wanted:
         return state
     for other in list_models(module=torchvision.models, include=["resnet*", "resnext*", "wide_resnet*"]):
@@ -147,8 +148,12 @@ def _checked(value: object, name: str) -> StateDict:
 def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):  # shapes only, no memory
         state = get_model(architecture, weights=None).state_dict()
-    return {key: tuple(tensor.shape) for key, tensor in state.items() if not key.startswith("fc.")}
+    return {key: tuple(tensor.shape) for key, tensor in state.items() if not _is_head(key)}
+
+
+def _is_head(key: str) -> bool:
+    return key.startswith("fc.")
 
 
 def _without_head(state: StateDict) -> StateDict:
-    return {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
+    return {key: tensor for key, tensor in state.items() if not _is_head(key)}

@@ -12,6 +12,7 @@ import hashlib
 import os
 import random
 import re
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -156,12 +157,14 @@ def read_bytes(uri: str) -> bytes:
         except OSError as error:
             raise _translate_os(error, f"read {uri}") from error
     bucket, key = split_uri(uri)
+    with _translated(f"read {uri}"):
+        client = s3_client()  # what is wrong here stays wrong: not tried again
 
     def get() -> bytes:
         with _translated(f"read {uri}"):
             # The body is read here: botocore retries a request, never a body that breaks off; it does
             # compare its length with the announced one.
-            body: bytes = s3_client().get_object(Bucket=bucket, Key=key)["Body"].read()
+            body: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
             return body
 
     return _retry(get)
@@ -245,7 +248,7 @@ def _contains(outer: Source, inner: Source) -> bool:
     if isinstance(outer, Bucket) and isinstance(inner, Bucket):
         return outer.name == inner.name and inner.prefix.startswith(outer.prefix)
     if isinstance(outer, Folder) and isinstance(inner, Folder):
-        return inner.path.is_relative_to(outer.path)
+        return inner.path.resolve().is_relative_to(outer.path.resolve())
     return False
 
 
@@ -260,6 +263,8 @@ def _list_source(source: Source) -> Listing:
             batches.append(_to_table(source, photos))
     except StorageError as error:
         return Listing(source, error=error)
+    except UnicodeEncodeError as error:  # Linux takes any bytes for a file's name
+        return Listing(source, error=StorageError(f"list {source}: {error.object!r} is not UTF-8; rename it"))
     table = pa.concat_tables(batches) if batches else LISTING_SCHEMA.empty_table()
     return Listing(source, table, num_others)
 
@@ -294,12 +299,18 @@ def _folder_pages(source: Folder) -> Iterator[list[Item]]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         page = []
         for name in files:
-            path = Path(parent, name)
-            if name.startswith(".") or not path.is_file():
+            if name.startswith("."):
                 continue
-            stat = path.stat()
-            modified = datetime.fromtimestamp(stat.st_mtime, UTC)
-            page.append((path.relative_to(source.path).as_posix(), stat.st_size, "", modified))
+            path = Path(parent, name)
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # a link to nothing, or deleted since its folder was read
+                continue
+            except OSError as error:
+                raise _translate_os(error, f"list {path}") from error
+            if stat.S_ISREG(status.st_mode):
+                modified = datetime.fromtimestamp(status.st_mtime, UTC)
+                page.append((path.relative_to(source.path).as_posix(), status.st_size, "", modified))
         yield page
 
 

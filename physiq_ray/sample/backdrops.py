@@ -20,10 +20,12 @@ def draw_backdrop(rng: np.random.Generator, size: tuple[int, int], floor_px: flo
     small = (max(8, size[0] // 4), max(8, size[1] // 4))
     kind = _KINDS[int(rng.integers(len(_KINDS)))]
     image = _gradient(rng, small)
+    wall = image.copy()
     kind(image, ImageDraw.Draw(image), rng)
+    image = Image.blend(wall, image, float(rng.uniform(0.5, 1.0)))  # some rooms are hazier
     if rng.random() < 0.8:
         _floor(image, ImageDraw.Draw(image), rng, round(floor_px / 4))
-    blurred = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.4, 1.6))))
+    blurred = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.8, 2.0))))
     return blurred.resize(size, Image.Resampling.BILINEAR)
 
 

@@ -131,9 +131,9 @@ def _side_light(rng: np.random.Generator) -> Image.Image:
 
 def _exposed(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Add what a camera adds: exposure, contrast, white balance, grain."""
-    photo = ImageEnhance.Contrast(photo).enhance(float(rng.uniform(0.8, 1.15)))
+    photo = ImageEnhance.Contrast(photo).enhance(float(rng.uniform(0.85, 1.15)))
     warmth = float(np.clip(rng.normal(0, 0.035), -0.08, 0.08))
-    gains = float(rng.uniform(0.72, 1.2)) * np.array([1 + warmth, 1.0, 1 - warmth])
+    gains = float(rng.uniform(0.78, 1.16)) * np.array([1 + warmth, 1.0, 1 - warmth])
     levels = np.arange(256)
     photo = photo.point([int(value) for gain in gains for value in np.clip(levels * gain, 0, 255)])
     strength = int(rng.integers(3, 11))

@@ -126,15 +126,15 @@ class Sums:
         self.correct += (logits.detach().argmax(dim=1) == labels).sum()
         self.num_photos += len(labels)
 
-    def means(self) -> tuple[float, float]:
-        """Give loss and accuracy per photo over all ranks; 0 where there is no photo at all."""
+    def means(self) -> tuple[float, float, int]:
+        """Give loss and accuracy per photo over all ranks, and how many photos; 0 where there is none."""
         sums = torch.stack(
             [self.loss.double(), self.correct.double(), torch.tensor(self.num_photos).to(self.loss).double()]
         )
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
         loss, correct, num_photos = sums.tolist()
-        return (loss / num_photos, correct / num_photos) if num_photos else (0.0, 0.0)
+        return loss / max(1, num_photos), correct / max(1, num_photos), int(num_photos)
 
 
 def train_loop(config: dict[str, Job]) -> Outcome:
@@ -174,8 +174,8 @@ class Worker:
         failure = None
         while progress.epoch < self._settings.epochs and not progress.early_stopping.is_finished:
             started_s = time.monotonic()
-            train_loss, train_accuracy = self._train(progress.epoch + 1)
-            validation_loss, validation_accuracy = self._validate(progress.epoch + 1)
+            train_loss, train_accuracy, train_photos = self._train(progress.epoch + 1)
+            validation_loss, validation_accuracy, validation_photos = self._validate(progress.epoch + 1)
             if failure := self._too_many_unreadable():
                 break
             progress.epoch += 1
@@ -186,6 +186,8 @@ class Worker:
                 "train_accuracy": train_accuracy,
                 "validation_loss": validation_loss,
                 "validation_accuracy": validation_accuracy,
+                "train_photos": train_photos,
+                "validation_photos": validation_photos,
                 "learning_rate": learning_rate(self._settings, progress.epoch),
                 "seconds": time.monotonic() - started_s,
                 "status": progress.early_stopping.status,
@@ -196,7 +198,7 @@ class Worker:
             )
         return Outcome(progress.unreadable(), failure)
 
-    def _train(self, epoch: int) -> tuple[float, float]:
+    def _train(self, epoch: int) -> tuple[float, float, int]:
         settings, photos = self._settings, self._job.photos[TRAIN]
         plan = plan_epoch(
             self._available(TRAIN),
@@ -239,7 +241,7 @@ class Worker:
         self._average_batch_norms(sums.num_photos)
         return sums.means()
 
-    def _validate(self, epoch: int) -> tuple[float, float]:
+    def _validate(self, epoch: int) -> tuple[float, float, int]:
         available = self._available(VALIDATION)
         rows = validation_rows(available, world_size=self._world_size, world_rank=self._rank)
         photos = self._job.photos[VALIDATION]

@@ -123,7 +123,9 @@ class Display:
             restart = self._bars.tasks[0].description != description
             if restart:
                 self._bars.reset(self._task, total=total)
-            self._bars.update(self._task, completed=done, description=description, measures=measures)
+            self._bars.update(
+                self._task, completed=done, description=description, measures=measures, refresh=True
+            )
         elif self._clock() - self._last_line_s >= PLAIN_INTERVAL_S:
             self._last_line_s = self._clock()
             self.note(f"  {description}: {done}/{total} photos {measures}".rstrip())

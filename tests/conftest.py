@@ -1,0 +1,157 @@
+"""One S3 server and one Ray a run; a bucket and a folder a test."""
+
+import io
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+from physiq_ray import storage
+from physiq_ray.sample import LocalS3
+
+MakeBucket = Callable[..., str]
+MakePhoto = Callable[..., bytes]
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+
+# A developer's own credentials must not reach the tests' server, nor a test a developer's buckets.
+OWN_ACCESS = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3")
+OWN_SETTINGS = tuple(name for name in os.environ if name.startswith("PHYSIQ_"))
+
+settings.register_profile("physiq", deadline=None)  # a busy machine is no counter-example
+settings.load_profile("physiq")
+
+_bucket_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[LocalS3]:
+    """Start the run's S3 server; the standard AWS chain leads to it, here and in every process started."""
+    with LocalS3() as server, pytest.MonkeyPatch.context() as patch:
+        for name in (*OWN_ACCESS, *OWN_SETTINGS):
+            patch.delenv(name, raising=False)
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        storage.s3_client.cache_clear()
+        yield server
+    storage.s3_client.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def s3_direct(s3: LocalS3) -> Any:
+    """Give a boto3 client of the tests' own, to fill buckets and to look into them."""
+    return s3.client()
+
+
+@pytest.fixture
+def make_bucket(s3_direct: Any) -> MakeBucket:
+    """Give a function that makes a bucket with these objects and returns its name."""
+
+    def make(files: Mapping[str, bytes], name: str | None = None) -> str:
+        bucket = name or f"test-{next(_bucket_numbers):04d}"
+        s3_direct.create_bucket(Bucket=bucket)
+
+        def put(item: tuple[str, bytes]) -> None:
+            s3_direct.put_object(Bucket=bucket, Key=item[0], Body=item[1])
+
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(put, files.items()))
+        return bucket
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ray_local(s3: LocalS3) -> Iterator[None]:
+    """Start Ray on this machine, once a run; its processes reach the S3 server."""
+    import ray
+
+    from physiq_ray.ingest import connect
+
+    connect(local=True)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def make_photo() -> MakePhoto:
+    """Give a function that draws and encodes one photo: smooth, structured, another for each seed."""
+
+    def make(
+        seed: int = 0,
+        size: tuple[int, int] = (120, 160),
+        format: str = "JPEG",
+        mode: str = "RGB",
+        orientation: int | None = None,
+        **save_options: Any,
+    ) -> bytes:
+        """Size is (width, height); save_options go to Pillow."""
+        if orientation is not None:
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            save_options["exif"] = exif
+        file = io.BytesIO()
+        _in_mode(_drawn(seed, size), mode).save(file, format, **save_options)
+        return file.getvalue()
+
+    return make
+
+
+def _drawn(seed: int, size: tuple[int, int]) -> Image.Image:
+    """Draw waves of a few periods in each channel and a filled ellipse before them."""
+    rng = np.random.default_rng(seed)
+    x, y = np.meshgrid(np.linspace(0, 1, size[0]), np.linspace(0, 1, size[1]))
+    channels = []
+    for _ in range(3):
+        fx, fy, phase = rng.uniform(-3, 3), rng.uniform(-3, 3), rng.uniform(0, 2 * np.pi)
+        channels.append(127 + 90 * np.sin(2 * np.pi * (fx * x + fy * y) + phase))
+    pixels = np.stack(channels, axis=-1)
+    centre_x, centre_y = rng.uniform(0.3, 0.7, 2)
+    is_inside = ((x - centre_x) / 0.2) ** 2 + ((y - centre_y) / 0.3) ** 2 < 1
+    pixels[is_inside] = 0.5 * pixels[is_inside] + 0.5 * rng.uniform(0, 255, 3)
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    if mode == "P":
+        return image.quantize(256)
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    if mode in {"RGBA", "LA"}:  # opaque at the left, clear at the right
+        alpha = Image.fromarray(np.tile(np.linspace(255, 0, image.width).astype(np.uint8), (image.height, 1)))
+        image = image.convert(mode)
+        image.putalpha(alpha)
+        return image
+    return image.convert(mode)
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path) -> RunCli:
+    """Give a function that runs `physiq-ray` in a process of its own."""
+
+    def run(
+        *args: str | Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path = tmp_path,
+        timeout: float = 120,
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "physiq_ray.cli", *map(str, args)],
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

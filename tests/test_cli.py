@@ -1,0 +1,212 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from physiq_ray.checkpoint import ModelState, save_model_files
+from physiq_ray.cli import build_parser
+from physiq_ray.config import Settings
+from physiq_ray.labels import ClassMapping
+from physiq_ray.model import build_model
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with a poses file and a function that writes labels: (file name, pose id) pairs."""
+    (tmp_path / "mappings").mkdir()
+    (tmp_path / "mappings" / "poses.json").write_text('[{"id": 1, "name": "One"}, {"id": 2, "name": "Two"}]')
+
+    def write_labels(*pairs):
+        labels = [{"s3Filename": name, "poseId": pose_id} for name, pose_id in pairs]
+        (tmp_path / "mappings" / "db_labels.json").write_text(json.dumps(labels))
+
+    write_labels()
+    return write_labels
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    state = ModelState(
+        build_model(2).state_dict(), ClassMapping.of_poses([1, 2]), {1: "One", 2: "Two"}, image_size=64
+    )
+    save_model_files(state, str(folder))
+    return folder
+
+
+TRAIN = ("train", "--weights", "random")
+
+
+def test_the_command_line_imports_neither_ray_nor_torch_nor_s3():
+    code = (
+        "import sys, physiq_ray.cli as cli; cli.build_parser().format_help();"
+        "print([name for name in ('ray', 'torch', 'boto3', 'pyarrow', 'numpy') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_every_setting_is_a_flag_of_train_and_nothing_else_is():
+    (subparsers,) = (action for action in build_parser()._actions if action.dest == "command")
+    flags = {
+        option
+        for action in subparsers.choices["train"]._actions
+        for option in action.option_strings
+        if option.startswith("--")
+    }
+    own = {"--help", "--debug", "--resume", "--config", "--json"}
+    assert flags - own == {f"--{name.replace('_', '-')}" for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "predict"])
+def test_each_command_s_help_ends_with_lines_to_paste(run_cli, command):
+    done = run_cli(command, "--help")
+    assert done.returncode == 0
+    assert f"  physiq-ray {command}" in done.stdout.partition("examples:")[2]
+
+
+def test_no_command_is_wrong_use(run_cli):
+    assert run_cli().returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--epochs", "0"), "--epochs='0' (epochs at most): expected greater than or equal to 1"),
+        (
+            ("--batch-size", "many"),
+            "--batch-size='many' (photos per step and worker): expected a valid integer",
+        ),
+        (("--sources", "http://example.org"), "http:// is not supported; give s3:// or a folder"),
+        ((), "sources: none given; name them with --sources"),
+        (("--sources", "s3://aaa", "s3://aaa/b"), "s3://aaa/b lies within s3://aaa"),
+    ],
+)
+def test_a_wrong_setting_is_named_before_any_work(run_cli, project, flags, message):
+    done = run_cli(*TRAIN, *flags)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_label_file_is_named_with_its_remedy(run_cli, project):
+    done = run_cli(*TRAIN, "--sources", "s3://whatever", "--labels", "nowhere.json")
+    assert done.returncode == 1
+    assert "nowhere.json: no such labels file; give its path with --labels" in done.stderr
+
+
+def test_labels_that_match_nothing_show_an_example_of_both(run_cli, project, make_bucket, make_photo):
+    project(("IMG1.jpeg", 1), ("IMG2.jpeg", 2))
+    bucket = make_bucket({"other.jpeg": make_photo()})
+    done = run_cli(*TRAIN, "--sources", f"s3://{bucket}")
+    assert done.returncode == 1
+    assert "no label matches a photo: 1 photos, 2 usable labels" in done.stderr
+    assert "'other.jpeg'" in done.stderr
+    assert "'IMG1.jpeg'" in done.stderr
+
+
+def test_an_empty_bucket_is_said(run_cli, project, make_bucket):
+    bucket = make_bucket({})
+    done = run_cli(*TRAIN, "--sources", f"s3://{bucket}")
+    assert done.returncode == 1
+    assert f"no photos in s3://{bucket}; check bucket and prefix" in done.stderr
+
+
+def test_wrong_credentials_fail_with_every_bucket_s_reason(run_cli, project, make_bucket, make_photo):
+    buckets = [make_bucket({"a.jpeg": make_photo()}) for _ in range(2)]
+    done = run_cli(
+        *TRAIN, "--sources", *(f"s3://{name}" for name in buckets), env={"AWS_ACCESS_KEY_ID": "WRONG"}
+    )
+    assert done.returncode == 1
+    assert "none of the 2 sources could be listed" in done.stderr
+    for bucket in buckets:
+        assert f"list s3://{bucket}: the credentials were refused (InvalidAccessKeyId)" in done.stderr
+
+
+def test_a_refused_download_of_imagenet_weights_is_one_message(
+    run_cli, project, make_bucket, make_photo, tmp_path
+):
+    project(*((f"{n}.jpeg", 1 + n % 2) for n in range(8)))
+    bucket = make_bucket({f"{n}.jpeg": make_photo(seed=n) for n in range(8)})
+    nobody = {"https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path / "torch")}
+    done = run_cli("train", "--sources", f"s3://{bucket}", env=nobody)
+    assert done.returncode == 1
+    assert "weights=imagenet" in done.stderr
+    assert "give a file or s3:// address of its state dict, or weights=random" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_missing_bucket_beside_a_good_one_makes_the_run_partly_failed(
+    run_cli, project, make_bucket, make_photo, tmp_path
+):
+    project(*((f"{n}.jpeg", 1 + n % 2) for n in range(12)))
+    bucket = make_bucket({f"{n}.jpeg": make_photo(seed=n) for n in range(12)})
+    quick = ("--epochs", "1", "--image-size", "64", "--precision", "fp32", "--json")
+    done = run_cli(*TRAIN, *quick, "--sources", f"s3://{bucket}", "s3://not-there-at-all", timeout=250)
+    assert done.returncode == 1, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["photos"]["train"] + answer["photos"]["validation"] == 12
+    (failed,) = answer["failed_sources"]
+    assert failed.startswith("s3://not-there-at-all: ")
+    assert "NoSuchBucket" in failed
+    assert "s3://not-there-at-all: left out" in done.stderr
+    assert (tmp_path / "output" / "pose_classifier_complete.pth").exists()
+
+
+def test_predict_prints_pose_confidence_and_all_probabilities_and_writes_the_figure(
+    run_cli, model, make_photo, tmp_path
+):
+    (tmp_path / "photo.jpg").write_bytes(make_photo(size=(90, 120)))
+    done = run_cli("predict", "photo.jpg", "--model", model)
+    assert done.returncode == 0, done.stderr
+    assert "confidence" in done.stdout
+    assert done.stdout.count("▶") == 1
+    assert "One" in done.stdout
+    assert "Two" in done.stdout
+    assert "90 × 120 px, tensor 1 × 3 × 64 × 64, on cpu" in done.stdout
+    assert (tmp_path / "predictions" / "photo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_predict_goes_on_after_a_broken_photo_and_says_which(run_cli, model, make_photo, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.jpg").write_bytes(make_photo())
+    (tmp_path / "a" / "broken.jpg").write_bytes(b"")
+    done = run_cli("predict", "a", "b", "nothing.jpg", "--model", model, "--json")
+    assert done.returncode == 1
+    answer = json.loads(done.stdout)
+    assert [item["uri"].split("/")[-2:] for item in answer["predictions"]] == [
+        ["a", "same.jpg"],
+        ["b", "same.jpg"],
+    ]
+    assert [item["error"].rpartition(": ")[2] for item in answer["errors"]] == [
+        "no bytes at all",
+        "No such file or directory",
+    ]
+    assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["same-2.png", "same.png"]
+
+
+def test_an_unknown_and_a_hostile_model_file_are_refused(run_cli, tmp_path, make_photo):
+    (tmp_path / "photo.jpg").write_bytes(make_photo())
+
+    class Hostile:
+        def __reduce__(self):
+            return (eval, (f"open({str(tmp_path / 'ran')!r}, 'w')",))
+
+    torch.save({"model_state_dict": Hostile()}, tmp_path / "hostile.pth")
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "unknown.pth")
+    hostile = run_cli("predict", "photo.jpg", "--model", "hostile.pth")
+    assert hostile.returncode == 1
+    assert "refused" in hostile.stderr
+    assert not (tmp_path / "ran").exists()
+    unknown = run_cli("predict", "photo.jpg", "--model", "unknown.pth")
+    assert unknown.returncode == 1
+    assert "unknown.pth" in unknown.stderr
+
+
+def test_a_demo_needs_photos_and_labels_together(run_cli, tmp_path):
+    done = run_cli("demo", "--photos", tmp_path)
+    assert done.returncode == 2
+    assert "--photos and --labels go together" in done.stderr

@@ -1,0 +1,47 @@
+import pickle
+import re
+
+import pytest
+
+from physiq_ray import errors
+
+ERRORS = [
+    value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, BaseException)
+]
+
+
+def tree_in_the_docstring() -> dict[str, str]:
+    """Give each class drawn on top of the module and the one it hangs from."""
+    ancestors, parents = [(-1, "PhysiqError")], {}
+    for line in (errors.__doc__ or "").splitlines():
+        if drawn := re.match(r"([ │]*)[├└]── (\w+)  ", line):
+            depth, name = len(drawn[1]), drawn[2]
+            while ancestors[-1][0] >= depth:
+                ancestors.pop()
+            parents[name] = ancestors[-1][1]
+            ancestors.append((depth, name))
+    return parents
+
+
+def test_the_tree_on_top_of_the_module_shows_every_error_under_its_parent() -> None:
+    assert tree_in_the_docstring() == {
+        error.__name__: error.__base__.__name__ for error in ERRORS if error is not errors.PhysiqError
+    }
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_every_error_is_caught_as_a_physiq_error(error: type[Exception]) -> None:
+    assert issubclass(error, errors.PhysiqError)
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_every_error_survives_pickling_with_its_sentence(error: type[Exception]) -> None:
+    received = pickle.loads(pickle.dumps(error("s3://checkins/a.jpg: « é », 100 %\nsecond line")))
+
+    assert type(received) is error
+    assert str(received) == "s3://checkins/a.jpg: « é », 100 %\nsecond line"
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_every_error_says_in_a_sentence_what_it_means(error: type[Exception]) -> None:
+    assert (error.__doc__ or "").endswith(".")

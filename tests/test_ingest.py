@@ -1,0 +1,159 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from physiq_ray.errors import DataError
+from physiq_ray.images import decode_square
+from physiq_ray.ingest import (
+    Unreadable,
+    build_dataset,
+    check_unreadable,
+    decide_cache,
+    open_photos,
+    read_photo,
+    write_quarantine,
+)
+from physiq_ray.manifest import MANIFEST_SCHEMA
+
+SIZE = 64
+
+
+def manifest_rows(bucket, files):
+    """Make manifest rows of objects, in the order given, class 0 and 1 by turns."""
+    rows = [
+        {
+            "uri": f"s3://{bucket}/{key}",
+            "bucket": bucket,
+            "key": key,
+            "size": len(data),
+            "etag": "",
+            "pose_id": 1,
+            "class_index": number % 2,
+            "group": key,
+            "split": "train",
+        }
+        for number, (key, data) in enumerate(files.items())
+    ]
+    return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+
+
+@pytest.fixture
+def photos(make_photo):
+    return {f"photo-{n:02d} é.jpeg": make_photo(seed=n, orientation=1 + n % 8) for n in range(21)}
+
+
+@pytest.fixture
+def dirty(photos, make_photo):
+    whole = make_photo(seed=99)
+    return {**photos, "cut.jpeg": whole[: len(whole) // 2], "empty.jpeg": b"", "text.jpeg": b"no photo"}
+
+
+def test_rows_have_the_promised_columns_and_order(ray_local, make_bucket, photos):
+    table = manifest_rows(make_bucket(photos), photos)
+    rows = build_dataset(table, image_size=SIZE).take_all()
+    assert [row["uri"] for row in rows] == table["uri"].to_pylist()
+    assert [row["label"] for row in rows] == table["class_index"].to_pylist()
+    assert {row["image"].shape for row in rows} == {(SIZE, SIZE, 3)}
+    assert {row["image"].dtype for row in rows} == {np.dtype(np.uint8)}
+    assert {row["error"] for row in rows} == {""}
+    for row, data in zip(rows, photos.values(), strict=True):
+        assert np.array_equal(row["image"], decode_square(data, size_px=SIZE))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_batches_follow_the_rows_asked_for_and_set_unreadable_photos_aside(
+    ray_local, make_bucket, dirty, cached
+):
+    table = manifest_rows(make_bucket(dirty), dirty)
+    photos = open_photos(table, image_size=SIZE, cached=cached)
+    rows = np.random.default_rng(0).permutation(table.num_rows)
+    batches = list(photos.batches(rows, 5))
+    assert len(batches) == 5
+    keys = table["key"].to_pylist()
+    good = [row for row in rows.tolist() if keys[row].startswith("photo")]
+    assert np.concatenate([batch.rows for batch in batches]).tolist() == good
+    images = np.concatenate([batch.images for batch in batches])
+    for row, image in zip(good, images, strict=True):
+        assert np.array_equal(image, decode_square(dirty[keys[row]], size_px=SIZE))
+    labels = np.concatenate([batch.labels for batch in batches])
+    assert labels.tolist() == [row % 2 for row in good]
+    bad = {keys[row]: item for batch in batches for row, item in batch.unreadable}
+    assert set(bad) == {"cut.jpeg", "empty.jpeg", "text.jpeg"}
+    assert {item.step for item in bad.values()} == {"decode"}
+    assert "truncated" in bad["cut.jpeg"].error
+    assert "empty" in bad["empty.jpeg"].error
+    assert "not an image" in bad["text.jpeg"].error
+
+
+def test_cached_photos_know_what_is_unreadable_beforehand(ray_local, make_bucket, dirty):
+    seen = []
+    table = manifest_rows(make_bucket(dirty), dirty)
+    photos = open_photos(table, image_size=SIZE, cached=True, on_progress=seen.append)
+    assert [table["key"][row].as_py() for row, _ in photos.unreadable] == [
+        "cut.jpeg",
+        "empty.jpeg",
+        "text.jpeg",
+    ]
+    assert sum(seen) == photos.num_rows == 24
+
+
+def test_a_batch_may_be_all_unreadable(ray_local, make_bucket):
+    files = {"a.jpeg": b"", "b.jpeg": b""}
+    photos = open_photos(manifest_rows(make_bucket(files), files), image_size=SIZE, cached=False)
+    (batch,) = photos.batches(np.arange(2), 2)
+    assert batch.images.shape == (0, SIZE, SIZE, 3)
+    assert [row for row, _ in batch.unreadable] == [0, 1]
+
+
+def test_no_rows_give_no_batches(ray_local, make_bucket, photos):
+    table = manifest_rows(make_bucket(photos), photos)
+    for cached in (True, False):
+        assert list(open_photos(table, image_size=SIZE, cached=cached).batches(np.arange(0), 4)) == []
+
+
+def test_a_photo_that_vanished_since_the_listing_is_a_fetch_error(s3, make_bucket):
+    bucket = make_bucket({})
+    found = read_photo(f"s3://{bucket}/gone.jpeg", 10, SIZE)
+    assert isinstance(found, Unreadable)
+    assert (found.step, f"s3://{bucket}/gone.jpeg" in found.error) == ("fetch", True)
+
+
+def test_an_object_of_gigabytes_is_not_fetched():
+    found = read_photo("s3://nowhere-at-all/huge.jpeg", 5 * 2**30, SIZE)
+    assert found == Unreadable(
+        "s3://nowhere-at-all/huge.jpeg", "fetch", "5368709120 bytes; at most 104857600 are read"
+    )
+
+
+def test_quarantine_names_uri_step_and_error(tmp_path):
+    uri = write_quarantine([Unreadable("s3://b/é.jpeg", "decode", "empty")], str(tmp_path))
+    assert json.loads((tmp_path / "quarantine.jsonl").read_text(encoding="utf-8")) == {
+        "uri": "s3://b/é.jpeg",
+        "step": "decode",
+        "error": "empty",
+    }
+    assert uri == str(tmp_path / "quarantine.jsonl")
+
+
+def test_too_many_unreadable_photos_are_refused_by_name():
+    items = [Unreadable(f"s3://b/{n}.jpeg", "decode", "empty") for n in range(6)]
+    check_unreadable(items[:5], 100, 0.05)
+    with pytest.raises(DataError, match=r"6 of 100 photos.*s3://b/0\.jpeg: empty.*and 1 more in quarantine"):
+        check_unreadable(items, 100, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("setting", "num_photos", "cached", "why"),
+    [
+        ("auto", 1000, True, "which fit 500 MiB"),
+        ("auto", 10_000, False, "more than 500 MiB"),
+        ("none", 10, False, "cache none"),
+        ("object_store", 10_000, True, "cache object_store"),
+    ],
+)
+def test_the_cache_is_used_where_it_fits_half_the_smallest_store(setting, num_photos, cached, why):
+    decided, reason = decide_cache(setting, num_photos=num_photos, image_size=224, store_bytes=1000 * 2**20)
+    assert decided is cached
+    assert why in reason

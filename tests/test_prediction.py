@@ -1,0 +1,133 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from physiq_ray.checkpoint import ModelState
+from physiq_ray.errors import NotFoundError, PhotoError
+from physiq_ray.labels import ClassMapping
+from physiq_ray.model import build_model
+from physiq_ray.prediction import Predictor, find_photos, predict_file, write_figure
+
+
+@pytest.fixture(scope="module")
+def state():
+    torch.manual_seed(0)
+    model = build_model(3)
+    return ModelState(
+        model.state_dict(),
+        ClassMapping.of_poses([7, 11, 2]),
+        {2: "Front Double Biceps", 7: "Back Lat Spread", 11: "Abs & Thighs"},
+        image_size=64,
+        version="0123456789ab",
+    )
+
+
+@pytest.fixture(scope="module")
+def predictor(state):
+    return Predictor(state, precision="fp32")
+
+
+def test_probabilities_are_sorted_and_sum_to_one(predictor, make_photo):
+    answer = predictor.predict(make_photo(size=(120, 160)), uri="a.jpeg")
+    shares = [item.probability for item in answer.probabilities]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(1)
+    assert {(item.pose_id, item.name) for item in answer.probabilities} == {
+        (2, "Front Double Biceps"),
+        (7, "Back Lat Spread"),
+        (11, "Abs & Thighs"),
+    }
+    assert answer.tensor_shape == (1, 3, 64, 64)
+    assert (answer.width, answer.height, answer.device) == (120, 160, "cpu")
+
+
+def test_outputs_are_named_by_the_class_mapping(state, make_photo):
+    # String order: output 0 is pose 11, output 1 pose 2, output 2 pose 7.
+    weights = dict(state.state_dict)
+    weights["fc.weight"] = torch.zeros_like(weights["fc.weight"])
+    weights["fc.bias"] = torch.tensor([0.0, 2.0, 1.0])
+    sure = ModelState(weights, state.class_mapping, state.pose_names, image_size=64)
+    answer = Predictor(sure, precision="fp32").predict(make_photo(), uri="a.jpeg")
+    assert [item.pose_id for item in answer.probabilities] == [2, 7, 11]
+    assert answer.pose.probability == pytest.approx(np.exp(2) / (1 + np.exp(2) + np.exp(1)))
+
+
+def test_a_turned_photo_gets_the_upright_ones_answer_and_size(predictor, make_photo):
+    upright = make_photo(size=(120, 160), quality=95)
+    image = Image.open(io.BytesIO(upright)).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=95, exif=exif)
+    turned = predictor.predict(file.getvalue(), uri="turned.jpeg")
+    straight = predictor.predict(upright, uri="upright.jpeg")
+    assert (turned.width, turned.height) == (straight.width, straight.height) == (120, 160)
+    for pose in straight.probabilities:
+        (same,) = (item for item in turned.probabilities if item.pose_id == pose.pose_id)
+        assert same.probability == pytest.approx(pose.probability, abs=5e-3)
+
+
+def test_an_unreadable_photo_is_named(predictor):
+    with pytest.raises(PhotoError, match=r"broken\.jpeg: not an image"):
+        predictor.predict(b"no photo", uri="broken.jpeg")
+
+
+def test_the_answer_as_json_has_the_api_s_form(predictor, make_photo):
+    answer = predictor.predict(make_photo(), uri="a.jpeg").to_dict()
+    assert set(answer) >= {"uri", "pose", "confidence", "probabilities", "model"}
+    assert set(answer["pose"]) == {"id", "name"}
+    assert answer["confidence"] == answer["probabilities"][0]["probability"]
+    assert answer["model"] == {"version": "0123456789ab"}
+
+
+def test_the_figure_shows_the_photo_beside_its_bars(predictor, tmp_path):
+    red = io.BytesIO()
+    Image.new("RGB", (90, 120), (200, 30, 30)).save(red, "PNG")
+    answer = predictor.predict(red.getvalue(), uri="red.png")
+    write_figure(answer, red.getvalue(), str(tmp_path / "figure.png"))
+    with Image.open(tmp_path / "figure.png") as figure:
+        pixels = np.asarray(figure.convert("RGB")).astype(int)
+    height, width, _ = pixels.shape
+    is_red = (abs(pixels - (200, 30, 30)) < 8).all(axis=2)
+    assert is_red[:, : width // 2].sum() > 0.15 * height * width
+    assert is_red[:, width // 2 :].sum() < 0.01 * height * width
+    is_bar = (abs(pixels - (0xD1, 0x49, 0x5B)) < 8).all(axis=2)
+    assert is_bar[:, width // 2 :].sum() > 500
+    # The longest bar is as long as its share of the axis, which runs from 0 to 1.12.
+    longest = is_bar.any(axis=0).sum()
+    others = (abs(pixels - (0x9F, 0xB4, 0xC7)) < 8).all(axis=2).any(axis=0).sum()
+    shares = [item.probability for item in answer.probabilities]
+    assert others / longest == pytest.approx(shares[1] / shares[0], abs=0.05)
+
+
+def test_photos_are_found_in_folders_buckets_and_by_name(make_bucket, make_photo, tmp_path):
+    (tmp_path / "b").mkdir()
+    for name in ("b/2.jpeg", "b/1.PNG", "b/notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    bucket = make_bucket({"new/é 1.jpeg": b"x", "old/2.jpeg": b"x"})
+    found = list(
+        find_photos([str(tmp_path / "b"), f"s3://{bucket}/new", f"s3://{bucket}/old/2.jpeg", "one.jpeg"])
+    )
+    assert found == [
+        str(tmp_path / "b" / "1.PNG"),
+        str(tmp_path / "b" / "2.jpeg"),
+        f"s3://{bucket}/new/é 1.jpeg",
+        f"s3://{bucket}/old/2.jpeg",
+        "one.jpeg",
+    ]
+
+
+def test_an_empty_folder_is_said(tmp_path):
+    with pytest.raises(NotFoundError, match="no photos in it"):
+        list(find_photos([str(tmp_path)]))
+
+
+def test_a_photo_is_read_from_a_bucket_and_its_figure_written_to_one(predictor, make_bucket, make_photo, s3):
+    bucket = make_bucket({"a.jpeg": make_photo()})
+    answer = predict_file(predictor, f"s3://{bucket}/a.jpeg", figure_uri=f"s3://{bucket}/figures/a.png")
+    assert answer.uri == f"s3://{bucket}/a.jpeg"
+    body = s3.client().get_object(Bucket=bucket, Key="figures/a.png")["Body"].read()
+    assert body.startswith(b"\x89PNG")

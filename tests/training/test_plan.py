@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from physiq_ray.config import Settings
+from physiq_ray.errors import TrainingError
+from physiq_ray.training.plan import (
+    EarlyStopping,
+    checkpoint_score,
+    learning_rate,
+    plan_epoch,
+    plan_workers,
+    validation_rows,
+)
+
+
+@given(
+    num_photos=st.integers(1, 200),
+    batch_size=st.integers(1, 40),
+    world_size=st.integers(1, 5),
+    epoch=st.integers(1, 3),
+)
+def test_an_epoch_uses_every_photo_once_but_at_most_half_a_step(num_photos, batch_size, world_size, epoch):
+    plans = [
+        plan_epoch(
+            np.arange(num_photos),
+            batch_size=batch_size,
+            world_size=world_size,
+            world_rank=rank,
+            seed=7,
+            epoch=epoch,
+        )
+        for rank in range(world_size)
+    ]
+    used = np.concatenate([plan.rows for plan in plans])
+    assert len(np.unique(used)) == len(used)
+    assert len({plan.step_sizes for plan in plans}) == 1
+    assert sum(plans[0].step_sizes) == len(used)
+    left_out = num_photos - len(used)
+    assert left_out == 0 or (left_out < batch_size * world_size / 2 and len(plans[0].step_sizes) >= 1)
+    for plan in plans:
+        assert -(-len(plan.rows) // batch_size) <= len(plan.step_sizes)
+
+
+def test_a_step_takes_the_same_photos_on_one_and_on_two_workers():
+    one = plan_epoch(np.arange(10), batch_size=4, world_size=1, world_rank=0, seed=1, epoch=1)
+    two = [
+        plan_epoch(np.arange(10), batch_size=2, world_size=2, world_rank=rank, seed=1, epoch=1)
+        for rank in (0, 1)
+    ]
+    assert one.step_sizes == two[0].step_sizes == two[1].step_sizes == (4, 4, 2)
+    for step in range(2):
+        dealt = {*two[0].rows[2 * step :][:2].tolist(), *two[1].rows[2 * step :][:2].tolist()}
+        assert dealt == set(one.rows[4 * step :][:4].tolist())
+
+
+def test_the_order_is_new_each_epoch_and_the_same_for_the_same_seed():
+    def rows(seed, epoch):
+        plan = plan_epoch(np.arange(50), batch_size=5, world_size=1, world_rank=0, seed=seed, epoch=epoch)
+        return plan.rows.tolist()
+
+    assert rows(1, 1) == rows(1, 1)
+    assert rows(1, 1) != rows(1, 2)
+    assert rows(1, 1) != rows(2, 1)
+
+
+def test_a_rank_without_a_photo_still_knows_the_step():
+    plan = plan_epoch(np.arange(2), batch_size=8, world_size=3, world_rank=2, seed=1, epoch=1)
+    assert plan.rows.tolist() == []
+    assert plan.step_sizes == (2,)
+
+
+@given(num_photos=st.integers(0, 50), world_size=st.integers(1, 6))
+def test_validation_deals_every_photo_exactly_once(num_photos, world_size):
+    dealt = [
+        validation_rows(np.arange(num_photos), world_size=world_size, world_rank=rank)
+        for rank in range(world_size)
+    ]
+    assert sorted(np.concatenate(dealt).tolist()) == list(range(num_photos))
+
+
+def test_early_stopping_waits_for_a_strictly_better_accuracy():
+    state, seen = EarlyStopping(patience=3), []
+    for epoch, accuracy in enumerate((0.5, 0.5, 0.6, 0.4, 0.6, 0.2), start=1):
+        state = state.after(epoch, accuracy)
+        seen.append(state.status)
+    assert seen == ["✓ Best Model", "Wait 1/3", "✓ Best Model", "Wait 1/3", "Wait 2/3", "Early Stop"]
+    assert (state.best_epoch, state.best_accuracy, state.is_finished) == (3, 0.6, True)
+
+
+def test_an_accuracy_of_zero_is_better_than_none():
+    assert EarlyStopping(patience=1).after(1, 0.0).best_epoch == 1
+
+
+def test_of_two_equal_checkpoints_the_earlier_scores_higher():
+    assert checkpoint_score(0.5, 3) > checkpoint_score(0.5, 4)
+    assert checkpoint_score(0.5, 1) < checkpoint_score(0.5001, 50)
+
+
+def test_the_cosine_schedule_warms_up_and_ends_at_zero():
+    settings = Settings(schedule="cosine", learning_rate=0.1, warmup_epochs=2, epochs=10)
+    rates = [learning_rate(settings, done) for done in (0, 1, 2, 6, 10)]
+    assert rates == pytest.approx([0.001, 0.05, 0.1, 0.05, 0.0])
+
+
+def test_the_constant_schedule_never_warms_up():
+    settings = Settings(learning_rate=0.1)
+    assert {learning_rate(settings, done) for done in (0, 0.5, 7, 50)} == {0.1}
+
+
+def test_workers_leave_a_cpu_to_decoding():
+    plan = plan_workers(Settings(num_workers=3), [{"CPU": 2}])
+    assert plan.cpus * 3 <= 1
+    assert (plan.use_gpu, plan.threads) == (False, 1)
+    assert plan_workers(Settings(), [{"CPU": 8}]).threads == 8
+
+
+def test_gpus_are_used_where_each_worker_gets_one():
+    assert plan_workers(Settings(num_workers=2), [{"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 1}]).use_gpu
+    assert not plan_workers(Settings(num_workers=2, use_gpu="no"), [{"CPU": 8, "GPU": 4}]).use_gpu
+
+
+@pytest.mark.parametrize(
+    ("settings", "nodes", "message"),
+    [
+        (Settings(num_workers=4), [{"CPU": 8, "GPU": 2}], "num_workers=4 with a GPU each.*cluster has 2"),
+        (Settings(use_gpu="yes"), [{"CPU": 8}], "cluster has 0.*use_gpu=no"),
+        (Settings(), [{"CPU": 1}], "1 CPUs; training and decoding need one each"),
+    ],
+)
+def test_what_the_cluster_lacks_is_named(settings, nodes, message):
+    with pytest.raises(TrainingError, match=message):
+        plan_workers(settings, nodes)

@@ -1,0 +1,85 @@
+"""A run killed for real, and one started again under its name."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+
+
+@pytest.fixture
+def command(tmp_path):
+    rng = np.random.default_rng(0)
+    for pose_id in (1, 2):
+        folder = tmp_path / "photos" / str(pose_id)
+        folder.mkdir(parents=True)
+        for number in range(10):
+            pixels = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{pose_id}-{number}.jpeg")
+    (tmp_path / "poses.json").write_text('[{"id": 1, "name": "One"}, {"id": 2, "name": "Two"}]')
+    # A rate of nearly nothing: the accuracy stays where it is, and every epoch after the first one waits.
+    settings = (
+        "--weights random --image-size 64 --batch-size 8 --epochs 5 --patience 10 --learning-rate 1e-9 "
+        "--precision fp32 --augment none --run-name killed --sources photos --poses poses.json"
+    )
+    return [sys.executable, "-m", "physiq_ray.cli", "train", *settings.split()]
+
+
+def environment():
+    # A Ray of its own: the tests' shared one must survive the killing.
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+        "PYTHONUNBUFFERED": "1"
+    }
+
+
+def rows(output):
+    """Give the table's lines without their times: a resumed run shows the earlier ones again."""
+    lines = [line for line in output.splitlines() if re.match(r" *\d+/5 ", line)]
+    return [re.sub(r" +[\d.]+ s ", " ", line).split(maxsplit=5) for line in lines]
+
+
+def kill_all(process):
+    """SIGKILL the driver and all of Ray's processes: what a power cut leaves."""
+    family = [process, *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        try:
+            os.kill(member.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait(timeout=30)
+
+
+def test_a_killed_run_goes_on_at_the_next_epoch_with_its_best_and_its_patience(command, tmp_path):
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    output = ""
+    deadline_s = time.monotonic() + 150
+    for line in process.stdout:
+        output += line
+        if re.match(r" *3/5 ", line) or time.monotonic() > deadline_s:
+            break
+    kill_all(process)
+    process.stdout.close()
+    before = rows(output)
+    assert [row[0] for row in before] == ["1/5", "2/5", "3/5"], output
+    assert [row[5] for row in before] == ["✓ Best Model", "Wait 1/10", "Wait 2/10"]
+
+    resumed = subprocess.run(
+        [*command, "--resume"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    after = rows(resumed.stdout)
+    assert "going on after epoch 3" in resumed.stdout
+    assert after[:3] == before
+    assert [row[0] for row in after[3:]] == ["4/5", "5/5"]
+    assert [row[5] for row in after[3:]] == ["Wait 3/10", "Wait 4/10"]
+    assert f"Best validation accuracy {before[0][4]} in epoch 1" in resumed.stdout

@@ -1,0 +1,197 @@
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from physiq_ray.checkpoint import load_model_state
+from physiq_ray.config import Settings
+from physiq_ray.errors import DataError, SettingError, TrainingError
+from physiq_ray.training import Display, train
+
+pytestmark = pytest.mark.slow
+
+
+def coloured_photo(seed, colour):
+    """Draw noise around a colour: a class that a few steps can learn."""
+    rng = np.random.default_rng(seed)
+    pixels = np.clip(np.array(colour) + rng.normal(0, 30, (80, 60, 3)), 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def pose_folders(tmp_path):
+    """Give a function that makes a folder per pose id with so many photos each, and returns the parent."""
+
+    def make(counts):
+        for pose_id, count in counts.items():
+            folder = tmp_path / "photos" / str(pose_id)
+            folder.mkdir(parents=True)
+            for number in range(count):
+                colour = (200, 60, 60) if pose_id == min(counts) else (60, 60, 200)
+                (folder / f"{pose_id}-{number}.jpeg").write_bytes(coloured_photo((pose_id, number), colour))
+        return tmp_path / "photos"
+
+    return make
+
+
+@pytest.fixture
+def run(tmp_path, ray_local):
+    """Give a function that trains with quick settings and returns (result, what was shown)."""
+    poses = tmp_path / "poses.json"
+    poses.write_text(json.dumps([{"id": n, "name": f"Pose {n}"} for n in (1, 2, 5)]))
+
+    def call(*, resume=False, **settings):
+        out = io.StringIO()
+        quick = {
+            "poses": str(poses),
+            "labels": str(tmp_path / "labels.json"),
+            "output": str(tmp_path / "model"),
+            "storage": str(tmp_path / "runs"),
+            "weights": "random",
+            "image_size": 64,
+            "batch_size": 4,
+            "epochs": 2,
+            "learning_rate": 1e-3,
+            "precision": "fp32",
+        }
+        display = Display(Console(file=out, width=200))
+        return train(Settings.model_validate({**quick, **settings}), display, resume=resume), out.getvalue()
+
+    return call
+
+
+def test_a_run_writes_both_model_files_and_says_what_it_used(run, pose_folders, tmp_path):
+    photos = pose_folders({1: 15, 2: 10})
+    result, shown = run(sources=[str(photos)])
+    assert [epoch["epoch"] for epoch in result.history] == [1, 2]
+    assert {(epoch["train_photos"], epoch["validation_photos"]) for epoch in result.history} == {(20, 5)}
+    assert result.num_used == {"train": 20, "validation": 5}
+    for name in ("pose_classifier.pth", "pose_classifier_complete.pth"):
+        torch.load(tmp_path / "model" / name, weights_only=True)
+    assert json.loads((tmp_path / "model" / "class_mapping.json").read_text())["classes"] == ["1", "2"]
+    state = load_model_state(str(tmp_path / "model"))
+    assert state.pose_names == {1: "Pose 1", 2: "Pose 2"}
+    assert state.best_epoch == result.best_epoch
+    assert result.best_accuracy == max(epoch["validation_accuracy"] for epoch in result.history)
+    assert "Epoch  Train Loss  Train Acc  Val Loss   Val Acc      Time  Status" in shown
+    assert shown.count("✓ Best Model") >= 1
+    assert "(RayTrainWorker" not in shown
+
+
+def test_the_written_model_is_the_best_epochs(run, pose_folders, tmp_path):
+    # Epochs after the best one go on changing the weights: only the best one's give its accuracy again.
+    from physiq_ray.images import decode_square
+    from physiq_ray.model import normalise
+    from physiq_ray.storage import read_bytes
+
+    photos = pose_folders({1: 20, 2: 20})
+    result, _ = run(sources=[str(photos)], epochs=4, learning_rate=1e-2, augment="none")
+    model = load_model_state(str(tmp_path / "model")).build()
+    correct = 0
+    for uri in result.validation_uris:
+        image = torch.from_numpy(decode_square(read_bytes(uri), size_px=64))
+        with torch.inference_mode():
+            index = int(model(normalise(image[None])).argmax())
+        correct += ["1", "2"][index] == uri.split("/")[-2]
+    assert correct / len(result.validation_uris) == pytest.approx(result.best_accuracy)
+
+
+@pytest.mark.parametrize("cache", ["object_store", "none"])
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+def test_every_photo_counts_on_any_number_of_workers(run, pose_folders, num_workers, cache):
+    photos = pose_folders({1: 17, 2: 12})  # 23 to train on, 6 to validate with: no share is even
+    result, _ = run(sources=[str(photos)], num_workers=num_workers, cache=cache, epochs=1)
+    (epoch,) = result.history
+    assert epoch["validation_photos"] == 6
+    step = 4 * num_workers
+    assert 23 - epoch["train_photos"] in {0, 23 % step}
+
+
+def test_more_workers_than_photos_on_either_side_do_not_hang(run, pose_folders):
+    photos = pose_folders({1: 2, 2: 2})  # two to train on, two to validate with, three workers
+    result, _ = run(sources=[str(photos)], num_workers=3)
+    assert [(e["train_photos"], e["validation_photos"]) for e in result.history] == [(2, 2), (2, 2)]
+    assert all(np.isfinite(e["train_loss"]) and np.isfinite(e["validation_loss"]) for e in result.history)
+
+
+@pytest.mark.parametrize("cache", ["object_store", "none"])
+def test_an_unreadable_photo_is_quarantined_once_and_left_out(run, pose_folders, tmp_path, cache):
+    photos = pose_folders({1: 15, 2: 10})
+    (photos / "1" / "1-3.jpeg").write_bytes(b"not a photo")
+    result, _ = run(sources=[str(photos)], num_workers=2, cache=cache)
+    assert [item.uri for item in result.unreadable] == [str(photos / "1" / "1-3.jpeg")]
+    assert sum(result.num_used.values()) == 24
+    lines = (tmp_path / "model" / "quarantine.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == ["decode"]
+    seen = result.history[1]["train_photos"] + result.history[1]["validation_photos"]
+    assert seen == 24
+
+
+@pytest.mark.parametrize("cache", ["object_store", "none"])
+def test_too_many_unreadable_photos_end_the_run_with_the_list(run, pose_folders, tmp_path, cache):
+    photos = pose_folders({1: 15, 2: 10})
+    for number in (1, 2, 4):
+        (photos / "2" / f"2-{number}.jpeg").write_bytes(b"")
+    with pytest.raises(DataError, match="3 of 25 photos cannot be read"):
+        run(sources=[str(photos)], cache=cache)
+    assert len((tmp_path / "model" / "quarantine.jsonl").read_text().splitlines()) == 3
+
+
+def test_training_from_s3_to_s3(run, make_bucket, tmp_path):
+    names = {f"IMG{n:04d}.jpeg": ((200, 60, 60), 1) if n % 2 else ((60, 60, 200), 2) for n in range(20)}
+    files = {f"in/{name}": coloured_photo(n, colour) for n, (name, (colour, _)) in enumerate(names.items())}
+    bucket, models = make_bucket(files), make_bucket({})
+    labels = [{"poseId": pose, "s3Filename": name} for name, (_, pose) in names.items()]
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    result, shown = run(
+        sources=[f"s3://{bucket}/in"],
+        output=f"s3://{models}/poses/v1",
+        storage=f"s3://{models}/runs",
+        run_name="first",
+    )
+    assert f"s3://{bucket}/in: 20 photos, 20 labelled" in shown
+    assert result.files[0] == f"s3://{models}/poses/v1/pose_classifier.pth"
+    assert load_model_state(f"s3://{models}/poses/v1").class_mapping.classes == ("1", "2")
+
+
+def test_patience_ends_a_run_that_does_not_improve(run, pose_folders):
+    photos = pose_folders({1: 10, 2: 10})
+    result, shown = run(sources=[str(photos)], epochs=9, patience=2, learning_rate=1e-9)
+    assert [epoch["status"] for epoch in result.history][-2:] == ["Wait 1/2", "Early Stop"]
+    assert len(result.history) < 9
+    assert "Early Stop" in shown
+
+
+def test_resuming_a_finished_run_with_more_epochs_goes_on(run, pose_folders):
+    photos = pose_folders({1: 10, 2: 10})
+    first, _ = run(sources=[str(photos)], run_name="again", epochs=1)
+    second, shown = run(run_name="again", epochs=2, resume=True)
+    assert second.history[0] == first.history[0]
+    assert [epoch["epoch"] for epoch in second.history] == [1, 2]
+    assert "going on after epoch 1" in shown
+
+
+def test_a_run_of_an_existing_name_is_refused(run, pose_folders):
+    photos = pose_folders({1: 5, 2: 5})
+    run(sources=[str(photos)], run_name="taken", epochs=1)
+    with pytest.raises(TrainingError, match="run 'taken' exists.*--resume"):
+        run(sources=[str(photos)], run_name="taken", epochs=1)
+
+
+def test_resuming_what_never_was_is_refused(run):
+    with pytest.raises(TrainingError, match="run 'nothing': nothing to resume"):
+        run(run_name="nothing", resume=True)
+    with pytest.raises(SettingError, match="--resume needs --run-name"):
+        run(resume=True)
+
+
+def test_a_gpu_that_is_not_there_is_said_before_training(run, pose_folders):
+    photos = pose_folders({1: 5, 2: 5})
+    with pytest.raises(TrainingError, match="the cluster has 0"):
+        run(sources=[str(photos)], use_gpu="yes")
