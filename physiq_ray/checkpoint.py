@@ -31,6 +31,7 @@ WEIGHTS_FILE = "pose_classifier.pth"
 COMPLETE_FILE = "pose_classifier_complete.pth"
 MAPPING_FILE = "class_mapping.json"
 DEFAULT_IMAGE_SIZE = 224  # of files that do not say theirs
+MAX_IMAGE_SIZE = 4096  # what a file may ask of the memory of those who use it
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,13 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
     if not isinstance(value, dict) or not _is_state_dict(value.get("model_state_dict")):
         found = ", ".join(map(str, list(value)[:5])) if isinstance(value, dict) else type(value).__name__
         raise CheckpointError(f"{address}: unknown checkpoint: expected model_state_dict in it, got {found}")
-    config = value.get("model_config") or {}
+    config, stored_names, preprocessing, settings, optimizer = (
+        _dictionary(value, key, address)
+        for key in ("model_config", "pose_names", "preprocessing", "settings", "optimizer_state_dict")
+    )
     architecture = config.get("architecture", ARCHITECTURE)
     if architecture != ARCHITECTURE:
-        raise CheckpointError(
-            f"{address}: architecture {architecture!r}; {ARCHITECTURE} is needed"
-        )
+        raise CheckpointError(f"{address}: architecture {architecture!r}; {ARCHITECTURE} is needed")
     try:
         mapping = ClassMapping.from_dict(value.get("class_mapping"))
     except LabelError as error:
@@ -145,17 +147,24 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
             f"{address}: {len(mapping.classes)} classes in its mapping, {num_outputs} in its weights, "
             f"{config.get('num_classes', 'none')} in its model_config"
         )
-    stored_names = {int(pose_id): str(name) for pose_id, name in value.get("pose_names", {}).items()}
-    known = {**(pose_names or {}), **stored_names}
+    try:
+        known = {**(pose_names or {}), **{int(pose_id): str(name) for pose_id, name in stored_names.items()}}
+        image_size = int(preprocessing.get("image_size", DEFAULT_IMAGE_SIZE))
+        best_epoch = int(value.get("best_epoch", 0))
+        history = tuple(value.get("history", ()))
+        if not 1 <= image_size <= MAX_IMAGE_SIZE:
+            raise ValueError(f"image_size {image_size}")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{address}: unknown checkpoint: {error}") from error
     return ModelState(
         state_dict=value["model_state_dict"],
         class_mapping=mapping,
         pose_names={pose_id: known.get(pose_id, f"Pose {pose_id}") for pose_id in mapping.pose_ids},
-        image_size=int(value.get("preprocessing", {}).get("image_size", DEFAULT_IMAGE_SIZE)),
-        optimizer_state_dict=value.get("optimizer_state_dict", {}),
-        history=value.get("history", ()),
-        settings=value.get("settings", {}),
-        best_epoch=int(value.get("best_epoch", 0)),
+        image_size=image_size,
+        optimizer_state_dict=optimizer,
+        history=history,
+        settings=settings,
+        best_epoch=best_epoch,
         version=hashlib.sha256(data).hexdigest()[:12],
     )
 
@@ -169,6 +178,15 @@ def _is_state_dict(value: object) -> bool:
     return (
         isinstance(value, dict) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
     )
+
+
+def _dictionary(value: Mapping[str, Any], key: str, address: str) -> dict[str, Any]:
+    part = value.get(key) or {}
+    if not isinstance(part, dict):
+        raise CheckpointError(
+            f"{address}: unknown checkpoint: {key} is a {type(part).__name__}, not a dictionary"
+        )
+    return part
 
 
 def _read_mapping_beside(address: str) -> object:

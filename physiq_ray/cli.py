@@ -143,8 +143,11 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
 def _train(args: argparse.Namespace) -> int:
     settings = load_settings(_given(args), file=args.config)
-    from physiq_ray.training import train
+    from physiq_ray.training import load_saved_settings, train
 
+    if args.resume and settings.run_name is not None:
+        saved = load_saved_settings(settings.storage, settings.run_name)
+        settings = load_settings(_given(args), file=args.config, defaults=saved)
     display = _display(to_stderr=args.json)
     result = train(settings, display, resume=args.resume, debug=args.debug)
     if args.json:

@@ -120,10 +120,13 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":  # Pillow has turned these already, their size included
+        return 1
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+        orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # damaged EXIF data is no reason to lose the photo
         return 1
+    return orientation if orientation in _UPRIGHT else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -136,10 +136,11 @@ def build_manifest(
     if not tables:
         reasons = "; ".join(str(listing.error) for listing in listings)
         raise StorageError(f"none of the {len(listings)} sources could be listed: {reasons}")
+    not_listed = "".join(f"; {listing.error}" for listing in listings if listing.error is not None)
     photos = pa.concat_tables(tables).combine_chunks()
     if photos.num_rows == 0:
         names = ", ".join(str(listing.source) for listing in listings if listing.table is not None)
-        raise DataError(f"no photos in {names}; check bucket and prefix")
+        raise DataError(f"no photos in {names}; check bucket and prefix{not_listed}")
 
     matches = _match_labels(photos, labels, _folder_poses(listings, poses), source_buckets or {})
     labelled = photos.append_column("pose_id", matches.pose_id).filter(matches.is_labelled)
@@ -158,7 +159,7 @@ def build_manifest(
             f"no label matches a photo: {photos.num_rows} photos, {labels.table.num_rows} usable labels, "
             f"{len(conflicts)} conflicts; labels are matched on the file name, for example a photo "
             f"{photos['key'][0].as_py()!r} and a label {_example(labels)!r}; "
-            "check labels, sources and source_buckets"
+            f"check labels, sources and source_buckets{not_listed}"
         )
     table, thin_poses, num_copies = _grouped_and_split(usable, poses, group_pattern, validation_share, seed)
     report = ManifestReport(
@@ -307,9 +308,7 @@ def _grouped_and_split(
     group = usable["uri"].combine_chunks().take(pa.array(representative))
 
     mapping = ClassMapping.of_poses(pc.unique(usable["pose_id"]).to_pylist())
-    class_of_pose = np.full(max(mapping.pose_ids) + 1, -1)
-    class_of_pose[list(mapping.pose_ids)] = np.arange(len(mapping.classes))
-    class_index = class_of_pose[usable["pose_id"].to_numpy()]
+    class_index = pc.index_in(usable["pose_id"], pa.array(mapping.pose_ids, pa.int32())).to_numpy()
 
     # A keyed hash of the group's name, not a shuffle: photos that come later leave most of it as it was.
     names = group.to_numpy(zero_copy_only=False)
@@ -348,11 +347,12 @@ def _grouped_and_split(
 
 
 def _pattern_codes(keys: pa.ChunkedArray, pattern: str) -> IntArray:
-    """Give each match of pattern a number (its first bracket, or all of it); -1 where it does not match."""
+    """Give each match of pattern a number (its first bracket, or all of it); -1 where it matches nothing."""
     captured = pattern if re.compile(pattern).groups else f"({pattern})"
     try:
         text = pc.replace_substring_regex(keys, rf"(?s)^.*?(?:{captured}).*$", r"\1")
-        matched = pc.match_substring_regex(keys, captured)
+        # An optional bracket, as in "(athlete-[0-9]+)?", matches everywhere and says nothing of a photo.
+        matched = pc.and_(pc.match_substring_regex(keys, captured), pc.not_equal(text, ""))
     except pa.ArrowInvalid as error:
         raise SettingError(f"group_pattern={pattern!r}: not accepted by RE2: {error}") from error
     return np.where(matched.to_numpy(), _codes(text), -1)
@@ -386,7 +386,8 @@ def split_groups(
     """Choose whole groups for validation so that each class comes nearest to its share.
 
     class_index, group, order: one entry a photo; groups are taken in the order of their hash. A class
-    with two groups or more gets a photo on both sides wherever groups of several classes allow it.
+    with two groups or more gets a photo on both sides wherever groups of several classes allow it; only
+    for that does a class of one group leave training: a pose never seen cannot be measured.
     Returns bool (photos,), true for validation.
     """
     num_classes = int(class_index.max()) + 1
@@ -411,7 +412,7 @@ def split_groups(
             classes, counts = pair_class[part], pair_counts[part]
             before = np.abs(taken[classes] - target[classes]).sum()
             after = np.abs(taken[classes] + counts - target[classes]).sum()
-            chosen[g] = after < before
+            chosen[g] = after < before and not np.any(groups_of_class[classes] == 1)
             (taken if chosen[g] else left)[classes] += counts
 
     pure = classes_in_group[pair_group] == 1
@@ -424,6 +425,8 @@ def split_groups(
             at_least = 0 if taken[c] else 1
             at_most = len(of_class) - (0 if left[c] else 1)
             num_chosen = min(max(num_chosen, at_least), max(at_least, at_most))
+        elif groups_of_class[c] == 1:
+            num_chosen = 0
         chosen[pair_group[of_class[:num_chosen]]] = True
 
     if len(mixed):

@@ -4,8 +4,10 @@ Starting weights are read once, by the process that starts the training, so that
 wrong file is said before any worker exists. Weights are only ever read by torch's restricted unpickler.
 """
 
+import contextlib
 import io
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -48,7 +50,7 @@ def load_starting_weights(setting: str) -> StateDict | None:
     if setting == "random":
         return None
     if setting == "imagenet":
-        return _without_head(_download_imagenet())
+        return _without_head(_checked(_download_imagenet(), setting))
     try:
         value = read_tensors(read_bytes(setting), name=setting)
     except (StorageError, CheckpointError) as error:
@@ -68,7 +70,7 @@ def read_tensors(data: bytes, *, name: str) -> Any:
             f"{name}: refused: it is no torch file of tensors and plain values only, and loading it could "
             "run code; save the state dict alone with torch.save"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except Exception as error:  # torch's reader raises whatever a file's damage leads to
         raise CheckpointError(f"{name}: not a file that torch.save wrote, or damaged: {error}") from error
 
 
@@ -104,11 +106,19 @@ def choose_precision(setting: str, device: torch.device) -> torch.dtype:
 def _download_imagenet() -> StateDict:
     url = ResNet50_Weights.DEFAULT.url
     cached = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    if cached.exists():
+        try:
+            kept: StateDict = read_tensors(cached.read_bytes(), name=str(cached))
+        except (CheckpointError, OSError) as error:
+            raise WeightsError(f"weights=imagenet: {error}; delete it to download it again") from error
+        return kept
     try:
-        if not cached.exists():
-            # Asked first: torch's own download knows no time-out, and announces itself before it fails.
-            urlopen(Request(url, method="HEAD"), timeout=PROBE_TIMEOUT_S).close()
-        state: StateDict = ResNet50_Weights.DEFAULT.get_state_dict(progress=False, check_hash=True)
+        # Asked first: torch's own download knows no time-out, and announces itself before it fails.
+        urlopen(Request(url, method="HEAD"), timeout=PROBE_TIMEOUT_S).close()
+        with contextlib.redirect_stdout(sys.stderr):  # it prints; stdout may be a program's to read
+            state: StateDict = ResNet50_Weights.DEFAULT.get_state_dict(
+                progress=False, check_hash=True, weights_only=True
+            )
     except (URLError, OSError, RuntimeError) as error:
         reason = getattr(error, "reason", error)
         raise WeightsError(

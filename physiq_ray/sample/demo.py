@@ -27,17 +27,19 @@ from physiq_ray.sample.server import LocalS3
 from physiq_ray.storage import is_photo
 from physiq_ray.training import Display, TrainingResult, train
 
-# From random weights: a small picture, a high peak rate that ends near zero, every epoch used.
-FROM_RANDOM: Mapping[str, Any] = {
-    "weights": "random",
-    "image_size": 96,
-    "learning_rate": 1e-3,
-    "schedule": "cosine",
-    "label_smoothing": 0.1,
+GENERATED: Mapping[str, Any] = {"num_athletes": 40, "photos_per_pose": 2, "seed": 40}
+# From random weights: small pictures, many small steps, a high peak rate that ends at zero.
+FROM_RANDOM: Mapping[str, Any] = {"weights": "random", "batch_size": 16, "schedule": "cosine"}
+GENERATED_FROM_RANDOM: Mapping[str, Any] = {
+    **FROM_RANDOM,
+    **{"image_size": 64, "learning_rate": 2e-3, "warmup_epochs": 2, "label_smoothing": 0.05},
+    **{"epochs": 18, "patience": 18},
 }
-GENERATED: Mapping[str, Any] = {"num_athletes": 40, "photos_per_pose": 2, "seed": 7}
-GENERATED_FROM_RANDOM: Mapping[str, Any] = {**FROM_RANDOM, "epochs": 16, "patience": 16}
-OWN_FROM_RANDOM: Mapping[str, Any] = {**FROM_RANDOM, "image_size": 128, "epochs": 40, "patience": 20}
+OWN_FROM_RANDOM: Mapping[str, Any] = {
+    **FROM_RANDOM,
+    **{"image_size": 128, "learning_rate": 1e-3, "warmup_epochs": 2, "label_smoothing": 0.05},
+    **{"epochs": 36, "patience": 36},
+}
 FROM_IMAGENET: Mapping[str, Any] = {"image_size": 128, "epochs": 6, "patience": 3}
 
 

@@ -63,14 +63,15 @@ class Athlete:
             leg=float(rng.uniform(0.95, 1.06)),
             head=float(rng.uniform(0.94, 1.10)),
         )
+        skin = _tinted(_SKINS[int(rng.integers(len(_SKINS)))], rng, 7)
         looks = Looks(
-            skin=_tinted(_SKINS[int(rng.integers(len(_SKINS)))], rng, 7),
-            trunks=_vivid(rng),
+            skin=skin,
+            trunks=_vivid(rng, apart_from=skin),
             trunks_length=float(rng.choice((0.0, 0.15, 1.0))),
             hair=_tinted(_HAIRS[int(rng.integers(len(_HAIRS)))], rng, 8),
             hair_style=style,
             shoes=_vivid(rng) if rng.random() < 0.4 else None,
-            top=_vivid(rng) if has_top else None,
+            top=_vivid(rng, apart_from=skin) if has_top else None,
             has_beard=not has_top and bool(rng.random() < 0.35),
         )
         return cls(build, looks)
@@ -149,6 +150,9 @@ def _tinted(colour: Colour, rng: np.random.Generator, sigma: float) -> Colour:
     return red, green, blue
 
 
-def _vivid(rng: np.random.Generator) -> Colour:
-    red, green, blue = (int(value) for value in rng.uniform(15, 235, 3))
-    return red, green, blue
+def _vivid(rng: np.random.Generator, *, apart_from: Colour | None = None) -> Colour:
+    """Draw any colour, but none that could be taken for skin."""
+    while True:
+        red, green, blue = (int(value) for value in rng.uniform(15, 235, 3))
+        if apart_from is None or np.linalg.norm(np.subtract((red, green, blue), apart_from)) > 90:
+            return red, green, blue

@@ -31,7 +31,7 @@ SOURCES: Final = {CHECKIN_BUCKET: "checkins", WORKOUT_BUCKET: "training"}
 
 # Phone shapes at a fraction of a phone's resolution: larger ones would double the time to draw.
 _SIZES_PX: Final = ((720, 960), (600, 800), (540, 960), (810, 1080), (960, 720))
-_SIZE_SHARES: Final = (0.40, 0.34, 0.14, 0.06, 0.06)
+_SIZE_SHARES: Final = (0.30, 0.46, 0.16, 0.03, 0.05)
 _ORIENTATION_SHARES: Final = (0.46, 0.05, 0.08, 0.03, 0.03, 0.23, 0.03, 0.09)  # EXIF 1 … 8
 _UNTURN: Final = {  # EXIF orientation → what was done to the upright photo
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -22,7 +22,7 @@ def draw_profile(canvas: Canvas, pose_id: int, skeleton: Skeleton, build: Build,
         draw_upper_arm(canvas, far_arm, 1, build, shaded)
         draw_forearm(canvas, far_arm, 1, build, shaded)
     _profile_leg(canvas, near_leg, build, looks)
-    _profile_torso(canvas, build, looks)
+    _profile_torso(canvas, skeleton, build, looks)
     if pose_id != SIDE_TRICEPS:
         draw_forearm(canvas, far_arm, 1, build, shaded)
     _profile_head(canvas, skeleton.head, build, looks)
@@ -30,8 +30,9 @@ def draw_profile(canvas: Canvas, pose_id: int, skeleton: Skeleton, build: Build,
     draw_forearm(canvas, near_arm, 1, build, looks)
 
 
-def _profile_torso(canvas: Canvas, build: Build, looks: Looks) -> None:
+def _profile_torso(canvas: Canvas, skeleton: Skeleton, build: Build, looks: Looks) -> None:
     depth = build.waist / 0.07
+    chest = skeleton.lat * depth**0.5
     line = darker(looks.skin, 0.62)
     outline = [
         (-0.022, -0.345),
@@ -47,9 +48,9 @@ def _profile_torso(canvas: Canvas, build: Build, looks: Looks) -> None:
         (0.056 * depth, 0.010),
         (0.050 * depth, -0.060),
         (0.062 * depth, -0.130),
-        (0.098 * depth, -0.175),
-        (0.112 * depth, -0.222),
-        (0.080 * depth, -0.272),
+        (chest * 0.875, -0.175),
+        (chest, -0.222),
+        (chest * 0.714, -0.272),
         (0.040, -0.300),
         (0.034, -0.345),
     ]
@@ -59,13 +60,13 @@ def _profile_torso(canvas: Canvas, build: Build, looks: Looks) -> None:
     )
     pec = [
         (0.03, -0.268),
-        (0.080 * depth, -0.262),
-        (0.102 * depth, -0.222),
-        (0.088 * depth, -0.180),
+        (chest * 0.714, -0.262),
+        (chest * 0.91, -0.222),
+        (chest * 0.786, -0.180),
         (0.035, -0.178),
     ]
     canvas.tone(spline(pec), 42)
-    under = spline([(0.02, -0.168), (0.055, -0.168), (0.092 * depth, -0.178)], closed=False)
+    under = spline([(0.02, -0.168), (0.055, -0.168), (chest * 0.82, -0.178)], closed=False)
     canvas.crease(under, -66, width=0.012)
     canvas.stroke(under, line, width=0.0026)
     for row in range(4):
@@ -78,11 +79,11 @@ def _profile_torso(canvas: Canvas, build: Build, looks: Looks) -> None:
     canvas.crease(spline([(0.012, -0.13), (0.006, -0.06), (0.022, 0.0)], closed=False), -40, width=0.010)
     if looks.top is not None:
         band = [
-            (-0.078 * depth, -0.222),
-            (0.098 * depth, -0.252),
-            (0.110 * depth, -0.222),
-            (0.090 * depth, -0.168),
-            (-0.070 * depth, -0.172),
+            (-0.066 * depth, -0.222),
+            (chest * 0.875, -0.252),
+            (chest * 0.98, -0.222),
+            (chest * 0.80, -0.168),
+            (-0.058 * depth, -0.172),
         ]
         canvas.patch(np.array(band), looks.top)
     leg_end = 0.075 + 0.07 * looks.trunks_length

@@ -74,7 +74,7 @@ class Skeleton:
     head: Point
     arms: tuple[Arm, Arm]
     legs: tuple[Leg, Leg]
-    lat: float  # half width of the torso under the arms
+    lat: float  # half width of the torso under the arms; in profile how far the chest stands out
     trap: float  # how far the shoulders are drawn up
 
 
@@ -116,7 +116,7 @@ def _facing(pose_id: int, build: Build, rng: np.random.Generator) -> Skeleton:
 
     def leg(*, is_forward: bool, is_back: bool) -> Leg:
         hip = (build.hip * 0.62, 0.022)
-        stance = float(rng.uniform(-0.008, 0.022))
+        stance = float(rng.uniform(-0.008, 0.022)) + (0.018 if pose_id == MOST_MUSCULAR else 0.0)
         knee = (build.hip * 0.62 + 0.012 + stance, 0.255 * build.leg)
         ankle = (build.hip * 0.62 + 0.012 + stance * 2.0, 0.462 * build.leg)
         if is_forward:
@@ -142,12 +142,12 @@ def _facing(pose_id: int, build: Build, rng: np.random.Generator) -> Skeleton:
 # (near shoulder, elbow, wrist), (far shoulder, elbow, wrist)
 _PROFILE_ARMS: Final[dict[int, tuple[tuple[Point, Point, Point], tuple[Point, Point, Point]]]] = {
     SIDE_CHEST: (
-        ((-0.012, -0.252), (-0.050, -0.104), (0.122, -0.108)),
-        ((0.045, -0.250), (0.068, -0.166), (0.134, -0.118)),
+        ((-0.012, -0.252), (-0.066, -0.118), (0.132, -0.122)),
+        ((0.045, -0.250), (0.082, -0.176), (0.148, -0.130)),
     ),
     SIDE_TRICEPS: (
-        ((-0.022, -0.252), (-0.070, -0.096), (-0.116, 0.040)),
-        ((-0.040, -0.250), (-0.118, -0.120), (-0.124, 0.022)),
+        ((-0.026, -0.252), (-0.098, -0.104), (-0.150, 0.030)),
+        ((-0.044, -0.250), (-0.136, -0.126), (-0.160, 0.010)),
     ),
 }
 
@@ -168,21 +168,21 @@ def _profile(pose_id: int, build: Build, rng: np.random.Generator) -> Skeleton:
     stride = float(rng.normal(0.0, 0.014))
     near_leg = Leg(
         (-0.008, 0.030),
-        _jitter((0.078 if is_chest else 0.046, 0.235 * build.leg), rng, 0.010),
-        _jitter(((0.004 if is_chest else -0.040) + stride, 0.452 * build.leg - lift), rng, 0.010),
+        _jitter((0.088 if is_chest else 0.006, 0.235 * build.leg), rng, 0.010),
+        _jitter(((0.006 if is_chest else -0.085) + stride, 0.452 * build.leg - lift), rng, 0.010),
         is_on_toes=True,
     )
     far_leg = Leg(
         (0.004, 0.030),
-        _jitter((0.012, 0.252 * build.leg), rng, 0.008),
-        _jitter((-0.002 - stride, 0.456 * build.leg), rng, 0.008),
+        _jitter((0.012 if is_chest else 0.034, 0.252 * build.leg), rng, 0.008),
+        _jitter(((-0.002 if is_chest else 0.030) - stride, 0.456 * build.leg), rng, 0.008),
         is_on_toes=False,
     )
     return Skeleton(
         head=_jitter((0.022, -0.400), rng, 0.007),
         arms=(arm(far), arm(near)),
         legs=(far_leg, near_leg),
-        lat=0.0,
+        lat=0.130 if is_chest else 0.102,
         trap=0.0,
     )
 

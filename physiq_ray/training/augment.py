@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-MAX_TURN = math.radians(8)
-MAX_SHIFT = 0.08  # of the side
-ZOOM = (0.85, 1.15)
-LIGHT = 0.25  # brightness and contrast, ± this share
+MAX_TURN = math.radians(3)
+MAX_SHIFT = 0.03  # of the side
+ZOOM = (0.94, 1.06)
+CONTRAST = (0.7, 1.35)
+SATURATION = (0.4, 1.3)
+BRIGHTNESS = 0.3  # ±, in standard deviations of ImageNet's pixels
 
 
 def augment_light(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half the photos, turn, shift and zoom a little, and change brightness and contrast.
+    """Mirror half the photos, turn, shift and zoom a little, and change brightness, contrast and saturation.
 
     images: float (B, 3, H, W) after normalisation, any memory layout; the result has the same. Poses have
     no handedness: a mirrored Side Chest is a Side Chest. The generator lives on the CPU, so that CPU and
@@ -36,8 +38,11 @@ def augment_light(images: Tensor, generator: torch.Generator) -> Tensor:
     )
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     moved = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    contrast = uniform(1 - LIGHT, 1 + LIGHT)[:, None, None, None]
-    brightness = uniform(-LIGHT, LIGHT)[:, None, None, None]
-    mean = moved.mean(dim=(1, 2, 3), keepdim=True)
-    light = (moved - mean) * contrast + mean + brightness
-    return light.contiguous(memory_format=torch.channels_last)
+    contrast, saturation, brightness = (
+        uniform(*limits)[:, None, None, None] for limits in (CONTRAST, SATURATION, (-BRIGHTNESS, BRIGHTNESS))
+    )
+    grey = moved.mean(dim=1, keepdim=True)
+    coloured = grey + (moved - grey) * saturation
+    mean = coloured.mean(dim=(1, 2, 3), keepdim=True)
+    lit = (coloured - mean) * contrast + mean + brightness
+    return lit.contiguous(memory_format=torch.channels_last)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,6 @@ from physiq_ray.config import Settings
 from physiq_ray.errors import (
     DataError,
     LabelError,
-    NotFoundError,
     PhysiqError,
     SettingError,
     TrainingError,
@@ -46,14 +46,13 @@ from physiq_ray.storage import (
     join_uri,
     list_sources,
     parse_sources,
-    read_bytes,
     write_bytes,
 )
 from physiq_ray.training.loop import Job, Outcome, read_state, send, train_loop
 from physiq_ray.training.plan import plan_workers
 from physiq_ray.training.progress import Display, EpochDone, shown
+from physiq_ray.training.record import RunRecord, exists, load_record, save_record
 
-MANIFEST_FILE = "manifest.parquet"
 HISTORY_FILE = "history.json"
 # Ray asks its workers for reports every 2 s: an epoch of a small set would wait longer than it trains.
 POLL_INTERVAL_S = "0.2"
@@ -93,12 +92,10 @@ def train(
     DataError, WeightsError, or TrainingError where Ray Train gave up.
     """
     run_name = settings.run_name or f"physiq-{datetime.now():%Y%m%d-%H%M%S}"
-    storage, output = absolute_uri(settings.storage), absolute_uri(settings.output)
-    manifest_uri = join_uri(storage, run_name, MANIFEST_FILE)
+    output = absolute_uri(settings.output)
     poses = load_poses(Path(settings.poses))
-    manifest = _load_manifest(
-        settings, poses, manifest_uri, resume=resume, run_name=run_name, display=display
-    )
+    record = _start_record(settings, poses, run_name, resume=resume, display=display)
+    manifest = record.manifest
     weights = None if resume else load_starting_weights(settings.weights)
 
     display.epochs = settings.epochs
@@ -110,7 +107,7 @@ def train(
         f"{settings.image_size} px, batch {settings.batch_size}, from {settings.weights} weights"
     )
     if not resume:
-        write_bytes(manifest.to_parquet(), manifest_uri)
+        save_record(record, settings, run_name)
     events = Queue(actor_options={"num_cpus": 0})
     job = Job(
         settings=settings,
@@ -129,7 +126,7 @@ def train(
         ),
         run_config=ray.train.RunConfig(
             name=run_name,
-            storage_path=storage,
+            storage_path=absolute_uri(settings.storage),
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=1,  # the best one; Ray keeps the latest besides
@@ -139,10 +136,9 @@ def train(
             callbacks=[_ReportEpochs(events)],  # type: ignore[list-item]  # typed for Train V1
         ),
     )
-    go_on = f"physiq-ray train --resume --run-name {run_name}"
     with shown(events, display):
-        result = _fit(trainer, go_on)
-    return _finish(settings, manifest, run_name, result, output, poses)
+        result = _fit(trainer, _resume_command(settings, run_name))
+    return _finish(settings, record, run_name, result, output, poses)
 
 
 class _ReportEpochs(UserCallback):
@@ -156,29 +152,15 @@ class _ReportEpochs(UserCallback):
         send(self._events, EpochDone(metrics[0]))
 
 
-def _load_manifest(
-    settings: Settings,
-    poses: Mapping[int, str],
-    manifest_uri: str,
-    *,
-    resume: bool,
-    run_name: str,
-    display: Display,
-) -> Manifest:
-    """List and split, or read back what the run started with: the split must not move under it."""
-    if resume and settings.run_name is None:
-        raise SettingError("--resume needs --run-name (or PHYSIQ_RUN_NAME): the run to go on with")
-    try:
-        saved = read_bytes(manifest_uri)
-    except NotFoundError:
-        saved = None
+def _start_record(
+    settings: Settings, poses: Mapping[int, str], run_name: str, *, resume: bool, display: Display
+) -> RunRecord:
+    """List and split, or read back what the run started with."""
     if resume:
-        if saved is None:
-            raise TrainingError(
-                f"run {run_name!r}: nothing to resume in {settings.storage}; check --run-name and --storage"
-            )
-        return Manifest.from_parquet(saved, name=manifest_uri)
-    if saved is not None:
+        if settings.run_name is None:
+            raise SettingError("--resume needs --run-name (or PHYSIQ_RUN_NAME): the run to go on with")
+        return load_record(settings.storage, run_name)
+    if exists(settings.storage, run_name):
         raise TrainingError(
             f"run {run_name!r} exists in {settings.storage}; go on with --resume, or give another --run-name"
         )
@@ -201,7 +183,13 @@ def _load_manifest(
     )
     for line in describe_manifest(manifest):
         display.note(line)
-    return manifest
+    return RunRecord.of_manifest(manifest)
+
+
+def _resume_command(settings: Settings, run_name: str) -> str:
+    default = Settings.model_fields["storage"].get_default()
+    where = "" if settings.storage == default else f" --storage {shlex.quote(settings.storage)}"
+    return f"physiq-ray train --resume --run-name {run_name}{where}"
 
 
 def describe_manifest(manifest: Manifest, *, examples: int = 3) -> Iterator[str]:
@@ -310,7 +298,7 @@ def _sigint_restored() -> Iterator[None]:
 
 def _finish(
     settings: Settings,
-    manifest: Manifest,
+    record: RunRecord,
     run_name: str,
     result: Any,  # ray.train.Result, whose types are V1's
     output: str,
@@ -322,6 +310,7 @@ def _finish(
         write_quarantine(outcome.unreadable, output)
     if outcome.failure:
         raise DataError(outcome.failure)
+    manifest = record.manifest
     best, metrics = max(result.best_checkpoints, key=lambda item: item[1]["checkpoint_score"])
     latest = read_state(result.checkpoint)["progress"]
     state = read_state(best)
@@ -342,7 +331,6 @@ def _finish(
     )
     history_uri = join_uri(output, HISTORY_FILE)
     write_bytes((json.dumps(latest["history"], indent=2) + "\n").encode(), history_uri)
-    report = manifest.report
     unreadable = {item.uri for item in outcome.unreadable}
     uris = {split: manifest.split(split)["uri"].to_pylist() for split in (TRAIN, VALIDATION)}
     return TrainingResult(
@@ -352,8 +340,8 @@ def _finish(
         history=tuple(latest["history"]),
         files=(*files, history_uri, *([join_uri(output, "quarantine.jsonl")] if unreadable else [])),
         num_used={split: sum(uri not in unreadable for uri in uris[split]) for split in uris},
-        num_skipped=sum(source.unlabelled for source in report.sources) + len(report.conflicts),
+        num_skipped=record.num_skipped,
         unreadable=outcome.unreadable,
-        failed_sources=tuple(f"{source.source}: {source.error}" for source in report.failed_sources),
+        failed_sources=record.failed_sources,
         validation_uris=tuple(uris[VALIDATION]),
     )

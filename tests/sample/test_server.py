@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,12 +178,13 @@ def test_a_killed_parent_leaves_no_server() -> None:
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     with parent.stdout:
-        pid = int(parent.stdout.readline().split()[0])
+        pid, directory = parent.stdout.readline().split()
 
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
 
-    assert is_gone(pid)
+    assert is_gone(int(pid))
+    shutil.rmtree(directory)  # nobody was left to do it
 
 
 def test_a_taken_port_is_no_reason_to_give_up(monkeypatch: pytest.MonkeyPatch, server: LocalS3) -> None:

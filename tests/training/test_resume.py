@@ -74,7 +74,12 @@ def test_a_killed_run_goes_on_at_the_next_epoch_with_its_best_and_its_patience(c
     assert [row[5] for row in before] == ["✓ Best Model", "Wait 1/10", "Wait 2/10"]
 
     resumed = subprocess.run(
-        [*command, "--resume"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200
+        [*command[:3], "train", "--resume", "--run-name", "killed"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     assert resumed.returncode == 0, resumed.stderr
     after = rows(resumed.stdout)

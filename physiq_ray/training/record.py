@@ -1,0 +1,104 @@
+"""What a run keeps of its start, beside Ray's checkpoints: its settings, its manifest, what was left out.
+
+A resumed run reads them back instead of listing again, as the split must not move under the training.
+The manifest is written last: where it stands, the record is whole.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from physiq_ray.checkpoint import settings_to_store
+from physiq_ray.config import Settings
+from physiq_ray.errors import NotFoundError, TrainingError
+from physiq_ray.manifest import Manifest
+from physiq_ray.storage import absolute_uri, join_uri, read_bytes, write_bytes
+
+MANIFEST_FILE = "manifest.parquet"
+RECORD_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run's start: the photos it trains on, what was not used, and which sources failed."""
+
+    manifest: Manifest
+    num_skipped: int
+    failed_sources: tuple[str, ...]
+
+    @classmethod
+    def of_manifest(cls, manifest: Manifest) -> "RunRecord":
+        """Take from a manifest's report what the end of the run will say."""
+        report = manifest.report
+        return cls(
+            manifest,
+            sum(source.unlabelled for source in report.sources) + len(report.conflicts),
+            tuple(f"{source.source}: {source.error}" for source in report.failed_sources),
+        )
+
+
+def exists(storage: str, run_name: str) -> bool:
+    """Tell whether a run of this name has been started.
+
+    Raises StorageError: could not look.
+    """
+    try:
+        read_bytes(join_uri(absolute_uri(storage), run_name, MANIFEST_FILE))
+    except NotFoundError:
+        return False
+    return True
+
+
+def save_record(record: RunRecord, settings: Settings, run_name: str) -> None:
+    """Write settings, report and manifest into the run's folder."""
+    values = settings_to_store(settings) | {"run_name": run_name}
+    # A run may be resumed from another working directory.
+    for name in ("output", "storage", "poses", "labels"):
+        values[name] = absolute_uri(values[name])
+    values["sources"] = [absolute_uri(source) for source in values["sources"]]
+    content = {
+        "settings": values,
+        "num_skipped": record.num_skipped,
+        "failed_sources": list(record.failed_sources),
+    }
+    folder = join_uri(absolute_uri(settings.storage), run_name)
+    write_bytes((json.dumps(content, indent=2) + "\n").encode(), join_uri(folder, RECORD_FILE))
+    write_bytes(record.manifest.to_parquet(), join_uri(folder, MANIFEST_FILE))
+
+
+def load_record(storage: str, run_name: str) -> RunRecord:
+    """Read what `save_record` wrote.
+
+    Raises TrainingError: no such run, or a damaged record.
+    """
+    content = _read_content(storage, run_name)
+    uri = join_uri(absolute_uri(storage), run_name, MANIFEST_FILE)
+    try:
+        manifest = Manifest.from_parquet(read_bytes(uri), name=uri)
+    except NotFoundError as error:
+        raise _nothing_to_resume(storage, run_name) from error
+    return RunRecord(manifest, content["num_skipped"], tuple(content["failed_sources"]))
+
+
+def load_saved_settings(storage: str, run_name: str) -> dict[str, Any]:
+    """Read the settings a run was started with: what a resumed run takes where nothing else is said.
+
+    Raises TrainingError: no such run, or a damaged record.
+    """
+    values: dict[str, Any] = _read_content(storage, run_name)["settings"]
+    return values
+
+
+def _read_content(storage: str, run_name: str) -> dict[str, Any]:
+    uri = join_uri(absolute_uri(storage), run_name, RECORD_FILE)
+    try:
+        content: dict[str, Any] = json.loads(read_bytes(uri))
+    except NotFoundError as error:
+        raise _nothing_to_resume(storage, run_name) from error
+    except ValueError as error:
+        raise TrainingError(f"{uri}: not JSON: {error}; start the run anew under another name") from error
+    return content
+
+
+def _nothing_to_resume(storage: str, run_name: str) -> TrainingError:
+    return TrainingError(f"run {run_name!r}: nothing to resume in {storage}; check --run-name and --storage")
