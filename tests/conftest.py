@@ -1,5 +1,6 @@
 """One S3 server and one Ray a run; a bucket and a folder a test."""
 
+import functools
 import io
 import itertools
 import os
@@ -20,6 +21,8 @@ from physiq_ray.sample import LocalS3
 
 MakeBucket = Callable[..., str]
 MakePhoto = Callable[..., bytes]
+MakeWeights = Callable[..., dict[str, Any]]
+MakeHostile = Callable[[Path], object]
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 # A developer's own credentials must not reach the tests' server, nor a test a developer's buckets.
@@ -105,6 +108,7 @@ def make_photo() -> MakePhoto:
     return make
 
 
+@functools.lru_cache(maxsize=8)
 def _drawn(seed: int, size: tuple[int, int]) -> Image.Image:
     """Draw waves of a few periods in each channel and a filled ellipse before them."""
     rng = np.random.default_rng(seed)
@@ -131,6 +135,46 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
         image.putalpha(alpha)
         return image
     return image.convert(mode)
+
+
+@pytest.fixture(scope="session")
+def make_weights() -> MakeWeights:
+    """Give a function that makes a state dict of the right shapes whose file has kilobytes, not 94 MB.
+
+    Each tensor holds one value, its number in the state dict, over and over.
+    """
+    import torch
+    from torchvision.models import get_model
+
+    @functools.cache
+    def shapes(num_classes: int, architecture: str) -> dict[str, Any]:
+        with torch.device("meta"):
+            state: dict[str, Any] = get_model(architecture, num_classes=num_classes).state_dict()
+        return state
+
+    def make(num_classes: int, architecture: str = "resnet50") -> dict[str, Any]:
+        return {
+            key: torch.full((1,) * tensor.ndim, number, dtype=tensor.dtype).expand(tensor.shape)
+            for number, (key, tensor) in enumerate(shapes(num_classes, architecture).items())
+        }
+
+    return make
+
+
+class _Hostile:
+    """What makes a folder when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.fixture(scope="session")
+def make_hostile() -> MakeHostile:
+    """Give a function that makes an object which runs code when unpickled: a folder at marker appears."""
+    return _Hostile
 
 
 @pytest.fixture

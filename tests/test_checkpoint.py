@@ -1,0 +1,414 @@
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from physiq_ray import checkpoint
+from physiq_ray.checkpoint import ModelState, load_model_state, save_model_files, settings_to_store
+from physiq_ray.config import Settings
+from physiq_ray.errors import CheckpointError, NotFoundError, StorageError
+from physiq_ray.labels import ClassMapping
+from physiq_ray.model import StateDict, build_model
+
+MakeBucket = Callable[..., str]
+MakeWeights = Callable[..., StateDict]
+MakeHostile = Callable[[Path], object]
+
+MAPPING = ClassMapping(("1", "11", "7"))
+NAMES = {1: "Front Lat Spread", 7: "Back Lat Spread", 11: "Abs & Thighs"}
+
+
+def saved(value: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+@pytest.fixture
+def state(make_weights: MakeWeights) -> ModelState:
+    """Give a trained model whose files are small."""
+    return ModelState(
+        state_dict=make_weights(3),
+        class_mapping=MAPPING,
+        pose_names={**NAMES, 2: "of a pose without photos"},
+        image_size=160,
+        optimizer_state_dict={
+            "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}},
+            "param_groups": [{"lr": 1e-4, "betas": (0.9, 0.999), "params": [0]}],
+        },
+        history=[{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": 1.5}],
+        settings=settings_to_store(Settings(sources=("s3://checkins",), source_buckets={"a": "checkins"})),
+        best_epoch=2,
+    )
+
+
+@pytest.fixture
+def origin() -> dict[str, Any]:
+    """Give what the origin's complete file holds: three keys; of the weights, the last two only."""
+    return {
+        "model_state_dict": {"fc.weight": torch.ones(3, 2048), "fc.bias": torch.tensor([1.0, 2.0, 3.0])},
+        "class_mapping": MAPPING.to_dict(),
+        "model_config": {"architecture": "resnet50", "num_classes": 3},
+    }
+
+
+def written(folder: Path, value: object, name: str = "model.pth") -> str:
+    path = folder / name
+    path.write_bytes(value if isinstance(value, bytes) else saved(value))
+    return str(path)
+
+
+def assert_same(read: ModelState, state: ModelState) -> None:
+    assert list(read.state_dict) == list(state.state_dict)
+    assert all(torch.equal(read.state_dict[key], value) for key, value in state.state_dict.items())
+    assert read.class_mapping == MAPPING
+    assert read.pose_names == NAMES
+    assert read.image_size == 160
+    assert read.optimizer_state_dict["param_groups"] == [{"lr": 1e-4, "betas": (0.9, 0.999), "params": [0]}]
+    assert read.optimizer_state_dict["state"][0]["exp_avg"].tolist() == [1.0, 1.0]
+    assert list(read.history) == [{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": 1.5}]
+    assert read.settings["sources"] == ["s3://checkins"]
+    assert read.settings["learning_rate"] == 1e-4
+    assert read.best_epoch == 2
+
+
+def test_a_model_survives_its_folder(state: ModelState, tmp_path: Path) -> None:
+    uris = save_model_files(state, f"{tmp_path}/new/output")
+
+    assert uris == (
+        f"{tmp_path}/new/output/pose_classifier.pth",
+        f"{tmp_path}/new/output/class_mapping.json",
+        f"{tmp_path}/new/output/pose_classifier_complete.pth",
+    )
+    assert sorted(path.name for path in (tmp_path / "new/output").iterdir()) == [
+        "class_mapping.json",
+        "pose_classifier.pth",
+        "pose_classifier_complete.pth",
+    ]
+    for address in (f"{tmp_path}/new/output", f"{tmp_path}/new/output/", uris[2]):
+        assert_same(load_model_state(address), state)
+
+
+def test_a_model_survives_its_bucket(state: ModelState, make_bucket: MakeBucket) -> None:
+    bucket = make_bucket({})
+
+    uris = save_model_files(state, f"s3://{bucket}/models/poses/")
+
+    assert uris == (
+        f"s3://{bucket}/models/poses/pose_classifier.pth",
+        f"s3://{bucket}/models/poses/class_mapping.json",
+        f"s3://{bucket}/models/poses/pose_classifier_complete.pth",
+    )
+    for address in (f"s3://{bucket}/models/poses", f"s3://{bucket}/models/poses/", uris[2]):
+        assert_same(load_model_state(address), state)
+    assert load_model_state(uris[0]).class_mapping == MAPPING
+
+
+def test_a_real_network_answers_the_same_after_its_file() -> None:
+    torch.manual_seed(3)
+    network = build_model(3).eval()
+    images = torch.randn(2, 3, 64, 64)
+
+    # A folder of its own: pytest would keep the 190 MB of its last three runs.
+    with tempfile.TemporaryDirectory() as folder:
+        save_model_files(ModelState(network.state_dict(), MAPPING, NAMES), folder)
+        built = load_model_state(folder).build()
+
+    assert not built.training
+    with torch.inference_mode():
+        assert torch.equal(built(images), network(images))
+
+
+def test_both_files_load_without_running_code_and_hold_what_is_promised(
+    state: ModelState, tmp_path: Path
+) -> None:
+    save_model_files(state, str(tmp_path))
+
+    weights = torch.load(tmp_path / "pose_classifier.pth", weights_only=True)
+    complete = torch.load(tmp_path / "pose_classifier_complete.pth", weights_only=True)
+
+    assert list(weights) == list(complete["model_state_dict"]) == list(state.state_dict)
+    assert set(complete) == {
+        "model_state_dict",
+        "optimizer_state_dict",
+        "class_mapping",
+        "model_config",
+        "pose_names",
+        "preprocessing",
+        "history",
+        "best_epoch",
+        "settings",
+        "versions",
+    }
+    assert complete["model_config"] == {"architecture": "resnet50", "num_classes": 3}
+    assert complete["pose_names"] == {"1": "Front Lat Spread", "11": "Abs & Thighs", "7": "Back Lat Spread"}
+    assert complete["preprocessing"] == {
+        "image_size": 160,
+        "resize": "whole photo to a square, bilinear",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }
+    assert set(complete["versions"]) == {"python", "physiq-ray", "ray", "torch", "torchvision", "pillow"}
+
+
+def test_the_class_mapping_s_file_is_exactly_as_agreed(state: ModelState, tmp_path: Path) -> None:
+    save_model_files(state, str(tmp_path))
+
+    assert json.loads((tmp_path / "class_mapping.json").read_text()) == {
+        "class_to_idx": {"1": 0, "11": 1, "7": 2},
+        "idx_to_class": {"0": "1", "1": "11", "2": "7"},
+        "classes": ["1", "11", "7"],
+    }
+
+
+def test_the_version_names_the_file_s_content(state: ModelState, tmp_path: Path) -> None:
+    *_, complete = save_model_files(state, str(tmp_path))
+
+    assert state.version == ""
+    digest = hashlib.sha256(Path(complete).read_bytes()).hexdigest()
+    assert load_model_state(complete).version == digest[:12]
+
+
+@pytest.mark.parametrize(
+    ("refused", "left"),
+    [
+        ("pose_classifier.pth", []),
+        ("class_mapping.json", ["pose_classifier.pth"]),
+        ("pose_classifier_complete.pth", ["class_mapping.json", "pose_classifier.pth"]),
+    ],
+)
+def test_the_complete_file_comes_last_so_that_it_never_stands_for_half_a_set(
+    state: ModelState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, left: list[str]
+) -> None:
+    write_file = checkpoint.write_file
+
+    def refuse(path: Path, uri: str) -> None:
+        if uri.endswith(refused):
+            raise StorageError(f"write {uri}: No space left on device")
+        write_file(path, uri)
+
+    monkeypatch.setattr(checkpoint, "write_file", refuse)
+
+    with pytest.raises(StorageError, match="No space left on device"):
+        save_model_files(state, str(tmp_path))
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+
+
+def test_writing_to_a_missing_bucket_is_said(state: ModelState, s3: Any) -> None:
+    with pytest.raises(
+        NotFoundError, match=r"^write s3://nowhere-to-be-found/x/pose_classifier\.pth: NoSuch"
+    ):
+        save_model_files(state, "s3://nowhere-to-be-found/x")
+
+
+def test_the_origin_s_file_of_three_keys_is_read(
+    origin: dict[str, Any], make_weights: MakeWeights, tmp_path: Path
+) -> None:
+    origin["model_state_dict"] = make_weights(3)
+
+    read = load_model_state(written(tmp_path, origin), pose_names={1: "Lats", 7: "Back", 99: "Other"})
+
+    assert read.class_mapping == MAPPING
+    assert read.pose_names == {1: "Lats", 7: "Back", 11: "Pose 11"}
+    assert read.image_size == 224
+    assert read.history == ()
+    assert read.optimizer_state_dict == {}
+    assert read.best_epoch == 0
+    built = read.build()
+    assert sum(parameter.numel() for parameter in built.parameters()) == 23_514_179
+
+
+def test_the_names_of_the_file_itself_count_more_than_those_given(
+    origin: dict[str, Any], tmp_path: Path
+) -> None:
+    file = written(tmp_path, {**origin, "pose_names": {"1": "Front Lat Spread"}})
+
+    read = load_model_state(file, pose_names={1: "Lats", 7: "Back Lat Spread"})
+
+    assert read.pose_names == {1: "Front Lat Spread", 7: "Back Lat Spread", 11: "Pose 11"}
+
+
+def test_a_file_of_the_origin_may_leave_out_what_follows_from_the_rest(
+    origin: dict[str, Any], tmp_path: Path
+) -> None:
+    del origin["model_config"]
+    del origin["class_mapping"]["classes"]
+
+    assert load_model_state(written(tmp_path, origin)).class_mapping == MAPPING
+
+
+def test_a_state_dict_is_read_with_the_class_mapping_beside_it(
+    origin: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "class_mapping.json").write_text(json.dumps(MAPPING.to_dict()))
+
+    read = load_model_state(written(tmp_path, origin["model_state_dict"]), pose_names=NAMES)
+
+    assert read.class_mapping == MAPPING
+    assert read.pose_names == NAMES
+    assert read.state_dict["fc.bias"].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_a_state_dict_alone_does_not_say_its_poses(origin: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError,
+        match=r"model\.pth: a state dict alone does not say its poses; put class_mapping\.json beside it",
+    ):
+        load_model_state(written(tmp_path, origin["model_state_dict"]))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"class_mapping\.json: not JSON: "),
+        ("[]", r"model\.pth: class mapping: expected .*got \[\]$"),
+        ('{"class_to_idx": {"1": 0}}', r"model\.pth: 1 classes in its mapping, 3 in its weights"),
+    ],
+)
+def test_a_class_mapping_beside_it_that_is_none_is_named(
+    origin: dict[str, Any], tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "class_mapping.json").write_text(content)
+
+    with pytest.raises(CheckpointError, match=message):
+        load_model_state(written(tmp_path, origin["model_state_dict"]))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"model_config": {"architecture": "resnet18"}}, "architecture 'resnet18'; resnet50 is needed"),
+        (
+            {"model_config": {"num_classes": 8}},
+            "3 classes in its mapping, 3 in its weights, 8 in its model_config",
+        ),
+        (
+            {"class_mapping": ClassMapping(("1", "2")).to_dict()},
+            "2 classes in its mapping, 3 in its weights, 3 in its model_config",
+        ),
+        ({"class_mapping": None}, "class mapping: expected "),
+        ({"class_mapping": {"classes": ["1", "11", "7"]}}, "class mapping: expected "),
+        ({"model_state_dict": {}}, "unknown checkpoint: expected model_state_dict in it, got "),
+        ({"model_state_dict": None}, "unknown checkpoint: expected model_state_dict in it, got "),
+        ({"model_state_dict": {"fc.bias": 3}}, "unknown checkpoint: expected model_state_dict in it, got "),
+        (
+            {"model_state_dict": {"conv1.weight": torch.zeros(1)}},
+            "3 classes in its mapping, 0 in its weights, 3 in its model_config",
+        ),
+        ({"model_config": ["resnet50"]}, "unknown checkpoint: model_config is a list, not a dictionary"),
+        ({"pose_names": ["A", "B"]}, "unknown checkpoint: pose_names is a list, not a dictionary"),
+        ({"pose_names": {"one": "A"}}, "unknown checkpoint: invalid literal for int() with base 10: 'one'"),
+        ({"preprocessing": 160}, "unknown checkpoint: preprocessing is a int, not a dictionary"),
+        ({"preprocessing": {"image_size": "large"}}, "unknown checkpoint: invalid literal for int()"),
+        ({"preprocessing": {"image_size": 0}}, "unknown checkpoint: image_size 0"),
+        ({"preprocessing": {"image_size": 10**9}}, "unknown checkpoint: image_size 1000000000"),
+        (
+            {"preprocessing": {"image_size": float("inf")}},
+            "unknown checkpoint: cannot convert float infinity",
+        ),
+        ({"history": 3}, "unknown checkpoint: 'int' object is not iterable"),
+        ({"settings": ["a"]}, "unknown checkpoint: settings is a list, not a dictionary"),
+        ({"optimizer_state_dict": "Adam"}, "unknown checkpoint: optimizer_state_dict is a str, not"),
+        ({"best_epoch": "last"}, "unknown checkpoint: invalid literal for int()"),
+    ],
+)
+def test_a_complete_file_that_is_not_right_is_refused_in_one_sentence(
+    origin: dict[str, Any], tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    file = written(tmp_path, {**origin, **changed})
+
+    with pytest.raises(CheckpointError) as caught:
+        load_model_state(file)
+
+    assert str(caught.value).startswith(f"{file}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ([1, 2], "list"),
+        ("resnet50", "str"),
+        ({"epoch": 3, "net": 1}, "epoch, net"),
+        ({}, ""),
+        (None, "NoneType"),
+    ],
+)
+def test_an_unknown_file_is_named_with_what_is_in_it(tmp_path: Path, value: object, found: str) -> None:
+    file = written(tmp_path, value)
+
+    with pytest.raises(CheckpointError) as caught:
+        load_model_state(file)
+
+    assert str(caught.value) == (f"{file}: unknown checkpoint: expected model_state_dict in it, got {found}")
+
+
+def test_weights_that_do_not_fit_are_refused_when_the_network_is_built(
+    origin: dict[str, Any], tmp_path: Path
+) -> None:
+
+    with pytest.raises(
+        CheckpointError, match=r'(?s)^weights do not fit a resnet50 with 3 outputs: .*"bn1\.weight"'
+    ):
+        load_model_state(written(tmp_path, origin)).build()
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_refused(origin: dict[str, Any], tmp_path: Path, share: float) -> None:
+    data = saved(origin)
+    file = written(tmp_path, data[: int(len(data) * share)])
+
+    with pytest.raises(CheckpointError) as caught:
+        load_model_state(file)
+
+    assert str(caught.value).startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>not found</html>", b"text", bytes(5000)])
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(CheckpointError, match=r"model\.pth: (refused: it is no torch|not a file that torch)"):
+        load_model_state(written(tmp_path, data))
+
+
+@pytest.mark.parametrize("key", ["model_state_dict", "class_mapping", "optimizer_state_dict", "extra"])
+def test_a_hostile_file_is_refused_and_nothing_in_it_is_run(
+    origin: dict[str, Any], make_hostile: MakeHostile, tmp_path: Path, key: str
+) -> None:
+    marker = tmp_path / "it ran"
+    file = written(tmp_path, {**origin, key: make_hostile(marker)})
+
+    with pytest.raises(CheckpointError) as caught:
+        load_model_state(file)
+
+    assert not marker.exists()
+    assert str(caught.value) == (
+        f"{file}: refused: it is no torch file of tensors and plain values only, and loading it could run "
+        "code; save the state dict alone with torch.save"
+    )
+    torch.load(file, weights_only=False)
+    assert marker.exists()  # hostile indeed
+
+
+def test_a_missing_model_is_said_with_what_to_do(tmp_path: Path, make_bucket: MakeBucket) -> None:
+    bucket = make_bucket({})
+
+    for address, looked_for in (
+        (f"{tmp_path}/none.pth", f"{tmp_path}/none.pth"),
+        (f"{tmp_path}", f"{tmp_path}/pose_classifier_complete.pth"),
+        (f"s3://{bucket}/none.pth", f"s3://{bucket}/none.pth"),
+        (f"s3://{bucket}/poses", f"s3://{bucket}/poses/pose_classifier_complete.pth"),
+        (f"s3://{bucket}", f"s3://{bucket}/pose_classifier_complete.pth"),
+    ):
+        with pytest.raises(NotFoundError) as caught:
+            load_model_state(address)
+
+        assert str(caught.value).startswith(f"model read {looked_for}: ")
+        assert str(caught.value).endswith(
+            "; train one first, or give the path of pose_classifier_complete.pth"
+        )

@@ -1,0 +1,435 @@
+import hashlib
+import io
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+from torchvision.models import ResNet50_Weights, Weights, WeightsEnum, get_model
+
+from physiq_ray import model as model_module
+from physiq_ray.errors import CheckpointError, WeightsError
+from physiq_ray.model import (
+    StateDict,
+    build_model,
+    choose_precision,
+    load_starting_weights,
+    normalise,
+    read_tensors,
+)
+
+MakeBucket = Callable[..., str]
+MakeWeights = Callable[..., StateDict]
+MakeHostile = Callable[[Path], object]
+
+CPU = torch.device("cpu")
+
+
+def saved(value: object) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    """Build one ResNet50 at random, with three outputs."""
+    torch.manual_seed(1)
+    return build_model(3).eval()
+
+
+@pytest.fixture
+def weights_file(tmp_path: Path) -> Callable[[object], str]:
+    def write(value: object) -> str:
+        path = tmp_path / "weights.pth"
+        path.write_bytes(value if isinstance(value, bytes) else saved(value))
+        return str(path)
+
+    return write
+
+
+def test_the_network_has_an_output_for_each_class(network: torch.nn.Module) -> None:
+    images = torch.zeros((2, 64, 64, 3), dtype=torch.uint8)
+
+    with torch.inference_mode():
+        logits = network(normalise(images))
+
+    assert logits.shape == (2, 3)
+    assert logits.dtype == torch.float32
+
+
+def test_a_network_at_random_starts_with_blocks_that_change_nothing(network: torch.nn.Module) -> None:
+    assert torch.count_nonzero(network.state_dict()["layer3.2.bn3.weight"]) == 0
+
+
+def test_a_network_from_weights_has_their_body_and_a_head_of_its_own(make_weights: MakeWeights) -> None:
+    weights = {key: tensor for key, tensor in make_weights(1000).items() if not key.startswith("fc.")}
+
+    state = build_model(5, weights).state_dict()
+
+    assert all(torch.equal(state[key], tensor) for key, tensor in weights.items())
+    assert state["fc.weight"].shape == (5, 2048)
+    assert state["fc.weight"].std() > 0.001
+
+
+def test_pixels_become_the_network_s_input() -> None:
+    images = torch.tensor([[[[0, 0, 0], [255, 255, 255], [255, 0, 128]]]], dtype=torch.uint8)  # (1, 1, 3, 3)
+
+    inputs = normalise(images)
+
+    assert inputs.shape == (1, 3, 1, 3)
+    assert inputs.dtype == torch.float32
+    expected = torch.tensor(  # by channel, then by pixel
+        [[-2.1179, 2.2489, 2.2489], [-2.0357, 2.4286, -2.0357], [-1.8044, 2.6400, 0.4265]]
+    )
+    assert torch.allclose(inputs[0, :, 0], expected, atol=1e-4)
+
+
+def test_the_network_s_input_lies_in_memory_as_channels_last() -> None:
+    inputs = normalise(torch.zeros((2, 5, 7, 3), dtype=torch.uint8))
+
+    assert inputs.shape == (2, 3, 5, 7)
+    assert inputs.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_network_s_input_has_the_precision_asked_for() -> None:
+    assert (
+        normalise(torch.zeros((1, 2, 2, 3), dtype=torch.uint8), dtype=torch.bfloat16).dtype == torch.bfloat16
+    )
+
+
+@pytest.mark.parametrize(("setting", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_precision_that_is_asked_for_is_taken(setting: str, dtype: torch.dtype) -> None:
+    assert choose_precision(setting, CPU) == dtype
+    assert choose_precision(setting, torch.device("cuda")) == dtype
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"avx2": True, "avx512_f": True}, torch.float32),
+        ({"avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({}, torch.float32),
+    ],
+)
+def test_on_a_cpu_auto_means_bf16_only_where_the_hardware_computes_with_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+
+    assert choose_precision("auto", CPU) == dtype
+
+
+@pytest.mark.parametrize(("is_supported", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_on_a_gpu_auto_means_bf16_only_where_it_is_not_emulated(
+    monkeypatch: pytest.MonkeyPatch, is_supported: bool, dtype: torch.dtype
+) -> None:
+    def is_bf16_supported(including_emulation: bool = True) -> bool:
+        return including_emulation or is_supported
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+
+    assert choose_precision("auto", torch.device("cuda")) == dtype
+
+
+def test_this_machine_s_capabilities_can_be_asked_for() -> None:
+    assert choose_precision("auto", CPU) in {torch.float32, torch.bfloat16}
+
+
+def test_random_means_no_weights() -> None:
+    assert load_starting_weights("random") is None
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state},
+        lambda state: {"model_state_dict": state, "optimizer_state_dict": {"state": {}}, "epoch": 3},
+        lambda state: {"model": state, "args": None},
+        lambda state: {f"module.{key}": tensor for key, tensor in state.items()},
+        lambda state: {"state_dict": {f"module.{key}": tensor for key, tensor in state.items()}},
+    ],
+    ids=["plain", "state_dict", "model_state_dict", "model", "module.", "module. in state_dict"],
+)
+def test_weights_are_found_in_each_usual_form_and_lose_their_head(
+    make_weights: MakeWeights,
+    weights_file: Callable[[object], str],
+    wrap: Callable[[StateDict], object],
+) -> None:
+    state = make_weights(1000)
+
+    weights = load_starting_weights(weights_file(wrap(state)))
+
+    assert weights is not None
+    assert set(weights) == set(state) - {"fc.weight", "fc.bias"}
+    assert all(torch.equal(tensor, state[key]) for key, tensor in weights.items())
+
+
+def test_weights_of_a_real_network_come_back_as_they_were(network: torch.nn.Module) -> None:
+    state = network.state_dict()
+
+    read = read_tensors(saved(state), name="a.pth")
+
+    assert list(read) == list(state)
+    assert all(torch.equal(read[key], tensor) for key, tensor in state.items())
+
+
+def test_weights_are_read_from_a_bucket(make_bucket: MakeBucket, make_weights: MakeWeights) -> None:
+    bucket = make_bucket({"start/weights.pth": saved(make_weights(8))})
+
+    weights = load_starting_weights(f"s3://{bucket}/start/weights.pth")
+
+    assert weights is not None
+    assert weights["bn1.weight"].tolist() == [1.0] * 64
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "wide_resnet50_2"])
+def test_weights_of_a_relative_are_named_as_what_they_are(
+    make_weights: MakeWeights, weights_file: Callable[[object], str], architecture: str
+) -> None:
+    file = weights_file(make_weights(1000, architecture))
+
+    with pytest.raises(WeightsError) as caught:
+        load_starting_weights(file)
+
+    assert str(caught.value) == f"weights={file}: these are of a {architecture}; a resnet50 is needed"
+
+
+def test_weights_of_another_network_are_named_by_what_differs(
+    make_weights: MakeWeights, weights_file: Callable[[object], str]
+) -> None:
+    with pytest.raises(WeightsError, match=r"these are not of a resnet50: \d+ entries differ, the first "):
+        load_starting_weights(weights_file(make_weights(10, "squeezenet1_1")))
+
+
+def test_weights_that_lack_an_entry_or_have_another_shape_are_named_by_it(
+    make_weights: MakeWeights, weights_file: Callable[[object], str]
+) -> None:
+    lacking, reshaped = make_weights(8), make_weights(8)
+    del lacking["bn1.weight"]
+    reshaped["bn1.weight"] = torch.zeros(32)
+
+    with pytest.raises(
+        WeightsError, match=r": 1 entries differ, the first bn1\.weight \(expected \(64,\), got none\)$"
+    ):
+        load_starting_weights(weights_file(lacking))
+    with pytest.raises(
+        WeightsError, match=r": 1 entries differ, the first bn1\.weight \(expected \(64,\), got \(32,\)\)$"
+    ):
+        load_starting_weights(weights_file(reshaped))
+
+
+@pytest.mark.parametrize("value", [{}, {"epoch": 3}, [1, 2], torch.zeros(3), "resnet50", None])
+def test_a_file_without_a_state_dict_is_refused(weights_file: Callable[[object], str], value: object) -> None:
+    with pytest.raises(WeightsError, match=r"^weights=.*weights\.pth: holds no state dict, but a "):
+        load_starting_weights(weights_file(value))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"text", b"PK\x03\x04", b"\x80\x02}q\x00.", b"\x93NUMPY\x01\x00", bytes(1000)]
+)
+def test_a_file_that_torch_did_not_write_is_refused(
+    weights_file: Callable[[object], str], data: bytes
+) -> None:
+    with pytest.raises(WeightsError, match=r"^weights=.*weights\.pth: "):
+        load_starting_weights(weights_file(data))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        WeightsError, match=rf"^weights={tmp_path}/a\.pth: read {tmp_path}/a\.pth: No such file"
+    ):
+        load_starting_weights(f"{tmp_path}/a.pth")
+
+
+def test_a_missing_object_is_named(make_bucket: MakeBucket) -> None:
+    bucket = make_bucket({})
+
+    with pytest.raises(WeightsError, match=rf"^weights=s3://{bucket}/a\.pth: read .*: NoSuchKey"):
+        load_starting_weights(f"s3://{bucket}/a.pth")
+
+
+@pytest.mark.parametrize("num_bytes", [1, 100, 5_000, 20_000])
+def test_a_file_that_breaks_off_is_refused(make_weights: MakeWeights, num_bytes: int) -> None:
+    with pytest.raises(CheckpointError, match=r"^a\.pth: "):
+        read_tensors(saved(make_weights(8))[:num_bytes], name="a.pth")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_file_with_any_byte_changed_is_read_or_refused_but_never_a_riddle(is_zip: bool) -> None:
+    file = io.BytesIO()
+    torch.save({"a": torch.zeros(2), "b": [1, "z"]}, file, _use_new_zipfile_serialization=is_zip)
+    data = file.getvalue()
+
+    for place in range(0, len(data), 7 if is_zip else 1):
+        for value in (0, 255, ord("(")):
+            changed = data[:place] + bytes([value]) + data[place + 1 :]
+            try:
+                read_tensors(changed, name="a.pth")
+            except CheckpointError as error:
+                assert str(error).startswith("a.pth: ")  # noqa: PT017
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+@pytest.mark.parametrize("pack", [saved, pickle.dumps, lambda value: saved({"state_dict": value})])
+def test_a_file_that_would_run_code_is_refused_and_nothing_is_run(
+    tmp_path: Path,
+    make_hostile: MakeHostile,
+    weights_file: Callable[[object], str],
+    pack: Callable[[object], bytes],
+) -> None:
+    marker = tmp_path / "it ran"
+    data = pack(make_hostile(marker))
+
+    with pytest.raises(WeightsError, match=r"weights\.pth: refused: .*loading it could run code"):
+        load_starting_weights(weights_file(data))
+
+    assert not marker.exists()
+
+
+def test_the_hostile_file_of_these_tests_is_hostile(make_hostile: MakeHostile, tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(make_hostile(tmp_path / "it ran")))
+
+    assert (tmp_path / "it ran").exists()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give torch's cache folder, empty."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise URLError("Network is unreachable")
+
+    monkeypatch.setattr(model_module, "urlopen", refuse)
+    monkeypatch.setattr(torch.hub, "urlopen", refuse)
+
+
+IMAGENET_FILE = "resnet50-11ad3fa6.pth"
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_refused_download_is_one_sentence_with_a_way_out(
+    hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(WeightsError) as caught:
+        load_starting_weights("imagenet")
+
+    assert str(caught.value) == (
+        f"weights=imagenet: https://download.pytorch.org/models/{IMAGENET_FILE} cannot be downloaded "
+        "(Network is unreachable); give a file or s3:// address of its state dict, or weights=random"
+    )
+    assert capsys.readouterr().out == ""
+    assert list(hub.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_network")
+def test_weights_downloaded_before_need_no_network(hub: Path, make_weights: MakeWeights) -> None:
+    (hub / IMAGENET_FILE).write_bytes(saved(make_weights(1000)))
+
+    weights = load_starting_weights("imagenet")
+
+    assert weights is not None
+    assert len(weights) == 318
+    assert "fc.weight" not in weights
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("data", [b"", b"text", b"PK\x03\x04" + bytes(100)])
+def test_a_damaged_download_is_named_with_the_file_to_delete(hub: Path, data: bytes) -> None:
+    (hub / IMAGENET_FILE).write_bytes(data)
+
+    with pytest.raises(
+        WeightsError, match=rf"^weights=imagenet: {hub}/{IMAGENET_FILE}: .*; delete it to download it again$"
+    ):
+        load_starting_weights("imagenet")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_hostile_file_among_the_downloads_is_not_run(
+    hub: Path, make_hostile: MakeHostile, tmp_path: Path
+) -> None:
+    (hub / IMAGENET_FILE).write_bytes(saved(make_hostile(tmp_path / "it ran")))
+
+    with pytest.raises(WeightsError, match=rf"{IMAGENET_FILE}: refused: .*loading it could run code"):
+        load_starting_weights("imagenet")
+
+    assert not (tmp_path / "it ran").exists()
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes, str], None]]:
+    """Give a function that publishes weights as ImageNet's, on loopback, under a hash."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    def publish(data: bytes, digest: str) -> None:
+        (folder / f"resnet50-{digest}.pth").write_bytes(data)
+        url = f"http://127.0.0.1:{server.server_address[1]}/resnet50-{digest}.pth"
+
+        class Local(WeightsEnum):
+            DEFAULT = Weights(url=url, transforms=lambda image: image, meta={})
+
+        monkeypatch.setattr(model_module, "ResNet50_Weights", Local)
+
+    yield publish
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_download_arrives_and_prints_nothing_to_stdout(
+    hub: Path,
+    published: Callable[[bytes, str], None],
+    make_weights: MakeWeights,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = saved(make_weights(1000))
+    published(data, hashlib.sha256(data).hexdigest()[:8])
+
+    weights = load_starting_weights("imagenet")
+
+    assert weights is not None
+    assert weights["bn1.weight"].tolist() == [1.0] * 64
+    assert [path.read_bytes() == data for path in hub.iterdir()] == [True]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_download_with_the_wrong_hash_is_refused_and_not_kept(
+    hub: Path, published: Callable[[bytes, str], None], make_weights: MakeWeights
+) -> None:
+    published(saved(make_weights(1000)), "0123abcd")
+
+    with pytest.raises(WeightsError, match="cannot be downloaded \\(invalid hash value"):
+        load_starting_weights("imagenet")
+
+    assert list(hub.iterdir()) == []
+
+
+def test_the_imagenet_weights_are_of_the_network_that_is_built() -> None:
+    assert ResNet50_Weights.DEFAULT.url.endswith(IMAGENET_FILE)
+    with torch.device("meta"):
+        assert len(get_model("resnet50", weights=None).state_dict()) == 320

@@ -1,0 +1,736 @@
+import hashlib
+import os
+import resource
+import socketserver
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.retries.standard import ExponentialBackoff
+from hypothesis import given
+from hypothesis import strategies as st
+
+from physiq_ray import storage
+from physiq_ray.errors import DeniedError, NotFoundError, SettingError, StorageError, UnreachableError
+from physiq_ray.storage import (
+    LISTING_SCHEMA,
+    Bucket,
+    Folder,
+    Listing,
+    absolute_uri,
+    is_photo,
+    join_uri,
+    list_sources,
+    parse_source,
+    parse_sources,
+    read_bytes,
+    split_uri,
+    write_bytes,
+    write_file,
+)
+
+Aws = Callable[..., None]
+MakeBucket = Callable[..., str]
+Answer = tuple[int, dict[str, str], bytes]
+Script = Callable[[int], Answer]
+
+
+def list_one(address: str | Path) -> Listing:
+    [listing] = list_sources([parse_source(str(address))])
+    return listing
+
+
+def keys_of(listing: Listing) -> list[str]:
+    assert listing.error is None, listing.error
+    return sorted(listing.table["key"].to_pylist())
+
+
+def fill(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+@pytest.fixture
+def aws(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
+    """Give a function that changes the AWS environment; None takes a variable away."""
+
+    def change(**variables: str | None) -> None:
+        for name, value in variables.items():
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, value)
+        storage.s3_client.cache_clear()
+
+    yield change
+    storage.s3_client.cache_clear()
+
+
+@pytest.fixture
+def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again at once, here and in botocore."""
+    monkeypatch.setattr(storage, "FIRST_WAIT_S", 0)
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
+
+
+@pytest.fixture
+def scripted_s3(aws: Aws) -> Iterator[Callable[[Script], list[str]]]:
+    """Give a function that starts a server with faults no real one shows when asked.
+
+    The script turns a request's number into status, headers and body, sent as they are before the
+    connection is closed; what is returned grows by each request's path.
+    """
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(script: Script) -> list[str]:
+        paths: list[str] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                paths.append(self.path)
+                status, headers, body = script(len(paths))
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        aws(AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_address[1]}")
+        return paths
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def error_answer(status: int, code: str) -> Answer:
+    return status, {}, f"<Error><Code>{code}</Code><Message>scripted</Message></Error>".encode()
+
+
+def page_answer(*keys: str, next_page: str | None) -> Answer:
+    contents = "".join(
+        f"<Contents><Key>{key}</Key><Size>3</Size><ETag>&quot;e&quot;</ETag>"
+        "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
+        for key in keys
+    )
+    token = f"<NextContinuationToken>{next_page}</NextContinuationToken>" if next_page else ""
+    body = (
+        '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"<IsTruncated>{'true' if next_page else 'false'}</IsTruncated>{token}{contents}</ListBucketResult>"
+    )
+    return 200, {"Content-Type": "application/xml"}, body.encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "written"),
+    [
+        ("s3://checkins", Bucket("checkins"), "s3://checkins"),
+        ("s3://checkins/", Bucket("checkins"), "s3://checkins"),
+        ("s3://checkins/2024", Bucket("checkins", "2024/"), "s3://checkins/2024"),
+        ("s3://checkins/2024/a b/", Bucket("checkins", "2024/a b/"), "s3://checkins/2024/a b"),
+        ("s3://my.bucket-1/x", Bucket("my.bucket-1", "x/"), "s3://my.bucket-1/x"),
+        ("/photos", Folder(Path("/photos")), "/photos"),
+    ],
+)
+def test_an_address_becomes_a_source(text: str, source: Bucket | Folder, written: str) -> None:
+    assert parse_source(text) == source
+    assert str(source) == written
+
+
+def test_a_folder_s_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/coach")
+
+    assert parse_source("photos") == Folder(tmp_path / "photos")
+    assert parse_source("~/photos") == Folder(Path("/home/coach/photos"))
+    assert parse_source("photos").name == f"{tmp_path}/photos"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s3://",
+        "s3:///key",
+        "s3://ab",
+        "s3://Checkins",
+        "s3://check_ins",
+        "s3://-checkins",
+        "s3://checkins.",
+        "s3://" + "x" * 64,
+        "s3://check ins/a",
+    ],
+)
+def test_a_name_that_no_bucket_can_have_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match=r"^sources: 's3://.*cannot be the name of a bucket$"):
+        parse_source(text)
+
+
+@pytest.mark.parametrize("text", ["gs://checkins", "https://checkins.s3.amazonaws.com", "S3://checkins"])
+def test_another_scheme_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match=r"is not supported; give s3:// or a folder$"):
+        parse_source(text)
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_an_empty_address_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match="an empty address"):
+        parse_source(text)
+
+
+def test_no_source_at_all_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"^sources: none given; .*PHYSIQ_SOURCES$"):
+        parse_sources([])
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["s3://aaa", "s3://aaa/x"], "s3://aaa/x lies within s3://aaa;"),
+        (["s3://aaa/x/y", "s3://aaa/x"], "s3://aaa/x/y lies within s3://aaa/x;"),
+        (["s3://aaa/x", "s3://aaa/x/"], "s3://aaa/x lies within s3://aaa/x;"),
+        (["/photos", "/photos/2024"], "/photos/2024 lies within /photos;"),
+        (["/photos", "/other/../photos"], "/photos lies within /other/../photos;"),
+    ],
+)
+def test_sources_that_contain_each_other_are_refused(texts: list[str], message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        parse_sources(texts)
+
+    assert str(caught.value) == f"sources: {message} give one of the two"
+
+
+def test_a_folder_under_another_name_is_the_same_folder(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+
+    with pytest.raises(SettingError, match="lies within"):
+        parse_sources([f"{tmp_path}/photos", f"{tmp_path}/link"])
+
+
+def test_neighbours_whose_names_begin_alike_are_no_conflict() -> None:
+    texts = ["s3://aaa/x", "s3://aaa/x2", "s3://aaab", "/photos", "/photos2", "aaa"]
+
+    assert len(parse_sources(texts)) == 6
+
+
+@given(st.text(min_size=1))
+def test_a_uri_gives_its_key_back_whatever_stands_in_it(key: str) -> None:
+    assert split_uri(f"s3://checkins/{key}") == ("checkins", key)
+    assert split_uri(join_uri("s3://checkins/", key)) == ("checkins", key)
+
+
+def test_names_are_joined_to_a_prefix_and_to_a_folder() -> None:
+    assert join_uri("s3://models/poses/", "a", "b.pth") == "s3://models/poses/a/b.pth"
+    assert join_uri("s3://models", "b.pth") == "s3://models/b.pth"
+    assert join_uri("output/", "a", "b.pth") == "output/a/b.pth"
+
+
+def test_only_folders_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert absolute_uri("s3://models/poses") == "s3://models/poses"
+    assert absolute_uri("runs") == f"{tmp_path}/runs"
+
+
+@pytest.mark.parametrize("key", ["a.jpg", "x/A.JPEG", "a.b.png", "a.WebP", "a.tif", "a.heic", "a.gif"])
+def test_a_photo_is_told_by_its_extension(key: str) -> None:
+    assert is_photo(key)
+
+
+@pytest.mark.parametrize("key", ["a.jpg.txt", "jpg", ".jpg", "a.jpg/notes", "a.mp4", "Thumbs.db", ""])
+def test_other_objects_are_no_photos(key: str) -> None:
+    assert not is_photo(key)
+
+
+def test_a_listing_is_a_table_of_the_photos(make_bucket: MakeBucket) -> None:
+    bucket = make_bucket({"2024/a.jpg": b"12345"})
+
+    table = list_one(f"s3://{bucket}").table
+
+    assert table.schema == LISTING_SCHEMA
+    [row] = table.to_pylist()
+    assert abs(row.pop("modified") - datetime.now(UTC)) < timedelta(minutes=5)
+    assert row == {
+        "uri": f"s3://{bucket}/2024/a.jpg",
+        "bucket": bucket,
+        "key": "2024/a.jpg",
+        "size": 5,
+        "etag": "827ccb0eea8a706c4c34a16891f84e7b",
+    }
+
+
+def test_what_is_no_photo_is_counted_apart(make_bucket: MakeBucket) -> None:
+    bucket = make_bucket({"a.jpg": b"1", "notes.txt": b"2", "b.json": b"3", "c.HEIC": b"4"})
+
+    listing = list_one(f"s3://{bucket}")
+
+    assert keys_of(listing) == ["a.jpg", "c.HEIC"]
+    assert listing.num_others == 2
+
+
+def test_what_a_console_shows_as_a_folder_is_no_object(scripted_s3: Callable[[Script], list[str]]) -> None:
+    scripted_s3(lambda _: page_answer("2024/", "spring.jpg/", "spring.jpg/a.jpg", next_page=None))
+
+    listing = list_one("s3://checkins")
+
+    assert keys_of(listing) == ["spring.jpg/a.jpg"]
+    assert listing.num_others == 0
+
+
+def test_an_empty_bucket_is_an_empty_table_and_no_error(make_bucket: MakeBucket) -> None:
+    listing = list_one(f"s3://{make_bucket({})}")
+
+    assert listing.error is None
+    assert listing.num_others == 0
+    assert listing.table.num_rows == 0
+    assert listing.table.schema == LISTING_SCHEMA
+
+
+def test_a_missing_bucket_keeps_its_error_and_the_others_go_on(make_bucket: MakeBucket) -> None:
+    one, two = make_bucket({"a.jpg": b"1"}), make_bucket({"b.jpg": b"2"})
+    sources = parse_sources([f"s3://{one}", "s3://nowhere-to-be-found/x", f"s3://{two}"])
+
+    listings = list_sources(sources)
+
+    assert [listing.source for listing in listings] == list(sources)
+    assert keys_of(listings[0]) == ["a.jpg"]
+    assert keys_of(listings[2]) == ["b.jpg"]
+    assert listings[1].table is None
+    assert type(listings[1].error) is NotFoundError
+    assert str(listings[1].error).startswith("list s3://nowhere-to-be-found/x: NoSuchBucket; check the name")
+
+
+def test_a_prefix_means_the_folder_of_that_name_only(make_bucket: MakeBucket) -> None:
+    bucket = make_bucket(
+        {
+            "pre/a.jpg": b"1",
+            "pre/deep/b.jpg": b"2",
+            "prefix2/c.jpg": b"3",
+            "pre.jpg": b"4",
+            "x/pre/d.jpg": b"5",
+        }
+    )
+
+    assert keys_of(list_one(f"s3://{bucket}/pre")) == ["pre/a.jpg", "pre/deep/b.jpg"]
+    assert keys_of(list_one(f"s3://{bucket}/pre/")) == ["pre/a.jpg", "pre/deep/b.jpg"]
+    assert keys_of(list_one(f"s3://{bucket}/none")) == []
+
+
+def test_more_photos_than_one_page_holds_are_all_listed(make_bucket: MakeBucket) -> None:
+    bucket = make_bucket({f"{number:04d}.jpg": b"" for number in range(1050)})
+
+    assert keys_of(list_one(f"s3://{bucket}")) == [f"{number:04d}.jpg" for number in range(1050)]
+
+
+def test_odd_keys_are_listed_as_they_are_and_their_uris_lead_back_to_them(make_bucket: MakeBucket) -> None:
+    odd = [
+        "a b.jpg",
+        " begins with a space.jpg",
+        "a..b.jpg",
+        "..a.jpg",
+        "s\u00e9ance.jpg",
+        "se\u0301ance 2.jpg",
+        "日本/写真 1.jpg",
+        "😀.jpg",
+        "#1.jpg",
+        "what?.jpg",
+        "what?x=1&y=2.jpg",
+        "100%.jpg",
+        "%41.jpg",
+        "a+b.jpg",
+        "a;b:c@d=e,f.jpg",
+        'it\'s "quoted".jpg',
+        "<x>&amp;.jpg",
+        "*.jpg",
+        "~a.jpg",
+        "two\nlines.jpg",
+    ]
+    bucket = make_bucket({key: key.encode() for key in odd})
+
+    listing = list_one(f"s3://{bucket}")
+
+    assert keys_of(listing) == sorted(odd)
+    read = {uri: read_bytes(uri) for uri in listing.table["uri"].to_pylist()}
+    assert read == {f"s3://{bucket}/{key}": key.encode() for key in odd}
+
+
+def test_a_listing_that_breaks_off_is_an_error_and_not_a_short_listing(
+    scripted_s3: Callable[[Script], list[str]],
+) -> None:
+    requests = scripted_s3(
+        lambda number: (
+            page_answer("a.jpg", next_page="more") if number == 1 else error_answer(403, "AccessDenied")
+        )
+    )
+
+    listing = list_one("s3://checkins")
+
+    assert len(requests) == 2
+    assert listing.table is None
+    assert type(listing.error) is DeniedError
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "code"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "wrong", "SignatureDoesNotMatch"),
+        ("AWS_ACCESS_KEY_ID", "unknown", "InvalidAccessKeyId"),
+    ],
+)
+def test_wrong_credentials_are_said_when_listing_reading_and_writing(
+    make_bucket: MakeBucket, aws: Aws, variable: str, value: str, code: str
+) -> None:
+    bucket = make_bucket({"a.jpg": b"1"})
+    aws(**{variable: value})
+
+    error = list_one(f"s3://{bucket}").error
+
+    assert type(error) is DeniedError
+    assert str(error) == (
+        f"list s3://{bucket}: the credentials were refused ({code}); check AWS_PROFILE and keys"
+    )
+    with pytest.raises(DeniedError, match=rf"^read s3://{bucket}/a\.jpg: the credentials were refused"):
+        read_bytes(f"s3://{bucket}/a.jpg")
+    with pytest.raises(DeniedError, match=rf"^write s3://{bucket}/b\.jpg: the credentials were refused"):
+        write_bytes(b"2", f"s3://{bucket}/b.jpg")
+
+
+def test_missing_credentials_are_said_with_how_to_give_them(
+    aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    aws(AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None)
+
+    error = list_one("s3://checkins").error
+
+    assert type(error) is DeniedError
+    assert "Unable to locate credentials; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and" in str(error)
+
+
+def test_a_profile_that_does_not_exist_is_named(aws: Aws) -> None:
+    aws(AWS_PROFILE="coach")
+
+    error = list_one("s3://checkins").error
+
+    assert type(error) is DeniedError
+    assert str(error) == (
+        "S3: The config profile (coach) could not be found; set AWS_PROFILE to one that exists or unset it"
+    )
+
+
+def test_an_endpoint_that_is_no_address_is_named_at_once(aws: Aws) -> None:
+    aws(AWS_ENDPOINT_URL="localhost:9000")
+
+    started = time.monotonic()
+    with pytest.raises(UnreachableError, match=r"Invalid endpoint: localhost:9000; set AWS_ENDPOINT_URL"):
+        read_bytes("s3://checkins/a.jpg")
+
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.usefixtures("without_waiting")
+def test_an_unreachable_endpoint_is_said_when_listing_and_when_reading(aws: Aws) -> None:
+    with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as taken:
+        port = taken.server_address[1]
+    aws(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}")
+
+    error = list_one("s3://checkins").error
+
+    assert type(error) is UnreachableError
+    assert str(error).startswith("list s3://checkins: Could not connect to the endpoint URL")
+    assert str(error).endswith("; check AWS_ENDPOINT_URL and the network")
+    with pytest.raises(UnreachableError, match=r"^read s3://checkins/a\.jpg: Could not connect"):
+        read_bytes("s3://checkins/a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (403, "AccessDenied", DeniedError),
+        (400, "ExpiredToken", DeniedError),
+        (404, "NoSuchKey", NotFoundError),
+        (404, "NoSuchBucket", NotFoundError),
+        (400, "AuthorizationHeaderMalformed", StorageError),
+    ],
+)
+def test_a_refusal_is_translated_and_not_asked_for_again(
+    scripted_s3: Callable[[Script], list[str]], status: int, code: str, kind: type[StorageError]
+) -> None:
+    requests = scripted_s3(lambda _: error_answer(status, code))
+
+    with pytest.raises(StorageError, match=rf"^read s3://checkins/a\.jpg: .*{code}") as caught:
+        read_bytes("s3://checkins/a.jpg")
+
+    assert type(caught.value) is kind
+    assert requests == ["/checkins/a.jpg"]
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError"), (429, "Throttled")])
+def test_a_server_s_fault_is_waited_out_longer_each_time_and_then_said(
+    scripted_s3: Callable[[Script], list[str]], monkeypatch: pytest.MonkeyPatch, status: int, code: str
+) -> None:
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: waits.append(seconds) if seconds else None)
+    scripted_s3(lambda _: error_answer(status, code))
+
+    with pytest.raises(UnreachableError, match=rf"^read s3://checkins/a\.jpg: {code} after several tries"):
+        read_bytes("s3://checkins/a.jpg")
+
+    longest = [0.5, 1, 2, 4, 8]
+    assert len(waits) == len(longest)
+    assert all(most / 2 <= wait <= most for wait, most in zip(waits, longest, strict=True))
+
+
+def test_a_missing_key_is_named(make_bucket: MakeBucket) -> None:
+    bucket = make_bucket({})
+
+    with pytest.raises(NotFoundError, match=rf"^read s3://{bucket}/a\.jpg: NoSuchKey"):
+        read_bytes(f"s3://{bucket}/a.jpg")
+
+
+@pytest.mark.parametrize("uri", ["s3://checkins", "s3://checkins/", "s3://Check ins/a.jpg"])
+def test_a_uri_that_can_name_no_object_is_refused(s3: Any, uri: str) -> None:
+    with pytest.raises(StorageError, match=f"^read {uri}: Parameter validation failed"):
+        read_bytes(uri)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=rf"^read {tmp_path}/a\.jpg: No such file"):
+        read_bytes(f"{tmp_path}/a.jpg")
+    with pytest.raises(StorageError, match=rf"^read {tmp_path}: Is a directory"):
+        read_bytes(str(tmp_path))
+
+
+def test_a_file_is_read_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\x00\xff\r\n")
+
+    assert read_bytes(f"{tmp_path}/a.jpg") == b"\x00\xff\r\n"
+
+
+@pytest.mark.usefixtures("without_waiting")
+def test_a_body_that_breaks_off_half_way_is_read_again(
+    scripted_s3: Callable[[Script], list[str]],
+) -> None:
+    requests = scripted_s3(
+        lambda number: (200, {"Content-Length": "10"}, b"01234" if number < 3 else b"0123456789")
+    )
+
+    assert read_bytes("s3://checkins/a.jpg") == b"0123456789"
+    assert requests == ["/checkins/a.jpg"] * 3
+
+
+@pytest.mark.usefixtures("without_waiting")
+def test_a_body_that_always_breaks_off_is_never_returned_short(
+    scripted_s3: Callable[[Script], list[str]],
+) -> None:
+    requests = scripted_s3(lambda _: (200, {"Content-Length": "10"}, b"01234"))
+
+    with pytest.raises(UnreachableError, match=r"^read s3://checkins/a\.jpg: .*5 bytes read"):
+        read_bytes("s3://checkins/a.jpg")
+    assert len(requests) == 6
+
+
+def test_what_is_written_to_a_bucket_is_there(make_bucket: MakeBucket, tmp_path: Path) -> None:
+    bucket = make_bucket({"old.bin": b"old"})
+    (tmp_path / "new.bin").write_bytes(b"new" * 1000)
+
+    write_file(tmp_path / "new.bin", f"s3://{bucket}/a b/é.bin")
+    write_bytes(b"newer", f"s3://{bucket}/old.bin")
+
+    assert read_bytes(f"s3://{bucket}/a b/é.bin") == b"new" * 1000
+    assert read_bytes(f"s3://{bucket}/old.bin") == b"newer"
+
+
+def test_a_file_of_several_upload_parts_arrives_whole(
+    make_bucket: MakeBucket, tmp_path: Path, s3_direct: Any
+) -> None:
+    bucket = make_bucket({})
+    data = os.urandom(17 * 2**20)
+    (tmp_path / "model.pth").write_bytes(data)
+
+    write_file(tmp_path / "model.pth", f"s3://{bucket}/model.pth")
+
+    assert "-" in s3_direct.head_object(Bucket=bucket, Key="model.pth")["ETag"]  # as multipart ETags have
+    assert read_bytes(f"s3://{bucket}/model.pth") == data
+
+
+def test_writing_to_a_missing_bucket_is_said(s3: Any) -> None:
+    with pytest.raises(NotFoundError, match=r"^write s3://nowhere-to-be-found/a: NoSuchBucket"):
+        write_bytes(b"1", "s3://nowhere-to-be-found/a")
+
+
+@pytest.mark.usefixtures("without_waiting")
+def test_writing_to_an_unreachable_endpoint_is_said(aws: Aws) -> None:
+    aws(AWS_ENDPOINT_URL="http://127.0.0.1:1")
+
+    with pytest.raises(UnreachableError, match=r"^write s3://checkins/a: Could not connect"):
+        write_bytes(b"1", "s3://checkins/a")
+
+
+def test_what_is_written_to_a_folder_is_there_and_may_be_read_by_all(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "deep" / "a.bin"
+
+    write_bytes(b"old", str(target))
+    write_bytes(b"new", str(target))
+
+    assert target.read_bytes() == b"new"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+    assert [path.name for path in target.parent.iterdir()] == ["a.bin"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    target = tmp_path / "out" / "model.pth"
+    write_bytes(b"old", str(target))
+    source = tmp_path / "new.pth"
+    source.write_bytes(bytes(300_000))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # as a full disk would: half-way
+    try:
+        with pytest.raises(StorageError, match=rf"^write {target}: File too large"):
+            write_file(source, str(target))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in target.parent.iterdir()] == ["model.pth"]
+
+
+def test_a_folder_where_the_file_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out" / "model.pth").mkdir(parents=True)
+
+    with pytest.raises(StorageError, match=r"^write .*/model\.pth: Is a directory"):
+        write_bytes(b"1", f"{tmp_path}/out/model.pth")
+
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.pth"]
+
+
+def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"")
+
+    with pytest.raises(StorageError, match=r"^write .*/out/model\.pth: (File exists|Not a directory)"):
+        write_bytes(b"1", f"{tmp_path}/out/model.pth")
+
+
+def test_a_folder_is_listed_like_a_bucket(tmp_path: Path) -> None:
+    fill(tmp_path, "7/a.jpg", "7/deep/b.PNG", "c.jpg", "notes.txt", "é è.jpg")
+
+    listing = list_one(tmp_path)
+
+    assert listing.table.schema == LISTING_SCHEMA
+    assert keys_of(listing) == ["7/a.jpg", "7/deep/b.PNG", "c.jpg", "é è.jpg"]
+    assert listing.num_others == 1
+    assert set(listing.table["bucket"].to_pylist()) == {str(tmp_path)}
+    rows = {row["key"]: row for row in listing.table.to_pylist()}
+    assert rows["7/deep/b.PNG"]["uri"] == f"{tmp_path}/7/deep/b.PNG"
+    assert rows["7/deep/b.PNG"]["size"] == 12
+    assert read_bytes(rows["é è.jpg"]["uri"]) == "é è.jpg".encode()
+
+
+def test_hidden_files_and_folders_are_not_listed(tmp_path: Path) -> None:
+    fill(tmp_path, "a.jpg", ".b.jpg", ".cache/c.jpg", "x/.d/e.jpg", "x/f.jpg")
+
+    listing = list_one(tmp_path)
+
+    assert keys_of(listing) == ["a.jpg", "x/f.jpg"]
+    assert listing.num_others == 0
+
+
+def test_links_to_files_are_followed_and_broken_ones_passed_over(tmp_path: Path) -> None:
+    fill(tmp_path, "a.jpg")
+    (tmp_path / "b.jpg").symlink_to("a.jpg")
+    (tmp_path / "c.jpg").symlink_to("gone.jpg")
+    (tmp_path / "circle").symlink_to(tmp_path)
+
+    assert keys_of(list_one(tmp_path)) == ["a.jpg", "b.jpg"]
+
+
+def test_an_empty_folder_is_an_empty_table_and_no_error(tmp_path: Path) -> None:
+    listing = list_one(tmp_path)
+
+    assert listing.error is None
+    assert listing.table.schema == LISTING_SCHEMA
+    assert listing.table.num_rows == 0
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    error = list_one(tmp_path / "gone").error
+
+    assert type(error) is NotFoundError
+    assert str(error) == f"list {tmp_path}/gone: No such file or directory"
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    error = list_one(fill(tmp_path, "a.jpg") / "a.jpg").error
+
+    assert type(error) is StorageError
+    assert str(error) == f"list {tmp_path}/a.jpg: not a folder"
+
+
+def test_a_sub_folder_that_may_not_be_read_is_an_error_and_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, "a.jpg", "private/b.jpg")
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:  # root may read everything, so the refusal cannot be a real one
+        if str(path).endswith("private"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+    listing = list_one(tmp_path)
+
+    assert listing.table is None
+    assert type(listing.error) is DeniedError
+    assert str(listing.error) == f"list {tmp_path}/private: Permission denied"
+
+
+def test_a_file_name_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, "a.jpg")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(b"latin-1")
+
+    error = list_one(tmp_path).error
+
+    assert type(error) is StorageError
+    assert str(error) == f"list {tmp_path}: 'caf\\udce9.jpg' is not UTF-8; rename it"
+
+
+def test_equal_content_has_the_same_etag_in_a_folder_and_in_a_bucket(
+    make_bucket: MakeBucket, tmp_path: Path
+) -> None:
+    bucket = make_bucket({"a.jpg": b"same", "b.jpg": b"of another size"})
+    (tmp_path / "c.jpg").write_bytes(b"same")
+    (tmp_path / "d.jpg").write_bytes(b"of another kind")
+    (tmp_path / "e.jpg").write_bytes(b"the only one of its size")
+
+    in_bucket, in_folder = list_sources(parse_sources([f"s3://{bucket}", str(tmp_path)]))
+
+    etags = {
+        row["key"]: row["etag"] for listing in (in_bucket, in_folder) for row in listing.table.to_pylist()
+    }
+    assert etags == {
+        "a.jpg": hashlib.md5(b"same").hexdigest(),
+        "b.jpg": hashlib.md5(b"of another size").hexdigest(),
+        "c.jpg": hashlib.md5(b"same").hexdigest(),
+        "d.jpg": hashlib.md5(b"of another kind").hexdigest(),
+        "e.jpg": "",  # no copy can exist, so it was not read
+    }
+    assert in_folder.table.schema == LISTING_SCHEMA
