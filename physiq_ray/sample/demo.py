@@ -32,8 +32,8 @@ GENERATED: Mapping[str, Any] = {"num_athletes": 40, "photos_per_pose": 2, "seed"
 FROM_RANDOM: Mapping[str, Any] = {"weights": "random", "batch_size": 16, "schedule": "cosine"}
 GENERATED_FROM_RANDOM: Mapping[str, Any] = {
     **FROM_RANDOM,
-    **{"image_size": 64, "learning_rate": 2e-3, "warmup_epochs": 2, "label_smoothing": 0.05},
-    **{"epochs": 18, "patience": 18},
+    **{"image_size": 64, "learning_rate": 2e-3, "warmup_epochs": 1.5, "label_smoothing": 0.05},
+    **{"epochs": 12, "patience": 12},
 }
 OWN_FROM_RANDOM: Mapping[str, Any] = {
     **FROM_RANDOM,

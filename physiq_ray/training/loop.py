@@ -220,9 +220,10 @@ class Worker:
                 group["lr"] = rate
             images, labels = next(batches, (None, None))
             if images is not None and labels is not None and len(labels):
+                inputs = normalise(images)
                 if settings.augment == "light":
-                    images = augment_light(images, generator)
-                logits = self._forward(self._parallel, images)
+                    inputs = augment_light(inputs, generator)
+                logits = self._forward(self._parallel, inputs)
                 loss_sum = functional.cross_entropy(
                     logits, labels, reduction="sum", label_smoothing=settings.label_smoothing
                 )
@@ -251,7 +252,7 @@ class Worker:
         with torch.inference_mode():
             batches = photos.batches(rows, self._settings.batch_size)
             for images, labels in ahead(self._to_device(batches, VALIDATION)):
-                logits = self._forward(self._model, images)
+                logits = self._forward(self._model, normalise(images))
                 sums.add(functional.cross_entropy(logits, labels, reduction="sum"), logits, labels)
                 emit(sums)
         emit(sums, force=True)
@@ -272,7 +273,11 @@ class Worker:
         return logits.sum() * 0
 
     def _to_device(self, batches: Iterator[Batch], split: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Note what cannot be read; give normalised images (B, 3, H, W) and labels (B,) on the device."""
+        """Note what cannot be read; give uint8 images (B, H, W, 3) and labels (B,) on the device.
+
+        Runs in a thread of its own, so it computes nothing: a second thread that calls torch's CPU kernels
+        brings a second pool of OpenMP threads, and both pools spin on the same cores.
+        """
         on_gpu = self._device.type == "cuda"
         for batch in batches:
             self._progress.excluded[split].update(batch.unreadable)
@@ -281,8 +286,7 @@ class Worker:
             labels = torch.from_numpy(np.require(batch.labels, requirements="W"))
             if on_gpu:  # pinned, the copies run beside the previous step
                 images, labels = images.pin_memory(), labels.pin_memory()
-            images = images.to(self._device, non_blocking=on_gpu)
-            yield normalise(images), labels.to(self._device, non_blocking=on_gpu)
+            yield images.to(self._device, non_blocking=on_gpu), labels.to(self._device, non_blocking=on_gpu)
 
     def _available(self, split: str) -> IntArray:
         excluded = np.fromiter(self._progress.excluded[split], np.int64)
