@@ -96,9 +96,12 @@ def connect(*, local: bool = False, debug: bool = False) -> None:
     address = (None if local else os.environ.get("RAY_ADDRESS")) or "local"
     level = logging.INFO if debug else logging.ERROR
     # A training worker and a decode task need a CPU each: on one core they share it.
-    num_cpus = max(2, os.cpu_count() or 1) if address == "local" else None
+    # The dashboard would take a port and seconds; debugging may want it.
+    own: dict[str, Any] = {}
+    if address == "local":
+        own = {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": debug}
     try:
-        ray.init(address=address, num_cpus=num_cpus, logging_level=level, log_to_driver=debug)
+        ray.init(address=address, logging_level=level, log_to_driver=debug, **own)
     except (ConnectionError, ValueError) as error:
         raise TrainingError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}") from error
     for name in ("ray.data", "ray.train"):  # these print their plan and every start-up step

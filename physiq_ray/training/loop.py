@@ -39,7 +39,7 @@ from physiq_ray.training.plan import (
     plan_epoch,
     validation_rows,
 )
-from physiq_ray.training.progress import BatchProgress, Event, Resumed
+from physiq_ray.training.progress import BatchProgress, Resumed, send
 
 STATE_FILE = "state.pt"
 EVENT_INTERVAL_S = 0.3
@@ -382,12 +382,6 @@ def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
         path = Path(folder, STATE_FILE)
         state: dict[str, Any] = read_tensors(path.read_bytes(), name=f"{checkpoint.path}/{STATE_FILE}")
     return state
-
-
-def send(events: Queue, event: Event) -> None:
-    """Put an event into the driver's queue without waiting for it."""
-    actor: Any = events.actor
-    actor.put_nowait.remote(event)
 
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:

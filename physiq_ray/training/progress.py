@@ -1,9 +1,11 @@
 """What a run shows while it lasts: the epoch table, live bars on a terminal, plain lines in a log.
 
 Workers and controller put events into a queue actor; a thread on the driver takes them out and hands
-them to the display, so nothing carries a worker's prefix.
+them to the display, so nothing carries a worker's prefix. Events travel as bytes: the actor would else
+import this package, and torch with it, to hold a few numbers.
 """
 
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -146,6 +148,12 @@ class Display:
         self.note(f"{row}  {metrics['status']}")
 
 
+def send(queue: Queue, event: Event) -> None:
+    """Put an event into the driver's queue without waiting for it."""
+    actor: Any = queue.actor
+    actor.put_nowait.remote(pickle.dumps(event))
+
+
 @contextmanager
 def shown(queue: Queue, display: Display) -> Iterator[None]:
     """Hand the queue's events to the display in a thread while inside; at the end, what is left of them."""
@@ -156,7 +164,7 @@ def shown(queue: Queue, display: Display) -> Iterator[None]:
             finished = done.is_set()  # asked before the queue is: what came until then is still shown
             try:
                 while True:
-                    display.handle(queue.get(timeout=POLL_S))
+                    display.handle(pickle.loads(queue.get(timeout=POLL_S)))
             except Empty:
                 if finished:
                     return

@@ -48,9 +48,9 @@ from physiq_ray.storage import (
     parse_sources,
     write_bytes,
 )
-from physiq_ray.training.loop import Job, Outcome, read_state, send, train_loop
+from physiq_ray.training.loop import Job, Outcome, read_state, train_loop
 from physiq_ray.training.plan import plan_workers
-from physiq_ray.training.progress import Display, EpochDone, shown
+from physiq_ray.training.progress import Display, EpochDone, send, shown
 from physiq_ray.training.record import RunRecord, exists, load_record, save_record
 
 HISTORY_FILE = "history.json"
