@@ -142,7 +142,7 @@ def build_manifest(
         names = ", ".join(str(listing.source) for listing in listings if listing.table is not None)
         raise DataError(f"no photos in {names}; check bucket and prefix{not_listed}")
 
-    matches = _match_labels(photos, labels, _folder_poses(listings, poses), source_buckets or {})
+    matches = _match_labels(listings, photos, labels, _folder_poses(listings, poses), source_buckets or {})
     labelled = photos.append_column("pose_id", matches.pose_id).filter(matches.is_labelled)
     labelled = labelled.sort_by("uri")
     contradicted = _contradicted_copies(labelled)
@@ -186,9 +186,15 @@ class _Matches:
 
 
 def _match_labels(
-    photos: pa.Table, labels: Labels, folder_pose: pa.Array, source_buckets: Mapping[str, str]
+    listings: Sequence[Listing],
+    photos: pa.Table,
+    labels: Labels,
+    folder_pose: pa.Array,
+    source_buckets: Mapping[str, str],
 ) -> _Matches:
-    by_key = _labels_by_key(labels, source_buckets)
+    names_of_sources = {listing.source.name for listing in listings}
+    buckets = {source: _bucket_name(text, names_of_sources) for source, text in source_buckets.items()}
+    by_key = _labels_by_key(labels, buckets)
     keys = by_key["key"].combine_chunks()
     names = photo_names(photos["key"])
     # A label of an unmapped source is filed under the empty bucket.
@@ -202,34 +208,45 @@ def _match_labels(
     highest = pc.max_element_wise(pose(in_bucket, "highest"), pose(anywhere, "highest"), folder_pose)
     is_known = pc.is_valid(lowest)
     is_labelled = pc.fill_null(pc.equal(lowest, highest), False)
-    used = np.zeros(len(keys), dtype=bool)
+    missing = np.ones(len(keys), dtype=bool)
     for index in (in_bucket, anywhere):
-        used[index.drop_null().to_numpy()] = True
+        missing[index.drop_null().to_numpy()] = False
+    # A photo of a source that could not be listed may well be there: its labels are not called missing.
+    if failed := [listing.source.name for listing in listings if listing.table is None]:
+        unseen = pc.is_in(by_key["bucket"], pa.array(["", *failed]))
+        missing &= ~unseen.to_numpy()
     return _Matches(
         pose_id=pc.if_else(is_labelled, lowest, None),
         is_labelled=is_labelled,
         is_known=is_known,
         is_conflict=pc.and_not(is_known, is_labelled),
-        labels_without_photo=tuple(by_key["name"].filter(pa.array(~used)).to_pylist()),
+        labels_without_photo=tuple(by_key["name"].filter(pa.array(missing)).to_pylist()),
     )
 
 
 def _labels_by_key(labels: Labels, source_buckets: Mapping[str, str]) -> pa.Table:
-    """Fold the labels of one file: key (bucket and name), name, lowest and highest pose named for it."""
+    """Fold the labels of one file: key of bucket and name, both, lowest and highest pose named for it.
+
+    A label whose source is not mapped has the empty bucket.
+    """
     sources = pa.array(list(source_buckets), pa.string())
-    buckets = pa.array([_bucket_name(bucket) for bucket in source_buckets.values()], pa.string())
+    buckets = pa.array(list(source_buckets.values()), pa.string())
     table = labels.table.combine_chunks()
     scope = pc.fill_null(buckets.take(pc.index_in(table["source"].combine_chunks(), sources)), "")
     table = table.append_column("key", _label_keys(scope, table["name"].combine_chunks()))
-    folded = table.group_by("key").aggregate([("name", "min"), ("pose_id", "min"), ("pose_id", "max")])
-    return folded.select(["key", "name_min", "pose_id_min", "pose_id_max"]).rename_columns(
-        ["key", "name", "lowest", "highest"]
+    table = table.append_column("bucket", scope)
+    folded = table.group_by("key").aggregate(
+        [("bucket", "min"), ("name", "min"), ("pose_id", "min"), ("pose_id", "max")]
+    )
+    return folded.select(["key", "bucket_min", "name_min", "pose_id_min", "pose_id_max"]).rename_columns(
+        ["key", "bucket", "name", "lowest", "highest"]
     )
 
 
-def _bucket_name(text: str) -> str:
+def _bucket_name(text: str, names_of_sources: set[str]) -> str:
     """Give the `bucket` column's form of what a user maps a source to: a bucket, s3://bucket or a path."""
-    return parse_source(text).name if "/" in text else text
+    name = parse_source(text).name
+    return name if "/" in text or (text not in names_of_sources and name in names_of_sources) else text
 
 
 def _label_keys(bucket: Any, name: pa.Array) -> pa.Array:
@@ -386,8 +403,9 @@ def split_groups(
     """Choose whole groups for validation so that each class comes nearest to its share.
 
     class_index, group, order: one entry a photo; groups are taken in the order of their hash. A class
-    with two groups or more gets a photo on both sides wherever groups of several classes allow it; only
-    for that does a class of one group leave training: a pose never seen cannot be measured.
+    with two groups or more gets a photo on both sides. Where groups hold several classes that may not be
+    possible, and as they are moved one by one and never exchanged, it is in rare cases not found; a class
+    of one group leaves training only for that: a pose never seen cannot be measured.
     Returns bool (photos,), true for validation.
     """
     num_classes = int(class_index.max()) + 1
