@@ -10,7 +10,9 @@ from rich.console import Console
 from physiq_ray.checkpoint import load_model_state
 from physiq_ray.config import Settings
 from physiq_ray.errors import DataError, SettingError, TrainingError
-from physiq_ray.model import build_model
+from physiq_ray.images import decode_square
+from physiq_ray.model import build_model, normalise
+from physiq_ray.storage import read_bytes
 from physiq_ray.training import Display, train
 
 pytestmark = pytest.mark.slow
@@ -67,33 +69,25 @@ def run(tmp_path, ray_local):
     return call
 
 
-def test_a_run_writes_both_model_files_and_says_what_it_used(run, pose_folders, tmp_path):
-    photos = pose_folders({1: 15, 2: 10})
-    result, shown = run(sources=[str(photos)])
-    assert [epoch["epoch"] for epoch in result.history] == [1, 2]
-    assert {(epoch["train_photos"], epoch["validation_photos"]) for epoch in result.history} == {(20, 5)}
-    assert result.num_used == {"train": 20, "validation": 5}
-    for name in ("pose_classifier.pth", "pose_classifier_complete.pth"):
-        torch.load(tmp_path / "model" / name, weights_only=True)
-    assert json.loads((tmp_path / "model" / "class_mapping.json").read_text())["classes"] == ["1", "2"]
-    state = load_model_state(str(tmp_path / "model"))
-    assert state.pose_names == {1: "Pose 1", 2: "Pose 2"}
-    assert state.best_epoch == result.best_epoch
+def test_a_run_writes_the_best_epoch_s_model_and_says_what_it_used(run, pose_folders, tmp_path):
+    # Epochs after the best one go on changing the weights: only the best one's give its accuracy again.
+    photos = pose_folders({1: 20, 2: 20})
+    result, shown = run(sources=[str(photos)], epochs=4, learning_rate=1e-2, augment="none")
+    assert [epoch["epoch"] for epoch in result.history] == [1, 2, 3, 4]
+    assert {(epoch["train_photos"], epoch["validation_photos"]) for epoch in result.history} == {(32, 8)}
+    assert result.num_used == {"train": 32, "validation": 8}
     assert result.best_accuracy == max(epoch["validation_accuracy"] for epoch in result.history)
     assert "Epoch  Train Loss  Train Acc  Val Loss   Val Acc      Time  Status" in shown
     assert shown.count("✓ Best Model") >= 1
     assert "(RayTrainWorker" not in shown
+    for name in ("pose_classifier.pth", "pose_classifier_complete.pth"):
+        torch.load(tmp_path / "model" / name, weights_only=True)
+    assert json.loads((tmp_path / "model" / "class_mapping.json").read_text())["classes"] == ["1", "2"]
 
-
-def test_the_written_model_is_the_best_epochs(run, pose_folders, tmp_path):
-    # Epochs after the best one go on changing the weights: only the best one's give its accuracy again.
-    from physiq_ray.images import decode_square
-    from physiq_ray.model import normalise
-    from physiq_ray.storage import read_bytes
-
-    photos = pose_folders({1: 20, 2: 20})
-    result, _ = run(sources=[str(photos)], epochs=4, learning_rate=1e-2, augment="none")
-    model = load_model_state(str(tmp_path / "model")).build()
+    state = load_model_state(str(tmp_path / "model"))
+    assert state.pose_names == {1: "Pose 1", 2: "Pose 2"}
+    assert state.best_epoch == result.best_epoch
+    model = state.build()
     correct = 0
     for uri in result.validation_uris:
         image = torch.from_numpy(decode_square(read_bytes(uri), size_px=64))
@@ -103,8 +97,7 @@ def test_the_written_model_is_the_best_epochs(run, pose_folders, tmp_path):
     assert correct / len(result.validation_uris) == pytest.approx(result.best_accuracy)
 
 
-@pytest.mark.parametrize("cache", ["object_store", "none"])
-@pytest.mark.parametrize("num_workers", [1, 2, 3])
+@pytest.mark.parametrize(("num_workers", "cache"), [(1, "none"), (2, "object_store"), (3, "none")])
 def test_every_photo_counts_on_any_number_of_workers(run, pose_folders, num_workers, cache):
     photos = pose_folders({1: 18, 2: 11})  # 23 to train on, 6 to validate with: no share is even
     result, _ = run(sources=[str(photos)], num_workers=num_workers, cache=cache, epochs=1)
@@ -121,11 +114,10 @@ def test_more_workers_than_photos_on_either_side_do_not_hang(run, pose_folders):
     assert all(np.isfinite(e["train_loss"]) and np.isfinite(e["validation_loss"]) for e in result.history)
 
 
-@pytest.mark.parametrize("cache", ["object_store", "none"])
-def test_an_unreadable_photo_is_quarantined_once_and_left_out(run, pose_folders, tmp_path, cache):
+def test_an_unreadable_photo_is_quarantined_once_and_left_out(run, pose_folders, tmp_path):
     photos = pose_folders({1: 15, 2: 10})
     (photos / "1" / "1-3.jpeg").write_bytes(b"not a photo")
-    result, _ = run(sources=[str(photos)], num_workers=2, cache=cache)
+    result, _ = run(sources=[str(photos)], num_workers=2, cache="none")
     assert [item.uri for item in result.unreadable] == [str(photos / "1" / "1-3.jpeg")]
     assert sum(result.num_used.values()) == 24
     lines = (tmp_path / "model" / "quarantine.jsonl").read_text().splitlines()
@@ -177,20 +169,15 @@ def test_patience_ends_a_run_that_does_not_improve(run, pose_folders):
     assert "Early Stop" in shown
 
 
-def test_resuming_a_finished_run_with_more_epochs_goes_on(run, pose_folders):
+def test_a_finished_run_goes_on_with_more_epochs_and_its_name_is_taken(run, pose_folders):
     photos = pose_folders({1: 10, 2: 10})
     first, _ = run(sources=[str(photos)], run_name="again", epochs=1)
+    with pytest.raises(TrainingError, match=r"run 'again' exists.*--resume"):
+        run(sources=[str(photos)], run_name="again", epochs=1)
     second, shown = run(run_name="again", epochs=2, resume=True)
     assert second.history[0] == first.history[0]
     assert [epoch["epoch"] for epoch in second.history] == [1, 2]
     assert "going on after epoch 1" in shown
-
-
-def test_a_run_of_an_existing_name_is_refused(run, pose_folders):
-    photos = pose_folders({1: 5, 2: 5})
-    run(sources=[str(photos)], run_name="taken", epochs=1)
-    with pytest.raises(TrainingError, match=r"run 'taken' exists.*--resume"):
-        run(sources=[str(photos)], run_name="taken", epochs=1)
 
 
 def test_resuming_what_never_was_is_refused(run):
