@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 import ray.train
+from ray.exceptions import RayError
 from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
@@ -279,6 +280,8 @@ def _fit(trainer: TorchTrainer, go_on: str) -> Any:
         raise TrainingError(
             f"training worker {rank} failed: {_last_line(cause)}; --debug shows more; go on with: {go_on}"
         ) from error
+    except RayError as error:  # the controller or the cluster itself is gone
+        raise TrainingError(f"Ray: {_last_line(error)}; go on with: {go_on}") from error
 
 
 def _last_line(error: BaseException) -> str:

@@ -1,0 +1,27 @@
+"""The catalogue of what is labelled and where.
+
+table   listings ⋈ labels → one Arrow table, with a report of what was left out
+split   groups that must not be torn apart, and which of them are for validation
+"""
+
+from physiq_ray.manifest.split import split_groups
+from physiq_ray.manifest.table import (
+    MANIFEST_SCHEMA,
+    TRAIN,
+    VALIDATION,
+    Manifest,
+    ManifestReport,
+    SourceReport,
+    build_manifest,
+)
+
+__all__ = [
+    "MANIFEST_SCHEMA",
+    "TRAIN",
+    "VALIDATION",
+    "Manifest",
+    "ManifestReport",
+    "SourceReport",
+    "build_manifest",
+    "split_groups",
+]
