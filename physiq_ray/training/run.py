@@ -28,6 +28,7 @@ from physiq_ray.errors import (
     TrainingError,
 )
 from physiq_ray.ingest import (
+    QUARANTINE_FILE,
     Photos,
     Unreadable,
     check_unreadable,
@@ -341,7 +342,7 @@ def _finish(
         best_epoch=metrics["epoch"],
         best_accuracy=metrics["validation_accuracy"],
         history=tuple(latest["history"]),
-        files=(*files, history_uri, *([join_uri(output, "quarantine.jsonl")] if unreadable else [])),
+        files=(*files, history_uri, *([join_uri(output, QUARANTINE_FILE)] if unreadable else [])),
         num_used={split: sum(uri not in unreadable for uri in uris[split]) for split in uris},
         num_skipped=record.num_skipped,
         unreadable=outcome.unreadable,
