@@ -43,9 +43,9 @@ def s3() -> Iterator[LocalS3]:
             patch.delenv(name, raising=False)
         for name, value in server.environment.items():
             patch.setenv(name, value)
-        storage.s3_client.cache_clear()
+        storage.forget_clients()
         yield server
-    storage.s3_client.cache_clear()
+    storage.forget_clients()
 
 
 @pytest.fixture(scope="session")

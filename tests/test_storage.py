@@ -68,16 +68,16 @@ def aws(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
                 monkeypatch.delenv(name, raising=False)
             else:
                 monkeypatch.setenv(name, value)
-        storage.s3_client.cache_clear()
+        storage.forget_clients()
 
     yield change
-    storage.s3_client.cache_clear()
+    storage.forget_clients()
 
 
 @pytest.fixture
 def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again at once, here and in botocore."""
-    monkeypatch.setattr(storage, "FIRST_WAIT_S", 0)
+    monkeypatch.setattr(storage.objects, "FIRST_WAIT_S", 0)
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
 
 
@@ -337,6 +337,20 @@ def test_more_photos_than_one_page_holds_are_all_listed(make_bucket: MakeBucket)
     assert keys_of(list_one(f"s3://{bucket}")) == [f"{number:04d}.jpg" for number in range(1050)]
 
 
+@pytest.mark.parametrize("max_folders", [256, 2])
+def test_a_large_bucket_is_listed_by_its_folders_without_gap_or_overlap(
+    make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch, max_folders: int
+) -> None:
+    monkeypatch.setattr(storage.listing, "PAGE_KEYS", 20)
+    monkeypatch.setattr(storage.listing, "MAX_FOLDERS", max_folders)
+    keys = [f"{folder}/{number:03d}.jpg" for folder in ("0", "a", "b é", "b/c", "ü") for number in range(25)]
+    keys += [f"flat-{number:03d}.jpg" for number in range(9)]
+    bucket = make_bucket(dict.fromkeys(keys, b"1"))
+
+    assert keys_of(list_one(f"s3://{bucket}")) == sorted(keys)
+    assert keys_of(list_one(f"s3://{bucket}/b")) == [f"b/c/{number:03d}.jpg" for number in range(25)]
+
+
 def test_odd_keys_are_listed_as_they_are_and_their_uris_lead_back_to_them(make_bucket: MakeBucket) -> None:
     odd = [
         "a b.jpg",
@@ -468,7 +482,7 @@ def test_an_unreachable_endpoint_is_said_when_listing_and_when_reading(aws: Aws)
         (400, "AuthorizationHeaderMalformed", StorageError),
     ],
 )
-def test_a_refusal_is_translated_and_not_asked_for_again(
+def test_a_refusal_is_translated_and_asked_for_once_by_each_client(
     scripted_s3: Callable[[Script], list[str]], status: int, code: str, kind: type[StorageError]
 ) -> None:
     requests = scripted_s3(lambda _: error_answer(status, code))
@@ -477,7 +491,7 @@ def test_a_refusal_is_translated_and_not_asked_for_again(
         read_bytes("s3://checkins/a.jpg")
 
     assert type(caught.value) is kind
-    assert requests == ["/checkins/a.jpg"]
+    assert requests == ["/checkins/a.jpg"] * 2
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError"), (429, "Throttled")])
@@ -543,7 +557,7 @@ def test_a_body_that_always_breaks_off_is_never_returned_short(
 
     with pytest.raises(UnreachableError, match=r"^read s3://checkins/a\.jpg: .*5 bytes read"):
         read_bytes("s3://checkins/a.jpg")
-    assert len(requests) == 6
+    assert len(requests) == 12  # six tries of two clients
 
 
 def test_what_is_written_to_a_bucket_is_there(make_bucket: MakeBucket, tmp_path: Path) -> None:

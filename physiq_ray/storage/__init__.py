@@ -1,0 +1,40 @@
+"""Where photos lie: S3 buckets and folders, listed, read and written the same way.
+
+address   s3://bucket/key and paths: parse, join, split
+listing   what is there, as Arrow tables
+objects   read and write one object whole
+s3        the clients, and their errors in our words
+"""
+
+from physiq_ray.storage.address import (
+    Bucket,
+    Folder,
+    Source,
+    absolute_uri,
+    join_uri,
+    parse_source,
+    parse_sources,
+    split_uri,
+)
+from physiq_ray.storage.listing import LISTING_SCHEMA, Listing, is_photo, list_sources
+from physiq_ray.storage.objects import read_bytes, write_bytes, write_file
+from physiq_ray.storage.s3 import forget_clients
+
+__all__ = [
+    "LISTING_SCHEMA",
+    "Bucket",
+    "Folder",
+    "Listing",
+    "Source",
+    "absolute_uri",
+    "forget_clients",
+    "is_photo",
+    "join_uri",
+    "list_sources",
+    "parse_source",
+    "parse_sources",
+    "read_bytes",
+    "split_uri",
+    "write_bytes",
+    "write_file",
+]

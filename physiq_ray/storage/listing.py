@@ -1,0 +1,211 @@
+"""What lies in the sources: one table a source, listed side by side, whole or an error.
+
+A source that cannot be listed keeps its error and the others go on. A listing is never a part of one:
+"could not look" must not read as "nothing there". boto3 parses about 20 000 keys a second and core; a
+large bucket is asked for its folders side by side, which hides the wait for each page.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from physiq_ray.errors import StorageError
+from physiq_ray.storage.address import Bucket, Folder, Source
+from physiq_ray.storage.objects import translate_os
+from physiq_ray.storage.s3 import s3_client, translated
+
+PHOTO_EXTENSIONS = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".heic", ".heif"),  # not decodable here, yet a photo: a report must name it, not overlook it
+)
+
+LISTING_SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("bucket", pa.string()),
+        ("key", pa.string()),
+        ("size", pa.int64()),
+        ("etag", pa.string()),
+        ("modified", pa.timestamp("ms", tz="UTC")),
+    ]
+)
+
+# Of one bucket, listed side by side by their prefixes: each costs a request of its own at least. Ranges of
+# keys would need no folders, but S3 servers do not agree on the order of "a b/" and "a/".
+MAX_FOLDERS = 256
+PAGE_KEYS = 1000  # as many as S3 gives at once
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One source's photos as a table of LISTING_SCHEMA, or why there is none.
+
+    num_others counts the objects without a photo's extension; they are left alone everywhere.
+    """
+
+    source: Source
+    table: pa.Table | None = None
+    num_others: int = 0
+    error: StorageError | None = None
+
+
+def list_sources(sources: Sequence[Source]) -> tuple[Listing, ...]:
+    """List all sources side by side, each to a table or an error of its own."""
+    with ThreadPoolExecutor(max_workers=min(16, len(sources))) as threads:
+        return _with_content_hashes(tuple(threads.map(_list_source, sources)))
+
+
+def _list_source(source: Source) -> Listing:
+    try:
+        pages = _list_bucket(source) if isinstance(source, Bucket) else _list_folder(source)
+        return Listing(
+            source, pa.concat_tables(page.table for page in pages), sum(p.num_others for p in pages)
+        )
+    except StorageError as error:
+        return Listing(source, error=error)
+    except UnicodeEncodeError as error:  # Linux takes any bytes for a file's name
+        return Listing(source, error=StorageError(f"list {source}: {error.object!r} is not UTF-8; rename it"))
+
+
+def is_photo(key: str) -> bool:
+    """Tell by the extension; case does not matter."""
+    return PurePosixPath(key).suffix.lower() in PHOTO_EXTENSIONS
+
+
+@dataclass(frozen=True)
+class _Page:
+    table: pa.Table
+    num_others: int
+
+
+def _list_bucket(source: Bucket) -> list[_Page]:
+    """List a bucket, its folders side by side where they are few and it is large."""
+    with translated(f"list {source}"):
+        client = s3_client()
+        request = {"Bucket": source.name, "Prefix": source.prefix, "MaxKeys": PAGE_KEYS}
+        first = client.list_objects_v2(**request)
+        if not first["IsTruncated"]:
+            return [_bucket_page(source, first)]
+        top = client.list_objects_v2(**request, Delimiter="/")
+        folders = [item["Prefix"] for item in top.get("CommonPrefixes", ())]
+        if top["IsTruncated"] or not 1 < len(folders) <= MAX_FOLDERS:
+            folders, top = [source.prefix], {}
+
+        def list_folder(prefix: str) -> list[_Page]:
+            paginator = client.get_paginator("list_objects_v2")
+            return [
+                _bucket_page(source, answer) for answer in paginator.paginate(**request | {"Prefix": prefix})
+            ]
+
+        with ThreadPoolExecutor(min(16, len(folders))) as threads:
+            listed = list(threads.map(list_folder, folders))
+    return [_bucket_page(source, top), *(page for pages in listed for page in pages)]
+
+
+def _bucket_page(source: Bucket, answer: Mapping[str, Any]) -> _Page:
+    return _to_page(
+        source,
+        [
+            (item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"])
+            for item in answer.get("Contents", ())
+            if not item["Key"].endswith("/")  # what a console shows as a folder
+        ],
+    )
+
+
+def _list_folder(source: Folder) -> list[_Page]:
+    def refuse(error: OSError) -> None:
+        # os.walk passes over a folder it may not read: the listing would be short in silence.
+        raise translate_os(error, f"list {error.filename}") from error
+
+    if source.path.is_file():
+        raise StorageError(f"list {source}: not a folder")
+    pages = [_to_page(source, [])]
+    for parent, folders, files in os.walk(source.path, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        page = []
+        for name in files:
+            if name.startswith("."):
+                continue
+            path = Path(parent, name)
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # a link to nothing, or deleted since its folder was read
+                continue
+            except OSError as error:
+                raise translate_os(error, f"list {path}") from error
+            if stat.S_ISREG(status.st_mode):
+                modified = datetime.fromtimestamp(status.st_mtime, UTC)
+                page.append((path.relative_to(source.path).as_posix(), status.st_size, "", modified))
+        pages.append(_to_page(source, page))
+    return pages
+
+
+Item = tuple[str, int, str, datetime]  # key, size in bytes, ETag or "", last modified
+
+
+def _to_page(source: Source, items: Sequence[Item]) -> _Page:
+    """Keep the photos of a page as a table of LISTING_SCHEMA."""
+    photos = [item for item in items if is_photo(item[0])]
+    keys = pa.array([item[0] for item in photos], pa.string())
+    base = f"s3://{source.name}/" if isinstance(source, Bucket) else f"{source.path.as_posix()}/"
+    table = pa.table(
+        [
+            pc.binary_join_element_wise(base, keys, ""),
+            pa.repeat(pa.scalar(source.name), len(photos)),
+            keys,
+            pa.array([item[1] for item in photos], pa.int64()),
+            pa.array([item[2] for item in photos], pa.string()),
+            pa.array([item[3] for item in photos], pa.timestamp("ms", tz="UTC")),
+        ],
+        schema=LISTING_SCHEMA,
+    )
+    return _Page(table, len(items) - len(photos))
+
+
+def _with_content_hashes(listings: tuple[Listing, ...]) -> tuple[Listing, ...]:
+    """Give files in folders the ETag S3 would: the MD5 of their content.
+
+    Only files that share their size with another photo are read; no other can be a copy.
+    """
+    tables = [listing.table for listing in listings if listing.table is not None]
+    if not tables or all(isinstance(listing.source, Bucket) for listing in listings):
+        return listings
+    sizes, counts = np.unique(
+        np.concatenate([table["size"].to_numpy() for table in tables]), return_counts=True
+    )
+    shared_sizes = pa.array(sizes[counts > 1])
+
+    def fill(listing: Listing) -> Listing:
+        if listing.table is None or isinstance(listing.source, Bucket):
+            return listing
+        uris, shared = listing.table["uri"], pc.is_in(listing.table["size"], shared_sizes)
+        try:
+            with ThreadPoolExecutor(max_workers=8) as threads:
+                read = iter(list(threads.map(_file_md5, uris.filter(shared).to_pylist())))
+        except StorageError as error:
+            return Listing(listing.source, error=error)
+        etags = [next(read) if is_shared else "" for is_shared in shared.to_pylist()]
+        position = listing.table.schema.get_field_index("etag")
+        table = listing.table.set_column(position, "etag", pa.array(etags, pa.string()))
+        return Listing(listing.source, table, listing.num_others)
+
+    return tuple(fill(listing) for listing in listings)
+
+
+def _file_md5(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        raise translate_os(error, f"read {path}") from error

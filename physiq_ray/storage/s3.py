@@ -1,0 +1,221 @@
+"""The S3 clients of a process, and their errors in our words.
+
+boto3 finds credentials, lists, writes and deletes. Photos come by obstore, which spends a fifth to a half
+of boto3's processor time on an object; what it cannot do, boto3 does in its place, so that odd keys,
+redirects and every error have one home. Clients are made on first use in each process and never travel.
+"""
+
+import contextlib
+import os
+import threading
+import unicodedata
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+import botocore.session
+from boto3.exceptions import S3UploadFailedError
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.utils import parse_timestamp
+from obstore.auth.boto3 import Boto3CredentialProvider
+from obstore.exceptions import BaseError as ObstoreError
+from obstore.store import S3Store
+
+from physiq_ray.errors import DeniedError, NotFoundError, StorageError, UnreachableError
+from physiq_ray.storage.address import is_bucket_name
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
+
+MAX_CONNECTIONS = 64  # as many as threads may fetch at once
+
+_CREDENTIALS_LIFETIME: Final = timedelta(minutes=5)  # botocore renews them ten minutes before they end
+_TIMEOUT: Final = timedelta(minutes=2)  # for a whole object, of 100 MB at most
+
+
+class _Clients:
+    """The clients of one process; threads that fetch their first photos together make them once."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.session: boto3.session.Session | None = None
+        self.boto: Any = None
+        self.stores: dict[str, S3Store] = {}
+
+
+_clients = _Clients()
+
+
+def s3_client() -> Any:
+    """Give this process's boto3 client, made on first use from the standard AWS chain.
+
+    Raises DeniedError: AWS_PROFILE names no profile. UnreachableError: AWS_ENDPOINT_URL is no address.
+    """
+    with _clients.lock:
+        if _clients.boto is None:
+            _clients.session = _make_session()
+            _clients.boto = _make_client(_clients.session)
+        return _clients.boto
+
+
+def forget_clients() -> None:
+    """Make clients anew on the next use: for when the environment's AWS variables have changed."""
+    with _clients.lock:
+        _clients.session = _clients.boto = None
+        _clients.stores.clear()
+
+
+def read_object(bucket: str, key: str) -> bytes:
+    """Read one object whole, in one try of each client; call within `translated`."""
+    client = s3_client()
+    if is_bucket_name(bucket) and _is_plain(key):
+        # Whatever goes wrong here is asked of boto3 again: it knows redirects, and says what the fault is.
+        with contextlib.suppress(ObstoreError, OSError, ValueError):
+            result = _store(bucket).get(key)
+            data = result.bytes().to_bytes()
+            if len(data) == result.meta["size"]:
+                return data
+    # The body is read here: botocore retries a request, never a body that breaks off; it does compare
+    # its length with the announced one.
+    body: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    return body
+
+
+@contextlib.contextmanager
+def translated(attempted: str) -> Iterator[None]:
+    """Turn boto3's errors into ours, with what was attempted in front."""
+    try:
+        yield
+    except ClientError as error:
+        raise _translate_client(error, attempted) from error
+    except S3UploadFailedError as error:
+        cause = error.__context__  # the error that says why
+        raise (
+            _translate_client(cause, attempted)
+            if isinstance(cause, ClientError)
+            else StorageError(f"{attempted}: {error}")
+        ) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise DeniedError(
+            f"{attempted}: {error}; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "run where a role gives access"
+        ) from error
+    except (HTTPClientError, BotoConnectionError, IncompleteReadError, OSError) as error:
+        raise UnreachableError(f"{attempted}: {error}; check AWS_ENDPOINT_URL and the network") from error
+    except BotoCoreError as error:
+        raise StorageError(f"{attempted}: {error}") from error
+
+
+def _is_plain(key: str) -> bool:
+    """Tell whether obstore's path type leaves a key as it is: it refuses or rewrites the others."""
+    return not any(part in {"", ".", ".."} for part in key.split("/")) and not any(
+        unicodedata.category(character) == "Cc" for character in key
+    )
+
+
+def _make_session() -> boto3.session.Session:
+    # A session of its own: boto3's default session must not be shared between threads.
+    core = botocore.session.get_session()
+    # Half of a listing's time is dateutil guessing at dates; S3 writes ISO 8601.
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_timestamp)
+    try:
+        return boto3.session.Session(botocore_session=core)
+    except ProfileNotFound as error:
+        raise DeniedError(f"S3: {error}; set AWS_PROFILE to one that exists or unset it") from error
+
+
+def _parse_timestamp(value: Any) -> datetime:
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):  # headers have another form
+        parsed: datetime = parse_timestamp(value)
+        return parsed
+
+
+def _make_client(session: boto3.session.Session) -> Any:
+    config = Config(
+        max_pool_connections=MAX_CONNECTIONS,
+        connect_timeout=10,
+        read_timeout=60,
+        retries={"mode": "standard", "max_attempts": 4},
+        user_agent_extra="physiq-ray",
+    )
+    try:
+        return session.client("s3", config=config)
+    except ProfileNotFound as error:
+        raise DeniedError(f"S3: {error}; set AWS_PROFILE to one that exists or unset it") from error
+    except ValueError as error:
+        raise UnreachableError(f"S3: {error}; set AWS_ENDPOINT_URL to an http(s):// address") from error
+
+
+def _store(bucket: str) -> S3Store:
+    """Give the fast reader of one bucket, set up as boto3 is.
+
+    Raises ValueError: no credentials.
+    """
+    with _clients.lock:
+        client, session = s3_client(), _clients.session
+        if bucket not in _clients.stores and session is not None:
+            _clients.stores[bucket] = _make_store(bucket, client, session)
+        return _clients.stores[bucket]
+
+
+def _make_store(bucket: str, client: Any, session: boto3.session.Session) -> S3Store:
+    endpoint = client.meta.endpoint_url
+    is_aws = ".amazonaws.com" in endpoint
+    options: ClientConfig = {"timeout": _TIMEOUT, "connect_timeout": timedelta(seconds=10)}
+    if endpoint.startswith("http://"):
+        options["allow_http"] = True
+    if bundle := os.environ.get("AWS_CA_BUNDLE"):
+        options["root_certificate"] = Path(bundle).read_bytes()
+    return S3Store(
+        bucket,
+        region=_bucket_region(client, bucket) if is_aws else client.meta.region_name,
+        endpoint=None if is_aws else endpoint,
+        credential_provider=Boto3CredentialProvider(session, ttl=_CREDENTIALS_LIFETIME),
+        client_options=options,
+        retry_config={"max_retries": 0},  # tried again by boto3, then by the caller
+    )
+
+
+def _bucket_region(client: Any, bucket: str) -> str:
+    """Ask where a bucket is: obstore, unlike boto3, does not follow S3 into another region."""
+    try:
+        answer = client.head_bucket(Bucket=bucket)["ResponseMetadata"]
+    except ClientError as error:  # a refusal says it too
+        answer = error.response["ResponseMetadata"]
+    region: str = answer["HTTPHeaders"].get("x-amz-bucket-region", client.meta.region_name)
+    return region
+
+
+_MISSING = {"NoSuchBucket", "NoSuchKey", "404", "NotFound"}
+_BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthFailure"}
+
+
+def _translate_client(error: ClientError, attempted: str) -> StorageError:
+    code = error.response.get("Error", {}).get("Code", "")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in _MISSING:
+        return NotFoundError(f"{attempted}: {code}; check the name, the region and AWS_ENDPOINT_URL")
+    if code in _BAD_KEYS:
+        return DeniedError(f"{attempted}: the credentials were refused ({code}); check AWS_PROFILE and keys")
+    if status == 403:
+        return DeniedError(
+            f"{attempted}: {code}; the role or key needs s3:ListBucket on the bucket and s3:GetObject "
+            "(for output s3:PutObject too) on its objects"
+        )
+    if status >= 500 or status == 429 or code in {"SlowDown", "RequestTimeout"}:
+        return UnreachableError(f"{attempted}: {code or status} after several tries; try again later")
+    return StorageError(f"{attempted}: {error}")
