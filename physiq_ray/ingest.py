@@ -12,9 +12,11 @@ decoded anew in each epoch, for data larger than the store. Both give the same b
 import functools
 import json
 import logging
+import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,9 +34,12 @@ from physiq_ray.storage import join_uri, read_bytes, write_bytes
 IntArray = npt.NDArray[np.int64]
 
 QUARANTINE_FILE = "quarantine.jsonl"
-FETCH_THREADS = 8  # a task; more do not help: decoding takes the core
-# A task should last seconds, not minutes, and its block stay near 30 MB at 224 px.
-BLOCK_BYTES, MIN_BLOCK_ROWS, MAX_BLOCK_ROWS = 64 * 2**20, 8, 200
+# Fetched ahead of the decoder in each task: enough to hide the way to S3 behind decoding, for thumbnails
+# by their number, for phone photos by their bytes.
+FETCH_THREADS, FETCH_AHEAD_BYTES = 16, 12 * 2**20
+# A task has about 0.2 s of its own between two others, so it should last seconds; yet each CPU should have
+# several, or the last one is waited for. What it gives back comes in blocks on the way.
+TASKS_PER_CPU, TASK_IMAGE_BYTES, MIN_TASK_ROWS, BLOCK_ROWS = 4, 64 * 2**20, 8, 64
 # Of a node's object store: the rest is for blocks in flight, checkpoints and other users.
 CACHE_SHARE = 0.5
 
@@ -110,49 +115,87 @@ def connect(*, local: bool = False, debug: bool = False) -> None:
 
 def build_dataset(table: pa.Table, *, image_size: int) -> ray.data.Dataset:
     """Describe fetching and decoding the manifest rows of table, in their order; nothing is read yet."""
-    size_bytes = pc.mean(table["size"]).as_py() if table.num_rows else 0
-    rows = int(min(MAX_BLOCK_ROWS, max(MIN_BLOCK_ROWS, BLOCK_BYTES // max(1, size_bytes))))
+    rows = _task_rows(table.num_rows, image_size)
     inputs = table.select(["uri", "size", "class_index"])
     blocks = [inputs.slice(start, rows).combine_chunks() for start in range(0, table.num_rows, rows)]
     dataset = ray.data.from_arrow(blocks)
     dataset.context.enable_progress_bars = False
     dataset.context.execution_options.preserve_order = True
-    read = functools.partial(_read_block, image_size=image_size)
+    read = functools.partial(_read_task, image_size=image_size)
     return dataset.map_batches(read, batch_size=None, batch_format="pyarrow", num_cpus=1)
+
+
+def _task_rows(num_rows: int, image_size: int) -> int:
+    cpus = sum(node.get("CPU", 0) for node in cluster_nodes())
+    most = min(TASK_IMAGE_BYTES / (image_size**2 * 3), num_rows / (TASKS_PER_CPU * max(1, cpus)))
+    return max(MIN_TASK_ROWS, math.ceil(most))
 
 
 def read_photo(uri: str, size: int, image_size: int) -> UInt8Array | Unreadable:
     """Fetch and decode one photo, to uint8 (image_size, image_size, 3), or say why not."""
+    return _decode(uri, _fetch(uri, size), image_size)
+
+
+def _fetch(uri: str, size: int) -> bytes | Unreadable:
     if size > MAX_BYTES:
         return Unreadable(uri, "fetch", f"{size} bytes; at most {MAX_BYTES} are read")
     try:
-        data = read_bytes(uri)
+        return read_bytes(uri)
     except StorageError as error:
         return Unreadable(uri, "fetch", str(error))
+
+
+def _decode(uri: str, data: bytes | Unreadable, image_size: int) -> UInt8Array | Unreadable:
+    if isinstance(data, Unreadable):
+        return data
     try:
         return decode_square(data, size_px=image_size)
     except PhotoError as error:
         return Unreadable(uri, "decode", str(error))
 
 
-def _read_block(block: pa.Table, *, image_size: int) -> dict[str, Any]:
-    uris, sizes = block["uri"].to_pylist(), block["size"].to_pylist()
-    images = np.zeros((len(uris), image_size, image_size, 3), np.uint8)
-    steps, errors = [""] * len(uris), [""] * len(uris)
+def _fetch_ahead(uris: Sequence[str], sizes: Sequence[int]) -> Iterator[bytes | Unreadable]:
+    """Give the photos' bytes in order, fetching those that follow meanwhile, within FETCH_AHEAD_BYTES."""
     with ThreadPoolExecutor(FETCH_THREADS) as threads:
-        results = threads.map(read_photo, uris, sizes, [image_size] * len(uris))
-        for index, result in enumerate(results):
+        ahead: deque[tuple[Future[bytes | Unreadable], int]] = deque()
+        ahead_bytes = next_row = 0
+        while ahead or next_row < len(uris):
+            while (
+                next_row < len(uris)
+                and len(ahead) < 2 * FETCH_THREADS
+                and (not ahead or ahead_bytes + sizes[next_row] <= FETCH_AHEAD_BYTES)
+            ):
+                ahead.append((threads.submit(_fetch, uris[next_row], sizes[next_row]), sizes[next_row]))
+                ahead_bytes += sizes[next_row]
+                next_row += 1
+            future, size = ahead.popleft()
+            yield future.result()
+            ahead_bytes -= size
+
+
+def _read_task(inputs: pa.Table, *, image_size: int) -> Iterator[dict[str, Any]]:
+    """Read one task's photos, given back in blocks of BLOCK_ROWS while those that follow are fetched."""
+    uris, sizes = inputs["uri"].to_pylist(), inputs["size"].to_pylist()
+    labels = inputs["class_index"].to_numpy().astype(np.int64)
+    # One decoder a task, as it has one CPU; it runs beside the fetching threads, which mostly wait.
+    fetched = _fetch_ahead(uris, sizes)
+    for start in range(0, len(uris), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
+        images = np.zeros((len(uris[rows]), image_size, image_size, 3), np.uint8)
+        steps, errors = [""] * len(images), [""] * len(images)
+        for index, (uri, data) in enumerate(zip(uris[rows], fetched, strict=False)):
+            result = _decode(uri, data, image_size)
             if isinstance(result, Unreadable):
                 steps[index], errors[index] = result.step, result.error
             else:
                 images[index] = result
-    return {
-        "image": images,
-        "label": block["class_index"].to_numpy().astype(np.int64),
-        "uri": np.array(uris, object),
-        "step": np.array(steps, object),
-        "error": np.array(errors, object),
-    }
+        yield {
+            "image": images,
+            "label": labels[rows],
+            "uri": np.array(uris[rows], object),
+            "step": np.array(steps, object),
+            "error": np.array(errors, object),
+        }
 
 
 def _to_batch(columns: dict[str, Any], rows: IntArray) -> Batch:
