@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -134,7 +135,7 @@ def build_manifest(
         reasons = "; ".join(str(listing.error) for listing in listings)
         raise StorageError(f"none of the {len(listings)} sources could be listed: {reasons}")
     not_listed = "".join(f"; {listing.error}" for listing in listings if listing.error is not None)
-    photos = pa.concat_tables(tables).combine_chunks()
+    photos = pa.concat_tables(tables)  # not combined: a copy of it all
     if photos.num_rows == 0:
         names = ", ".join(str(listing.source) for listing in listings if listing.table is not None)
         raise DataError(f"no photos in {names}; check bucket and prefix{not_listed}")
@@ -142,15 +143,19 @@ def build_manifest(
     matches = _match_labels(listings, photos, labels, _folder_poses(listings, poses), source_buckets or {})
     labelled = photos.append_column("pose_id", matches.pose_id).filter(matches.is_labelled)
     labelled = labelled.sort_by("uri")
-    contradicted = _contradicted_copies(labelled)
+    content = _content_codes(labelled)
+    # Copies of one content that carry different poses: nobody can tell which is right.
+    lowest, highest = _extremes(content, labelled["pose_id"].to_numpy())
+    contradicted = (lowest != highest)[content]
     conflicts = (
         *_name_conflicts(photos, matches),
         *(
             f"{uri}: a copy of another photo, labelled with another pose"
-            for uri in labelled["uri"].filter(contradicted).to_pylist()
+            for uri in labelled["uri"].filter(pa.array(contradicted)).to_pylist()
         ),
     )
-    usable = labelled.filter(pc.invert(contradicted))
+    usable = labelled.filter(pa.array(~contradicted)) if contradicted.any() else labelled
+    content = content[~contradicted]
     if usable.num_rows == 0:
         raise DataError(
             f"no label matches a photo: {photos.num_rows} photos, {labels.table.num_rows} usable labels, "
@@ -158,9 +163,13 @@ def build_manifest(
             f"{photos['key'][0].as_py()!r} and a label {_example(labels)!r}; "
             f"check labels, sources and source_buckets{not_listed}"
         )
-    table, thin_poses, num_copies = _grouped_and_split(usable, poses, group_pattern, validation_share, seed)
+    sources = _source_reports(listings, photos, matches.is_known)
+    del photos, labelled  # a million rows are 200 MB, and the split needs room of its own
+    table, thin_poses, num_copies = _grouped_and_split(
+        usable, content, poses, group_pattern, validation_share, seed
+    )
     report = ManifestReport(
-        sources=_source_reports(listings, photos, matches.is_known),
+        sources=sources,
         conflicts=conflicts,
         labels_without_photo=matches.labels_without_photo,
         malformed=labels.malformed,
@@ -230,14 +239,31 @@ def _labels_by_key(labels: Labels, source_buckets: Mapping[str, str]) -> pa.Tabl
     buckets = pa.array(list(source_buckets.values()), pa.string())
     table = labels.table.combine_chunks()
     scope = pc.fill_null(buckets.take(pc.index_in(table["source"].combine_chunks(), sources)), "")
-    table = table.append_column("key", _label_keys(scope, table["name"].combine_chunks()))
-    table = table.append_column("bucket", scope)
-    folded = table.group_by("key").aggregate(
-        [("bucket", "min"), ("name", "min"), ("pose_id", "min"), ("pose_id", "max")]
+    names, pose_ids = table["name"].combine_chunks(), table["pose_id"].to_numpy()
+    encoded = _label_keys(scope, names).dictionary_encode()
+    code = encoded.indices.to_numpy()
+    lowest, highest = _extremes(code, pose_ids)
+    one_row = np.empty(len(lowest), np.int64)
+    one_row[code] = np.arange(len(code))  # all rows of a key have its bucket and name
+    return pa.table(
+        {
+            "key": encoded.dictionary,
+            "bucket": scope.take(pa.array(one_row)),
+            "name": names.take(pa.array(one_row)),
+            "lowest": pa.array(lowest, pa.int32()),
+            "highest": pa.array(highest, pa.int32()),
+        }
     )
-    return folded.select(["key", "bucket_min", "name_min", "pose_id_min", "pose_id_max"]).rename_columns(
-        ["key", "bucket", "name", "lowest", "highest"]
-    )
+
+
+def _extremes(code: npt.NDArray[Any], values: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], ...]:
+    """Give the lowest and highest value of each code 0 … n-1, in a third of a group_by's memory."""
+    num_codes = int(code.max(initial=-1)) + 1
+    lowest = np.full(num_codes, np.iinfo(np.int32).max, np.int32)
+    highest = np.full(num_codes, -1, np.int32)
+    np.minimum.at(lowest, code, values)
+    np.maximum.at(highest, code, values)
+    return lowest, highest
 
 
 def _bucket_name(text: str, names_of_sources: set[str]) -> str:
@@ -283,11 +309,10 @@ def _name_conflicts(photos: pa.Table, matches: _Matches) -> tuple[str, ...]:
 
 def _content_codes(table: pa.Table) -> IntArray:
     """Give each content a number: equal size and ETag → equal number; a photo without ETag has its own."""
-    size = pc.cast(table["size"], pa.string())
-    content = pc.if_else(
-        pc.equal(table["etag"], ""), table["uri"], pc.binary_join_element_wise(size, table["etag"], "-")
-    )
-    return _codes(content)
+    etag, size = _codes(table["etag"]), _codes(table["size"])
+    content = _codes(pa.chunked_array([etag * (int(size.max(initial=0)) + 1) + size]))
+    alone = pc.equal(table["etag"], "").to_numpy()
+    return np.where(alone, len(content) + np.arange(len(content)), content)
 
 
 def _codes(column: pa.ChunkedArray) -> IntArray:
@@ -295,28 +320,15 @@ def _codes(column: pa.ChunkedArray) -> IntArray:
     return encoded
 
 
-def _contradicted_copies(labelled: pa.Table) -> pa.Array:
-    """Mark the copies of one content that carry different poses: nobody can tell which is right."""
-    if labelled.num_rows == 0:
-        return pa.array([], pa.bool_())
-    content = _content_codes(labelled)
-    pose = labelled["pose_id"].to_numpy()
-    lowest = np.full(content.max() + 1, np.iinfo(np.int32).max)
-    highest = np.full(content.max() + 1, -1)
-    np.minimum.at(lowest, content, pose)
-    np.maximum.at(highest, content, pose)
-    return pa.array((lowest != highest)[content])
-
-
 def _grouped_and_split(
     usable: pa.Table,
+    content: IntArray,
     poses: Mapping[int, str],
     group_pattern: str | None,
     validation_share: float,
     seed: int,
 ) -> tuple[pa.Table, tuple[str, ...], int]:
-    content = _content_codes(usable)
-    num_copies = len(content) - len(np.unique(content))
+    num_copies = len(content) - int(np.count_nonzero(np.bincount(content)))
     pattern_groups = _pattern_codes(usable["key"], group_pattern) if group_pattern else None
     representative = join_groups(content, pattern_groups)
     group = usable["uri"].combine_chunks().take(pa.array(representative))
@@ -325,8 +337,10 @@ def _grouped_and_split(
     class_index = pc.index_in(usable["pose_id"], pa.array(mapping.pose_ids, pa.int32())).to_numpy()
 
     # A keyed hash of the group's name, not a shuffle: photos that come later leave most of it as it was.
-    names = group.to_numpy(zero_copy_only=False)
-    order = pd.util.hash_array(names, hash_key=f"{seed:016d}", categorize=False)
+    encoded = group.dictionary_encode()
+    names = encoded.dictionary.to_numpy(zero_copy_only=False)
+    hashes = pd.util.hash_array(names, hash_key=f"{seed:016d}", categorize=False)
+    order = hashes[encoded.indices.to_numpy()]
     is_validation = split_groups(class_index, representative, order, validation_share)
 
     thin = []

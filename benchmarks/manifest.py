@@ -1,0 +1,119 @@
+"""Claim: the manifest of a million photos takes under 10 s and 1 GB, and ten million scale linearly.
+
+Synthetic listings of four buckets and as many labels, 5 % unlabelled, 2 % copies, groups by athlete; the
+listing itself is not part of it (see ingest.py for the speed of S3). Each size runs in a process of its
+own, so that its peak memory is its own; what the inputs hold is counted in.
+
+    python benchmarks/manifest.py [--objects 1000000 10000000] [--repeats 3]
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from machine import describe_machine
+
+from physiq_ray.labels import LABEL_SCHEMA, Labels
+from physiq_ray.manifest import TRAIN, build_manifest
+from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing
+
+POSES = {1: "a", 2: "b", 5: "c", 6: "d", 7: "e", 11: "f", 14: "g", 16: "h"}
+NUM_BUCKETS = 4
+
+
+def make_inputs(num_objects: int) -> tuple[list[Listing], Labels]:
+    """Draw listings and labels by column, the same for the same number."""
+    rng = np.random.default_rng(7)
+    number = np.arange(num_objects)
+    digits = pc.cast(pa.array(number), pa.string())
+    athlete = pc.cast(pa.array(number // 20), pa.string())
+    names = pc.binary_join_element_wise("17574718", digits, "-IMG", digits, ".jpeg", "")
+    keys = pc.binary_join_element_wise("athlete-", athlete, "/", names, "")
+    content = np.where(rng.random(num_objects) < 0.02, number // 2, number)  # some are copies of others
+    etags = pc.binary_join_element_wise(
+        "d41d8cd98f00b204e9800998", pc.cast(pa.array(content), pa.string()), ""
+    )
+    bucket_of = number * NUM_BUCKETS // num_objects
+    listings = []
+    for bucket in range(NUM_BUCKETS):
+        here = pa.array(bucket_of == bucket)
+        name, own = f"bucket-{bucket}", keys.filter(here)
+        table = pa.table(
+            [
+                pc.binary_join_element_wise(f"s3://{name}/", own, ""),
+                pa.repeat(name, len(own)),
+                own,
+                pa.array(2_000_000 + content[bucket_of == bucket] % 100_000),
+                etags.filter(here),
+                pa.repeat(pa.scalar(0, pa.timestamp("ms", tz="UTC")), len(own)),
+            ],
+            schema=LISTING_SCHEMA,
+        )
+        listings.append(Listing(Bucket(name), table))
+    labelled = pa.array(rng.random(num_objects) < 0.95)
+    poses = np.array(list(POSES), np.int32)[content // 20 % len(POSES)]  # copies have one label
+    table = pa.table([names, pa.nulls(num_objects, pa.string()), pa.array(poses)], schema=LABEL_SCHEMA)
+    return listings, Labels(table.filter(labelled))
+
+
+def measure(num_objects: int) -> dict[str, float]:
+    """Build one manifest here; seconds, and MiB at the peak and before."""
+    listings, labels = make_inputs(num_objects)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    start = time.perf_counter()
+    manifest = build_manifest(listings, labels, POSES, group_pattern=r"^(athlete-\d+)/")
+    seconds = time.perf_counter() - start
+    table = manifest.table
+    shares = table.group_by("pose_id").aggregate([("split", "count")])
+    groups = table.group_by("group").aggregate([("split", "count_distinct")])
+    assert pc.max(groups["split_count_distinct"]).as_py() == 1, "a group was torn apart"
+    assert shares.num_rows == len(POSES)
+    train = pc.sum(pc.equal(table["split"], TRAIN)).as_py() / table.num_rows
+    assert abs(train - 0.8) < 0.01, train
+    return {
+        "rows": table.num_rows,
+        "seconds": seconds,
+        "inputs_mib": before,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def main() -> None:
+    """Measure each size in fresh processes and print medians."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--objects", type=int, nargs="+", default=[1_000_000, 10_000_000])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(args.one)))
+        return
+    print(describe_machine("pyarrow", "numpy", "pandas"))
+    print("| objects | rows | join, groups, split (median) | range | inputs | peak memory |")
+    print("|---|---|---|---|---|---|")
+    for num_objects in args.objects:
+        command = [sys.executable, __file__, "--one", str(num_objects)]
+        runs = [
+            json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            for _ in range(args.repeats)
+        ]
+        seconds = [run["seconds"] for run in runs]
+        print(
+            f"| {num_objects:,} | {runs[0]['rows']:,} | {statistics.median(seconds):.1f} s | "
+            f"{min(seconds):.1f} to {max(seconds):.1f} s | {runs[0]['inputs_mib']:.0f} MiB | "
+            f"{statistics.median(run['peak_mib'] for run in runs):.0f} MiB |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
