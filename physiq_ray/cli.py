@@ -35,7 +35,7 @@ EPILOG = {
 }
 PREDICT_SETTINGS = ("poses", "precision")
 # What a demo decides itself.
-NOT_IN_DEMO = ("sources", "source_buckets", "labels", "output", "storage", "run_name")
+NOT_IN_DEMO = ("sources", "source_buckets", "manifest", "labels", "output", "storage", "run_name")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -61,6 +61,9 @@ class Settings(BaseModel):
     source_buckets: Annotated[dict[str, str], BeforeValidator(_split_pairs)] = Field(
         {}, description="a label's source and the bucket (or folder) it means: checkins=checkin-poses"
     )
+    manifest: str | None = Field(
+        None, description="a saved manifest (Parquet file or s3:// address) to train on in place of sources"
+    )
     poses: str = Field("mappings/poses.json", description="JSON list of pose ids and names")
     labels: str = Field("mappings/db_labels.json", description="JSON list of labels")
     output: str = Field("output", description="folder or s3:// prefix for model files and reports")

@@ -28,6 +28,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert settings_of().model_dump() == {
         "sources": (),
         "source_buckets": {},
+        "manifest": None,
         "poses": "mappings/poses.json",
         "labels": "mappings/db_labels.json",
         "output": "output",

@@ -1,9 +1,12 @@
 import json
+import threading
+import time
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from physiq_ray import ingest
 from physiq_ray.errors import DataError
 from physiq_ray.images import decode_square
 from physiq_ray.ingest import (
@@ -111,6 +114,66 @@ def test_no_rows_give_no_batches(ray_local, make_bucket, photos):
     table = manifest_rows(make_bucket(photos), photos)
     for cached in (True, False):
         assert list(open_photos(table, image_size=SIZE, cached=cached).batches(np.arange(0), 4)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_server_away_for_five_seconds_costs_no_photo_and_doubles_none(
+    s3, ray_local, make_bucket, make_photo, cached
+):
+    photos = {f"{number:03d}.jpeg": make_photo(seed=number % 8) for number in range(300)}
+    table = manifest_rows(make_bucket(photos), photos)
+
+    def restart():
+        s3.stop()
+        time.sleep(5)
+        s3.start()
+
+    away = threading.Thread(target=restart)
+    started = []
+
+    def start_once(_):
+        if not started:
+            started.append(away.start())
+
+    opened = open_photos(table, image_size=SIZE, cached=cached, on_progress=start_once)
+    seen = []
+    for batch in opened.batches(np.arange(table.num_rows), 16):
+        start_once(0)
+        assert batch.unreadable == ()
+        seen += batch.rows.tolist()
+    away.join()
+    assert seen == list(range(300))
+
+
+def test_a_bucket_denied_in_the_middle_loses_its_own_photos_only(ray_local, make_bucket, photos):
+    here, gone = make_bucket(photos), make_bucket({})
+    table = pa.concat_tables([manifest_rows(here, photos), manifest_rows(gone, photos)])
+    (batch,) = open_photos(table, image_size=SIZE, cached=False).batches(np.arange(42), 42)
+    assert batch.rows.tolist() == list(range(21))
+    assert {(row, item.step) for row, item in batch.unreadable} == {(row, "fetch") for row in range(21, 42)}
+
+
+def test_fetching_ahead_keeps_order_and_its_bound_in_bytes(monkeypatch):
+    lock, flying, most = threading.Lock(), [], []
+
+    def fetch(uri, size):
+        with lock:
+            flying.append(size)
+            most.append(sum(flying))
+        time.sleep(0.001)
+        return uri.encode()
+
+    monkeypatch.setattr(ingest, "_fetch", fetch)
+    monkeypatch.setattr(ingest, "FETCH_AHEAD_BYTES", 100)
+    sizes = [1, 30, 99, 5, 500, 40, 40, 40] * 10
+    taken = []
+    for number, data in enumerate(ingest._fetch_ahead([str(n) for n in range(80)], sizes)):
+        taken.append(data)
+        with lock:
+            flying.remove(sizes[number])
+    assert taken == [str(n).encode() for n in range(80)]
+    assert max(most) <= 500 + 100
 
 
 def test_a_photo_that_vanished_since_the_listing_is_a_fetch_error(s3, make_bucket):

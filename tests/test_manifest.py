@@ -698,3 +698,31 @@ def test_another_file_is_refused_as_a_manifest(data: bytes, message: str) -> Non
         Manifest.from_parquet(data, name="runs/m.parquet")
 
     assert str(caught.value).startswith(message)
+
+
+def change(column: str, values: dict[int, object]) -> bytes:
+    """Give a saved manifest with these rows of one column overwritten."""
+    rows = build_manifest([plenty()], labels_of(*PLENTY_LABELS), POSES).table.to_pylist()
+    for row, value in values.items():
+        rows[row][column] = rows[0]["uri"] if value == "first" else value
+    return parquet(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA))
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (change("pose_id", {0: None}), "1 rows have no pose_id"),
+        (change("split", {1: "test"}), "split is 'train' or 'validation', got ['test']"),
+        (
+            change("split", dict.fromkeys(range(len(PLENTY_LABELS)), "train")),
+            "all photos are in one split, 'train'",
+        ),
+        (change("uri", {1: "first"}), "some uris stand there twice"),
+        (change("class_index", {0: 7}), "class_index does not number the poses 1, 2 from 0"),
+    ],
+)
+def test_a_manifest_changed_by_hand_is_refused_where_it_contradicts_itself(data: bytes, problem: str) -> None:
+    with pytest.raises(DataError) as caught:
+        Manifest.from_parquet(data, name="m.parquet")
+
+    assert str(caught.value) == f"m.parquet: {problem}; build the manifest again"

@@ -1,5 +1,6 @@
 """The catalogue of what is labelled and where.
 
+match   which label means which photo
 table   listings ⋈ labels → one Arrow table, with a report of what was left out
 split   groups that must not be torn apart, and which of them are for validation
 """

@@ -9,10 +9,8 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,8 +18,9 @@ import pyarrow.parquet as pq
 
 from physiq_ray.errors import DataError, SettingError, StorageError
 from physiq_ray.labels import ClassMapping, Labels
+from physiq_ray.manifest.match import Matches, extremes, folder_poses, match_labels
 from physiq_ray.manifest.split import IntArray, join_groups, split_groups
-from physiq_ray.storage import Folder, Listing, parse_source
+from physiq_ray.storage import Listing
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -96,7 +95,7 @@ class Manifest:
     def from_parquet(cls, data: bytes, *, name: str) -> "Manifest":
         """Read what `to_parquet` wrote; name is said in errors.
 
-        Raises DataError: not Parquet, other columns, or nothing in it.
+        Raises DataError: not Parquet, other columns, nothing in it, or values that contradict each other.
         """
         try:
             table = pq.read_table(io.BytesIO(data))
@@ -107,7 +106,27 @@ class Manifest:
                 f"{name}: expected a manifest with the columns {', '.join(MANIFEST_SCHEMA.names)}, "
                 f"got {', '.join(table.schema.names)} with {table.num_rows} rows"
             )
+        if problem := _find_contradiction(table):
+            raise DataError(f"{name}: {problem}; build the manifest again")
         return cls(table, ClassMapping.of_poses(pc.unique(table["pose_id"]).to_pylist()))
+
+
+def _find_contradiction(table: pa.Table) -> str | None:
+    """Say what a table that was not made here as it stands must not contain."""
+    for column in table.schema.names:
+        if table[column].null_count:
+            return f"{table[column].null_count} rows have no {column}"
+    if others := set(pc.unique(table["split"]).to_pylist()) - {TRAIN, VALIDATION}:
+        return f"split is {TRAIN!r} or {VALIDATION!r}, got {sorted(others)}"
+    if pc.count_distinct(table["split"]).as_py() < 2:
+        return f"all photos are in one split, {table['split'][0].as_py()!r}"
+    if pc.count_distinct(table["uri"]).as_py() < table.num_rows:
+        return "some uris stand there twice"
+    mapping = ClassMapping.of_poses(pc.unique(table["pose_id"]).to_pylist())
+    expected = pc.index_in(table["pose_id"], pa.array(mapping.pose_ids, pa.int32()))
+    if not pc.all(pc.equal(expected, table["class_index"])).as_py():
+        return f"class_index does not number the poses {', '.join(mapping.classes)} from 0"
+    return None
 
 
 def build_manifest(
@@ -140,12 +159,12 @@ def build_manifest(
         names = ", ".join(str(listing.source) for listing in listings if listing.table is not None)
         raise DataError(f"no photos in {names}; check bucket and prefix{not_listed}")
 
-    matches = _match_labels(listings, photos, labels, _folder_poses(listings, poses), source_buckets or {})
+    matches = match_labels(listings, photos, labels, folder_poses(listings, poses), source_buckets or {})
     labelled = photos.append_column("pose_id", matches.pose_id).filter(matches.is_labelled)
     labelled = labelled.sort_by("uri")
     content = _content_codes(labelled)
     # Copies of one content that carry different poses: nobody can tell which is right.
-    lowest, highest = _extremes(content, labelled["pose_id"].to_numpy())
+    lowest, highest = extremes(content, labelled["pose_id"].to_numpy())
     contradicted = (lowest != highest)[content]
     conflicts = (
         *_name_conflicts(photos, matches),
@@ -180,127 +199,7 @@ def build_manifest(
     return Manifest(table, ClassMapping.of_poses(pc.unique(table["pose_id"]).to_pylist()), report)
 
 
-@dataclass(frozen=True)
-class _Matches:
-    """For each listed photo: its pose (null where none or contradictory), and which of these it is."""
-
-    pose_id: pa.Array
-    is_labelled: pa.Array
-    is_known: pa.Array  # named by some label, even a contradictory one
-    is_conflict: pa.Array
-    labels_without_photo: tuple[str, ...]
-
-
-def _match_labels(
-    listings: Sequence[Listing],
-    photos: pa.Table,
-    labels: Labels,
-    folder_pose: pa.Array,
-    source_buckets: Mapping[str, str],
-) -> _Matches:
-    names_of_sources = {listing.source.name for listing in listings}
-    buckets = {source: _bucket_name(text, names_of_sources) for source, text in source_buckets.items()}
-    by_key = _labels_by_key(labels, buckets)
-    keys = by_key["key"].combine_chunks()
-    names = photo_names(photos["key"])
-    # A label of an unmapped source is filed under the empty bucket.
-    in_bucket = pc.index_in(_label_keys(photos["bucket"], names), keys)
-    anywhere = pc.index_in(_label_keys(pa.scalar(""), names), keys)
-
-    def pose(index: pa.Array, bound: str) -> pa.Array:
-        return by_key[bound].combine_chunks().take(index)
-
-    lowest = pc.min_element_wise(pose(in_bucket, "lowest"), pose(anywhere, "lowest"), folder_pose)
-    highest = pc.max_element_wise(pose(in_bucket, "highest"), pose(anywhere, "highest"), folder_pose)
-    is_known = pc.is_valid(lowest)
-    is_labelled = pc.fill_null(pc.equal(lowest, highest), False)
-    missing = np.ones(len(keys), dtype=bool)
-    for index in (in_bucket, anywhere):
-        missing[index.drop_null().to_numpy()] = False
-    # A photo of a source that could not be listed may well be there: its labels are not called missing.
-    if failed := [listing.source.name for listing in listings if listing.table is None]:
-        unseen = pc.is_in(by_key["bucket"], pa.array(["", *failed]))
-        missing &= ~unseen.to_numpy()
-    return _Matches(
-        pose_id=pc.if_else(is_labelled, lowest, None),
-        is_labelled=is_labelled,
-        is_known=is_known,
-        is_conflict=pc.and_not(is_known, is_labelled),
-        labels_without_photo=tuple(by_key["name"].filter(pa.array(missing)).to_pylist()),
-    )
-
-
-def _labels_by_key(labels: Labels, source_buckets: Mapping[str, str]) -> pa.Table:
-    """Fold the labels of one file: key of bucket and name, both, lowest and highest pose named for it.
-
-    A label whose source is not mapped has the empty bucket.
-    """
-    sources = pa.array(list(source_buckets), pa.string())
-    buckets = pa.array(list(source_buckets.values()), pa.string())
-    table = labels.table.combine_chunks()
-    scope = pc.fill_null(buckets.take(pc.index_in(table["source"].combine_chunks(), sources)), "")
-    names, pose_ids = table["name"].combine_chunks(), table["pose_id"].to_numpy()
-    encoded = _label_keys(scope, names).dictionary_encode()
-    code = encoded.indices.to_numpy()
-    lowest, highest = _extremes(code, pose_ids)
-    one_row = np.empty(len(lowest), np.int64)
-    one_row[code] = np.arange(len(code))  # all rows of a key have its bucket and name
-    return pa.table(
-        {
-            "key": encoded.dictionary,
-            "bucket": scope.take(pa.array(one_row)),
-            "name": names.take(pa.array(one_row)),
-            "lowest": pa.array(lowest, pa.int32()),
-            "highest": pa.array(highest, pa.int32()),
-        }
-    )
-
-
-def _extremes(code: npt.NDArray[Any], values: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], ...]:
-    """Give the lowest and highest value of each code 0 … n-1, in a third of a group_by's memory."""
-    num_codes = int(code.max(initial=-1)) + 1
-    lowest = np.full(num_codes, np.iinfo(np.int32).max, np.int32)
-    highest = np.full(num_codes, -1, np.int32)
-    np.minimum.at(lowest, code, values)
-    np.maximum.at(highest, code, values)
-    return lowest, highest
-
-
-def _bucket_name(text: str, names_of_sources: set[str]) -> str:
-    """Give the `bucket` column's form of what a user maps a source to: a bucket, s3://bucket or a path."""
-    name = parse_source(text).name
-    return name if "/" in text or (text not in names_of_sources and name in names_of_sources) else text
-
-
-def _label_keys(bucket: Any, name: pa.Array) -> pa.Array:
-    keys = pc.binary_join_element_wise(bucket, name, "\n")
-    return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
-
-
-def photo_names(keys: pa.ChunkedArray) -> pa.Array:
-    """Give the last part of each key in Unicode NFC: `labels.photo_name`, by column."""
-    names = pc.utf8_normalize(pc.replace_substring_regex(keys, r"(?s)^.*/", ""), form="NFC")
-    return names.combine_chunks()
-
-
-def _folder_poses(listings: Sequence[Listing], poses: Mapping[int, str]) -> pa.Array:
-    """Give the pose that a photo's own folder names, null in buckets and elsewhere."""
-    known = pa.array([str(pose_id) for pose_id in poses], pa.string())
-    pose_ids = pa.array(list(poses), pa.int32())
-    chunks = []
-    for listing in listings:
-        if listing.table is None:
-            continue
-        if isinstance(listing.source, Folder):
-            first = pc.replace_substring_regex(listing.table["key"], r"(?s)/.*$", "")
-            index = pc.index_in(first.combine_chunks(), known)
-            chunks.append(pose_ids.take(index))
-        else:
-            chunks.append(pa.nulls(listing.table.num_rows, pa.int32()))
-    return pa.concat_arrays(chunks)
-
-
-def _name_conflicts(photos: pa.Table, matches: _Matches) -> tuple[str, ...]:
+def _name_conflicts(photos: pa.Table, matches: Matches) -> tuple[str, ...]:
     return tuple(
         f"{uri}: labelled with different poses"
         for uri in photos["uri"].filter(matches.is_conflict).to_pylist()

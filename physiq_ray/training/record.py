@@ -53,8 +53,9 @@ def save_record(record: RunRecord, settings: Settings, run_name: str) -> None:
     """Write settings, report and manifest into the run's folder."""
     values = settings_to_store(settings) | {"run_name": run_name}
     # A run may be resumed from another working directory.
-    for name in ("output", "storage", "poses", "labels"):
-        values[name] = absolute_uri(values[name])
+    for name in ("output", "storage", "poses", "labels", "manifest"):
+        if values[name] is not None:
+            values[name] = absolute_uri(values[name])
     values["sources"] = [absolute_uri(source) for source in values["sources"]]
     content = {
         "settings": values,

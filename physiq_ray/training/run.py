@@ -48,6 +48,7 @@ from physiq_ray.storage import (
     join_uri,
     list_sources,
     parse_sources,
+    read_bytes,
     write_bytes,
 )
 from physiq_ray.training.loop import Job, Outcome, read_state, train_loop
@@ -166,6 +167,13 @@ def _start_record(
         raise TrainingError(
             f"run {run_name!r} exists in {settings.storage}; go on with --resume, or give another --run-name"
         )
+    if settings.manifest is not None:
+        if settings.sources:
+            raise SettingError(
+                f"manifest={settings.manifest}: given together with sources={', '.join(settings.sources)}; "
+                "a manifest names its photos itself: give one of the two"
+            )
+        return RunRecord.of_manifest(_load_manifest(settings.manifest, display))
     sources = parse_sources(settings.sources)
     try:
         labels = load_labels(Path(settings.labels), poses)
@@ -186,6 +194,14 @@ def _start_record(
     for line in describe_manifest(manifest):
         display.note(line)
     return RunRecord.of_manifest(manifest)
+
+
+def _load_manifest(address: str, display: Display) -> Manifest:
+    uri = absolute_uri(address)
+    manifest = Manifest.from_parquet(read_bytes(uri), name=uri)
+    counts = {name: manifest.split(name).num_rows for name in (TRAIN, VALIDATION)}
+    display.note(f"{uri}: {counts[TRAIN]} photos to train on, {counts[VALIDATION]} to validate with")
+    return manifest
 
 
 def _resume_command(settings: Settings, run_name: str) -> str:
