@@ -26,6 +26,9 @@ EPILOG = {
   physiq-ray train --sources s3://checkin-poses s3://workout-images --source-buckets checkins=checkin-poses
   physiq-ray train --sources ./photos --weights random --image-size 128 --run-name first
   physiq-ray train --resume --run-name first""",
+    "audit": """examples:
+  physiq-ray audit --sources s3://checkin-poses s3://workout-images --sheet sheet.png
+  physiq-ray audit --sources s3://checkin-poses --near-duplicates --json --manifest manifest.parquet""",
     "predict": """examples:
   physiq-ray predict photo.jpg
   physiq-ray predict photos/ s3://checkin-poses/new/ --model s3://models/poses --json""",
@@ -33,6 +36,10 @@ EPILOG = {
   physiq-ray demo
   physiq-ray demo --photos my-photos --labels my-photos/db_labels.json --image-size 160""",
 }
+AUDIT_SETTINGS = (
+    *("sources", "source_buckets", "poses", "labels"),
+    *("validation_share", "group_pattern", "seed"),
+)
 PREDICT_SETTINGS = ("poses", "precision")
 # What a demo decides itself.
 NOT_IN_DEMO = ("sources", "source_buckets", "manifest", "labels", "output", "storage", "run_name")
@@ -76,6 +83,19 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--config", type=Path, metavar="FILE", help="settings in a TOML file")
     _add_json(train)
     _add_settings(train, list(Settings.model_fields))
+
+    audit = _command(commands, "audit", _audit, "count and check the photos and labels, changing nothing")
+    audit.add_argument("--check-photos", action="store_true", help="read every labelled photo")
+    audit.add_argument(
+        "--near-duplicates", action="store_true", help="compare photos by perceptual hash, reading them all"
+    )
+    audit.add_argument("--sheet", metavar="FILE", help="write some photos of each pose into one PNG")
+    audit.add_argument(
+        "--manifest", dest="manifest_output", metavar="FILE", help="save the manifest, for train --manifest"
+    )
+    audit.add_argument("--config", type=Path, metavar="FILE", help="settings in a TOML file")
+    _add_json(audit)
+    _add_settings(audit, AUDIT_SETTINGS)
 
     predict = _command(commands, "predict", _predict, "tell the pose in photos")
     predict.add_argument("photos", nargs="+", help="files, folders, s3:// objects or prefixes")
@@ -188,6 +208,43 @@ def _print_result(result: "TrainingResult") -> None:
         print(f"  {uri}")
     for failure in result.failed_sources:
         print(f"NOT COMPLETE: trained without {failure}", file=sys.stderr)
+
+
+def _audit(args: argparse.Namespace) -> int:
+    settings = load_settings(_given(args), file=args.config)
+    from physiq_ray.audit import audit_manifest, write_contact_sheet
+    from physiq_ray.labels import load_poses
+    from physiq_ray.manifest import collect_manifest
+    from physiq_ray.storage import absolute_uri, write_bytes
+
+    poses = load_poses(Path(settings.poses))
+    manifest = collect_manifest(settings, poses)
+    if args.check_photos or args.near_duplicates:
+        display = _display(to_stderr=True)
+        with display.live():
+            audit = audit_manifest(
+                manifest,
+                poses,
+                check_photos=True,
+                near_duplicates=args.near_duplicates,
+                on_progress=lambda done, total: display.count("reading", done, total),
+            )
+    else:
+        audit = audit_manifest(manifest, poses)
+    files = []
+    if args.manifest_output:
+        files.append(absolute_uri(args.manifest_output))
+        write_bytes(manifest.to_parquet(), files[-1])
+    if args.sheet:
+        files.append(absolute_uri(args.sheet))
+        write_contact_sheet(manifest, poses, files[-1], seed=settings.seed)
+    if args.json:
+        print(json.dumps(audit.to_dict() | {"files": files}, indent=2, ensure_ascii=False))
+    else:
+        print("\n".join([*audit.describe(), *(f"wrote {uri}" for uri in files)]))
+    for source in manifest.report.failed_sources:
+        print(f"NOT COMPLETE: audited without {source.source}: {source.error}", file=sys.stderr)
+    return 1 if manifest.report.failed_sources else 0
 
 
 def _predict(args: argparse.Namespace) -> int:

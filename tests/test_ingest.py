@@ -117,9 +117,8 @@ def test_no_rows_give_no_batches(ray_local, make_bucket, photos):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cached", [True, False])
 def test_a_server_away_for_five_seconds_costs_no_photo_and_doubles_none(
-    s3, ray_local, make_bucket, make_photo, cached
+    s3, ray_local, make_bucket, make_photo
 ):
     photos = {f"{number:03d}.jpeg": make_photo(seed=number % 8) for number in range(300)}
     table = manifest_rows(make_bucket(photos), photos)
@@ -130,16 +129,10 @@ def test_a_server_away_for_five_seconds_costs_no_photo_and_doubles_none(
         s3.start()
 
     away = threading.Thread(target=restart)
-    started = []
-
-    def start_once(_):
-        if not started:
-            started.append(away.start())
-
-    opened = open_photos(table, image_size=SIZE, cached=cached, on_progress=start_once)
     seen = []
-    for batch in opened.batches(np.arange(table.num_rows), 16):
-        start_once(0)
+    for batch in open_photos(table, image_size=SIZE, cached=False).batches(np.arange(300), 16):
+        if not seen:
+            away.start()
         assert batch.unreadable == ()
         seen += batch.rows.tolist()
     away.join()
@@ -220,3 +213,20 @@ def test_the_cache_is_used_where_it_fits_half_the_smallest_store(setting, num_ph
     decided, reason = decide_cache(setting, num_photos=num_photos, image_size=224, store_bytes=1000 * 2**20)
     assert decided is cached
     assert why in reason
+
+
+def test_a_cached_epoch_asks_nothing_of_s3_and_a_streamed_one_each_photo_once(
+    s3, ray_local, make_bucket, photos
+):
+    bucket = make_bucket(photos)
+    table = manifest_rows(bucket, photos)
+    before = s3.read_traffic(bucket).num_requests
+    cached = open_photos(table, image_size=SIZE, cached=True)
+    assert s3.read_traffic(bucket).num_requests == before + 21
+    for _ in range(2):
+        assert sum(len(batch.labels) for batch in cached.batches(np.arange(21), 8)) == 21
+    assert s3.read_traffic(bucket).num_requests == before + 21
+    streamed = open_photos(table, image_size=SIZE, cached=False)
+    for epoch in (1, 2):
+        assert sum(len(batch.labels) for batch in streamed.batches(np.arange(21), 8)) == 21
+        assert s3.read_traffic(bucket).num_requests == before + 21 * (epoch + 1)

@@ -1,10 +1,12 @@
 """The catalogue of what is labelled and where.
 
-match   which label means which photo
-table   listings ⋈ labels → one Arrow table, with a report of what was left out
-split   groups that must not be torn apart, and which of them are for validation
+collect   settings → manifest → words
+match     which label means which photo
+table     listings ⋈ labels → one Arrow table, with a report of what was left out
+split     groups that must not be torn apart, and which of them are for validation
 """
 
+from physiq_ray.manifest.collect import collect_manifest, describe_manifest
 from physiq_ray.manifest.split import split_groups
 from physiq_ray.manifest.table import (
     MANIFEST_SCHEMA,
@@ -24,5 +26,7 @@ __all__ = [
     "ManifestReport",
     "SourceReport",
     "build_manifest",
+    "collect_manifest",
+    "describe_manifest",
     "split_groups",
 ]

@@ -7,12 +7,14 @@ The data directory is temporary unless one is given. Not a server for data worth
 
 import atexit
 import os
+import re
 import secrets
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +30,14 @@ REGION: Final = "us-east-1"
 _PORT_TRIALS: Final = 5
 _LOG_LINES: Final = 15
 _STOP_TIMEOUT_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Requests of any kind for one bucket, and the bytes of objects sent."""
+
+    num_requests: int
+    sent_bytes: int
 
 
 class LocalS3:
@@ -188,6 +198,18 @@ class LocalS3:
         finally:
             pool.shutdown(cancel_futures=True)
         return len(files)
+
+    def read_traffic(self, bucket: str) -> Traffic:
+        """Ask the server how much was asked of one bucket since it started; the asking is not counted."""
+        url = f"http://{weed.HOST}:{self._started.ports['metricsPort']}/metrics"
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            lines = answer.read().decode().splitlines()
+
+        def total(metric: str) -> int:
+            of_bucket = re.compile(rf'SeaweedFS_s3_{metric}\{{bucket="{re.escape(bucket)}"[^}}]*\}} (\S+)')
+            return round(sum(float(match[1]) for match in map(of_bucket.match, lines) if match))
+
+        return Traffic(total("request_total"), total("bucket_traffic_sent_bytes_total"))
 
     @property
     def _started(self) -> "_State":

@@ -31,6 +31,7 @@ _PORT_FLAGS: Final = (
     "filer.port.grpc",
     "admin.port",
     "admin.port.grpc",
+    "metricsPort",
 )
 # Below the range from which systems give out ports for outgoing connections (Linux from 32768): there
 # a client's connection could take a port while the server is stopped.

@@ -12,8 +12,9 @@ from physiq_ray.errors import DeniedError, NotFoundError, StorageError, Unreacha
 from physiq_ray.storage.address import split_uri
 from physiq_ray.storage.s3 import read_object, s3_client, translated
 
-# Waits of 0.5, 1, 2, 4, 8 s between tries: an endpoint that restarts within ten seconds costs no photo.
-READ_ATTEMPTS = 6
+# Waits of 0.5, 1, 2, 4, 8, 16 s between tries, or of half of that: an endpoint that is back within fifteen
+# seconds costs no photo.
+READ_ATTEMPTS = 7
 FIRST_WAIT_S = 0.5
 
 Result = TypeVar("Result")

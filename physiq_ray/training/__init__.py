@@ -9,13 +9,12 @@ run        a whole run from the driver's side
 
 from physiq_ray.training.progress import Display
 from physiq_ray.training.record import load_saved_settings
-from physiq_ray.training.run import InterruptedRunError, TrainingResult, describe_manifest, train
+from physiq_ray.training.run import InterruptedRunError, TrainingResult, train
 
 __all__ = [
     "Display",
     "InterruptedRunError",
     "TrainingResult",
-    "describe_manifest",
     "load_saved_settings",
     "train",
 ]

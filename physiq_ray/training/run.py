@@ -22,7 +22,6 @@ from physiq_ray.checkpoint import ModelState, save_model_files, settings_to_stor
 from physiq_ray.config import Settings
 from physiq_ray.errors import (
     DataError,
-    LabelError,
     PhysiqError,
     SettingError,
     TrainingError,
@@ -39,15 +38,12 @@ from physiq_ray.ingest import (
     smallest_object_store,
     write_quarantine,
 )
-from physiq_ray.labels import LABEL_SCHEMA, Labels, load_labels, load_poses
-from physiq_ray.manifest import TRAIN, VALIDATION, Manifest, build_manifest
+from physiq_ray.labels import load_poses
+from physiq_ray.manifest import TRAIN, VALIDATION, Manifest, collect_manifest, describe_manifest
 from physiq_ray.model import load_starting_weights
 from physiq_ray.storage import (
-    Folder,
     absolute_uri,
     join_uri,
-    list_sources,
-    parse_sources,
     read_bytes,
     write_bytes,
 )
@@ -174,23 +170,7 @@ def _start_record(
                 "a manifest names its photos itself: give one of the two"
             )
         return RunRecord.of_manifest(_load_manifest(settings.manifest, display))
-    sources = parse_sources(settings.sources)
-    try:
-        labels = load_labels(Path(settings.labels), poses)
-    except LabelError:
-        # Folders named after poses are labels enough; a file that is there must be right, though.
-        if Path(settings.labels).exists() or not all(isinstance(source, Folder) for source in sources):
-            raise
-        labels = Labels(LABEL_SCHEMA.empty_table())
-    manifest = build_manifest(
-        list_sources(sources),
-        labels,
-        poses,
-        source_buckets=settings.source_buckets,
-        group_pattern=settings.group_pattern,
-        validation_share=settings.validation_share,
-        seed=settings.seed,
-    )
+    manifest = collect_manifest(settings, poses)
     for line in describe_manifest(manifest):
         display.note(line)
     return RunRecord.of_manifest(manifest)
@@ -208,34 +188,6 @@ def _resume_command(settings: Settings, run_name: str) -> str:
     default = Settings.model_fields["storage"].get_default()
     where = "" if settings.storage == default else f" --storage {shlex.quote(settings.storage)}"
     return f"physiq-ray train --resume --run-name {run_name}{where}"
-
-
-def describe_manifest(manifest: Manifest, *, examples: int = 3) -> Iterator[str]:
-    """Say what was found and what was left out, a line each, with some examples by name."""
-    report = manifest.report
-    for source in report.sources:
-        if source.error is not None:
-            yield f"{source.source}: left out: {source.error}"
-        else:
-            yield (
-                f"{source.source}: {source.total} photos, {source.labelled} labelled, "
-                f"{source.unlabelled} without a label, {source.bytes / 1e6:.1f} MB"
-            )
-    for what, items in (
-        ("conflicting labels", report.conflicts),
-        ("labels without a photo", report.labels_without_photo),
-        ("labels of unknown poses", report.unknown_poses),
-        ("malformed labels", report.malformed),
-        ("poses with too few photos", report.thin_poses),
-    ):
-        if items:
-            more = f"; and {len(items) - examples} more" if len(items) > examples else ""
-            yield f"{len(items)} {what}: {'; '.join(items[:examples])}{more}"
-    counts = {name: manifest.split(name).num_rows for name in (TRAIN, VALIDATION)}
-    yield (
-        f"{len(manifest.class_mapping.classes)} poses, {counts[TRAIN]} photos to train on, "
-        f"{counts[VALIDATION]} to validate with, {report.num_copies} copies kept on one side"
-    )
 
 
 def _open_splits(

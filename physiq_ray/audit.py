@@ -1,0 +1,280 @@
+"""The state of the data before anyone trains on it or deletes any of it.
+
+In come a manifest and, where wished, the photos themselves; out come an `Audit`, its text and a contact
+sheet. Counting reads the listing only. Checking photos fetches and decodes every labelled one, in threads,
+about as fast as Pillow decodes; near-duplicates are found on the way by perceptual hash.
+"""
+
+import io
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+from PIL import Image
+
+from physiq_ray.errors import PhotoError, SettingError, StorageError
+from physiq_ray.images import UInt8Array, decode_image, decode_square
+from physiq_ray.manifest import TRAIN, Manifest, describe_manifest
+from physiq_ray.storage import read_bytes, write_bytes
+
+CHECK_THREADS = 16
+HASH_PX = 128  # decoded to, before the hash makes it 32 × 32
+HASH_BITS = 64
+NEAR_BITS = 4  # of 64 that may differ between two photos taken for one
+SHEET_COLUMNS = 8
+UNEVEN = 3.0  # times as many photos as another pose: worth a word
+EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class PoseCount:
+    """Photos of one pose by split; share is of all usable photos."""
+
+    pose_id: int
+    name: str
+    train: int
+    validation: int
+    share: float
+
+
+@dataclass(frozen=True)
+class PhotoCheck:
+    """What reading every photo brought to light.
+
+    unreadable: (uri, reason). near_duplicates: (uri, uri, bits of 64 in which their hashes differ), exact
+    copies aside; None where it was not looked for.
+    """
+
+    unreadable: tuple[tuple[str, str], ...]
+    near_duplicates: tuple[tuple[str, str, int], ...] | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The figures of one audit. copies: uris of equal content, a tuple a content."""
+
+    manifest: Manifest
+    poses: tuple[PoseCount, ...]
+    copies: tuple[tuple[str, ...], ...]
+    check: PhotoCheck | None
+
+    @property
+    def imbalance(self) -> float:
+        """How many times as many photos the largest pose has as the smallest."""
+        counts = [pose.train + pose.validation for pose in self.poses]
+        return max(counts) / min(counts)
+
+    @property
+    def num_near_across(self) -> int:
+        """Pairs that look nearly the same, one of them in training and the other in validation."""
+        pairs = (self.check.near_duplicates if self.check else None) or ()
+        table = self.manifest.table
+        split = dict(zip(table["uri"].to_pylist(), table["split"].to_pylist(), strict=True)) if pairs else {}
+        return sum(split[a] != split[b] for a, b, _ in pairs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything as plain values, for JSON."""
+        report = self.manifest.report
+        return {
+            "sources": [asdict(source) | {"unlabelled": source.unlabelled} for source in report.sources],
+            "poses": [asdict(pose) for pose in self.poses],
+            "imbalance": self.imbalance,
+            "conflicts": list(report.conflicts),
+            "labels_without_photo": list(report.labels_without_photo),
+            "unknown_poses": list(report.unknown_poses),
+            "malformed": list(report.malformed),
+            "thin_poses": list(report.thin_poses),
+            "copies": [list(uris) for uris in self.copies],
+            "check": asdict(self.check) if self.check else None,
+            "near_duplicates_across_splits": self.num_near_across,
+        }
+
+    def describe(self) -> Iterator[str]:
+        """Give the report for a reader, line by line."""
+        yield from describe_manifest(self.manifest, examples=EXAMPLES)
+        yield ""
+        yield f"{'pose':>28}  {'train':>7}  {'validation':>10}  {'share':>6}"
+        for pose in self.poses:
+            name = f"{pose.name} ({pose.pose_id})"
+            yield f"{name:>28}  {pose.train:>7}  {pose.validation:>10}  {pose.share:>6.1%}"
+        uneven = " – uneven: expect the rare poses to be told worse" if self.imbalance > UNEVEN else ""
+        yield f"the largest pose has {self.imbalance:.1f} times the photos of the smallest{uneven}"
+        yield from _listed("contents stored more than once", [" = ".join(uris) for uris in self.copies])
+        if self.check is None:
+            return
+        yield from _listed(
+            "photos cannot be read", [f"{uri}: {reason}" for uri, reason in self.check.unreadable]
+        )
+        if self.check.near_duplicates is not None:
+            pairs = [f"{a} ~ {b} ({bits} of {HASH_BITS} bits)" for a, b, bits in self.check.near_duplicates]
+            yield from _listed("pairs of photos look nearly the same", pairs)
+            if across := self.num_near_across:
+                yield (
+                    f"  {across} of them lie on both sides of the split: the validation accuracy will "
+                    "flatter; keep them together with --group-pattern"
+                )
+
+
+def audit_manifest(
+    manifest: Manifest,
+    pose_names: Mapping[int, str],
+    *,
+    check_photos: bool = False,
+    near_duplicates: bool = False,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Audit:
+    """Count, and where wished read every photo (near_duplicates implies it).
+
+    Raises SettingError: near_duplicates without the ImageHash package.
+    """
+    table = manifest.table
+    poses = []
+    for pose_id in manifest.class_mapping.pose_ids:
+        split = table["split"].filter(pc.equal(table["pose_id"], pose_id))
+        train = pc.sum(pc.equal(split, TRAIN)).as_py()
+        poses.append(
+            PoseCount(
+                pose_id,
+                pose_names.get(pose_id, ""),
+                train,
+                len(split) - train,
+                len(split) / table.num_rows,
+            )
+        )
+    copies, check = _find_copies(manifest), None
+    if check_photos or near_duplicates:
+        image_hash = _load_hash() if near_duplicates else None
+        check = _check(table["uri"].to_pylist(), copies, image_hash, on_progress)
+    return Audit(manifest, tuple(poses), copies, check)
+
+
+def write_contact_sheet(
+    manifest: Manifest, pose_names: Mapping[int, str], uri: str, *, seed: int = 42
+) -> None:
+    """Write a PNG with some photos of each pose in a row of their own, so that wrong labels are seen.
+
+    The photos are drawn at random, the same for the same seed; one that cannot be read leaves its reason.
+    Raises StorageError: the sheet cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes half a second
+    from matplotlib.figure import Figure
+
+    rng = np.random.default_rng(seed)
+    rows = []
+    for pose_id in manifest.class_mapping.pose_ids:
+        of_pose = manifest.table["uri"].filter(pc.equal(manifest.table["pose_id"], pose_id)).to_pylist()
+        drawn = sorted(rng.choice(len(of_pose), min(SHEET_COLUMNS, len(of_pose)), replace=False))
+        rows.append([of_pose[index] for index in drawn])
+    with ThreadPoolExecutor(CHECK_THREADS) as threads:
+        shown = list(threads.map(_look, [uri for row in rows for uri in row]))
+    figure = Figure(figsize=(1.5 * SHEET_COLUMNS + 1.6, 2.1 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), SHEET_COLUMNS, squeeze=False)
+    photos = iter(shown)
+    for pose_id, row, row_axes in zip(manifest.class_mapping.pose_ids, rows, axes, strict=True):
+        for cell in row_axes:
+            cell.set(xticks=[], yticks=[])
+            cell.spines[:].set_visible(False)
+        row_axes[0].set_ylabel(f"{pose_names.get(pose_id, '')}\n(id {pose_id})", fontsize=10)
+        for cell, photo_uri in zip(row_axes, row, strict=False):
+            photo = next(photos)
+            if isinstance(photo, str):
+                cell.text(0.5, 0.5, photo[:60], fontsize=5, ha="center", va="center", wrap=True)
+            else:
+                cell.imshow(photo)
+            cell.set_title(photo_uri.rpartition("/")[2][-24:], fontsize=5)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    write_bytes(buffer.getvalue(), uri)
+
+
+def find_near(hashes: npt.NDArray[np.uint64], most_bits: int) -> list[tuple[int, int, int]]:
+    """Find pairs of 64-bit hashes that differ in at most most_bits bits: (row, row, bits), in order.
+
+    Of most_bits + 1 parts of a hash one must be equal in such a pair, so only rows that share a part are
+    compared; a thousand photos of one wall would still be compared with each other.
+    """
+    bounds = np.linspace(0, HASH_BITS, most_bits + 2).astype(int)
+    found: dict[tuple[int, int], int] = {}
+    for low, high in itertools.pairwise(bounds):
+        part = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
+        order = np.argsort(part, kind="stable")
+        starts = np.flatnonzero(np.diff(part[order], prepend=part[order[:1]] + np.uint64(1)))
+        for rows in np.split(order, starts[1:]):
+            for position, row in enumerate(rows[:-1]):
+                others = rows[position + 1 :]
+                bits = np.bitwise_count(hashes[row] ^ hashes[others])
+                for other, differ in zip(others[bits <= most_bits], bits[bits <= most_bits], strict=True):
+                    found[min(int(row), int(other)), max(int(row), int(other))] = int(differ)
+    return [(a, b, bits) for (a, b), bits in sorted(found.items())]
+
+
+def _find_copies(manifest: Manifest) -> tuple[tuple[str, ...], ...]:
+    table = manifest.table.filter(pc.not_equal(manifest.table["etag"], ""))
+    counts = table.group_by(["size", "etag"]).aggregate([("uri", "list"), ("uri", "count")])
+    repeated = counts.filter(pc.greater(counts["uri_count"], 1))["uri_list"].to_pylist()
+    return tuple(sorted(tuple(sorted(uris)) for uris in repeated))
+
+
+Hash = Callable[[Image.Image], Any]
+
+
+def _load_hash() -> Hash:
+    try:
+        from imagehash import phash
+    except ImportError as error:
+        raise SettingError(
+            "near-duplicates need the ImageHash package: pip install 'physiq-ray[audit]'"
+        ) from error
+    return phash
+
+
+def _check(
+    uris: Sequence[str],
+    copies: Sequence[Sequence[str]],
+    image_hash: Hash | None,
+    on_progress: Callable[[int, int], None],
+) -> PhotoCheck:
+    def check(uri: str) -> int | str:
+        try:
+            pixels = decode_square(read_bytes(uri), size_px=HASH_PX)
+        except (StorageError, PhotoError) as error:
+            return str(error)
+        return int(str(image_hash(Image.fromarray(pixels))), 16) if image_hash else 0
+
+    unreadable, hashes, hashed = [], [], []
+    with ThreadPoolExecutor(CHECK_THREADS) as threads:
+        for done, (uri, found) in enumerate(zip(uris, threads.map(check, uris), strict=True), 1):
+            if isinstance(found, str):
+                unreadable.append((uri, found))
+            else:
+                hashed.append(uri)
+                hashes.append(found)
+            on_progress(done, len(uris))
+    near = None
+    if image_hash is not None:
+        content = {uri: number for number, same in enumerate(copies) for uri in same}
+        near = tuple(
+            (hashed[a], hashed[b], bits)
+            for a, b, bits in find_near(np.array(hashes, np.uint64), NEAR_BITS)
+            if content.get(hashed[a], -1) != content.get(hashed[b], -2)
+        )
+    return PhotoCheck(tuple(unreadable), near)
+
+
+def _look(uri: str) -> UInt8Array | str:
+    try:
+        return decode_image(read_bytes(uri), min_side_px=200)
+    except (StorageError, PhotoError) as error:
+        return str(error)
+
+
+def _listed(what: str, items: Sequence[str]) -> Iterator[str]:
+    yield f"{len(items)} {what}"
+    yield from (f"  {item}" for item in items[:EXAMPLES])
+    if len(items) > EXAMPLES:
+        yield f"  and {len(items) - EXAMPLES} more"
