@@ -419,6 +419,7 @@ def compare(args: argparse.Namespace, server: LocalS3, folder: Path, phones: lis
             for side in args.sides:
                 if not any("error" in run for run in runs[side]):
                     runs[side].append(measure(side, work, server))
+                    print(side, json.dumps(runs[side][-1]), file=sys.stderr, flush=True)
         print(f"\n{count} {kind} photos of {work['photo_bytes'] / 1000:.0f} KB, {args.repeats} rounds\n")
         print_table(runs, count)
 
