@@ -131,11 +131,6 @@ def _task_rows(num_rows: int, image_size: int) -> int:
     return max(MIN_TASK_ROWS, math.ceil(most))
 
 
-def read_photo(uri: str, size: int, image_size: int) -> UInt8Array | Unreadable:
-    """Fetch and decode one photo, to uint8 (image_size, image_size, 3), or say why not."""
-    return _decode(uri, _fetch(uri, size), image_size)
-
-
 def _fetch(uri: str, size: int) -> bytes | Unreadable:
     if size > MAX_BYTES:
         return Unreadable(uri, "fetch", f"{size} bytes; at most {MAX_BYTES} are read")

@@ -15,7 +15,6 @@ from physiq_ray.ingest import (
     check_unreadable,
     decide_cache,
     open_photos,
-    read_photo,
     write_quarantine,
 )
 from physiq_ray.manifest import MANIFEST_SCHEMA
@@ -171,13 +170,13 @@ def test_fetching_ahead_keeps_order_and_its_bound_in_bytes(monkeypatch):
 
 def test_a_photo_that_vanished_since_the_listing_is_a_fetch_error(s3, make_bucket):
     bucket = make_bucket({})
-    found = read_photo(f"s3://{bucket}/gone.jpeg", 10, SIZE)
+    found = ingest._fetch(f"s3://{bucket}/gone.jpeg", 10)
     assert isinstance(found, Unreadable)
     assert (found.step, f"s3://{bucket}/gone.jpeg" in found.error) == ("fetch", True)
 
 
 def test_an_object_of_gigabytes_is_not_fetched():
-    found = read_photo("s3://nowhere-at-all/huge.jpeg", 5 * 2**30, SIZE)
+    found = ingest._fetch("s3://nowhere-at-all/huge.jpeg", 5 * 2**30)
     assert found == Unreadable(
         "s3://nowhere-at-all/huge.jpeg", "fetch", "5368709120 bytes; at most 104857600 are read"
     )

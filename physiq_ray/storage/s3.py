@@ -65,8 +65,16 @@ def s3_client() -> Any:
     """
     with _clients.lock:
         if _clients.boto is None:
-            _clients.session = _make_session()
-            _clients.boto = _make_client(_clients.session)
+            try:
+                session = _make_session()
+                _clients.boto = _make_client(session)
+            except ProfileNotFound as error:
+                raise DeniedError(f"S3: {error}; set AWS_PROFILE to one that exists or unset it") from error
+            except ValueError as error:
+                raise UnreachableError(
+                    f"S3: {error}; set AWS_ENDPOINT_URL to an http(s):// address"
+                ) from error
+            _clients.session = session
         return _clients.boto
 
 
@@ -130,10 +138,7 @@ def _make_session() -> boto3.session.Session:
     core = botocore.session.get_session()
     # Half of a listing's time is dateutil guessing at dates; S3 writes ISO 8601.
     core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_timestamp)
-    try:
-        return boto3.session.Session(botocore_session=core)
-    except ProfileNotFound as error:
-        raise DeniedError(f"S3: {error}; set AWS_PROFILE to one that exists or unset it") from error
+    return boto3.session.Session(botocore_session=core)
 
 
 def _parse_timestamp(value: Any) -> datetime:
@@ -152,12 +157,7 @@ def _make_client(session: boto3.session.Session) -> Any:
         retries={"mode": "standard", "max_attempts": 4},
         user_agent_extra="physiq-ray",
     )
-    try:
-        return session.client("s3", config=config)
-    except ProfileNotFound as error:
-        raise DeniedError(f"S3: {error}; set AWS_PROFILE to one that exists or unset it") from error
-    except ValueError as error:
-        raise UnreachableError(f"S3: {error}; set AWS_ENDPOINT_URL to an http(s):// address") from error
+    return session.client("s3", config=config)
 
 
 def _store(bucket: str) -> S3Store:
