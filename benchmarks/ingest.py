@@ -14,7 +14,7 @@ webdataset    tar shards in S3, written beforehand (its own column), read by Web
 mosaicml      MDS shards in S3, written beforehand, read by StreamingDataset in 2 workers
 litdata       LitData's StreamingRawDataset on the same objects, in 2 workers
 
-The last three need `pip install webdataset mosaicml-streaming litdata`; a side that is not installed or
+The last three need `pip install webdataset mosaicml-streaming litdata s3fs`; a side that is not installed or
 fails is shown with its reason.
 
     python benchmarks/ingest.py [--phones 400] [--thumbnails 4000] [--repeats 3] [--sides ours …]
