@@ -5,6 +5,7 @@ uint8 batches of 32 at 224 × 224. Each side runs in a process of its own; start
 photos beforehand is not counted. Sides:
 
 decoder       our decoder in 2 processes, from memory: the limit
+plain         2 processes that fetch and decode as ours does, without Ray: what Ray costs
 ours          open_photos(cached=True): the first epoch decodes into the object store
 ours-stream   open_photos(cached=False): each epoch fetches and decodes
 read_images   ray.data.read_images(size=…) on pyarrow's S3FileSystem
@@ -77,18 +78,41 @@ def _decode_many(data: list[bytes], count: int) -> int:
     return count
 
 
-def ours(work: dict[str, Any], *, cached: bool = True) -> Epoch:
-    """Read by open_photos; cached, the first epoch opens them."""
-    from physiq_ray.ingest import open_photos
+def plain(work: dict[str, Any]) -> Epoch:
+    """Run what a decode task runs in two processes, one half each."""
+    pool = ProcessPoolExecutor(NUM_WORKERS, mp_context=multiprocessing.get_context("spawn"))
+    table = _to_table(work)
+    halves = [table.slice(0, len(table) // 2), table.slice(len(table) // 2)]
+    list(pool.map(_read_part, [half.slice(0, NUM_WARM_UP // 2) for half in halves]))
 
-    _start_ray(work)
-    table = pa.Table.from_pylist(
+    def epoch() -> Iterator[int]:
+        yield from pool.map(_read_part, halves)
+
+    return epoch
+
+
+def _read_part(table: pa.Table) -> int:
+    from physiq_ray.ingest import _read_task
+
+    return sum(len(block["image"]) for block in _read_task(table, image_size=SIZE_PX))
+
+
+def _to_table(work: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist(
         [
             {"uri": uri, "size": work["photo_bytes"], "class_index": number % 8}
             for number, uri in enumerate(work["uris"])
         ],
         schema=pa.schema([("uri", pa.string()), ("size", pa.int64()), ("class_index", pa.int32())]),
     )
+
+
+def ours(work: dict[str, Any], *, cached: bool = True) -> Epoch:
+    """Read by open_photos; cached, the first epoch opens them."""
+    from physiq_ray.ingest import open_photos
+
+    _start_ray(work)
+    table = _to_table(work)
     warm = open_photos(table.slice(0, NUM_WARM_UP), image_size=SIZE_PX, cached=False)
     list(warm.batches(np.arange(min(NUM_WARM_UP, table.num_rows)), BATCH_SIZE))
     opened: list[Any] = []
@@ -266,6 +290,7 @@ def litdata(work: dict[str, Any]) -> Epoch:
 
 SIDES: dict[str, Callable[[dict[str, Any]], Epoch]] = {
     "decoder": decoder,
+    "plain": plain,
     "ours": ours,
     "ours-stream": partial(ours, cached=False),
     "read_images": read_images,

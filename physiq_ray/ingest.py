@@ -124,6 +124,9 @@ def build_dataset(table: pa.Table, *, image_size: int) -> ray.data.Dataset:
     dataset = ray.data.from_arrow(blocks)
     dataset.context.enable_progress_bars = False
     dataset.context.execution_options.preserve_order = True
+    # Else a task's blocks are put together into one of 128 MiB, which comes late, and is copied whenever
+    # it is read.
+    dataset.context.target_max_block_size = BLOCK_ROWS * image_size**2 * 3
     read = functools.partial(_read_task, image_size=image_size)
     return dataset.map_batches(read, batch_size=None, batch_format="pyarrow", num_cpus=1)
 

@@ -138,12 +138,31 @@ def test_a_server_away_for_five_seconds_costs_no_photo_and_doubles_none(
     assert seen == list(range(300))
 
 
-def test_a_bucket_denied_in_the_middle_loses_its_own_photos_only(ray_local, make_bucket, photos):
-    here, gone = make_bucket(photos), make_bucket({})
-    table = pa.concat_tables([manifest_rows(here, photos), manifest_rows(gone, photos)])
-    (batch,) = open_photos(table, image_size=SIZE, cached=False).batches(np.arange(42), 42)
-    assert batch.rows.tolist() == list(range(21))
-    assert {(row, item.step) for row, item in batch.unreadable} == {(row, "fetch") for row in range(21, 42)}
+def test_a_bucket_denied_in_mid_epoch_loses_its_own_photos_only(
+    s3_direct, ray_local, make_bucket, make_photo
+):
+    photos = {f"{number:03d}.jpeg": make_photo(seed=number % 8) for number in range(150)}
+    open_bucket, closed = make_bucket(photos), make_bucket(photos)
+    both = pa.concat_tables([manifest_rows(open_bucket, photos), manifest_rows(closed, photos)])
+    table = both.take(np.arange(300).reshape(2, 150).T.ravel())  # one of each by turns
+    deny = {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:GetObject",
+        "Resource": f"arn:aws:s3:::{closed}/*",
+    }
+    read, lost = [], {}
+    for batch in open_photos(table, image_size=SIZE, cached=False).batches(np.arange(300), 16):
+        if not read:
+            s3_direct.put_bucket_policy(
+                Bucket=closed, Policy=json.dumps({"Version": "2012-10-17", "Statement": [deny]})
+            )
+        read += batch.rows.tolist()
+        lost |= dict(batch.unreadable)
+    assert sorted([*read, *lost]) == list(range(300))
+    assert set(range(0, 300, 2)) < set(read)  # all of the one, and of the other what came before
+    assert lost
+    assert {(item.step, "AccessDenied" in item.error) for item in lost.values()} == {("fetch", True)}
 
 
 def test_fetching_ahead_keeps_order_and_its_bound_in_bytes(monkeypatch):
