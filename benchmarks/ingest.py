@@ -94,7 +94,7 @@ def plain(work: dict[str, Any]) -> Epoch:
 def _read_part(table: pa.Table) -> int:
     from physiq_ray.ingest import _read_task
 
-    return sum(len(block["image"]) for block in _read_task(table, image_size=SIZE_PX))
+    return len(_read_task(table, image_size=SIZE_PX)["image"])
 
 
 def _to_table(work: dict[str, Any]) -> pa.Table:

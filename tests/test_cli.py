@@ -1,3 +1,4 @@
+import io
 import json
 import subprocess
 import sys
@@ -5,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from physiq_ray.checkpoint import ModelState, save_model_files
+from physiq_ray.checkpoint import ModelState, load_model_state, save_model_files
 from physiq_ray.cli import build_parser
 from physiq_ray.config import Settings
 from physiq_ray.labels import ClassMapping
@@ -138,13 +139,21 @@ def test_a_refused_download_of_imagenet_weights_is_one_message(
 
 
 @pytest.mark.slow
-def test_a_missing_bucket_beside_a_good_one_makes_the_run_partly_failed(
-    run_cli, project, make_bucket, make_photo, tmp_path
+def test_a_run_from_s3_to_s3_with_given_weights_is_partly_failed_by_a_missing_bucket(
+    run_cli, project, make_bucket, make_photo
 ):
     project(*((f"{n}.jpeg", 1 + n % 2) for n in range(12)))
-    bucket = make_bucket({f"{n}.jpeg": make_photo(seed=n) for n in range(12)})
-    quick = ("--epochs", "1", "--image-size", "64", "--precision", "fp32", "--json")
-    done = run_cli(*TRAIN, *quick, "--sources", f"s3://{bucket}", "s3://not-there-at-all", timeout=250)
+    start = build_model(1000).state_dict()
+    file = io.BytesIO()
+    torch.save(start, file)
+    bucket = make_bucket({f"in/{n}.jpeg": make_photo(seed=n) for n in range(12)})
+    models = make_bucket({"start.pth": file.getvalue()})
+    settings = (
+        f"--weights s3://{models}/start.pth --output s3://{models}/poses/v1 --storage s3://{models}/runs "
+        "--run-name first --epochs 1 --image-size 64 --precision fp32 --learning-rate 1e-9 --json"
+    )
+    sources = (f"s3://{bucket}/in", "s3://not-there-at-all")
+    done = run_cli("train", *settings.split(), "--sources", *sources, timeout=250)
     assert done.returncode == 1, done.stderr
     answer = json.loads(done.stdout)
     assert answer["photos"]["train"] + answer["photos"]["validation"] == 12
@@ -152,7 +161,12 @@ def test_a_missing_bucket_beside_a_good_one_makes_the_run_partly_failed(
     assert failed.startswith("s3://not-there-at-all: ")
     assert "NoSuchBucket" in failed
     assert "s3://not-there-at-all: left out" in done.stderr
-    assert (tmp_path / "output" / "pose_classifier_complete.pth").exists()
+    assert f"s3://{bucket}/in: 12 photos, 12 labelled" in done.stderr
+    assert answer["files"][0] == f"s3://{models}/poses/v1/pose_classifier.pth"
+    state = load_model_state(f"s3://{models}/poses/v1")
+    assert state.class_mapping.classes == ("1", "2")
+    name = "layer3.2.conv2.weight"
+    assert torch.allclose(state.state_dict[name], start[name], atol=1e-6)
 
 
 def test_predict_prints_pose_confidence_and_all_probabilities_and_writes_the_figure(

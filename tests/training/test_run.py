@@ -11,7 +11,7 @@ from physiq_ray.checkpoint import load_model_state
 from physiq_ray.config import Settings
 from physiq_ray.errors import DataError, SettingError, TrainingError
 from physiq_ray.images import decode_square
-from physiq_ray.model import build_model, normalise
+from physiq_ray.model import normalise
 from physiq_ray.storage import read_bytes
 from physiq_ray.training import Display, train
 
@@ -126,32 +126,6 @@ def test_six_percent_unreadable_end_the_run_with_the_list(run, pose_folders, tmp
     with pytest.raises(DataError, match="3 of 50 photos cannot be read"):
         run(sources=[str(photos)], cache=cache)
     assert len((tmp_path / "model" / "quarantine.jsonl").read_text().splitlines()) == 3
-
-
-def test_training_from_s3_to_s3_starts_from_the_given_weights(run, make_bucket, tmp_path):
-    names = {f"IMG{n:04d}.jpeg": ((200, 60, 60), 1) if n % 2 else ((60, 60, 200), 2) for n in range(20)}
-    files = {f"in/{name}": coloured_photo(n, colour) for n, (name, (colour, _)) in enumerate(names.items())}
-    start = build_model(1000).state_dict()
-    file = io.BytesIO()
-    torch.save(start, file)
-    bucket, models = make_bucket(files), make_bucket({"start.pth": file.getvalue()})
-    labels = [{"poseId": pose, "s3Filename": name} for name, (_, pose) in names.items()]
-    (tmp_path / "labels.json").write_text(json.dumps(labels))
-    result, shown = run(
-        sources=[f"s3://{bucket}/in"],
-        output=f"s3://{models}/poses/v1",
-        storage=f"s3://{models}/runs",
-        weights=f"s3://{models}/start.pth",
-        learning_rate=1e-9,
-        epochs=1,
-        run_name="first",
-    )
-    assert f"s3://{bucket}/in: 20 photos, 20 labelled" in shown
-    assert result.files[0] == f"s3://{models}/poses/v1/pose_classifier.pth"
-    state = load_model_state(f"s3://{models}/poses/v1")
-    assert state.class_mapping.classes == ("1", "2")
-    name = "layer3.2.conv2.weight"
-    assert torch.allclose(state.state_dict[name], start[name], atol=1e-6)
 
 
 def test_a_finished_run_goes_on_until_its_patience_ends_and_its_name_is_taken(run, pose_folders):
