@@ -10,6 +10,7 @@ written last: where it stands, the set is whole.
 
 import hashlib
 import json
+import math
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -38,14 +39,17 @@ MAX_IMAGE_SIZE = 4096  # what a file may ask of the memory of those who use it
 class ModelState:
     """A trained model as data, before it is written or after it was read.
 
-    pose_names: pose id → name. image_size in pixels. history: one dict an epoch. version: the first
-    twelve hexadecimal digits of the file's SHA-256, empty before it is written.
+    pose_names: pose id → name. image_size in pixels. temperature: what logits are divided by before the
+    softmax, so that confidence is as often right as it says (Guo et al. 2017); 1 changes nothing. history:
+    one dict an epoch. version: the first twelve hexadecimal digits of the file's SHA-256, empty before it
+    is written.
     """
 
     state_dict: StateDict
     class_mapping: ClassMapping
     pose_names: Mapping[int, str]
     image_size: int = DEFAULT_IMAGE_SIZE
+    temperature: float = 1.0
     optimizer_state_dict: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +88,7 @@ def save_model_files(state: ModelState, output: str) -> tuple[str, ...]:
             "mean": list(IMAGENET_MEAN),
             "std": list(IMAGENET_STD),
         },
+        "temperature": state.temperature,
         "history": [dict(epoch) for epoch in state.history],
         "best_epoch": state.best_epoch,
         "settings": dict(state.settings),
@@ -150,10 +155,13 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
     try:
         known = {**(pose_names or {}), **{int(pose_id): str(name) for pose_id, name in stored_names.items()}}
         image_size = int(preprocessing.get("image_size", DEFAULT_IMAGE_SIZE))
+        temperature = float(value.get("temperature", 1.0))
         best_epoch = int(value.get("best_epoch", 0))
         history = tuple(value.get("history", ()))
         if not 1 <= image_size <= MAX_IMAGE_SIZE:
             raise ValueError(f"image_size {image_size}")
+        if not 0 < temperature < math.inf:  # false for NaN too
+            raise ValueError(f"temperature {temperature}")
     except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{address}: unknown checkpoint: {error}") from error
     return ModelState(
@@ -161,6 +169,7 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
         class_mapping=mapping,
         pose_names={pose_id: known.get(pose_id, f"Pose {pose_id}") for pose_id in mapping.pose_ids},
         image_size=image_size,
+        temperature=temperature,
         optimizer_state_dict=optimizer,
         history=history,
         settings=settings,

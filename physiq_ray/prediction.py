@@ -98,7 +98,7 @@ class Predictor:
             torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
         ):
             logits = self._model(batch)
-        shares = torch.softmax(logits[0].double(), dim=0).tolist()
+        shares = torch.softmax(logits[0].double() / self._state.temperature, dim=0).tolist()
         names = self._state.pose_names
         probabilities = [
             PoseProbability(pose_id, names[pose_id], share)

@@ -38,6 +38,7 @@ def state(make_weights: MakeWeights) -> ModelState:
         class_mapping=MAPPING,
         pose_names={**NAMES, 2: "of a pose without photos"},
         image_size=160,
+        temperature=1.5,
         optimizer_state_dict={
             "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}},
             "param_groups": [{"lr": 1e-4, "betas": (0.9, 0.999), "params": [0]}],
@@ -70,6 +71,7 @@ def assert_same(read: ModelState, state: ModelState) -> None:
     assert read.class_mapping == MAPPING
     assert read.pose_names == NAMES
     assert read.image_size == 160
+    assert read.temperature == 1.5
     assert read.optimizer_state_dict["param_groups"] == [{"lr": 1e-4, "betas": (0.9, 0.999), "params": [0]}]
     assert read.optimizer_state_dict["state"][0]["exp_avg"].tolist() == [1.0, 1.0]
     assert list(read.history) == [{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": 1.5}]
@@ -141,6 +143,7 @@ def test_both_files_load_without_running_code_and_hold_what_is_promised(
         "model_config",
         "pose_names",
         "preprocessing",
+        "temperature",
         "history",
         "best_epoch",
         "settings",
@@ -218,6 +221,7 @@ def test_the_origin_s_file_of_three_keys_is_read(
     assert read.class_mapping == MAPPING
     assert read.pose_names == {1: "Lats", 7: "Back", 11: "Pose 11"}
     assert read.image_size == 224
+    assert read.temperature == 1
     assert read.history == ()
     assert read.optimizer_state_dict == {}
     assert read.best_epoch == 0
@@ -307,6 +311,8 @@ def test_a_class_mapping_beside_it_that_is_none_is_named(
         ({"pose_names": {"one": "A"}}, "unknown checkpoint: invalid literal for int() with base 10: 'one'"),
         ({"preprocessing": 160}, "unknown checkpoint: preprocessing is a int, not a dictionary"),
         ({"preprocessing": {"image_size": "large"}}, "unknown checkpoint: invalid literal for int()"),
+        ({"temperature": 0}, "unknown checkpoint: temperature 0.0"),
+        ({"temperature": float("nan")}, "unknown checkpoint: temperature nan"),
         ({"preprocessing": {"image_size": 0}}, "unknown checkpoint: image_size 0"),
         ({"preprocessing": {"image_size": 10**9}}, "unknown checkpoint: image_size 1000000000"),
         (

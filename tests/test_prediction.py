@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import numpy as np
@@ -53,6 +54,13 @@ def test_outputs_are_named_by_the_class_mapping(state, make_photo):
     answer = Predictor(sure, precision="fp32").predict(make_photo(), uri="a.jpeg")
     assert [item.pose_id for item in answer.probabilities] == [2, 7, 11]
     assert answer.pose.probability == pytest.approx(np.exp(2) / (1 + np.exp(2) + np.exp(1)))
+
+
+def test_a_temperature_softens_the_confidence_and_leaves_the_pose(state, predictor, make_photo):
+    hot = Predictor(dataclasses.replace(state, temperature=1e6), precision="fp32")
+    answer = hot.predict(make_photo(), uri="a.jpeg")
+    assert answer.pose.pose_id == predictor.predict(make_photo(), uri="a.jpeg").pose.pose_id
+    assert answer.pose.probability == pytest.approx(1 / 3, abs=1e-4)
 
 
 def test_a_turned_photo_gets_the_upright_ones_answer_and_size(predictor, make_photo):
