@@ -13,7 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from physiq_ray.errors import SettingError
 
@@ -79,9 +88,41 @@ class Settings(BaseModel):
     warmup_epochs: float = Field(
         1.0, ge=0, description="epochs of linear warm-up, where the schedule has one"
     )
+    head_epochs: int = Field(
+        0, ge=0, description="first epochs that train the last layer only, on a frozen backbone"
+    )
+    backbone_rate: float = Field(
+        1.0, ge=0, le=1, description="learning rate of all layers before the last, as a share of its rate"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all poses")
-    augment: Literal["none", "light"] = Field(
-        "light", description="random flips, small shifts, zooms and light changes of training photos"
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: photos of rare poses weigh more in the loss"
+    )
+    augment: Literal["none", "light", "strong"] = Field(
+        "light",
+        description="random flips, shifts, zooms and light changes of training photos; strong erases too",
+    )
+    mixup: float = Field(
+        0.0, ge=0, le=10, description="both parameters of mixup's Beta distribution; 0 mixes no photos"
+    )
+    train_sizes: Annotated[tuple[int, ...], BeforeValidator(_split_commas)] = Field(
+        (),
+        description="sides in pixels to train at, one after the other, the last image_size: 128,160,224",
+    )
+    gradient_accumulation: int = Field(
+        1, ge=1, le=1024, description="batches whose gradients make one step together"
+    )
+    max_gradient_norm: float | None = Field(
+        None, gt=0, description="longer gradients are shortened to this norm"
+    )
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="moving average of the weights, to validate with and to keep; 0 keeps none",
+    )
+    batch_norm: Literal["local", "sync"] = Field(
+        "local", description="batch norms over each worker's own photos, or over those of all workers"
     )
     epochs: int = Field(50, ge=1, description="epochs at most")
     patience: int = Field(10, ge=1, description="epochs without a better validation accuracy before stopping")
@@ -93,9 +134,15 @@ class Settings(BaseModel):
     )
     seed: int = Field(42, ge=0, lt=2**32, description="seed of split, shuffling, augmentation and weights")
     num_workers: int = Field(1, ge=1, description="training workers, data-parallel")
+    min_workers: int | None = Field(
+        None, ge=1, description="go on with as few workers as this while the cluster has room for no more"
+    )
     use_gpu: Literal["auto", "yes", "no"] = Field("auto", description="one GPU per training worker")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the hardware has it"
+    )
+    compile: Literal["no", "yes"] = Field(
+        "no", description="torch.compile: minutes at the start, for faster steps on GPUs"
     )
     cache: Literal["auto", "object_store", "none"] = Field(
         "auto", description="keep decoded photos in Ray's object store between epochs"
@@ -104,6 +151,9 @@ class Settings(BaseModel):
         0.05, description="stop when more than this share of the photos cannot be read"
     )
     max_failures: int = Field(3, ge=-1, description="lost workers or nodes to recover from; -1 without limit")
+    stall_timeout_s: float = Field(
+        300.0, ge=10, description="seconds after which a worker that does not answer is given up"
+    )
     run_name: str | None = Field(None, description="name of the run; needed to resume it")
     storage: str = Field(
         "runs", description="folder or s3:// prefix for Ray's checkpoints, on shared storage"
@@ -123,6 +173,36 @@ class Settings(BaseModel):
         if repeated:
             raise ValueError(f"{', '.join(sorted(repeated))} is listed twice")
         return value
+
+    @field_validator("train_sizes")
+    @classmethod
+    def _sizes_are_in_range(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        wrong = [size for size in value if not 64 <= size <= 1024]
+        if wrong:
+            raise ValueError(f"{wrong[0]} px; sizes go from 64 to 1024")
+        return value
+
+    @model_validator(mode="after")
+    def _pairs_fit(self) -> "Settings":
+        if self.train_sizes and self.train_sizes[-1] != self.image_size:
+            raise PydanticCustomError(
+                "pair",
+                "train_sizes={sizes}: the last must be image_size={side}",
+                {"sizes": ",".join(map(str, self.train_sizes)), "side": self.image_size},
+            )
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise PydanticCustomError(
+                "pair",
+                "min_workers={least}: more than num_workers={most}",
+                {"least": self.min_workers, "most": self.num_workers},
+            )
+        if self.head_epochs and self.head_epochs >= self.epochs:
+            raise PydanticCustomError(
+                "pair",
+                "head_epochs={head}: none of epochs={epochs} is left for the whole network",
+                {"head": self.head_epochs, "epochs": self.epochs},
+            )
+        return self
 
     @field_validator("group_pattern")
     @classmethod
@@ -203,7 +283,9 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _describe(detail: Any, values: Mapping[str, Any], origins: Mapping[str, str]) -> str:
-    key = str(detail["loc"][0]) if detail["loc"] else "settings"
+    if not detail["loc"]:  # two settings that exclude each other: the message names both
+        return str(detail["msg"])
+    key = str(detail["loc"][0])
     if detail["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, Settings.model_fields, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

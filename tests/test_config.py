@@ -38,19 +38,31 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "learning_rate": 1e-4,
         "schedule": "constant",
         "warmup_epochs": 1.0,
+        "head_epochs": 0,
+        "backbone_rate": 1.0,
         "label_smoothing": 0.0,
+        "class_weights": "none",
         "augment": "light",
+        "mixup": 0.0,
+        "train_sizes": (),
+        "gradient_accumulation": 1,
+        "max_gradient_norm": None,
+        "ema_decay": 0.0,
+        "batch_norm": "local",
         "epochs": 50,
         "patience": 10,
         "validation_share": 0.2,
         "group_pattern": None,
         "seed": 42,
         "num_workers": 1,
+        "min_workers": None,
         "use_gpu": "auto",
         "precision": "auto",
+        "compile": "no",
         "cache": "auto",
         "max_unreadable_share": 0.05,
         "max_failures": 3,
+        "stall_timeout_s": 300.0,
         "run_name": None,
         "storage": "runs",
     }
@@ -253,3 +265,28 @@ def test_settings_survive_pickling() -> None:
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_says_its_effect_in_a_line(name: str) -> None:
     assert 10 < len(Settings.model_fields[name].description or "") < 100
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"train_sizes": "128,160", "image_size": 224},
+            "train_sizes=128,160: the last must be image_size=224",
+        ),
+        ({"min_workers": 4, "num_workers": 2}, "min_workers=4: more than num_workers=2"),
+        (
+            {"head_epochs": 5, "epochs": 5},
+            "head_epochs=5: none of epochs=5 is left for the whole network",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_both_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        load_settings(values, environment={})
+    assert str(caught.value) == message
+
+
+def test_a_training_size_out_of_range_is_named() -> None:
+    with pytest.raises(SettingError, match=r"--train-sizes='32,224'.*: 32 px; sizes go from 64 to 1024"):
+        load_settings({"train_sizes": "32,224"}, environment={})

@@ -17,7 +17,7 @@ from physiq_ray.storage.address import (
     split_uri,
 )
 from physiq_ray.storage.listing import LISTING_SCHEMA, Listing, is_photo, list_sources
-from physiq_ray.storage.objects import read_bytes, write_bytes, write_file
+from physiq_ray.storage.objects import create_bytes, read_bytes, write_bytes, write_file
 from physiq_ray.storage.s3 import forget_clients
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Listing",
     "Source",
     "absolute_uri",
+    "create_bytes",
     "forget_clients",
     "is_photo",
     "join_uri",

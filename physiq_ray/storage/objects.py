@@ -3,10 +3,13 @@
 import os
 import random
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+
+from botocore.exceptions import ClientError
 
 from physiq_ray.errors import DeniedError, NotFoundError, StorageError, UnreachableError
 from physiq_ray.storage.address import split_uri
@@ -16,6 +19,8 @@ from physiq_ray.storage.s3 import read_object, s3_client, translated
 # seconds costs no photo.
 READ_ATTEMPTS = 7
 FIRST_WAIT_S = 0.5
+# What S3 answers to If-None-Match: it was there before, or another writer is just now faster.
+ALREADY_THERE = ("PreconditionFailed", "ConditionalRequestConflict")
 
 Result = TypeVar("Result")
 
@@ -73,6 +78,34 @@ def write_bytes(data: bytes, uri: str) -> None:
         file.write(data)
         file.flush()
         write_file(Path(file.name), uri)
+
+
+def create_bytes(data: bytes, uri: str) -> bool:
+    """Write a small object, whole, where there is none yet; tell whether it was written.
+
+    Of several that try at once, one succeeds. Raises StorageError.
+    """
+    if uri.startswith("s3://"):
+        bucket, key = split_uri(uri)
+        with translated(f"write {uri}"):
+            try:
+                s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") in ALREADY_THERE:
+                    return False
+                raise
+        return True
+    beside = Path(f"{uri}.{os.getpid()}-{threading.get_ident()}")
+    write_bytes(data, str(beside))
+    try:
+        Path(uri).hardlink_to(beside)  # which, unlike a rename, takes nobody's place
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise translate_os(error, f"write {uri}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return True
 
 
 def translate_os(error: OSError, attempted: str) -> StorageError:

@@ -1,48 +1,96 @@
 """Random changes of training photos, by batch, on the device that trains."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-MAX_TURN = math.radians(3)
-MAX_SHIFT = 0.03  # of the side
-ZOOM = (0.94, 1.06)
-CONTRAST = (0.7, 1.35)
-SATURATION = (0.4, 1.3)
-BRIGHTNESS = 0.3  # ±, in standard deviations of ImageNet's pixels
+
+@dataclass(frozen=True)
+class Strength:
+    """How far photos are changed at most.
+
+    turn in radians; shift as a share of the side; zoom, contrast, saturation as lowest and highest factor;
+    brightness ± in standard deviations of ImageNet's pixels; erased: share of photos that lose a rectangle.
+    """
+
+    turn: float
+    shift: float
+    zoom: tuple[float, float]
+    contrast: tuple[float, float]
+    saturation: tuple[float, float]
+    brightness: float
+    erased: float = 0.0
 
 
-def augment_light(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half the photos, turn, shift and zoom a little, and change brightness, contrast and saturation.
+STRENGTHS = {
+    "light": Strength(math.radians(3), 0.03, (0.94, 1.06), (0.7, 1.35), (0.4, 1.3), 0.3),
+    "strong": Strength(math.radians(10), 0.08, (0.8, 1.3), (0.5, 1.6), (0.0, 1.6), 0.6, erased=0.25),
+}
+ERASED_SIDE = (0.15, 0.4)  # of the photo's side
 
-    images: float (B, 3, H, W) after normalisation, any memory layout; the result has the same. Poses have
-    no handedness: a mirrored Side Chest is a Side Chest. The generator lives on the CPU, so that CPU and
-    GPU runs draw the same changes.
+
+def augment(images: Tensor, strength: Strength, generator: torch.Generator) -> Tensor:
+    """Mirror half the photos, turn, shift, zoom, change the light, and erase rectangles where so set.
+
+    images: float (B, 3, H, W) after normalisation, any memory layout; the result is channels_last. Poses
+    have no handedness: a mirrored Side Chest is a Side Chest. The generator lives on the CPU, so that CPU
+    and GPU runs draw the same changes.
     """
 
     def uniform(low: float, high: float) -> Tensor:
         draw = torch.rand(len(images), generator=generator)
         return (low + (high - low) * draw).to(images.device)
 
-    turn, zoom = uniform(-MAX_TURN, MAX_TURN), uniform(*ZOOM)
+    turn, zoom = uniform(-strength.turn, strength.turn), uniform(*strength.zoom)
     mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+    shift = 2 * strength.shift
     cos, sin = torch.cos(turn) / zoom, torch.sin(turn) / zoom
     theta = torch.stack(  # (B, 2, 3), output → input coordinates, in halves of the side
         [
-            torch.stack([cos * mirror, -sin, uniform(-2 * MAX_SHIFT, 2 * MAX_SHIFT)], dim=1),
-            torch.stack([sin * mirror, cos, uniform(-2 * MAX_SHIFT, 2 * MAX_SHIFT)], dim=1),
+            torch.stack([cos * mirror, -sin, uniform(-shift, shift)], dim=1),
+            torch.stack([sin * mirror, cos, uniform(-shift, shift)], dim=1),
         ],
         dim=1,
     )
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     moved = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    contrast, saturation, brightness = (
-        uniform(*limits)[:, None, None, None] for limits in (CONTRAST, SATURATION, (-BRIGHTNESS, BRIGHTNESS))
-    )
+    light = (strength.contrast, strength.saturation, (-strength.brightness, strength.brightness))
+    contrast, saturation, brightness = (uniform(*limits)[:, None, None, None] for limits in light)
     grey = moved.mean(dim=1, keepdim=True)
     coloured = grey + (moved - grey) * saturation
     mean = coloured.mean(dim=(1, 2, 3), keepdim=True)
     lit = (coloured - mean) * contrast + mean + brightness
+    if strength.erased:
+        is_erased = uniform(0, 1) < strength.erased
+        sides = [uniform(*ERASED_SIDE) * is_erased for _ in range(2)]
+        lit = lit * _outside(lit, sides, [uniform(0, 1) for _ in range(2)])
     return lit.contiguous(memory_format=torch.channels_last)
+
+
+def _outside(images: Tensor, sides: list[Tensor], centres: list[Tensor]) -> Tensor:
+    """Give (B, 1, H, W), 0 inside each photo's rectangle and 1 outside; in shares of height and width."""
+    inside = []
+    for length, side, centre in zip(images.shape[2:], sides, centres, strict=True):
+        place = (torch.arange(length, device=images.device) + 0.5) / length
+        inside.append((place - centre[:, None]).abs() < side[:, None] / 2)
+    rows, columns = inside
+    return 1 - (rows[:, :, None] & columns[:, None, :]).to(images.dtype)[:, None]
+
+
+def mix(images: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Mix each photo with its neighbour in the batch (mixup, Zhang et al. 2018).
+
+    images: float (B, 3, H, W); targets: float (B, classes), probabilities; share: of the photo itself,
+    0 … 1. Batches come in random order, so the neighbour is any photo.
+    """
+    return images.lerp(images.roll(1, 0), 1 - share), targets.lerp(targets.roll(1, 0), 1 - share)
+
+
+def shrink(images: Tensor, size_px: int) -> Tensor:
+    """Resize float (B, 3, H, W) to squares of size_px, averaging over what falls together."""
+    if images.shape[-1] == size_px:
+        return images
+    return functional.interpolate(images, size=(size_px, size_px), mode="bilinear", antialias=True)

@@ -6,12 +6,11 @@ one of them holds. All randomness is seeded by (seed, epoch, rank): a resumed ep
 have drawn.
 """
 
-import tempfile
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,7 +21,7 @@ import ray.train.torch
 import torch
 import torch.distributed
 from ray.util.queue import Queue
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from physiq_ray.config import Settings
@@ -30,19 +29,27 @@ from physiq_ray.errors import DataError
 from physiq_ray.ingest import Batch, Photos, Unreadable, check_unreadable
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import TRAIN, VALIDATION
-from physiq_ray.model import StateDict, build_model, choose_precision, normalise, read_tensors
-from physiq_ray.training.augment import augment_light
+from physiq_ray.model import StateDict, normalise
+from physiq_ray.training.augment import STRENGTHS, augment, mix, shrink
+from physiq_ray.training.faults import translated
+from physiq_ray.training.measures import Divergence, FirstBadStep, Means, Sums, gather
+from physiq_ray.training.network import Network
 from physiq_ray.training.plan import (
     EarlyStopping,
+    EpochPlan,
     checkpoint_score,
     learning_rate,
+    may_stop,
     plan_epoch,
+    train_size,
     validation_rows,
 )
 from physiq_ray.training.progress import BatchProgress, Resumed, send
+from physiq_ray.training.state import Progress, read_state, saved_state
 
-STATE_FILE = "state.pt"
 EVENT_INTERVAL_S = 0.3
+# Steps between two looks whether the loss is still finite, which on a GPU wait for the step before.
+CHECK_STEPS = 20
 
 IntArray = npt.NDArray[np.int64]
 Item = TypeVar("Item")
@@ -50,96 +57,33 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a worker needs, as data: it travels to the workers once."""
+    """Everything a worker needs, as data: it travels to the workers once.
+
+    class_weights: by class index, for the training loss; empty where all weigh the same.
+    """
 
     settings: Settings
     class_mapping: ClassMapping
     photos: Mapping[str, Photos]  # by split
     weights: "ray.ObjectRef[StateDict] | None"
+    class_weights: tuple[float, ...]
     threads: int
     events: Queue
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished loop tells the driver; failure is the reason why it stopped before its end."""
+    """What a finished loop tells the driver; failure or divergence is why it stopped before its end."""
 
     unreadable: tuple[Unreadable, ...]
     failure: str | None = None
-
-
-@dataclass
-class Progress:
-    """The state of a run between two epochs, which a checkpoint holds beside model and optimizer.
-
-    excluded: by split, the rows that cannot be read, with what is known of them.
-    """
-
-    early_stopping: EarlyStopping
-    epoch: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    excluded: dict[str, dict[int, Unreadable]] = field(default_factory=lambda: {TRAIN: {}, VALIDATION: {}})
-
-    def unreadable(self) -> tuple[Unreadable, ...]:
-        """All photos set aside so far."""
-        return tuple(item for split in (TRAIN, VALIDATION) for item in self.excluded[split].values())
-
-    def to_plain(self) -> dict[str, Any]:
-        """Give plain values, which the restricted unpickler lets through."""
-        excluded = {
-            split: {row: asdict(item) for row, item in rows.items()} for split, rows in self.excluded.items()
-        }
-        return {
-            "early_stopping": asdict(self.early_stopping),
-            "epoch": self.epoch,
-            "history": self.history,
-            "excluded": excluded,
-        }
-
-    @classmethod
-    def from_plain(cls, value: Mapping[str, Any], *, patience: int) -> "Progress":
-        """Read what `to_plain` wrote; the patience is the current setting's."""
-        excluded = {
-            split: {int(row): Unreadable(**item) for row, item in rows.items()}
-            for split, rows in value["excluded"].items()
-        }
-        stopping = EarlyStopping(**{**value["early_stopping"], "patience": patience})
-        return cls(stopping, value["epoch"], list(value["history"]), excluded)
-
-
-@dataclass
-class Sums:
-    """Running sums over photos, kept on the device: reading them back each step would stall a GPU."""
-
-    loss: Tensor
-    correct: Tensor
-    num_photos: int = 0
-
-    @classmethod
-    def zero(cls, device: torch.device) -> "Sums":
-        """Start at nothing."""
-        return cls(torch.zeros((), device=device), torch.zeros((), device=device))
-
-    def add(self, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch; loss_sum is the sum over its photos."""
-        self.loss += loss_sum.detach()
-        self.correct += (logits.detach().argmax(dim=1) == labels).sum()
-        self.num_photos += len(labels)
-
-    def means(self) -> tuple[float, float, int]:
-        """Give loss and accuracy per photo over all ranks, and how many photos; 0 where there is none."""
-        sums = torch.stack(
-            [self.loss.double(), self.correct.double(), torch.tensor(self.num_photos).to(self.loss).double()]
-        )
-        if torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums)
-        loss, correct, num_photos = sums.tolist()
-        return loss / max(1, num_photos), correct / max(1, num_photos), int(num_photos)
+    divergence: Divergence | None = None
 
 
 def train_loop(config: dict[str, Job]) -> Outcome:
     """Train on one worker from the start or from the run's latest checkpoint."""
-    return Worker(config["job"]).run()
+    with translated(config["job"].settings):
+        return Worker(config["job"]).run()
 
 
 class Worker:
@@ -153,124 +97,155 @@ class Worker:
         self._device = ray.train.torch.get_device()
         if self._device.type == "cpu":
             torch.set_num_threads(job.threads)  # Ray sets as many as CPUs were reserved: often one
-        self._dtype = choose_precision(job.settings.precision, self._device)
-        torch.manual_seed(job.settings.seed)  # the head's weights
         weights = ray.get(job.weights) if job.weights is not None else None
-        model = build_model(len(job.class_mapping.classes), weights)
-        self._model = model.to(self._device).to(memory_format=torch.channels_last)
-        self._optimizer = torch.optim.Adam(
-            self._model.parameters(), lr=job.settings.learning_rate, fused=True
+        self._network = Network(self._settings, len(job.class_mapping.classes), weights, self._device)
+        self._class_weights = (
+            torch.tensor(job.class_weights, device=self._device) if job.class_weights else None
         )
         self._progress = self._restore()
-        # Batch norm statistics are averaged once an epoch, not sent before each step.
-        self._parallel = ray.train.torch.prepare_model(
-            self._model,
-            parallel_strategy_kwargs={"broadcast_buffers": False, "gradient_as_bucket_view": True},
-        )
 
     def run(self) -> Outcome:
         """Go through the epochs that are left."""
         progress = self._progress
-        failure = None
         while progress.epoch < self._settings.epochs and not progress.early_stopping.is_finished:
-            started_s = time.monotonic()
-            train_loss, train_accuracy, train_photos = self._train(progress.epoch + 1)
-            validation_loss, validation_accuracy, validation_photos = self._validate(progress.epoch + 1)
+            epoch, started_s = progress.epoch + 1, time.monotonic()
+            trained = self._train(epoch)
+            if isinstance(trained, Divergence):
+                return Outcome(progress.unreadable(), divergence=trained)
+            trained_s = time.monotonic()
+            validated, answers = self._validate(epoch)
             if failure := self._too_many_unreadable():
-                break
-            progress.epoch += 1
-            progress.early_stopping = progress.early_stopping.after(progress.epoch, validation_accuracy)
+                return Outcome(progress.unreadable(), failure)
+            if not math.isfinite(validated.loss):  # by the last step, whose own loss was still finite
+                return Outcome(progress.unreadable(), divergence=Divergence(epoch))
+            progress.epoch = epoch
+            progress.early_stopping = progress.early_stopping.after(
+                epoch, validated.accuracy, counts=may_stop(self._settings, epoch)
+            )
             metrics = {
-                "epoch": progress.epoch,
-                "train_loss": train_loss,
-                "train_accuracy": train_accuracy,
-                "validation_loss": validation_loss,
-                "validation_accuracy": validation_accuracy,
-                "train_photos": train_photos,
-                "validation_photos": validation_photos,
-                "learning_rate": learning_rate(self._settings, progress.epoch),
+                "epoch": epoch,
+                "train_loss": trained.loss,
+                "train_accuracy": trained.accuracy,
+                "validation_loss": validated.loss,
+                "validation_accuracy": validated.accuracy,
+                "train_photos": trained.num_photos,
+                "validation_photos": validated.num_photos,
+                "train_size": train_size(self._settings, epoch),
+                "learning_rate": learning_rate(self._settings, epoch),
+                "num_workers": self._world_size,
                 "seconds": time.monotonic() - started_s,
+                "train_seconds": trained_s - started_s,
+                "time": time.time(),
                 "status": progress.early_stopping.status,
             }
             progress.history.append(metrics)
-            self._report(
-                {**metrics, "checkpoint_score": checkpoint_score(validation_accuracy, progress.epoch)}
-            )
-        return Outcome(progress.unreadable(), failure)
+            self._report(metrics, answers)
+        return Outcome(progress.unreadable())
 
-    def _train(self, epoch: int) -> tuple[float, float, int]:
-        settings, photos = self._settings, self._job.photos[TRAIN]
+    def _train(self, epoch: int) -> Means | Divergence:
+        settings = self._settings
         plan = plan_epoch(
             self._available(TRAIN),
             batch_size=settings.batch_size,
+            accumulation=settings.gradient_accumulation,
             world_size=self._world_size,
             world_rank=self._rank,
             seed=settings.seed,
             epoch=epoch,
         )
-        draw = np.random.SeedSequence((settings.seed, epoch, self._rank)).generate_state(1)
-        generator = torch.Generator().manual_seed(int(draw[0]))
+        photos = self._job.photos[TRAIN]
         batches = ahead(self._to_device(photos.batches(plan.rows, settings.batch_size), TRAIN))
-        sums = Sums.zero(self._device)
+        change = self._change(epoch)
+        sums, first_bad = Sums.zero(self._device), FirstBadStep(self._device)
         emit = self._emitter(epoch, TRAIN, sum(plan.step_sizes))
-        self._parallel.train()
-        for step, step_size in enumerate(plan.step_sizes):
-            rate = learning_rate(settings, epoch - 1 + step / len(plan.step_sizes))
-            for group in self._optimizer.param_groups:
-                group["lr"] = rate
-            images, labels = next(batches, (None, None))
-            if images is not None and labels is not None and len(labels):
-                inputs = normalise(images)
-                if settings.augment == "light":
-                    inputs = augment_light(inputs, generator)
-                logits = self._forward(self._parallel, inputs)
-                loss_sum = functional.cross_entropy(
-                    logits, labels, reduction="sum", label_smoothing=settings.label_smoothing
-                )
-                sums.add(loss_sum, logits, labels)
-            elif self._world_size > 1:
-                loss_sum = self._idle_loss()
-            else:
-                continue
-            # Ranks' gradients are averaged: times their number, over the photos of all, gives the mean
-            # over photos, however unevenly they are dealt.
-            (loss_sum * (self._world_size / step_size)).backward()
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
+        self._network.begin_epoch(epoch)
+        for step in range(len(plan.step_sizes)):
+            first_bad.note(step, self._take_step(plan, step, batches, change, sums))
+            self._network.step(learning_rate(settings, epoch - 1 + step / len(plan.step_sizes)))
             emit(sums)
+            is_last = step == len(plan.step_sizes) - 1
+            if (is_last or step % CHECK_STEPS == 0) and first_bad.was_seen():
+                return first_bad.describe(epoch, plan)
         emit(sums, force=True)
-        self._average_batch_norms(sums.num_photos)
+        self._network.end_epoch(sums.num_photos)
         return sums.means()
 
-    def _validate(self, epoch: int) -> tuple[float, float, int]:
+    def _take_step(
+        self,
+        plan: EpochPlan,
+        step: int,
+        batches: Iterator[tuple[Tensor, Tensor]],
+        change: "Change",
+        sums: Sums,
+    ) -> Tensor:
+        """Add up the gradients of one step; give this rank's loss."""
+        loss = torch.zeros((), device=self._device)
+        left = plan.part_sizes[step]
+        for batch in range(plan.num_batches[step]):
+            images, labels = next(batches) if left > 0 else (None, None)
+            left -= plan.batch_size
+            with self._network.only_adding_up(batch < plan.num_batches[step] - 1):
+                if images is not None and labels is not None and len(labels):
+                    inputs, targets = change(images, labels)
+                    logits = self._network.forward(inputs)
+                    part = functional.cross_entropy(
+                        logits,
+                        targets,
+                        weight=self._class_weights,
+                        reduction="sum",
+                        label_smoothing=self._settings.label_smoothing,
+                    )
+                    sums.add(part, logits, labels)
+                elif self._world_size > 1:
+                    part = self._network.zero_loss(self._job.photos[TRAIN].image_size)
+                else:
+                    continue
+                # Ranks' gradients are averaged: times their number, over the photos of all, gives the
+                # mean over photos, however unevenly they are dealt.
+                (part * (self._world_size / plan.step_sizes[step])).backward()
+            loss += part.detach()
+        return loss
+
+    def _change(self, epoch: int) -> "Change":
+        """Give the function that turns an epoch's raw batches into the network's inputs and targets."""
+        settings, num_classes = self._settings, len(self._job.class_mapping.classes)
+        seed = np.random.SeedSequence((settings.seed, epoch, self._rank))
+        generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
+        shares = np.random.default_rng(seed)
+        strength, size = STRENGTHS.get(settings.augment), train_size(settings, epoch)
+
+        def change(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            inputs, targets = shrink(normalise(images), size), labels
+            if strength is not None:
+                inputs = augment(inputs, strength, generator)
+            if settings.mixup:
+                share = float(shares.beta(settings.mixup, settings.mixup))
+                soft = functional.one_hot(labels, num_classes).float()
+                # The photo's own share is the larger one: its label stays the one to be right about.
+                inputs, targets = mix(inputs, soft, max(share, 1 - share))
+            return inputs, targets
+
+        return change
+
+    def _validate(self, epoch: int) -> tuple[Means, dict[str, Tensor]]:
+        """Give loss and accuracy over all ranks, and all ranks' answers: rows, labels and logits."""
         available = self._available(VALIDATION)
         rows = validation_rows(available, world_size=self._world_size, world_rank=self._rank)
-        photos = self._job.photos[VALIDATION]
-        sums = Sums.zero(self._device)
+        batches = self._job.photos[VALIDATION].batches(rows, self._settings.batch_size)
+        sums, answers = Sums.zero(self._device), [_no_answers(len(self._job.class_mapping.classes))]
         emit = self._emitter(epoch, VALIDATION, len(available))
-        self._model.eval()
-        with torch.inference_mode():
-            batches = photos.batches(rows, self._settings.batch_size)
-            for images, labels in ahead(self._to_device(batches, VALIDATION)):
-                logits = self._forward(self._model, normalise(images))
-                sums.add(functional.cross_entropy(logits, labels, reduction="sum"), logits, labels)
-                emit(sums)
+        for images, labels in ahead(self._to_device(batches, VALIDATION)):
+            logits = self._network.evaluate(normalise(images))
+            sums.add(functional.cross_entropy(logits, labels, reduction="sum"), logits, labels)
+            answers.append((labels.cpu(), logits.cpu()))
+            emit(sums)
         emit(sums, force=True)
         self._gather_unreadable()
-        return sums.means()
-
-    def _forward(self, model: nn.Module, images: Tensor) -> Tensor:
-        with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-            logits: Tensor = model(images)
-        return logits.float()
-
-    def _idle_loss(self) -> Tensor:
-        """Take part in a step without a photo: zero gradients, and batch norms left as they are."""
-        self._parallel.eval()
-        size = self._job.photos[TRAIN].image_size
-        logits = self._forward(self._parallel, torch.zeros(1, 3, size, size, device=self._device))
-        self._parallel.train()
-        return logits.sum() * 0
+        mine = tuple(torch.cat(part) for part in zip(*answers, strict=True))
+        read = rows[~np.isin(rows, list(self._progress.excluded[VALIDATION]))]
+        found = gather((torch.from_numpy(read), *mine))
+        joined = (torch.cat(part) for part in zip(*found, strict=True))
+        return sums.means(), dict(zip(("rows", "labels", "logits"), joined, strict=True))
 
     def _to_device(self, batches: Iterator[Batch], split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Note what cannot be read; give uint8 images (B, H, W, 3) and labels (B,) on the device.
@@ -292,32 +267,9 @@ class Worker:
         excluded = np.fromiter(self._progress.excluded[split], np.int64)
         return np.setdiff1d(np.arange(self._job.photos[split].num_rows), excluded)
 
-    def _average_batch_norms(self, num_photos: int) -> None:
-        """Make running statistics equal on all ranks, weighted by the photos each has seen."""
-        if self._world_size == 1:
-            return
-        statistics = [
-            buffer
-            for name, buffer in self._model.named_buffers()
-            if name.endswith(("running_mean", "running_var"))
-        ]
-        weight = torch.tensor([float(num_photos)], device=self._device)
-        flat = torch.cat([*(buffer.flatten() * weight for buffer in statistics), weight])
-        torch.distributed.all_reduce(flat)
-        if flat[-1] == 0:  # nobody has seen a photo: nothing to average
-            return
-        flat, start = flat[:-1] / flat[-1], 0
-        for buffer in statistics:
-            buffer.copy_(flat[start : start + buffer.numel()].view_as(buffer))
-            start += buffer.numel()
-
     def _gather_unreadable(self) -> None:
         """Let every rank know what any rank could not read, so that all plan alike."""
-        if self._world_size == 1:
-            return
-        found: list[Any] = [None] * self._world_size
-        torch.distributed.all_gather_object(found, self._progress.excluded)
-        for excluded in found:
+        for excluded in gather(self._progress.excluded):
             for split, rows in excluded.items():
                 self._progress.excluded[split].update(rows)
 
@@ -344,21 +296,22 @@ class Worker:
 
         return emit
 
-    def _report(self, metrics: dict[str, Any]) -> None:
+    def _report(self, metrics: dict[str, Any], answers: dict[str, Tensor]) -> None:
         name = f"epoch-{self._progress.epoch:04d}"
         if self._rank != 0:
             ray.train.report(metrics, checkpoint_dir_name=name)
             return
-        with tempfile.TemporaryDirectory() as folder:
-            state = {
-                "model": self._model.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-                "progress": self._progress.to_plain(),
-                "class_mapping": self._job.class_mapping.to_dict(),
-            }
-            torch.save(state, Path(folder, STATE_FILE))
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
+        score = checkpoint_score(metrics["validation_accuracy"], self._progress.epoch)
+        state = {
+            **self._network.state(),
+            "progress": self._progress.to_plain(),
+            "class_mapping": self._job.class_mapping.to_dict(),
+            "validation": answers,
+        }
+        with saved_state(state) as checkpoint:
+            ray.train.report(
+                {**metrics, "checkpoint_score": score}, checkpoint=checkpoint, checkpoint_dir_name=name
+            )
 
     def _restore(self) -> Progress:
         progress = Progress(EarlyStopping(self._settings.patience))
@@ -368,20 +321,18 @@ class Worker:
         if checkpoint is None:
             return progress
         state = read_state(checkpoint)
-        self._model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._network.load(state)
         progress = Progress.from_plain(state["progress"], patience=self._settings.patience)
         if self._rank == 0:
             send(self._job.events, Resumed(tuple(progress.history)))
         return progress
 
 
-def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
-    """Read what `Worker` saved: model, optimizer, progress, class_mapping."""
-    with checkpoint.as_directory() as folder:
-        path = Path(folder, STATE_FILE)
-        state: dict[str, Any] = read_tensors(path.read_bytes(), name=f"{checkpoint.path}/{STATE_FILE}")
-    return state
+Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def _no_answers(num_classes: int) -> tuple[Tensor, Tensor]:
+    return torch.empty(0, dtype=torch.int64), torch.empty(0, num_classes)
 
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:

@@ -1,6 +1,7 @@
 """A whole run from the driver's side: manifest, Ray, the trainer, and the files at the end."""
 
 import json
+import math
 import os
 import shlex
 import signal
@@ -11,11 +12,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import ray
 import ray.train
 from ray.exceptions import RayError
 from ray.train import UserCallback
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
 from physiq_ray.checkpoint import ModelState, save_model_files, settings_to_store
@@ -47,14 +50,19 @@ from physiq_ray.storage import (
     read_bytes,
     write_bytes,
 )
-from physiq_ray.training.loop import Job, Outcome, read_state, train_loop
-from physiq_ray.training.plan import plan_workers
+from physiq_ray.training.lock import locked
+from physiq_ray.training.loop import Job, Outcome, train_loop
+from physiq_ray.training.measures import Divergence
+from physiq_ray.training.network import weights_to_keep
+from physiq_ray.training.plan import balanced_weights, plan_workers
 from physiq_ray.training.progress import Display, EpochDone, send, shown
 from physiq_ray.training.record import RunRecord, exists, load_record, save_record
+from physiq_ray.training.state import read_state
 
 HISTORY_FILE = "history.json"
 # Ray asks its workers for reports every 2 s: an epoch of a small set would wait longer than it trains.
 POLL_INTERVAL_S = "0.2"
+NAMED_PHOTOS = 8  # in the message on a loss that is not finite
 
 
 @dataclass(frozen=True)
@@ -90,9 +98,25 @@ def train(
     Raises PhysiqError of the kind that says what is wrong: SettingError, LabelError, StorageError,
     DataError, WeightsError, or TrainingError where Ray Train gave up.
     """
+    if resume and settings.run_name is None:
+        raise SettingError("--resume needs --run-name (or PHYSIQ_RUN_NAME): the run to go on with")
     run_name = settings.run_name or f"physiq-{datetime.now():%Y%m%d-%H%M%S}"
-    output = absolute_uri(settings.output)
     poses = load_poses(Path(settings.poses))
+    with locked(settings.storage, run_name):
+        return _train_locked(settings, display, poses, run_name, resume=resume, local=local, debug=debug)
+
+
+def _train_locked(
+    settings: Settings,
+    display: Display,
+    poses: Mapping[int, str],
+    run_name: str,
+    *,
+    resume: bool,
+    local: bool,
+    debug: bool,
+) -> TrainingResult:
+    output = absolute_uri(settings.output)
     record = _start_record(settings, poses, run_name, resume=resume, display=display)
     manifest = record.manifest
     weights = None if resume else load_starting_weights(settings.weights)
@@ -113,15 +137,22 @@ def train(
         class_mapping=manifest.class_mapping,
         photos=photos,
         weights=ray.put(weights) if weights is not None else None,
+        class_weights=_class_weights(settings, manifest),
         threads=workers.threads,
         events=events,
     )
     resources = {"CPU": workers.cpus} | ({"GPU": 1.0} if workers.use_gpu else {})
+    num_workers = (
+        (settings.min_workers, settings.num_workers) if settings.min_workers else settings.num_workers
+    )
     trainer = TorchTrainer(
         train_loop,  # type: ignore[arg-type]  # Ray passes on what it returns, its types say None
         train_loop_config={"job": job},
+        torch_config=TorchConfig(timeout_s=math.ceil(settings.stall_timeout_s)),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=settings.num_workers, use_gpu=workers.use_gpu, resources_per_worker=resources
+            num_workers=num_workers,  # type: ignore[arg-type]  # typed for Train V1
+            use_gpu=workers.use_gpu,
+            resources_per_worker=resources,
         ),
         run_config=ray.train.RunConfig(
             name=run_name,
@@ -136,7 +167,7 @@ def train(
         ),
     )
     with shown(events, display):
-        result = _fit(trainer, _resume_command(settings, run_name))
+        result = _fit(trainer, settings, _resume_command(settings, run_name))
     return _finish(settings, record, run_name, result, output, poses)
 
 
@@ -156,8 +187,6 @@ def _start_record(
 ) -> RunRecord:
     """List and split, or read back what the run started with."""
     if resume:
-        if settings.run_name is None:
-            raise SettingError("--resume needs --run-name (or PHYSIQ_RUN_NAME): the run to go on with")
         return load_record(settings.storage, run_name)
     if exists(settings.storage, run_name):
         raise TrainingError(
@@ -227,8 +256,16 @@ def _quarantine(unreadable: list[Unreadable], total: int, settings: Settings, ou
     check_unreadable(unreadable, total, settings.max_unreadable_share)
 
 
-def _fit(trainer: TorchTrainer, go_on: str) -> Any:
+def _class_weights(settings: Settings, manifest: Manifest) -> tuple[float, ...]:
+    if settings.class_weights == "none":
+        return ()
+    indices = manifest.split(TRAIN)["class_index"].to_numpy().astype(np.int64)
+    return balanced_weights(indices, len(manifest.class_mapping.classes))
+
+
+def _fit(trainer: TorchTrainer, settings: Settings, go_on: str) -> Any:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(settings.stall_timeout_s)
     try:
         with _sigint_restored():
             return trainer.fit()
@@ -244,13 +281,30 @@ def _fit(trainer: TorchTrainer, go_on: str) -> Any:
         }
         ours = [cause for cause in causes.values() if isinstance(cause, PhysiqError)]
         if ours:
-            raise ours[0] from error
+            raise type(ours[0])(f"{ours[0]}; go on with: {go_on}") from error
         rank, cause = min(causes.items(), key=lambda item: item[0])
         raise TrainingError(
             f"training worker {rank} failed: {_last_line(cause)}; --debug shows more; go on with: {go_on}"
         ) from error
     except RayError as error:  # the controller or the cluster itself is gone
         raise TrainingError(f"Ray: {_last_line(error)}; go on with: {go_on}") from error
+
+
+def _diverged(found: Divergence, manifest: Manifest, settings: Settings, go_on: str) -> TrainingError:
+    """Name what was trained on when the loss stopped being a number."""
+    if found.step is None:
+        where = f"the validation loss of epoch {found.epoch} is not finite"
+    else:
+        uris = manifest.split(TRAIN)["uri"].take(pa.array(found.rows[:NAMED_PHOTOS])).to_pylist()
+        more = len(found.rows) - len(uris)
+        where = (
+            f"the loss of epoch {found.epoch}, batch {found.step} of {found.num_steps} is not finite, with "
+            f"{', '.join(uris)}{f' and {more} more' if more > 0 else ''}"
+        )
+    return TrainingError(
+        f"{where}; lower learning_rate={settings.learning_rate:g} or set max_gradient_norm; the checkpoints "
+        f"before it are safe, go on with: {go_on}"
+    )
 
 
 def _last_line(error: BaseException) -> str:
@@ -283,13 +337,15 @@ def _finish(
     if outcome.failure:
         raise DataError(outcome.failure)
     manifest = record.manifest
+    if outcome.divergence is not None:
+        raise _diverged(outcome.divergence, manifest, settings, _resume_command(settings, run_name))
     best, metrics = max(result.best_checkpoints, key=lambda item: item[1]["checkpoint_score"])
     latest = read_state(result.checkpoint)["progress"]
     state = read_state(best)
     files = list(
         save_model_files(
             ModelState(
-                state_dict=state["model"],
+                state_dict=weights_to_keep(state),
                 class_mapping=manifest.class_mapping,
                 pose_names=poses,
                 image_size=settings.image_size,

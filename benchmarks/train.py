@@ -1,0 +1,348 @@
+"""Claim: training costs what the network costs, a fifth of a plain script's time, and no accuracy.
+
+Every side trains the same ResNet50 from random weights on the same files of one folder, each in a process
+of its own, whose whole life is counted: imports, starting Ray, decoding, training, validation, checkpoints.
+
+plain-0   ImageFolder, DataLoader with no workers, fp32: the loop as a tutorial writes it
+plain-2   the same with 2 DataLoader workers
+bare      our step (precision, layout, fused Adam, augmentation) over pixels already in memory: the limit
+ours-1    physiq_ray, one worker
+ours-2    physiq_ray, two workers, half the batch each
+
+Photos: thumbnails (200 × 250) or phones (4032 × 3024) of invented content for the speed; generated (drawn
+athletes in eight poses) or a folder of buckets with its labels for the time to an accuracy.
+
+    python benchmarks/train.py --photos thumbnails
+    python benchmarks/train.py --photos phones --epochs 5
+    python benchmarks/train.py --photos generated --size 128 --epochs 12 --target 0.8 --train-sizes 64,96,128
+    python benchmarks/train.py --photos FOLDER --labels FOLDER/db_labels.json --size 128 --target 0.5
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from machine import describe_machine
+from photos import make_phone_photo, make_thumbnail
+
+SIDES = ("plain-0", "plain-2", "bare", "ours-1", "ours-2")
+POSES = (1, 2, 5, 6)
+NUM_DIFFERENT = 4  # invented photos, each stored over and over
+VALIDATION_EVERY = 5  # of the invented photos, one in so many validates
+TRAIN, VALIDATION = "train", "validation"
+Result = dict[str, Any]
+
+
+# --- What a plain script does -------------------------------------------------------------------------
+
+
+def plain(work: dict[str, Any], *, num_workers: int) -> Iterator[dict[str, Any]]:
+    """Train as a tutorial does, from an ImageFolder of each split."""
+    import torch
+    from torch import nn
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, models, transforms
+
+    size = work["size"]
+    normalise = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    changes = {
+        TRAIN: [transforms.Resize((size, size)), transforms.RandomHorizontalFlip()],
+        VALIDATION: [transforms.Resize((size, size))],
+    }
+    torch.manual_seed(work["seed"])
+    loaders = {
+        split: DataLoader(
+            datasets.ImageFolder(
+                Path(work["folder"], split),
+                transforms.Compose([*changes[split], transforms.ToTensor(), normalise]),
+            ),
+            batch_size=work["batch"],
+            shuffle=split == TRAIN,
+            num_workers=num_workers,
+        )
+        for split in (TRAIN, VALIDATION)
+    }
+    model = models.resnet50(weights=None, num_classes=len(loaders[TRAIN].dataset.classes))
+    optimizer = torch.optim.Adam(model.parameters(), lr=work["rate"])
+    criterion = nn.CrossEntropyLoss()
+    for _ in range(work["epochs"]):
+        started_s, num_photos = time.monotonic(), 0
+        model.train()
+        for images, labels in loaders[TRAIN]:
+            optimizer.zero_grad()
+            loss = criterion(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            num_photos += len(labels)
+        train_s = time.monotonic() - started_s
+        model.eval()
+        correct = total = 0
+        with torch.no_grad():
+            for images, labels in loaders[VALIDATION]:
+                correct += int((model(images).argmax(1) == labels).sum())
+                total += len(labels)
+        yield {"photos": num_photos, "train_s": train_s, "accuracy": correct / total}
+
+
+# --- The limit ----------------------------------------------------------------------------------------
+
+
+def bare(work: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Train over uint8 pixels in memory with our precision, layout, optimizer and augmentation."""
+    import torch
+    from torch.nn import functional
+    from torchvision.models import resnet50
+
+    from physiq_ray.images import decode_square
+    from physiq_ray.model import choose_precision, normalise
+    from physiq_ray.training.augment import STRENGTHS, augment
+
+    device = torch.device("cpu")
+    torch.manual_seed(work["seed"])
+    dtype = choose_precision("auto", device)
+    pixels, labels = {}, {}
+    for split in (TRAIN, VALIDATION):
+        files = sorted(Path(work["folder"], split).glob("*/*"))
+        names = sorted({file.parent.name for file in files})
+        cache: dict[Path, Any] = {}
+        for file in files:
+            real = file.resolve()
+            if real not in cache:
+                cache[real] = torch.from_numpy(decode_square(real.read_bytes(), size_px=work["size"]))
+        pixels[split] = torch.stack([cache[file.resolve()] for file in files])
+        labels[split] = torch.tensor([names.index(file.parent.name) for file in files])
+    model = resnet50(weights=None, num_classes=len(names)).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), lr=work["rate"], fused=True)
+    generator = torch.Generator().manual_seed(work["seed"])
+    for _ in range(work["epochs"]):
+        started_s, num_photos = time.monotonic(), 0
+        model.train()
+        order = torch.randperm(len(labels[TRAIN]), generator=generator)
+        for start in range(0, len(order) - work["batch"] + 1, work["batch"]):
+            rows = order[start : start + work["batch"]]
+            inputs = augment(normalise(pixels[TRAIN][rows]), STRENGTHS["light"], generator)
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                logits = model(inputs)
+            functional.cross_entropy(logits.float(), labels[TRAIN][rows]).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            num_photos += len(rows)
+        train_s = time.monotonic() - started_s
+        model.eval()
+        correct = 0
+        with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            for start in range(0, len(labels[VALIDATION]), work["batch"]):
+                part = slice(start, start + work["batch"])
+                answer = model(normalise(pixels[VALIDATION][part])).argmax(1)
+                correct += int((answer == labels[VALIDATION][part]).sum())
+        yield {"photos": num_photos, "train_s": train_s, "accuracy": correct / len(labels[VALIDATION])}
+
+
+# --- Ours ---------------------------------------------------------------------------------------------
+
+
+def ours(work: dict[str, Any], *, num_workers: int) -> Iterator[dict[str, Any]]:
+    """Train with physiq_ray on the same split, given as a manifest."""
+    from rich.console import Console
+
+    from physiq_ray.config import Settings
+    from physiq_ray.training import Display, train
+
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(
+            Settings.model_validate(
+                {
+                    "manifest": work["manifest"],
+                    "poses": work["poses"],
+                    "output": f"{folder}/model",
+                    "storage": f"{folder}/runs",
+                    "weights": "random",
+                    "image_size": work["size"],
+                    "batch_size": work["batch"] // num_workers,
+                    "learning_rate": work["rate"],
+                    "epochs": work["epochs"],
+                    "patience": work["epochs"],
+                    "seed": work["seed"],
+                    "num_workers": num_workers,
+                    "train_sizes": work["train_sizes"],
+                }
+            ),
+            Display(Console(stderr=True)),
+            local=True,
+        )
+    for epoch in result.history:
+        yield {
+            "photos": epoch["train_photos"],
+            "train_s": epoch["train_seconds"],
+            "accuracy": epoch["validation_accuracy"],
+            "at": epoch["time"],
+        }
+
+
+RUN: dict[str, Callable[[dict[str, Any]], Iterator[dict[str, Any]]]] = {
+    "plain-0": lambda work: plain(work, num_workers=0),
+    "plain-2": lambda work: plain(work, num_workers=2),
+    "bare": bare,
+    "ours-1": lambda work: ours(work, num_workers=1),
+    "ours-2": lambda work: ours(work, num_workers=2),
+}
+
+
+def run_side(work: dict[str, Any]) -> None:
+    """Run one side in this process and print its epochs as a line of JSON each."""
+    for epoch in RUN[work["side"]](work):
+        print(json.dumps({"at": time.time(), **epoch}), flush=True)
+
+
+# --- Photos -------------------------------------------------------------------------------------------
+
+
+def write_invented(folder: Path, kind: str, count: int) -> None:
+    """Write photos without meaning, a folder a pose, no two alike."""
+    photos = [make_phone_photo(seed) for seed in range(NUM_DIFFERENT)]
+    if kind == "thumbnails":
+        photos = [make_thumbnail(photo) for photo in photos]
+    for pose_id in POSES:
+        (folder / str(pose_id)).mkdir(parents=True)
+    for number in range(count):
+        # Bytes behind a JPEG's end make another file of it, and no other picture.
+        data = photos[number % NUM_DIFFERENT] + number.to_bytes(4, "big")
+        (folder / str(POSES[number % len(POSES)]) / f"{number:05d}.jpeg").write_bytes(data)
+
+
+def make_work(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Write or find the photos; split them as physiq_ray does, into a manifest and into ImageFolders."""
+    from physiq_ray.config import Settings
+    from physiq_ray.errors import PhotoError
+    from physiq_ray.images import decode_square
+    from physiq_ray.labels import load_poses
+    from physiq_ray.manifest import collect_manifest
+    from physiq_ray.sample.demo import GENERATED
+    from physiq_ray.sample.photos import write_sample_photos
+
+    values: dict[str, Any] = {"validation_share": 0.2}
+    photos = folder / "photos"
+    if args.photos in ("thumbnails", "phones"):
+        write_invented(photos, args.photos, args.count)
+        values |= {"sources": (str(photos),), "labels": str(folder / "none.json")}
+        (folder / "none.json").write_text("[]")
+    elif args.photos == "generated":
+        sample = write_sample_photos(photos, **GENERATED)
+        values |= {"sources": tuple(map(str, sample.buckets.values())), "labels": str(sample.labels)}
+        values["group_pattern"] = r"athlete-\d+"
+    else:
+        buckets = [path for path in sorted(Path(args.photos).iterdir()) if path.is_dir()]
+        values |= {"sources": tuple(str(path.absolute()) for path in buckets), "labels": args.labels}
+    settings = Settings.model_validate(values)
+    manifest = collect_manifest(settings, load_poses(Path(settings.poses)))
+    (folder / "manifest.parquet").write_bytes(manifest.to_parquet())
+    counts = {}
+    for split in (TRAIN, VALIDATION):
+        rows = manifest.split(split).select(["uri", "pose_id"]).to_pylist()
+        counts[split] = len(rows)
+        for number, row in enumerate(rows):
+            path = Path(row["uri"])
+            try:
+                decode_square(path.read_bytes(), size_px=64)
+            except PhotoError:  # on which a plain script would stop
+                continue
+            link = folder / split / str(row["pose_id"]) / f"{number:05d}-{path.name}"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path)
+    print(f"{counts[TRAIN]} photos to train on, {counts[VALIDATION]} to validate with", flush=True)
+    return {
+        **{"folder": str(folder), "manifest": str(folder / "manifest.parquet"), "poses": settings.poses},
+        **{"size": args.size, "batch": args.batch, "rate": args.rate, "epochs": args.epochs},
+        **{"seed": args.seed, "train_sizes": args.train_sizes},
+    }
+
+
+def measure(side: str, work: dict[str, Any], target: float | None) -> Result:
+    """Run one side in a process of its own; time is counted from before its start."""
+    started_s = time.time()
+    command = [sys.executable, __file__, "--side", json.dumps({**work, "side": side})]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    epochs = [json.loads(line) for line in process.stdout if line.startswith("{")]
+    total_s = time.time() - started_s
+    if process.wait() != 0 or not epochs:
+        raise SystemExit(f"{side} failed with {process.returncode}")
+    later = epochs[1:] or epochs  # the first warms up, and in a plain script reads from disk
+    reached = [epoch["at"] - started_s for epoch in epochs if target and epoch["accuracy"] >= target]
+    return {
+        "rate": statistics.median(epoch["photos"] / epoch["train_s"] for epoch in later),
+        "total_s": total_s,
+        "overall": sum(epoch["photos"] for epoch in epochs) / total_s,
+        "best": max(epoch["accuracy"] for epoch in epochs),
+        "reached_s": reached[0] if reached else None,
+    }
+
+
+def show(side: str, results: list[Result], of: dict[str, Result]) -> str:
+    """Give a line of the table: medians over the rounds, and ratios to the limit and to the plain script."""
+    middle = _medians(results)
+    reached = f"{middle['reached_s']:.0f} s" if middle["reached_s"] is not None else "–"
+
+    def ratio(key: str, other: str) -> str:
+        return f"{middle[key] / of[other][key]:.2f}" if other in of else "–"
+
+    return (
+        f"| {side} | {middle['rate']:.1f} img/s | {ratio('rate', 'bare')} | {ratio('rate', 'plain-0')} "
+        f"| {middle['total_s']:.0f} s | {ratio('overall', 'plain-0')} | {middle['best']:.1%} | {reached} |"
+    )
+
+
+def _medians(results: list[Result]) -> Result:
+    return {
+        key: statistics.median(values) if None not in values else None
+        for key in results[0]
+        for values in [[result[key] for result in results]]
+    }
+
+
+def main() -> None:
+    """Measure the sides in turn and print a table."""
+    parser = argparse.ArgumentParser(description="Compare training speeds.")
+    parser.add_argument("--photos", default="thumbnails")
+    parser.add_argument("--labels")
+    parser.add_argument("--count", type=int, default=320)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--train-sizes", default="")
+    parser.add_argument("--target", type=float)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--side", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        run_side(args.side)
+        return
+    print(describe_machine("ray", "torch", "torchvision", "pillow"))
+    with tempfile.TemporaryDirectory() as folder:
+        work = make_work(args, Path(folder))
+        results: dict[str, list[Result]] = {side: [] for side in args.sides}
+        for _ in range(args.repeats):
+            for side in args.sides:
+                results[side].append(measure(side, work, args.target))
+                print(side, json.dumps(results[side][-1]), flush=True)
+    print(
+        "| side | training | of bare | of plain-0 | all epochs | of plain-0 | best accuracy | to target |\n"
+        "|---|---|---|---|---|---|---|---|"
+    )
+    medians = {side: _medians(of_side) for side, of_side in results.items()}
+    for side in args.sides:
+        print(show(side, results[side], medians))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Numbers of an epoch, kept on each rank and reduced over all before anybody looks at them."""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from physiq_ray.training.plan import EpochPlan
+
+Item = TypeVar("Item")
+NO_STEP = 2**62
+
+
+@dataclass(frozen=True)
+class Means:
+    """Loss and accuracy per photo over all ranks, and how many photos; 0 where there is none."""
+
+    loss: float
+    accuracy: float
+    num_photos: int
+
+
+@dataclass
+class Sums:
+    """Running sums over photos, kept on the device: reading them back each step would stall a GPU."""
+
+    loss: Tensor
+    correct: Tensor
+    num_photos: int = 0
+
+    @classmethod
+    def zero(cls, device: torch.device) -> "Sums":
+        """Start at nothing."""
+        return cls(torch.zeros((), device=device), torch.zeros((), device=device))
+
+    def add(self, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch; loss_sum is the sum over its photos."""
+        self.loss += loss_sum.detach()
+        self.correct += (logits.detach().argmax(dim=1) == labels).sum()
+        self.num_photos += len(labels)
+
+    def means(self) -> Means:
+        """Divide by the photos of all ranks."""
+        sums = torch.stack(
+            [self.loss.double(), self.correct.double(), torch.tensor(self.num_photos).to(self.loss).double()]
+        )
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+        loss, correct, num_photos = sums.tolist()
+        return Means(loss / max(1, num_photos), correct / max(1, num_photos), int(num_photos))
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """A loss that is no number any more: in which epoch and step, both from 1, and on which training rows.
+
+    Without a step it was the validation's, after the epoch's last step.
+    """
+
+    epoch: int
+    step: int | None = None
+    num_steps: int = 0
+    rows: tuple[int, ...] = ()
+
+
+class FirstBadStep:
+    """The first step of an epoch whose loss is not finite, on any rank; looked at now and then only."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._own = torch.full((), NO_STEP, dtype=torch.int64, device=device)
+        self._of_all = NO_STEP
+
+    def note(self, step: int, loss: Tensor) -> None:
+        """Remember a step, counted from 0; the device is not waited for."""
+        bad = torch.where(torch.isfinite(loss), NO_STEP, step)
+        self._own = torch.minimum(self._own, bad)
+
+    def was_seen(self) -> bool:
+        """Tell, alike on all ranks, whether there was one."""
+        first = self._own.clone()
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(first, op=torch.distributed.ReduceOp.MIN)
+        self._of_all = int(first)
+        return self._of_all < NO_STEP
+
+    def describe(self, epoch: int, plan: EpochPlan) -> Divergence:
+        """Name the step and the rows of the ranks on which it came first."""
+        is_own = int(self._own) == self._of_all
+        rows = plan.rows_of_step(self._of_all).tolist() if is_own else []
+        all_rows = tuple(row for part in gather(rows) for row in part)
+        return Divergence(epoch, self._of_all + 1, len(plan.step_sizes), all_rows)
+
+
+def gather(item: Item) -> list[Item]:
+    """Give every rank's item to every rank, in the ranks' order."""
+    if not torch.distributed.is_initialized():
+        return [item]
+    found: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, item)
+    return found

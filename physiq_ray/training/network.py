@@ -1,0 +1,172 @@
+"""The network of one rank: which layers train, in which precision, with which optimizer and averages.
+
+First the head alone on a frozen backbone, if so set, then all layers. What comes in are normalised images
+on the device; losses and photos are the loop's business.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import ray.train.torch
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from physiq_ray.config import Settings
+from physiq_ray.model import StateDict, build_model, choose_precision
+from physiq_ray.training.batchnorm import average_statistics, synchronise_batch_norms
+
+
+class Network:
+    """A ResNet50 in training, alike on all ranks."""
+
+    def __init__(
+        self, settings: Settings, num_classes: int, weights: StateDict | None, device: torch.device
+    ) -> None:
+        """Build it from starting weights; the head's own come from the seed."""
+        self.device = device
+        self.dtype = choose_precision(settings.precision, device)
+        self.world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        self._settings = settings
+        torch.manual_seed(settings.seed)
+        model = build_model(num_classes, weights).to(device).to(memory_format=torch.channels_last)
+        self._syncs = settings.batch_norm == "sync" and self.world_size > 1
+        self._model = synchronise_batch_norms(model, device) if self._syncs else model
+        *backbone, (_, self._head) = self._model.named_children()
+        self._backbone = nn.Sequential(*(layer for _, layer in backbone), nn.Flatten(1))
+        self._optimizer = torch.optim.Adam(
+            [{"params": list(part.parameters())} for part in (self._backbone, self._head)],
+            lr=settings.learning_rate,
+            fused=True,
+        )
+        self._averaged = self._copy_to_average() if settings.ema_decay else None
+        self._num_averaged = 0
+        if settings.compile == "yes":
+            self._model.compile()
+        self._head_only: bool | None = None
+        self._trained: nn.Module = self._model
+
+    @property
+    def to_evaluate(self) -> nn.Module:
+        """The model to validate with and to keep: the averaged one where there is one."""
+        return self._averaged.module if self._averaged is not None else self._model
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Choose the layers that train in this epoch, counted from 1."""
+        head_only = epoch <= self._settings.head_epochs
+        if head_only != self._head_only:
+            self._head_only = head_only
+            self._trained = self._model  # the last wrapper goes first: each puts hooks on the parameters
+            self._trained = self._distributed(self._head if head_only else self._model)
+        self._set_training()
+
+    def end_epoch(self, num_photos: int) -> None:
+        """Make all ranks' buffers equal; num_photos: of this rank."""
+        if self.world_size > 1 and not self._syncs:
+            for model in (self._model, self._averaged):
+                if model is not None:
+                    average_statistics(model, num_photos, self.device)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give logits, float32 (B, classes), for float (B, 3, H, W); gradients flow to what trains."""
+        with self._autocast():
+            if self._head_only:
+                with torch.no_grad():
+                    images = self._backbone(images)  # (B, 2048) from here on
+            logits: Tensor = self._trained(images)
+        return logits.float()
+
+    def evaluate(self, images: Tensor) -> Tensor:
+        """Give the logits of the model to keep, without gradients."""
+        with torch.inference_mode(), self._autocast():
+            logits: Tensor = self.to_evaluate.eval()(images)
+        return logits.float()
+
+    def zero_loss(self, size_px: int) -> Tensor:
+        """Take part in a step without a photo: zero gradients, and batch norms left as they are."""
+        if self._syncs and not self._head_only:  # which wait for this rank in each batch norm
+            return self.forward(self._zeros(0, size_px)).sum() * 0
+        self._model.eval()
+        loss = self.forward(self._zeros(1, size_px)).sum() * 0
+        self._set_training()
+        return loss
+
+    def only_adding_up(self, adding: bool) -> contextlib.AbstractContextManager[None]:
+        """Keep gradients on this rank while inside, where more of the same step follow."""
+        if adding and isinstance(self._trained, DistributedDataParallel):
+            context: contextlib.AbstractContextManager[None] = self._trained.no_sync()
+            return context
+        return contextlib.nullcontext()
+
+    def step(self, learning_rate: float) -> None:
+        """Change the weights by the gradients, then forget these."""
+        rates = (learning_rate * self._settings.backbone_rate, learning_rate)
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        if self._settings.max_gradient_norm is not None:
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.max_gradient_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._averaged is not None:
+            self._averaged.update_parameters(self._model)
+            self._num_averaged += 1
+
+    def state(self) -> dict[str, Any]:
+        """Give all that a checkpoint needs to go on alike."""
+        state: dict[str, Any] = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
+        if self._averaged is not None:
+            state["averaged"] = self._averaged.module.state_dict()
+            state["num_averaged"] = self._num_averaged
+        return state
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave; an average that is not in it starts here."""
+        self._model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._averaged is not None:
+            self._averaged.module.load_state_dict(state.get("averaged", state["model"]))
+            self._num_averaged = state.get("num_averaged", 0)
+            self._averaged.n_averaged.fill_(1)  # at 0 the first update would be a copy
+
+    def _distributed(self, module: nn.Module) -> nn.Module:
+        if self.world_size == 1:
+            return module
+        # Batch norms are synchronised in each step or averaged once an epoch, not sent before each step.
+        wrapped: nn.Module = ray.train.torch.prepare_model(
+            module, parallel_strategy_kwargs={"broadcast_buffers": False, "gradient_as_bucket_view": True}
+        )
+        return wrapped
+
+    def _set_training(self) -> None:
+        """Keep the batch norms' statistics of a backbone that is frozen."""
+        self._model.train(not self._head_only)
+
+    def _copy_to_average(self) -> AveragedModel:
+        """Start the average at the first weights; it counts for little at first.
+
+        The decay rises as (1 + n) / (10 + n) up to ema_decay, as TensorFlow's ExponentialMovingAverage
+        does with num_updates: a run of few steps would else keep its starting weights.
+        """
+
+        def update(averaged: Any, current: Any, num_averaged: Any) -> None:
+            decay = min(self._settings.ema_decay, (1 + self._num_averaged) / (10 + self._num_averaged))
+            get_ema_multi_avg_fn(decay)(averaged, current, num_averaged)  # type: ignore[no-untyped-call]
+
+        average = AveragedModel(self._model, multi_avg_fn=update, use_buffers=True)
+        average.n_averaged.fill_(1)
+        return average
+
+    def _zeros(self, num_photos: int, size_px: int) -> Tensor:
+        return torch.zeros(num_photos, 3, size_px, size_px, device=self.device)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+def weights_to_keep(state: Mapping[str, Any]) -> StateDict:
+    """Give the weights that were validated, from what `Network.state` gave."""
+    weights: StateDict = state.get("averaged", state["model"])
+    return weights

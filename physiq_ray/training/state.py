@@ -1,0 +1,89 @@
+"""What a checkpoint holds between two epochs, written and read back."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+
+from physiq_ray.errors import StorageError
+from physiq_ray.ingest import Unreadable
+from physiq_ray.manifest import TRAIN, VALIDATION
+from physiq_ray.model import read_tensors
+from physiq_ray.training.plan import EarlyStopping
+
+STATE_FILE = "state.pt"
+
+
+@dataclass
+class Progress:
+    """The state of a run between two epochs, which a checkpoint holds beside model and optimizer.
+
+    excluded: by split, the rows that cannot be read, with what is known of them.
+    """
+
+    early_stopping: EarlyStopping
+    epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    excluded: dict[str, dict[int, Unreadable]] = field(default_factory=lambda: {TRAIN: {}, VALIDATION: {}})
+
+    def unreadable(self) -> tuple[Unreadable, ...]:
+        """All photos set aside so far."""
+        return tuple(item for split in (TRAIN, VALIDATION) for item in self.excluded[split].values())
+
+    def to_plain(self) -> dict[str, Any]:
+        """Give plain values, which the restricted unpickler lets through."""
+        excluded = {
+            split: {row: asdict(item) for row, item in rows.items()} for split, rows in self.excluded.items()
+        }
+        return {
+            "early_stopping": asdict(self.early_stopping),
+            "epoch": self.epoch,
+            "history": self.history,
+            "excluded": excluded,
+        }
+
+    @classmethod
+    def from_plain(cls, value: Mapping[str, Any], *, patience: int) -> "Progress":
+        """Read what `to_plain` wrote; the patience is the current setting's."""
+        excluded = {
+            split: {int(row): Unreadable(**item) for row, item in rows.items()}
+            for split, rows in value["excluded"].items()
+        }
+        stopping = EarlyStopping(**{**value["early_stopping"], "patience": patience})
+        return cls(stopping, value["epoch"], list(value["history"]), excluded)
+
+
+@contextmanager
+def saved_state(state: Mapping[str, Any]) -> Iterator[ray.train.Checkpoint]:
+    """Write a state into a temporary folder, as a checkpoint to report while inside.
+
+    Raises StorageError: no space left for it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, STATE_FILE)
+        try:
+            with path.open("wb") as file:
+                torch.save(state, file)
+        except (OSError, RuntimeError) as error:  # torch's writer hides the system's reason behind its own
+            reason = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(reason, OSError):
+                raise
+            raise StorageError(
+                f"checkpoint cannot be written to {folder}: {os.strerror(reason.errno or 0)}; "
+                "free space there, or set TMPDIR to a larger disk"
+            ) from error
+        yield ray.train.Checkpoint.from_directory(folder)
+
+
+def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
+    """Read what a worker saved: the network's state, progress, class_mapping, validation."""
+    with checkpoint.as_directory() as folder:
+        path = Path(folder, STATE_FILE)
+        state: dict[str, Any] = read_tensors(path.read_bytes(), name=f"{checkpoint.path}/{STATE_FILE}")
+    return state

@@ -1,0 +1,68 @@
+"""Two real processes with gloo between them."""
+
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from torch import nn
+
+from physiq_ray.training.batchnorm import average_statistics, synchronise_batch_norms
+
+CPU = torch.device("cpu")
+
+
+def photos():
+    return torch.randn(6, 5, 4, 4, generator=torch.Generator().manual_seed(1)) * 3 + 2
+
+
+def layer():
+    made = nn.Sequential(nn.BatchNorm2d(5))
+    made[0].weight.data = torch.arange(1.0, 6.0)
+    return made
+
+
+def normalise_part(rank, first_share, folder):
+    """Normalise one rank's part of the photos, and save what came of it."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    model = synchronise_batch_norms(layer(), CPU)
+    part = photos()[:first_share] if rank == 0 else photos()[first_share:]
+    part.requires_grad_()
+    out = model(part)
+    (out.square() * torch.linspace(0, 1, 4)).sum().backward()
+    saved = {"out": out.detach(), "gradient": part.grad, "weight": model[0].weight.grad}
+    torch.save(saved | model.state_dict(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def average_part(rank, _, folder):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    model = layer()
+    model[0].running_mean.fill_(1.0 + 10 * rank)
+    average_statistics(model, 3 - 2 * rank, CPU)
+    torch.save(model.state_dict(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first_share", [2, 6])  # of six photos; with 6 the second rank has none
+def test_two_ranks_normalise_as_one_would(first_share, tmp_path):
+    torch.multiprocessing.spawn(normalise_part, (first_share, str(tmp_path)), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+
+    model, whole = layer(), photos().requires_grad_()
+    out = model(whole)
+    (out.square() * torch.linspace(0, 1, 4)).sum().backward()
+
+    torch.testing.assert_close(torch.cat([rank["out"] for rank in ranks]), out.detach())
+    torch.testing.assert_close(torch.cat([rank["gradient"] for rank in ranks]), whole.grad)
+    torch.testing.assert_close(ranks[0]["weight"] + ranks[1]["weight"], model[0].weight.grad)
+    for key, value in model.state_dict().items():
+        for rank in ranks:
+            torch.testing.assert_close(rank[key], value)
+
+
+@pytest.mark.slow
+def test_statistics_are_averaged_by_photos(tmp_path):
+    torch.multiprocessing.spawn(average_part, (0, str(tmp_path)), nprocs=2)
+    for rank in range(2):  # three photos saw 1, one saw 11
+        assert torch.load(tmp_path / f"{rank}.pt")["0.running_mean"].tolist() == [3.5] * 5

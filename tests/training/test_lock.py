@@ -1,0 +1,97 @@
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from physiq_ray.errors import TrainingError
+from physiq_ray.training.lock import Holder, locked
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def storage(request, tmp_path):
+    """Give a folder and an s3:// prefix in turn."""
+    if request.param == "folder":
+        return str(tmp_path / "runs")
+    return f"s3://{request.getfixturevalue('make_bucket')({})}/runs"
+
+
+def leave_lock(folder, holder):
+    (folder / "runs" / "first").mkdir(parents=True)
+    (folder / "runs" / "first" / "lock-0001.json").write_text(
+        holder if isinstance(holder, str) else json.dumps(vars(holder))
+    )
+
+
+def test_a_second_trainer_of_a_run_is_refused_by_name_and_then_let_in(storage):
+    with (
+        locked(storage, "first"),
+        pytest.raises(TrainingError) as caught,
+        locked(storage, "first"),
+    ):
+        pass
+    assert re.fullmatch(
+        rf"run 'first' is being trained by process {os.getpid()} on {socket.gethostname()}, seen \d s ago; "
+        r"wait for its end, give another --run-name, or, if it is gone, try again in \d\d s",
+        str(caught.value),
+    )
+    with locked(storage, "first"), locked(storage, "second"):
+        pass
+
+
+def test_of_many_that_try_at_once_one_succeeds(storage):
+    entered = []
+
+    def enter(number):
+        try:
+            with locked(storage, "first"):
+                entered.append(number)
+                time.sleep(1)
+        except TrainingError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(enter, range(8)))
+    assert len(entered) == 1
+    assert sum(answer != "" for answer in answers) == 7
+
+
+def test_a_holder_killed_on_this_machine_is_passed_over(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    leave_lock(tmp_path, Holder(socket.gethostname(), gone.pid, time.time()))
+    with locked(str(tmp_path / "runs"), "first"):
+        assert (tmp_path / "runs" / "first" / "lock-0002.json").exists()
+
+
+@pytest.mark.parametrize(("silent_s", "refused"), [(20, True), (80, False)])
+def test_a_holder_elsewhere_is_gone_after_a_minute_of_silence(tmp_path, silent_s, refused):
+    leave_lock(tmp_path, Holder("another-machine", 1, time.time() - silent_s))
+    if refused:
+        with pytest.raises(TrainingError, match=r"process 1 on another-machine, seen 20 s.*again in 40 s"):
+            locked(str(tmp_path / "runs"), "first").__enter__()
+    else:
+        with locked(str(tmp_path / "runs"), "first"):
+            pass
+
+
+def test_a_torn_lock_is_passed_over(tmp_path):
+    leave_lock(tmp_path, '{"host": "her')
+    with locked(str(tmp_path / "runs"), "first"):
+        pass
+
+
+def test_the_holder_shows_signs_of_life(tmp_path, monkeypatch):
+    monkeypatch.setattr("physiq_ray.training.lock.RENEWAL_S", 0.05)
+    path = tmp_path / "runs" / "first" / "lock-0001.json"
+    with locked(str(tmp_path / "runs"), "first"):
+        first = json.loads(path.read_text())["seen_s"]
+        time.sleep(0.5)
+        assert json.loads(path.read_text())["seen_s"] > first
+    assert json.loads(path.read_text())["is_done"] is True

@@ -1,0 +1,115 @@
+import io
+
+import pytest
+import torch
+from torch.nn import functional
+
+from physiq_ray.config import Settings
+from physiq_ray.training.network import Network, weights_to_keep
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def network():
+    """Give a function that makes a network of three poses with these settings, in its first epoch."""
+
+    def make(epoch=1, **settings):
+        made = Network(Settings(precision="fp32", **settings), 3, None, CPU)
+        made.begin_epoch(epoch)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def take_step():
+    """Give a function that takes one step on the same four noisy images."""
+    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def step(network, learning_rate=1e-3):
+        functional.cross_entropy(network.forward(images), torch.tensor([0, 1, 2, 0])).backward()
+        network.step(learning_rate)
+
+    return step
+
+
+def copied(network):
+    return {key: value.clone() for key, value in network.state()["model"].items()}
+
+
+def changed(network, before):
+    after = network.state()["model"]
+    return {key for key, value in before.items() if not torch.equal(value, after[key])}
+
+
+def test_the_head_s_epochs_leave_the_backbone_and_its_statistics_alone(network, take_step):
+    made = network(head_epochs=1)
+    before = copied(made)
+    take_step(made)
+    assert changed(made, before) == {"fc.weight", "fc.bias"}
+    made.begin_epoch(2)
+    take_step(made)
+    assert {"conv1.weight", "bn1.running_mean", "bn1.bias"} <= changed(made, before)
+
+
+def test_the_backbone_s_rate_is_its_share_of_the_head_s(network, take_step):
+    made = network(backbone_rate=0.0)
+    before = copied(made)
+    take_step(made)
+    weights = {key for key in changed(made, before) if "running" not in key and "num_batches" not in key}
+    assert weights == {"fc.weight", "fc.bias"}
+
+
+def test_gradients_are_shortened_to_their_norm(network, take_step):
+    # Adam divides by the gradient's size plus 1e-8: gradients far under that hardly move a weight.
+    free, short = network(), network(max_gradient_norm=1e-14)
+    for made in (free, short):
+        before = copied(made)["fc.weight"]
+        take_step(made, learning_rate=1e-2)
+        made.moved = float((made.state()["model"]["fc.weight"] - before).abs().max())
+    assert free.moved > 5e-3
+    assert short.moved < 1e-5
+
+
+def test_the_average_of_the_weights_follows_at_first_quickly(network, take_step):
+    made = network(ema_decay=0.999)
+    first = copied(made)["fc.weight"]
+    take_step(made)
+    second = copied(made)["fc.weight"]
+    # (1 + 0) / (10 + 0) of the old, the rest of the new.
+    torch.testing.assert_close(weights_to_keep(made.state())["fc.weight"], 0.1 * first + 0.9 * second)
+    averaged = made.to_evaluate.state_dict()["fc.weight"].clone()
+    take_step(made)
+    third = copied(made)["fc.weight"]
+    torch.testing.assert_close(weights_to_keep(made.state())["fc.weight"], 2 / 11 * averaged + 9 / 11 * third)
+
+
+def test_without_an_average_the_weights_themselves_are_kept(network):
+    state = network().state()
+    assert weights_to_keep(state) is state["model"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.99}])
+def test_a_network_that_was_stored_goes_on_bit_for_bit(network, take_step, settings):
+    made = network(**settings)
+    take_step(made)
+    file = io.BytesIO()
+    torch.save(made.state(), file)
+    file.seek(0)
+    other = network(**settings)
+    other.load(torch.load(file, weights_only=True))
+    take_step(made)
+    take_step(other)
+    mine, others = made.state(), other.state()
+    for part in ("model", *(["averaged"] if settings else [])):
+        assert all(torch.equal(value, others[part][key]) for key, value in mine[part].items())
+
+
+def test_a_step_without_a_photo_has_zero_gradients_and_no_statistics(network):
+    made = network()
+    before = copied(made)
+    made.zero_loss(64).backward()
+    assert changed(made, before) == set()
+    made.step(1.0)
+    assert changed(made, before) == set()
