@@ -40,12 +40,6 @@ def environment():
     }
 
 
-def rows(output):
-    """Give the table's lines without their times: a resumed run shows the earlier ones again."""
-    lines = [line for line in output.splitlines() if re.match(r" *\d+/3 ", line)]
-    return [re.sub(r" +[\d.]+ s ", " ", line).split(maxsplit=5) for line in lines]
-
-
 def kill_all(process):
     """SIGKILL the driver and all of Ray's processes: what a power cut leaves."""
     family = [process, *psutil.Process(process.pid).children(recursive=True)]
@@ -57,7 +51,7 @@ def kill_all(process):
     process.wait(timeout=30)
 
 
-def test_a_killed_run_goes_on_at_the_next_epoch_with_its_best_and_its_patience(command, tmp_path):
+def test_a_killed_run_goes_on_at_the_next_epoch_with_its_best_and_its_patience(command, rows, tmp_path):
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

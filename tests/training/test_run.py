@@ -1,72 +1,16 @@
-import io
 import json
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from rich.console import Console
 
 from physiq_ray.checkpoint import load_model_state
-from physiq_ray.config import Settings
 from physiq_ray.errors import DataError, SettingError, TrainingError
 from physiq_ray.images import decode_square
 from physiq_ray.model import normalise
 from physiq_ray.storage import read_bytes
-from physiq_ray.training import Display, train
 
 pytestmark = pytest.mark.slow
-
-
-def coloured_photo(seed, colour):
-    """Draw noise around a colour: a class that a few steps can learn."""
-    rng = np.random.default_rng(seed)
-    pixels = np.clip(np.array(colour) + rng.normal(0, 30, (80, 60, 3)), 0, 255).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
-
-
-@pytest.fixture
-def pose_folders(tmp_path):
-    """Give a function that makes a folder per pose id with so many photos each, and returns the parent."""
-
-    def make(counts):
-        for pose_id, count in counts.items():
-            folder = tmp_path / "photos" / str(pose_id)
-            folder.mkdir(parents=True)
-            for number in range(count):
-                colour = (200, 60, 60) if pose_id == min(counts) else (60, 60, 200)
-                (folder / f"{pose_id}-{number}.jpeg").write_bytes(coloured_photo((pose_id, number), colour))
-        return tmp_path / "photos"
-
-    return make
-
-
-@pytest.fixture
-def run(tmp_path, ray_local):
-    """Give a function that trains with quick settings and returns (result, what was shown)."""
-    poses = tmp_path / "poses.json"
-    poses.write_text(json.dumps([{"id": n, "name": f"Pose {n}"} for n in (1, 2, 5)]))
-
-    def call(*, resume=False, **settings):
-        out = io.StringIO()
-        quick = {
-            "poses": str(poses),
-            "labels": str(tmp_path / "labels.json"),
-            "output": str(tmp_path / "model"),
-            "storage": str(tmp_path / "runs"),
-            "weights": "random",
-            "image_size": 64,
-            "batch_size": 4,
-            "epochs": 2,
-            "learning_rate": 1e-3,
-            "precision": "fp32",
-        }
-        display = Display(Console(file=out, width=200))
-        return train(Settings.model_validate({**quick, **settings}), display, resume=resume), out.getvalue()
-
-    return call
 
 
 def test_a_run_writes_the_best_epoch_s_model_and_says_what_it_used(run, pose_folders, tmp_path):

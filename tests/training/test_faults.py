@@ -1,0 +1,187 @@
+"""Workers killed, stopped, starved of memory, disk and store, in real runs."""
+
+import json
+import resource
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from physiq_ray.config import Settings
+from physiq_ray.errors import StorageError, TrainingError
+from physiq_ray.training.faults import translated
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def photos(pose_folders):
+    return str(pose_folders({1: 30, 2: 30}))
+
+
+class During:
+    """Do something to the workers once, as soon as a text was shown."""
+
+    def __init__(self, text, act):
+        self.text, self.act, self.done = text, act, False
+
+    def __call__(self, shown):
+        if not self.done and self.text in shown:
+            self.done = True
+            self.act()
+
+
+def best_is_loadable(folder):
+    """Read the newest checkpoint of a run as a resumed run would."""
+    newest = max(folder.glob("epoch-*/state.pt"))
+    return torch.load(newest, weights_only=True)["progress"]["epoch"]
+
+
+def test_a_killed_worker_of_two_costs_no_epoch_and_no_line(run, photos, training_workers, rows):
+    seen = []
+
+    def kill_one():
+        seen.extend(training_workers())
+        time.sleep(0.3)  # into the third epoch
+        seen[0].kill()
+
+    result, shown = run(
+        sources=[photos], num_workers=2, epochs=4, patience=9, on_text=During("  2/4 ", kill_one)
+    )
+    assert len(seen) == 2
+    assert [epoch["epoch"] for epoch in result.history] == [1, 2, 3, 4]
+    table = rows(shown)
+    assert shown.count("going on after epoch") == 1
+    again = next(number for number, row in enumerate(table) if number and row[0] == "1/4")
+    assert table[again : again + again] == table[:again]  # the lines before the kill, shown again, unchanged
+    assert table[-1][0] == "4/4"
+
+
+@pytest.mark.long
+def test_ten_kills_in_one_run_still_let_it_finish(run, photos, training_workers):
+    kills = []
+
+    def kill_in_each_epoch(shown):
+        if len(kills) < 10 and f"  {len(kills) + 1}/11 " in shown:
+            workers = training_workers()
+            if workers and {worker.pid for worker in workers}.isdisjoint(kills):
+                kills.append(workers[0].pid)
+                workers[0].kill()
+
+    result, shown = run(sources=[photos], epochs=11, patience=20, max_failures=10, on_text=kill_in_each_epoch)
+    assert len(set(kills)) == 10
+    assert shown.count("going on after epoch") == 10
+    assert [epoch["epoch"] for epoch in result.history] == list(range(1, 12))
+
+
+@pytest.mark.long
+def test_a_stalled_worker_is_given_up_and_the_run_goes_on(run, photos, training_workers):
+    stopped = []
+
+    def stop_one():
+        stopped.extend(training_workers()[:1])
+        stopped[0].suspend()
+
+    started_s = time.monotonic()
+    try:
+        result, shown = run(
+            sources=[photos], num_workers=2, epochs=3, stall_timeout_s=15, on_text=During("  1/3 ", stop_one)
+        )
+    finally:
+        for process in stopped:
+            if psutil.pid_exists(process.pid):
+                process.kill()
+    assert [epoch["epoch"] for epoch in result.history] == [1, 2, 3]
+    assert "going on after epoch" in shown
+    assert time.monotonic() - started_s < 150
+
+
+@pytest.mark.long
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(run, photos, training_workers, tmp_path):
+    folder = tmp_path / "runs" / "torn"
+
+    def kill_in_write():
+        deadline_s = time.monotonic() + 60
+        while time.monotonic() < deadline_s:
+            partial = list(folder.glob("epoch-0002/*"))
+            if partial and partial[0].stat().st_size > 0:
+                training_workers()[0].kill()
+                return
+            time.sleep(0.001)
+
+    with pytest.raises(TrainingError, match="--resume --run-name torn"):
+        run(
+            sources=[photos],
+            epochs=3,
+            run_name="torn",
+            max_failures=0,
+            on_text=During("  1/3 ", kill_in_write),
+        )
+    snapshot = json.loads((folder / "checkpoint_manager_snapshot.json").read_text())
+    assert [r["checkpoint_dir_name"] for r in snapshot["checkpoint_results"]] == ["epoch-0001"]
+    result, shown = run(epochs=3, run_name="torn", resume=True)
+    assert "going on after epoch 1" in shown
+    assert [epoch["epoch"] for epoch in result.history] == [1, 2, 3]
+
+
+@pytest.mark.long
+def test_a_lack_of_memory_is_said_with_its_remedy(run, photos, training_workers, tmp_path):
+    def starve():
+        worker = training_workers()[0]
+        used = worker.memory_info().vms
+        resource.prlimit(worker.pid, resource.RLIMIT_AS, (used, used))
+
+    with pytest.raises(TrainingError) as caught:
+        run(
+            sources=[photos],
+            epochs=9,
+            patience=20,
+            run_name="starved",
+            max_failures=0,
+            batch_size=24,
+            image_size=96,
+            on_text=During("  1/9 ", starve),
+        )
+    assert "out of memory in training with batch_size=24, image_size=96: lower batch_size" in str(
+        caught.value
+    )
+    assert "go on with: physiq-ray train --resume --run-name starved" in str(caught.value)
+    assert best_is_loadable(tmp_path / "runs" / "starved") >= 1
+
+
+@pytest.mark.long
+def test_a_full_disk_is_said_with_its_remedy(run, photos, training_workers, tmp_path):
+    # A limit on the size of files is refused by the same calls as a full disk is.
+    def fill():
+        resource.prlimit(training_workers()[0].pid, resource.RLIMIT_FSIZE, (50_000_000, 50_000_000))
+
+    with pytest.raises(StorageError) as caught:
+        run(
+            sources=[photos],
+            epochs=9,
+            patience=20,
+            run_name="full",
+            max_failures=0,
+            on_text=During("  1/9 ", fill),
+        )
+    assert "checkpoint cannot be written" in str(caught.value)
+    assert "free space there" in str(caught.value)
+    assert "go on with: physiq-ray train --resume --run-name full" in str(caught.value)
+    assert best_is_loadable(tmp_path / "runs" / "full") >= 1
+
+
+def test_faults_of_other_kinds_are_left_as_they_are():
+    with pytest.raises(RuntimeError, match="shapes"), translated(Settings()):
+        raise RuntimeError("shapes differ")
+    with pytest.raises(TrainingError, match="out of memory"), translated(Settings()):
+        torch.empty(2**50)
+    with pytest.raises(TrainingError, match="lower batch_size"), translated(Settings()):
+        raise torch.OutOfMemoryError("CUDA out of memory")  # which no CPU can show
+    with (
+        pytest.raises(StorageError, match=r"storage=runs: .*No space left on device; free space"),
+        translated(Settings()),
+        Path("/dev/full").open("wb", buffering=0) as file,
+    ):
+        file.write(b"x")
