@@ -169,18 +169,24 @@ def balanced_weights(class_indices: IntArray, num_classes: int) -> tuple[float, 
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """What each training worker asks for, and how many computing threads it runs on a CPU node."""
+    """What each training worker asks for, and how many computing threads it runs on a CPU node.
+
+    placement: Ray's word for where the workers go.
+    """
 
     use_gpu: bool
     cpus: float
     threads: int
+    placement: str
 
 
 def plan_workers(settings: Settings, nodes: Sequence[dict[str, Any]]) -> WorkerPlan:
     """Fit the workers into the cluster so that decoding keeps at least one CPU.
 
     nodes: each node's resources, {"CPU": …, "GPU": …}. Training on CPUs computes on more threads than
-    the CPUs it reserves: Ray would otherwise have nothing left to decode with and wait for ever.
+    the CPUs it reserves: Ray would otherwise have nothing left to decode with and wait for ever, be it
+    after all other nodes are lost. So workers are spread over the nodes, those with GPUs packed, where
+    their links are faster.
     Raises TrainingError: what is missing, by name.
     """
     num_cpus = sum(node.get("CPU", 0) for node in nodes)
@@ -194,9 +200,11 @@ def plan_workers(settings: Settings, nodes: Sequence[dict[str, Any]]) -> WorkerP
         )
     if num_cpus < 2:
         raise TrainingError(f"the cluster has {num_cpus:g} CPUs; training and decoding need one each")
-    cpus = min(1.0, math.floor((num_cpus - 1) / workers * 1000) / 1000)
+    largest = max(node.get("CPU", 0) for node in nodes)
+    spare = (num_cpus if use_gpu or largest < 2 else largest) - 1
+    cpus = min(1.0, math.floor(spare / workers * 1000) / 1000)
     if cpus <= 0:
         raise TrainingError(f"num_workers={workers} is too many for {num_cpus:g} CPUs")
-    per_node = -(-workers // len(nodes))  # Ray packs, but spreads what one node cannot hold
-    threads = max(1, int(max(node.get("CPU", 0) for node in nodes)) // per_node)
-    return WorkerPlan(use_gpu, cpus, threads)
+    per_node = -(-workers // len(nodes))
+    threads = max(1, int(largest) // per_node)
+    return WorkerPlan(use_gpu, cpus, threads, "PACK" if use_gpu else "SPREAD")

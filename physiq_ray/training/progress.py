@@ -8,7 +8,7 @@ import this package, and torch with it, to hold a few numbers.
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -155,8 +155,8 @@ def send(queue: Queue, event: Event) -> None:
 
 
 @contextmanager
-def shown(queue: Queue, display: Display) -> Iterator[None]:
-    """Hand the queue's events to the display in a thread while inside; at the end, what is left of them."""
+def received(queue: Queue, handlers: Sequence[Callable[[Event], None]]) -> Iterator[None]:
+    """Hand the queue's events to all handlers in a thread while inside; at the end, what is left of them."""
     done = threading.Event()
 
     def pump() -> None:
@@ -164,7 +164,9 @@ def shown(queue: Queue, display: Display) -> Iterator[None]:
             finished = done.is_set()  # asked before the queue is: what came until then is still shown
             try:
                 while True:
-                    display.handle(pickle.loads(queue.get(timeout=POLL_S)))
+                    event = pickle.loads(queue.get(timeout=POLL_S))
+                    for handle in handlers:
+                        handle(event)
             except Empty:
                 if finished:
                     return
@@ -172,10 +174,9 @@ def shown(queue: Queue, display: Display) -> Iterator[None]:
                 return
 
     thread = threading.Thread(target=pump, name="progress", daemon=True)
-    with display.live():
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join(timeout=10)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=10)

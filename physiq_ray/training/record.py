@@ -5,6 +5,7 @@ The manifest is written last: where it stands, the record is whole.
 """
 
 import json
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,3 +104,10 @@ def _read_content(storage: str, run_name: str) -> dict[str, Any]:
 
 def _nothing_to_resume(storage: str, run_name: str) -> TrainingError:
     return TrainingError(f"run {run_name!r}: nothing to resume in {storage}; check --run-name and --storage")
+
+
+def resume_command(settings: Settings, run_name: str) -> str:
+    """Give the command line that goes on with a run."""
+    default = Settings.model_fields["storage"].get_default()
+    where = "" if settings.storage == default else f" --storage {shlex.quote(settings.storage)}"
+    return f"physiq-ray train --resume --run-name {run_name}{where}"

@@ -1,19 +1,15 @@
 """A whole run from the driver's side: manifest, Ray, the trainer, and the files at the end."""
 
-import json
 import math
 import os
-import shlex
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
 import ray.train
 from ray.exceptions import RayError
@@ -21,16 +17,13 @@ from ray.train import UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
-from physiq_ray.checkpoint import ModelState, save_model_files, settings_to_store
 from physiq_ray.config import Settings
 from physiq_ray.errors import (
-    DataError,
     PhysiqError,
     SettingError,
     TrainingError,
 )
 from physiq_ray.ingest import (
-    QUARANTINE_FILE,
     Photos,
     Unreadable,
     check_unreadable,
@@ -46,43 +39,25 @@ from physiq_ray.manifest import TRAIN, VALIDATION, Manifest, collect_manifest, d
 from physiq_ray.model import load_starting_weights
 from physiq_ray.storage import (
     absolute_uri,
-    join_uri,
     read_bytes,
-    write_bytes,
 )
+from physiq_ray.training.finish import TrainingResult, finish
+from physiq_ray.training.history import HistoryFiles
 from physiq_ray.training.lock import locked
-from physiq_ray.training.loop import Job, Outcome, train_loop
-from physiq_ray.training.measures import Divergence
-from physiq_ray.training.network import weights_to_keep
-from physiq_ray.training.plan import balanced_weights, plan_workers
-from physiq_ray.training.progress import Display, EpochDone, send, shown
-from physiq_ray.training.record import RunRecord, exists, load_record, save_record
-from physiq_ray.training.state import read_state
+from physiq_ray.training.loop import Job, train_loop
+from physiq_ray.training.plan import WorkerPlan, balanced_weights, plan_workers
+from physiq_ray.training.progress import Display, EpochDone, received, send
+from physiq_ray.training.record import (
+    RunRecord,
+    exists,
+    load_record,
+    load_saved_settings,
+    resume_command,
+    save_record,
+)
 
-HISTORY_FILE = "history.json"
 # Ray asks its workers for reports every 2 s: an epoch of a small set would wait longer than it trains.
 POLL_INTERVAL_S = "0.2"
-NAMED_PHOTOS = 8  # in the message on a loss that is not finite
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a run has come to.
-
-    history: one dict an epoch. files: uris written. num_used: photos by split. failed_sources: one
-    sentence a source that could not be listed; where there is one, the run is only partly done.
-    """
-
-    run_name: str
-    best_epoch: int
-    best_accuracy: float
-    history: tuple[Mapping[str, Any], ...]
-    files: tuple[str, ...]
-    num_used: Mapping[str, int]
-    num_skipped: int
-    unreadable: tuple[Unreadable, ...]
-    failed_sources: tuple[str, ...]
-    validation_uris: tuple[str, ...] = field(repr=False, default=())
 
 
 class InterruptedRunError(TrainingError):
@@ -92,67 +67,61 @@ class InterruptedRunError(TrainingError):
 def train(
     settings: Settings, display: Display, *, resume: bool = False, local: bool = False, debug: bool = False
 ) -> TrainingResult:
-    """Train from the buckets to the model files, or go on with an interrupted run.
+    """Train from the buckets to the model files and their report, or go on with an interrupted run.
 
     local: on this machine even if RAY_ADDRESS is set.
     Raises PhysiqError of the kind that says what is wrong: SettingError, LabelError, StorageError,
-    DataError, WeightsError, or TrainingError where Ray Train gave up.
+    DataError, WeightsError, or TrainingError where Ray Train gave up or another process trains this run.
     """
     if resume and settings.run_name is None:
         raise SettingError("--resume needs --run-name (or PHYSIQ_RUN_NAME): the run to go on with")
     run_name = settings.run_name or f"physiq-{datetime.now():%Y%m%d-%H%M%S}"
     poses = load_poses(Path(settings.poses))
+    if resume:
+        load_saved_settings(settings.storage, run_name)  # what was never started is not locked either
     with locked(settings.storage, run_name):
-        return _train_locked(settings, display, poses, run_name, resume=resume, local=local, debug=debug)
+        output = absolute_uri(settings.output)
+        record = _start_record(settings, poses, run_name, resume=resume, display=display)
+        weights = None if resume else load_starting_weights(settings.weights)
+        display.epochs = settings.epochs
+        connect(local=local, debug=debug)
+        workers = plan_workers(settings, cluster_nodes())
+        photos = _open_splits(settings, record.manifest, output, display)
+        display.note(
+            f"run {run_name}: {settings.num_workers} worker(s) on {'GPU' if workers.use_gpu else 'CPU'}, "
+            f"{settings.image_size} px, batch {settings.batch_size}, from {settings.weights} weights"
+        )
+        if not resume:
+            save_record(record, settings, run_name)
+        events = Queue(actor_options={"num_cpus": 0})
+        job = Job(
+            settings=settings,
+            class_mapping=record.manifest.class_mapping,
+            photos=photos,
+            weights=ray.put(weights) if weights is not None else None,
+            class_weights=_class_weights(settings, record.manifest),
+            threads=workers.threads,
+            events=events,
+        )
+        files = HistoryFiles(output, run_name)
+        with display.live(), received(events, [display.handle, files.handle]):
+            result = _fit(_make_trainer(job, workers, run_name), settings, run_name)
+        return finish(settings, record, run_name, result, output, poses)
 
 
-def _train_locked(
-    settings: Settings,
-    display: Display,
-    poses: Mapping[int, str],
-    run_name: str,
-    *,
-    resume: bool,
-    local: bool,
-    debug: bool,
-) -> TrainingResult:
-    output = absolute_uri(settings.output)
-    record = _start_record(settings, poses, run_name, resume=resume, display=display)
-    manifest = record.manifest
-    weights = None if resume else load_starting_weights(settings.weights)
-
-    display.epochs = settings.epochs
-    connect(local=local, debug=debug)
-    workers = plan_workers(settings, cluster_nodes())
-    photos = _open_splits(settings, manifest, output, display)
-    display.note(
-        f"run {run_name}: {settings.num_workers} worker(s) on {'GPU' if workers.use_gpu else 'CPU'}, "
-        f"{settings.image_size} px, batch {settings.batch_size}, from {settings.weights} weights"
-    )
-    if not resume:
-        save_record(record, settings, run_name)
-    events = Queue(actor_options={"num_cpus": 0})
-    job = Job(
-        settings=settings,
-        class_mapping=manifest.class_mapping,
-        photos=photos,
-        weights=ray.put(weights) if weights is not None else None,
-        class_weights=_class_weights(settings, manifest),
-        threads=workers.threads,
-        events=events,
-    )
-    resources = {"CPU": workers.cpus} | ({"GPU": 1.0} if workers.use_gpu else {})
-    num_workers = (
-        (settings.min_workers, settings.num_workers) if settings.min_workers else settings.num_workers
-    )
-    trainer = TorchTrainer(
+def _make_trainer(job: Job, workers: WorkerPlan, run_name: str) -> TorchTrainer:
+    settings = job.settings
+    at_most = settings.num_workers
+    num_workers = at_most if settings.min_workers is None else (settings.min_workers, at_most)
+    return TorchTrainer(
         train_loop,  # type: ignore[arg-type]  # Ray passes on what it returns, its types say None
         train_loop_config={"job": job},
         torch_config=TorchConfig(timeout_s=math.ceil(settings.stall_timeout_s)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=num_workers,  # type: ignore[arg-type]  # typed for Train V1
             use_gpu=workers.use_gpu,
-            resources_per_worker=resources,
+            placement_strategy=workers.placement,
+            resources_per_worker={"CPU": workers.cpus} | ({"GPU": 1.0} if workers.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
             name=run_name,
@@ -163,12 +132,9 @@ def _train_locked(
                 checkpoint_score_attribute="checkpoint_score",
                 checkpoint_score_order="max",
             ),
-            callbacks=[_ReportEpochs(events)],  # type: ignore[list-item]  # typed for Train V1
+            callbacks=[_ReportEpochs(job.events)],  # type: ignore[list-item]  # typed for Train V1
         ),
     )
-    with shown(events, display):
-        result = _fit(trainer, settings, _resume_command(settings, run_name))
-    return _finish(settings, record, run_name, result, output, poses)
 
 
 class _ReportEpochs(UserCallback):
@@ -211,12 +177,6 @@ def _load_manifest(address: str, display: Display) -> Manifest:
     counts = {name: manifest.split(name).num_rows for name in (TRAIN, VALIDATION)}
     display.note(f"{uri}: {counts[TRAIN]} photos to train on, {counts[VALIDATION]} to validate with")
     return manifest
-
-
-def _resume_command(settings: Settings, run_name: str) -> str:
-    default = Settings.model_fields["storage"].get_default()
-    where = "" if settings.storage == default else f" --storage {shlex.quote(settings.storage)}"
-    return f"physiq-ray train --resume --run-name {run_name}{where}"
 
 
 def _open_splits(
@@ -263,7 +223,8 @@ def _class_weights(settings: Settings, manifest: Manifest) -> tuple[float, ...]:
     return balanced_weights(indices, len(manifest.class_mapping.classes))
 
 
-def _fit(trainer: TorchTrainer, settings: Settings, go_on: str) -> Any:
+def _fit(trainer: TorchTrainer, settings: Settings, run_name: str) -> Any:
+    go_on = resume_command(settings, run_name)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(settings.stall_timeout_s)
     try:
@@ -290,23 +251,6 @@ def _fit(trainer: TorchTrainer, settings: Settings, go_on: str) -> Any:
         raise TrainingError(f"Ray: {_last_line(error)}; go on with: {go_on}") from error
 
 
-def _diverged(found: Divergence, manifest: Manifest, settings: Settings, go_on: str) -> TrainingError:
-    """Name what was trained on when the loss stopped being a number."""
-    if found.step is None:
-        where = f"the validation loss of epoch {found.epoch} is not finite"
-    else:
-        uris = manifest.split(TRAIN)["uri"].take(pa.array(found.rows[:NAMED_PHOTOS])).to_pylist()
-        more = len(found.rows) - len(uris)
-        where = (
-            f"the loss of epoch {found.epoch}, batch {found.step} of {found.num_steps} is not finite, with "
-            f"{', '.join(uris)}{f' and {more} more' if more > 0 else ''}"
-        )
-    return TrainingError(
-        f"{where}; lower learning_rate={settings.learning_rate:g} or set max_gradient_norm; the checkpoints "
-        f"before it are safe, go on with: {go_on}"
-    )
-
-
 def _last_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
@@ -320,56 +264,3 @@ def _sigint_restored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _finish(
-    settings: Settings,
-    record: RunRecord,
-    run_name: str,
-    result: Any,  # ray.train.Result, whose types are V1's
-    output: str,
-    poses: Mapping[int, str],
-) -> TrainingResult:
-    """Write model files, history and quarantine list from what the run left."""
-    outcome: Outcome = result.return_value
-    if outcome.unreadable:
-        write_quarantine(outcome.unreadable, output)
-    if outcome.failure:
-        raise DataError(outcome.failure)
-    manifest = record.manifest
-    if outcome.divergence is not None:
-        raise _diverged(outcome.divergence, manifest, settings, _resume_command(settings, run_name))
-    best, metrics = max(result.best_checkpoints, key=lambda item: item[1]["checkpoint_score"])
-    latest = read_state(result.checkpoint)["progress"]
-    state = read_state(best)
-    files = list(
-        save_model_files(
-            ModelState(
-                state_dict=weights_to_keep(state),
-                class_mapping=manifest.class_mapping,
-                pose_names=poses,
-                image_size=settings.image_size,
-                optimizer_state_dict=state["optimizer"],
-                history=latest["history"],
-                settings=settings_to_store(settings),
-                best_epoch=metrics["epoch"],
-            ),
-            output,
-        )
-    )
-    history_uri = join_uri(output, HISTORY_FILE)
-    write_bytes((json.dumps(latest["history"], indent=2) + "\n").encode(), history_uri)
-    unreadable = {item.uri for item in outcome.unreadable}
-    uris = {split: manifest.split(split)["uri"].to_pylist() for split in (TRAIN, VALIDATION)}
-    return TrainingResult(
-        run_name=run_name,
-        best_epoch=metrics["epoch"],
-        best_accuracy=metrics["validation_accuracy"],
-        history=tuple(latest["history"]),
-        files=(*files, history_uri, *([join_uri(output, QUARANTINE_FILE)] if unreadable else [])),
-        num_used={split: sum(uri not in unreadable for uri in uris[split]) for split in uris},
-        num_skipped=record.num_skipped,
-        unreadable=outcome.unreadable,
-        failed_sources=record.failed_sources,
-        validation_uris=tuple(uris[VALIDATION]),
-    )

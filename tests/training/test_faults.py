@@ -2,6 +2,8 @@
 
 import json
 import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -185,3 +187,25 @@ def test_faults_of_other_kinds_are_left_as_they_are():
         Path("/dev/full").open("wb", buffering=0) as file,
     ):
         file.write(b"x")
+
+
+@pytest.mark.long
+def test_a_lost_node_with_its_worker_and_its_decoded_photos_costs_no_epoch(photos, rows, tmp_path):
+    script = Path(__file__).with_name("lose_a_node.py")
+    (tmp_path / "poses.json").write_text('[{"id": 1, "name": "One"}, {"id": 2, "name": "Two"}]')
+    done = subprocess.run(
+        [sys.executable, script, photos, tmp_path / "poses.json", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["lost"]
+    assert "going on after epoch" in done.stdout
+    table = rows(done.stdout)
+    again = next(number for number, row in enumerate(table) if number and row[0] == "1/4")
+    assert table[again : again + again] == table[:again]
+    assert [epoch["epoch"] for epoch in result["history"]] == [1, 2, 3, 4]
+    assert {epoch["train_photos"] for epoch in result["history"]} == {48}

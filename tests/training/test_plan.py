@@ -7,10 +7,13 @@ from physiq_ray.config import Settings
 from physiq_ray.errors import TrainingError
 from physiq_ray.training.plan import (
     EarlyStopping,
+    balanced_weights,
     checkpoint_score,
     learning_rate,
+    may_stop,
     plan_epoch,
     plan_workers,
+    train_size,
     validation_rows,
 )
 
@@ -114,6 +117,69 @@ def test_workers_leave_a_cpu_to_decoding():
     assert plan.cpus * 3 <= 1
     assert (plan.use_gpu, plan.threads) == (False, 1)
     assert plan_workers(Settings(), [{"CPU": 8}]).threads == 8
+
+
+def test_one_node_s_cpus_are_enough_for_all_workers_and_a_decoder():
+    plan = plan_workers(Settings(num_workers=2), [{"CPU": 2}, {"CPU": 2}])
+    assert (plan.cpus, plan.threads, plan.placement) == (0.5, 2, "SPREAD")
+    plan = plan_workers(Settings(num_workers=2), [{"CPU": 1}, {"CPU": 1}, {"CPU": 1}])
+    assert (plan.cpus, plan.threads) == (1.0, 1)
+    plan = plan_workers(Settings(num_workers=2), [{"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 1}])
+    assert (plan.cpus, plan.placement) == (1.0, "PACK")
+
+
+@pytest.mark.parametrize(
+    ("epoch", "size", "counts"),
+    [(1, 128, False), (2, 128, False), (3, 160, False), (4, 160, False), (5, 224, True), (6, 224, True)],
+)
+def test_sizes_take_even_shares_and_patience_counts_at_the_last(epoch, size, counts):
+    settings = Settings(train_sizes=(128, 160, 224), epochs=6)
+    assert (train_size(settings, epoch), may_stop(settings, epoch)) == (size, counts)
+
+
+def test_without_sizes_patience_counts_once_the_whole_network_trains():
+    settings = Settings(head_epochs=2, image_size=96)
+    assert [train_size(settings, epoch) for epoch in (1, 3)] == [96, 96]
+    assert [may_stop(settings, epoch) for epoch in (1, 2, 3)] == [False, False, True]
+
+
+def test_an_epoch_that_does_not_count_takes_no_patience():
+    state = EarlyStopping(patience=1).after(1, 0.5).after(2, 0.4, counts=False)
+    assert (state.status, state.is_finished) == ("Wait 0/1", False)
+    assert state.after(3, 0.4).status == "Early Stop"
+
+
+def test_classes_are_weighted_by_the_inverse_of_their_share():
+    # Six photos of three poses: 6 / (3 · 4), 6 / (3 · 1), 6 / (3 · 1).
+    assert balanced_weights(np.array([0, 0, 0, 0, 1, 3]), 4) == (0.5, 2.0, 0.0, 2.0)
+
+
+@given(
+    num_photos=st.integers(1, 100),
+    batch_size=st.integers(1, 9),
+    world_size=st.integers(1, 4),
+    accumulation=st.integers(1, 4),
+)
+def test_accumulated_batches_are_as_many_on_all_ranks_and_hold_each_part(
+    num_photos, batch_size, world_size, accumulation
+):
+    plans = [
+        plan_epoch(
+            np.arange(num_photos),
+            batch_size=batch_size,
+            world_size=world_size,
+            world_rank=rank,
+            seed=7,
+            epoch=1,
+            accumulation=accumulation,
+        )
+        for rank in range(world_size)
+    ]
+    assert len({plan.num_batches for plan in plans}) == 1
+    for step, size in enumerate(plans[0].step_sizes):
+        parts = [plan.rows_of_step(step) for plan in plans]
+        assert sum(map(len, parts)) == size
+        assert max(map(len, parts)) <= plans[0].num_batches[step] * batch_size <= accumulation * batch_size
 
 
 def test_gpus_are_used_where_each_worker_gets_one():

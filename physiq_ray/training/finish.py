@@ -1,0 +1,111 @@
+"""What a run leaves at its end: the best epoch's model files, and what the driver says of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from physiq_ray.checkpoint import ModelState, save_model_files, settings_to_store
+from physiq_ray.config import Settings
+from physiq_ray.errors import DataError, TrainingError
+from physiq_ray.ingest import QUARANTINE_FILE, Unreadable, write_quarantine
+from physiq_ray.manifest import TRAIN, VALIDATION, Manifest
+from physiq_ray.storage import join_uri
+from physiq_ray.training.history import write_history
+from physiq_ray.training.loop import Outcome
+from physiq_ray.training.measures import Divergence
+from physiq_ray.training.network import weights_to_keep
+from physiq_ray.training.record import RunRecord, resume_command
+from physiq_ray.training.state import read_state
+
+NAMED_PHOTOS = 8  # in the message on a loss that is not finite
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run has come to.
+
+    history: one dict an epoch. files: uris written. num_used: photos by split. failed_sources: one
+    sentence a source that could not be listed; where there is one, the run is only partly done.
+    """
+
+    run_name: str
+    best_epoch: int
+    best_accuracy: float
+    history: tuple[Mapping[str, Any], ...]
+    files: tuple[str, ...]
+    num_used: Mapping[str, int]
+    num_skipped: int
+    unreadable: tuple[Unreadable, ...]
+    failed_sources: tuple[str, ...]
+    validation_uris: tuple[str, ...] = field(repr=False, default=())
+
+
+def finish(
+    settings: Settings,
+    record: RunRecord,
+    run_name: str,
+    result: Any,  # ray.train.Result, whose types are V1's
+    output: str,
+    poses: Mapping[int, str],
+) -> TrainingResult:
+    """Write model files, history and quarantine list from what the run left."""
+    outcome: Outcome = result.return_value
+    if outcome.unreadable:
+        write_quarantine(outcome.unreadable, output)
+    if outcome.failure:
+        raise DataError(outcome.failure)
+    manifest = record.manifest
+    if outcome.divergence is not None:
+        raise _diverged(outcome.divergence, manifest, settings, resume_command(settings, run_name))
+    best, metrics = max(result.best_checkpoints, key=lambda item: item[1]["checkpoint_score"])
+    latest = read_state(result.checkpoint)["progress"]
+    state = read_state(best)
+    files = list(
+        save_model_files(
+            ModelState(
+                state_dict=weights_to_keep(state),
+                class_mapping=manifest.class_mapping,
+                pose_names=poses,
+                image_size=settings.image_size,
+                optimizer_state_dict=state["optimizer"],
+                history=latest["history"],
+                settings=settings_to_store(settings),
+                best_epoch=metrics["epoch"],
+            ),
+            output,
+        )
+    )
+    files += write_history(latest["history"], output, run_name)
+    unreadable = {item.uri for item in outcome.unreadable}
+    uris = {split: manifest.split(split)["uri"].to_pylist() for split in (TRAIN, VALIDATION)}
+    return TrainingResult(
+        run_name=run_name,
+        best_epoch=metrics["epoch"],
+        best_accuracy=metrics["validation_accuracy"],
+        history=tuple(latest["history"]),
+        files=(*files, *([join_uri(output, QUARANTINE_FILE)] if unreadable else [])),
+        num_used={split: sum(uri not in unreadable for uri in uris[split]) for split in uris},
+        num_skipped=record.num_skipped,
+        unreadable=outcome.unreadable,
+        failed_sources=record.failed_sources,
+        validation_uris=tuple(uris[VALIDATION]),
+    )
+
+
+def _diverged(found: Divergence, manifest: Manifest, settings: Settings, go_on: str) -> TrainingError:
+    """Name what was trained on when the loss stopped being a number."""
+    if found.step is None:
+        where = f"the validation loss of epoch {found.epoch} is not finite"
+    else:
+        uris = manifest.split(TRAIN)["uri"].take(pa.array(found.rows[:NAMED_PHOTOS])).to_pylist()
+        more = len(found.rows) - len(uris)
+        where = (
+            f"the loss of epoch {found.epoch}, batch {found.step} of {found.num_steps} is not finite, with "
+            f"{', '.join(uris)}{f' and {more} more' if more > 0 else ''}"
+        )
+    return TrainingError(
+        f"{where}; lower learning_rate={settings.learning_rate:g} or set max_gradient_norm; the checkpoints "
+        f"before it are safe, go on with: {go_on}"
+    )

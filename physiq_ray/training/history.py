@@ -1,0 +1,66 @@
+"""The epochs of a run as files beside the model: history.json, and logs for TensorBoard.
+
+Both are written whole after each epoch, so a run that is under way can be followed, on S3 too, and a
+resumed run leaves one curve.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from physiq_ray.errors import StorageError
+from physiq_ray.storage import join_uri, write_bytes, write_file
+from physiq_ray.training.progress import EpochDone, Event, Resumed
+
+HISTORY_FILE = "history.json"
+TENSORBOARD_FOLDER = "tensorboard"
+# One chart for what is compared.
+SCALARS = {
+    "loss/train": "train_loss",
+    "loss/validation": "validation_loss",
+    "accuracy/train": "train_accuracy",
+    "accuracy/validation": "validation_accuracy",
+    "learning_rate": "learning_rate",
+    "seconds": "seconds",
+}
+
+
+class HistoryFiles:
+    """Follow a run's events and keep its files up to date in a folder or s3:// prefix."""
+
+    def __init__(self, output: str, run_name: str) -> None:
+        self._output, self._run_name = output, run_name
+        self._epochs: list[Mapping[str, Any]] = []
+
+    def handle(self, event: Event) -> None:
+        """Take in one event; a store that is briefly away waits for the next epoch."""
+        if isinstance(event, Resumed):
+            self._epochs = list(event.history)
+        elif isinstance(event, EpochDone):
+            self._epochs.append(event.metrics)
+            try:
+                write_history(self._epochs, self._output, self._run_name)
+            except StorageError:
+                return  # the end of the run writes them again, and says what is wrong
+
+
+def write_history(history: Sequence[Mapping[str, Any]], output: str, run_name: str) -> tuple[str, ...]:
+    """Write history.json and the TensorBoard log; give their uris.
+
+    Raises StorageError.
+    """
+    history_uri = join_uri(output, HISTORY_FILE)
+    write_bytes((json.dumps(list(history), indent=2) + "\n").encode(), history_uri)
+    log_uri = join_uri(output, TENSORBOARD_FOLDER, f"events.out.tfevents.{run_name}")
+    with tempfile.TemporaryDirectory() as folder:
+        with SummaryWriter(folder) as writer:
+            for epoch in history:
+                for tag, key in SCALARS.items():
+                    writer.add_scalar(tag, epoch[key], epoch["epoch"], walltime=epoch["time"])
+        (log,) = Path(folder).iterdir()
+        write_file(log, log_uri)
+    return history_uri, log_uri
