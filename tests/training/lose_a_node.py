@@ -44,11 +44,10 @@ def lose() -> None:
         time.sleep(0.05)
     time.sleep(0.5)
     cluster.remove_node(second, allow_graceful=False)
-    print("lost the second node", flush=True)
 
 
 thread = threading.Thread(target=lose, daemon=True)
 thread.start()
 result = train(settings, Display(Console(width=200)))
 thread.join(timeout=1)
-print(json.dumps({"history": list(result.history), "lost": not thread.is_alive()}))
+sys.stdout.write(json.dumps({"history": list(result.history), "lost": not thread.is_alive()}) + "\n")
