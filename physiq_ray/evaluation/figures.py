@@ -1,0 +1,134 @@
+"""Pictures of a report: learning curves, confusion matrix, reliability diagram, the worst mistakes.
+
+Each is drawn on a canvas of its own, without pyplot's global state, and comes back as PNG bytes.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from physiq_ray.errors import PhotoError, StorageError
+from physiq_ray.evaluation.calibration import NUM_BINS, reliability
+from physiq_ray.evaluation.scores import Answers, Mistake, Report
+from physiq_ray.images import decode_square
+
+ACCENT, QUIET, DARK = "#d1495b", "#9fb4c7", "#33475b"
+TILE_PX, TILES_A_ROW = 224, 4
+
+
+def draw_curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> bytes:
+    """Draw loss and accuracy of training and validation by epoch, the kept epoch marked."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    epochs = [epoch["epoch"] for epoch in history]
+    for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split, colour in (("train", QUIET), ("validation", ACCENT)):
+            values = [epoch[f"{split}_{measure}"] for epoch in history]
+            axes.plot(epochs, values, color=colour, marker="o", markersize=3, label=split)
+        axes.axvline(best_epoch, color=DARK, linewidth=1, linestyle=":", label=f"kept: epoch {best_epoch}")
+        axes.set_xlabel("epoch")
+        axes.set_title(measure)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[1].set_ylim(0, 1.02)
+    figure.axes[1].yaxis.set_major_formatter(PercentFormatter(1))
+    return _png(figure)
+
+
+def draw_confusion(report: Report) -> bytes:
+    """Draw the confusion matrix: counts, coloured by their share of the row."""
+    names = [pose.name for pose in report.poses]
+    side = max(5.0, 1.6 + 0.62 * len(names))
+    figure = Figure(figsize=(side + 3.2, side), layout="constrained")
+    axes = figure.subplots()
+    rows = report.confusion.sum(axis=1, keepdims=True)
+    shares = report.confusion / np.maximum(rows, 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(report.confusion):
+        if count:
+            colour = "white" if shares[row, column] > 0.5 else DARK
+            axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(
+        range(len(names)), [f"{name} ({count})" for name, count in zip(names, rows[:, 0], strict=True)]
+    )
+    axes.set_xlabel("told")
+    axes.set_ylabel("true (photos)")
+    axes.set_title(f"{report.num_photos} photos, {report.accuracy:.1%} right")
+    bar = figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true pose's photos")
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
+    return _png(figure)
+
+
+def draw_reliability(answers: Answers, report: Report) -> bytes:
+    """Draw accuracy against confidence before and after the temperature, and how many photos say so."""
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    grid = figure.subplots(2, 2, height_ratios=(3, 1), sharex=True)
+    edges = np.linspace(0, 1, NUM_BINS + 1)
+    for column, (title, temperature, error) in enumerate(
+        (
+            ("as trained", 1.0, report.error_before),
+            (f"temperature {report.temperature:.2f}", report.temperature, report.error_after),
+        )
+    ):
+        bins = reliability(answers.logits, answers.labels, temperature)
+        used = bins.counts > 0
+        upper, lower = grid[0, column], grid[1, column]
+        upper.plot([0, 1], [0, 1], color=DARK, linewidth=1, linestyle=":")
+        upper.vlines(bins.confidence[used], bins.confidence[used], bins.accuracy[used], color=QUIET)
+        upper.scatter(bins.confidence[used], bins.accuracy[used], color=ACCENT, s=30, zorder=3)
+        upper.set_title(f"{title}: calibration error {error:.3f}")
+        upper.set_ylim(-0.03, 1.03)
+        upper.set_ylabel("accuracy")
+        upper.yaxis.set_major_formatter(PercentFormatter(1))
+        lower.bar(edges[:-1], bins.counts, width=1 / NUM_BINS, align="edge", color=QUIET, edgecolor="white")
+        lower.set_ylabel("photos")
+        lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
+        lower.set_xlabel("confidence")
+        lower.set_xlim(0, 1)
+        lower.xaxis.set_major_formatter(PercentFormatter(1))
+        for axes in (upper, lower):
+            axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def draw_mistakes(mistakes: Sequence[Mistake], read: Callable[[str], bytes]) -> bytes:
+    """Draw the photos told wrongly with what they are and were told to be; at least one.
+
+    read: gives a photo's bytes. A photo that cannot be read any more leaves its place empty.
+    """
+    columns = min(TILES_A_ROW, len(mistakes))
+    lines = -(-len(mistakes) // columns)
+    figure = Figure(figsize=(2.6 * columns, 3.1 * lines), layout="constrained")
+    for axes, mistake in zip(
+        figure.subplots(lines, columns, squeeze=False).flat, [*mistakes, *[None] * columns], strict=False
+    ):
+        axes.set_axis_off()
+        if mistake is None:
+            continue
+        try:
+            axes.imshow(decode_square(read(mistake.uri), size_px=TILE_PX))
+        except (StorageError, PhotoError):
+            axes.imshow(np.full((TILE_PX, TILE_PX, 3), 235, np.uint8))
+            axes.text(TILE_PX / 2, TILE_PX / 2, "cannot be read", ha="center", va="center", color=DARK)
+        axes.set_title(
+            f"{mistake.truth}\n→ {mistake.answer} {mistake.confidence:.0%}", fontsize=9, color=DARK
+        )
+        name = PurePosixPath(mistake.uri).name
+        axes.text(
+            TILE_PX / 2, TILE_PX + 8, name[-34:], ha="center", va="top", fontsize=6, color=DARK, wrap=False
+        )
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.dpi = 120
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    return buffer.getvalue()

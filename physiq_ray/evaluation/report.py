@@ -1,0 +1,43 @@
+"""A report as files: report.json, pictures, model card."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from physiq_ray.evaluation.card import Facts, write_card
+from physiq_ray.evaluation.figures import draw_confusion, draw_curves, draw_mistakes, draw_reliability
+from physiq_ray.evaluation.scores import Answers, Report
+from physiq_ray.storage import join_uri, read_bytes, write_bytes
+
+REPORT_FILE, CARD_FILE = "report.json", "model_card.md"
+
+
+def write_report(
+    report: Report,
+    answers: Answers,
+    facts: Facts,
+    output: str,
+    *,
+    history: Sequence[Mapping[str, Any]] = (),
+    read: Callable[[str], bytes] = read_bytes,
+) -> tuple[str, ...]:
+    """Write all into a folder or s3:// prefix; give the uris.
+
+    Curves are drawn where there is a history, mistakes where there are some; read gives their photos.
+    Raises StorageError: output cannot be written.
+    """
+    files = {
+        REPORT_FILE: (json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n").encode(),
+        "confusion.png": draw_confusion(report),
+        "reliability.png": draw_reliability(answers, report),
+    }
+    if history:
+        files["curves.png"] = draw_curves(history, facts.best_epoch)
+    if report.mistakes:
+        files["mistakes.png"] = draw_mistakes(report.mistakes, read)
+    files[CARD_FILE] = write_card(report, facts).encode()
+    uris = []
+    for name, data in files.items():
+        uris.append(join_uri(output, name))
+        write_bytes(data, uris[-1])
+    return tuple(uris)

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from physiq_ray.evaluation import calibration_error, fit_temperature
+from physiq_ray.evaluation.calibration import reliability
+
+
+def drawn(num_photos, seed=0):
+    """Give logits, and labels drawn from the very probabilities that they say."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 1.5 * torch.randn(num_photos, 5, generator=generator)
+    labels = torch.multinomial(torch.softmax(logits, dim=1), 1, generator=generator)[:, 0]
+    return logits, labels
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_logits_that_are_too_large_are_divided_by_as_much(factor):
+    logits, labels = drawn(20_000)
+    assert fit_temperature(logits * factor, labels) == pytest.approx(factor, rel=0.05)
+
+
+def test_an_overconfident_model_s_error_falls():
+    logits, labels = drawn(20_000)
+    before = calibration_error(3 * logits, labels, 1.0)
+    after = calibration_error(3 * logits, labels, fit_temperature(3 * logits, labels))
+    assert before > 0.1
+    assert after < 0.02
+
+
+@given(
+    logits=arrays.arrays(
+        np.float32, st.tuples(st.integers(1, 30), st.just(4)), elements=st.floats(-50, 50, width=32)
+    ),
+    seed=st.integers(0, 5),
+)
+def test_the_fitted_temperature_never_worsens_the_error_and_stays_sane(logits, seed):
+    labels = torch.from_numpy(np.random.default_rng(seed).integers(0, 4, len(logits)))
+    values = torch.from_numpy(logits)
+    temperature = fit_temperature(values, labels)
+    assert 0.049 < temperature < 20.1
+    after, before = (calibration_error(values, labels, value) for value in (temperature, 1.0))
+    assert after <= before
+
+
+def test_the_calibration_error_is_the_mean_distance_done_by_hand():
+    # Four photos told with 0.9 (three right: off by 0.15) and one with 0.62 (wrong).
+    shares = torch.tensor([[0.9, 0.1]] * 4 + [[0.62, 0.38]])
+    labels = torch.tensor([0, 0, 0, 1, 1])
+    error = calibration_error(torch.log(shares), labels, 1.0)
+    assert error == pytest.approx((4 * 0.15 + 1 * 0.62) / 5, abs=1e-6)
+    bins = reliability(torch.log(shares), labels, 1.0)
+    assert bins.counts.tolist() == [0] * 9 + [1] + [0] * 3 + [4, 0]
+    assert bins.accuracy[13] == pytest.approx(0.75)
+    assert bins.confidence[13] == pytest.approx(0.9)
+
+
+@given(seed=st.integers(0, 50))
+def test_the_diagram_s_bins_give_the_error_again(seed):
+    logits, labels = drawn(200, seed)
+    bins = reliability(logits, labels, 1.0)
+    gaps = np.abs(bins.accuracy - bins.confidence)
+    assert calibration_error(logits, labels, 1.0) == pytest.approx(
+        float((gaps * bins.counts).sum() / 200), abs=1e-6
+    )

@@ -1,0 +1,132 @@
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from physiq_ray.errors import NotFoundError
+from physiq_ray.evaluation import Answers, Facts, score, write_report
+from physiq_ray.evaluation.card import wilson_interval
+from physiq_ray.evaluation.figures import draw_confusion, draw_mistakes
+from physiq_ray.evaluation.scores import Mistake
+from physiq_ray.labels import ClassMapping
+
+MAPPING = ClassMapping.of_poses([1, 2, 7])
+NAMES = {1: "Front Lat Spread", 2: "Front Double Biceps", 7: "Back Lat Spread"}
+HISTORY = [
+    {
+        "epoch": number,
+        "train_loss": 2 / number,
+        "validation_loss": 2.5 / number,
+        "train_accuracy": 1 - 0.5 / number,
+        "validation_accuracy": 0.9 - 0.5 / number,
+    }
+    for number in range(1, 6)
+]
+FACTS = Facts(
+    run_name="first",
+    sources=["s3://checkins"],
+    counts={1: (40, 30), 2: (38, 30), 7: (11, 3)},
+    num_skipped=4,
+    num_quarantined=1,
+    settings={"image_size": 224, "learning_rate": 1e-4, "storage": "runs", "train_sizes": [128, 224]},
+    versions={"torch": "2.15.0"},
+    best_epoch=4,
+    num_epochs=5,
+)
+
+
+@pytest.fixture
+def answers():
+    rng = np.random.default_rng(0)
+    labels = torch.tensor([0] * 30 + [1] * 30 + [2] * 3)
+    logits = torch.from_numpy(rng.normal(0, 1, (63, 3)).astype(np.float32))
+    logits[torch.arange(63), labels] += 1.5
+    return Answers(tuple(f"s3://b/{n}.jpg" for n in range(63)), labels, logits)
+
+
+def perfect(num_photos):
+    labels = torch.arange(num_photos) % 3
+    return Answers(
+        tuple(map(str, range(num_photos))), labels, 9.0 * torch.nn.functional.one_hot(labels).float()
+    )
+
+
+def opened(png):
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def test_all_files_are_written_and_the_figures_agree_with_the_answers(answers, tmp_path, make_photo):
+    report = score(answers, MAPPING, NAMES, temperature=1.3)
+    uris = write_report(
+        report, answers, FACTS, str(tmp_path), history=HISTORY, read=lambda _: make_photo(size=(60, 80))
+    )
+    names = ["report.json", "confusion.png", "reliability.png", "curves.png", "mistakes.png", "model_card.md"]
+    assert [uri.rpartition("/")[2] for uri in uris] == names
+    plain = json.loads((tmp_path / "report.json").read_text())
+    told = answers.logits.argmax(dim=1)
+    assert plain["accuracy"] == pytest.approx(sum((told == answers.labels).tolist()) / 63)
+    assert plain["confusion"][0][1] == sum(
+        t == 1 and y == 0 for t, y in zip(told.tolist(), answers.labels.tolist(), strict=True)
+    )
+    for name in names[1:5]:
+        pixels = opened((tmp_path / name).read_bytes())
+        assert min(pixels.shape[:2]) > 300
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50, name
+
+
+def test_without_history_and_mistakes_their_pictures_are_left_out(tmp_path):
+    answers = perfect(9)
+    report = score(answers, MAPPING, NAMES, temperature=1.0)
+    uris = write_report(report, answers, FACTS, str(tmp_path))
+    assert {uri.rpartition("/")[2] for uri in uris} == {
+        *("report.json", "confusion.png", "reliability.png", "model_card.md")
+    }
+
+
+def test_a_perfect_confusion_matrix_is_dark_on_its_diagonal():
+    pixels = opened(draw_confusion(score(perfect(30), MAPPING, NAMES, temperature=1.0)))
+    dark_blue = (pixels[..., 2] > pixels[..., 0] + 60) & (pixels[..., 0] < 60)
+    rows, columns = np.nonzero(dark_blue)
+    inside = columns < np.percentile(columns, 90)  # the colour bar is on the right
+    assert np.corrcoef(rows[inside], columns[inside])[0, 1] > 0.8
+
+
+def test_the_sheet_shows_the_photos_and_leaves_room_for_one_that_is_gone():
+    red = io.BytesIO()
+    Image.new("RGB", (40, 40), (200, 10, 10)).save(red, "PNG")
+
+    def read(uri):
+        if uri == "gone.jpg":
+            raise NotFoundError("gone.jpg is gone")
+        return b"no photo" if uri == "broken.jpg" else red.getvalue()
+
+    mistakes = [Mistake(uri, "A", "B", 0.9) for uri in ("red.jpg", "gone.jpg", "broken.jpg")]
+    pixels = opened(draw_mistakes(mistakes, read))
+    is_red = (pixels[..., 0] > 150) & (pixels[..., 1] < 60)
+    is_empty = (pixels == 235).all(axis=-1)
+    assert is_red[:, : pixels.shape[1] // 3].mean() > 0.3
+    assert is_red[:, pixels.shape[1] // 3 :].mean() < 0.02
+    assert is_empty.sum() > 1.5 * is_red.sum()
+
+
+def test_the_card_says_what_it_was_made_of_and_what_it_is_not(answers, tmp_path):
+    write_report(score(answers, MAPPING, NAMES, temperature=1.3), answers, FACTS, str(tmp_path))
+    card = (tmp_path / "model_card.md").read_text()
+    assert "Sources: `s3://checkins`. 89 photos were trained on, 63 validated with; 4 were skipped" in card
+    assert "| 7 | Back Lat Spread | 11 | 3 |" in card
+    assert "Few photos were scored of Back Lat Spread (3)" in card
+    assert "the temperature fitted, on the validation photos: the scores flatter" in card
+    assert "| `train_sizes` | `128,224` |" in card
+    assert "`storage`" not in card
+    assert "the weights of epoch 4 of 5" in card
+    assert "same athlete" in card
+
+
+def test_the_interval_of_a_share_is_wilson_s():
+    # Brown, Cai and DasGupta 2001 and any table: 8 of 10.
+    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson_interval(0, 5)[0] == 0
+    assert wilson_interval(5, 5)[1] == 1
