@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -106,9 +105,10 @@ def predict_table(
     batch_size: int = 32,
     on_progress: Progress = lambda _done, _total: None,
 ) -> Iterator[AnsweredBatch]:
-    """Answer for the photos of a table (uri string, size int64 in bytes), in its order, once connected to Ray.
+    """Answer for the photos of a table in its order; Ray must be connected.
 
-    batch_size: photos in one forward pass; the batches that are given may have more.
+    table: uri string, size int64 in bytes; other columns are passed over. batch_size: photos in one forward
+    pass; the batches given back may hold more.
     Raises CheckpointError: the weights do not fit; PredictionError: the cluster is too small, or a process
     of it failed for good.
     """
@@ -194,7 +194,8 @@ def predict_to_parquet(
     todo = photos.filter(pc.invert(pc.is_in(photos["uri"], value_set=earlier.uris)))
     parts = PartWriter(output, state, next_number=earlier.next_number, part_rows=part_rows)
     num_answered = 0
-    with _UnreadableFile(join_uri(output, UNREADABLE_FILE)) as unreadable:
+    with tempfile.NamedTemporaryFile(mode="w", encoding="utf-8") as file:
+        unreadable = _UnreadableList(file, join_uri(output, UNREADABLE_FILE))
         unreadable.save()  # the former run's list ends here; and an output that refuses is told of now
         if todo.num_rows:
             connect(debug=debug)
@@ -256,28 +257,21 @@ def _is_one_photo(address: str) -> bool:
     return is_photo(address) if address.startswith("s3://") else Path(address).is_file()
 
 
-class _UnreadableFile:
-    """The photos of a run that cannot be read, on disk until they are saved: they may be many."""
+class _UnreadableList:
+    """The photos of a run that cannot be read, in a local file until they are saved: they may be many."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, file: "tempfile._TemporaryFileWrapper[str]", uri: str) -> None:
         self.uri = uri
         self.num_photos = 0
         self.examples: list[Unreadable] = []
+        self._file = file
         self._num_saved = -1
-        self._file = tempfile.NamedTemporaryFile(mode="w", encoding="utf-8")
-
-    def __enter__(self) -> "_UnreadableFile":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
 
     def add(self, items: Iterable[Unreadable]) -> None:
         for item in items:
             self.num_photos += 1
-            self.examples += [item] if len(self.examples) < EXAMPLES else []
+            if len(self.examples) < EXAMPLES:
+                self.examples.append(item)
             self._file.write(json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n")
 
     def save(self) -> None:
