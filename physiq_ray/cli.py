@@ -4,6 +4,8 @@ Ray, torch, Arrow and S3 are imported inside the command that needs them, so tha
 """
 
 import argparse
+import contextlib
+import io
 import json
 import sys
 import traceback
@@ -283,8 +285,10 @@ def _predict_all(args: argparse.Namespace, settings: Settings, state: "ModelStat
     from physiq_ray.prediction.batch import PART_ROWS, predict_to_parquet
 
     display = _display(to_stderr=True)
+    # Where Ray prints its nodes' warnings, of each interrupted run too: stdout may be a program's to read.
+    rays_own = sys.stderr if args.debug else io.StringIO()
     try:
-        with display.live():
+        with display.live(), contextlib.redirect_stdout(rays_own):
             result = predict_to_parquet(
                 args.photos,
                 state,

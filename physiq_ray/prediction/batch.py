@@ -34,6 +34,9 @@ PART_ROWS = 10_000
 # Beside the parts: Parquet's readers pass over names with an underscore when they are given the folder.
 UNREADABLE_FILE = "_unreadable.jsonl"
 EXAMPLES = 3
+# Of what an actor reserves. Asking for a whole one, as decoding does, it would be fused with decoding: Ray
+# Data then runs both in the actors, one photo after another, and leaves the other CPUs idle.
+MOST_CPUS = 0.999
 
 Progress = Callable[[int, int], None]  # photos done, photos in all
 
@@ -91,10 +94,10 @@ def plan_actors(nodes: Sequence[dict[str, float]]) -> ActorPlan:
     if num_cpus < 2:
         raise PredictionError(f"the cluster has {num_cpus:g} CPUs; network and decoding need one each")
     if num_gpus:
-        cpus = min(1.0, math.floor((num_cpus - 1) / num_gpus * 1000) / 1000)
+        cpus = min(MOST_CPUS, math.floor((num_cpus - 1) / num_gpus * 1000) / 1000)
         return ActorPlan(num_gpus, cpus, 1, threads=1)
     large = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 2]
-    return ActorPlan(max(1, len(large)), 1.0, 0, threads=min(large, default=1))
+    return ActorPlan(max(1, len(large)), MOST_CPUS, 0, threads=min(large, default=1))
 
 
 def predict_table(

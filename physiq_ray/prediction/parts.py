@@ -57,8 +57,9 @@ def _read_uris(uri: str, output: str, state: ModelState) -> pa.ChunkedArray:
     try:
         table = pq.read_table(pa.BufferReader(read_bytes(uri)), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())  # Arrow's messages have several lines
         raise PredictionError(
-            f"{uri}: damaged ({error}); delete it and run the same command again, which answers its photos"
+            f"{uri}: damaged ({reason}); delete it and run the same command again, which answers its photos"
         ) from error
     version = (table.schema.metadata or {}).get(VERSION_KEY)
     if version is None or "uri" not in table.column_names:

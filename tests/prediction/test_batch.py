@@ -163,10 +163,10 @@ def test_parts_of_no_rows_are_refused(state, tmp_path):
 @pytest.mark.parametrize(
     ("nodes", "plan"),
     [
-        ([{"CPU": 2}], ActorPlan(1, 1.0, 0, threads=2)),
-        ([{"CPU": 1}, {"CPU": 1}], ActorPlan(1, 1.0, 0, threads=1)),
-        ([{"CPU": 8}, {"CPU": 16}, {"memory": 1.0}], ActorPlan(2, 1.0, 0, threads=8)),
-        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], ActorPlan(2, 1.0, 1, threads=1)),
+        ([{"CPU": 2}], ActorPlan(1, 0.999, 0, threads=2)),
+        ([{"CPU": 1}, {"CPU": 1}], ActorPlan(1, 0.999, 0, threads=1)),
+        ([{"CPU": 8}, {"CPU": 16}, {"memory": 1.0}], ActorPlan(2, 0.999, 0, threads=8)),
+        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], ActorPlan(2, 0.999, 1, threads=1)),
         ([{"CPU": 4, "GPU": 8}], ActorPlan(8, 0.375, 1, threads=1)),
     ],
 )

@@ -36,7 +36,13 @@ def start(command, folder):
     """Start it with a Ray of its own: the tests' shared one must survive; wait for its first part."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     process = subprocess.Popen(
-        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     deadline_s = time.monotonic() + 120
     while not (folder / "answers" / "part-00000.parquet").exists():
@@ -55,6 +61,7 @@ def kill_all(process):
         except ProcessLookupError:
             continue
     process.wait(timeout=30)
+    process.stdout.close()
     process.stderr.close()
 
 
@@ -84,10 +91,12 @@ def test_a_killed_batch_goes_on_and_answers_every_photo_exactly_once(command, tm
 def test_an_interrupted_batch_keeps_what_it_has_and_says_how_to_go_on(command, tmp_path):
     process = start(command, tmp_path)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the driver and to its children
-    _, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert stderr == (
-        "physiq-ray predict: interrupted; answers keeps what is answered, run the same command again to go on\n"
+    assert (stdout, stderr) == (
+        "",
+        "physiq-ray predict: interrupted; answers keeps what is answered, run the same command again to go "
+        "on\n",
     )
     before = parts(tmp_path)
     finish(command, tmp_path)

@@ -69,7 +69,7 @@ def test_a_damaged_part_is_named_with_its_remedy(state, tmp_path):
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     flipped = bytearray(whole)
-    flipped[60] ^= 1  # in the data: only the checksum of its page tells
+    flipped[60] ^= 1
     for data in (b"", whole[:-20], bytes(flipped)):
         file.write_bytes(data)
         with pytest.raises(PredictionError, match=r"part-00000\.parquet: damaged .*; delete it and run"):
