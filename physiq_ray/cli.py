@@ -312,7 +312,8 @@ def _predict_all(args: argparse.Namespace, settings: Settings, state: "ModelStat
             f"{result.num_answered} photos answered, {result.num_skipped} were before, "
             f"{result.num_unreadable} cannot be read"
         )
-        print("\n".join(f"  {uri}" for uri in result.files))
+        for uri in result.files:
+            print(f"  {uri}")
     for item in result.examples:
         print(f"physiq-ray predict: {item.uri}: {item.error}", file=sys.stderr)
     if result.num_unreadable > len(result.examples):

@@ -103,10 +103,6 @@ def connect(*, local: bool = False, debug: bool = False) -> None:
     # report leaves the machine, and CPU tasks keep seeing the GPUs as they are (Ray's coming default).
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if not debug:
-        # Ray's C++ half writes its errors to stderr past all of Python's logging, of each actor pool one that
-        # is none (ray issue 53727).
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = (None if local else os.environ.get("RAY_ADDRESS")) or "local"
     level = logging.INFO if debug else logging.ERROR
     # A training worker and a decode task need a CPU each: on one core they share it.

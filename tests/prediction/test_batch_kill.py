@@ -16,12 +16,12 @@ from physiq_ray.checkpoint import save_model_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
-NUM_PHOTOS = 400
+NUM_PHOTOS = 240
 
 
 @pytest.fixture
 def command(state, tmp_path):
-    """Give the command that answers 400 photos, 16 a part."""
+    """Give the command that answers all photos, 16 a part."""
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
     for number in range(NUM_PHOTOS):
@@ -93,10 +93,14 @@ def test_an_interrupted_batch_keeps_what_it_has_and_says_how_to_go_on(command, t
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the driver and to its children
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert (stdout, stderr) == (
+    # Ray's C++ half announces each actor pool on stderr (ray issue 53727), past all that can be set.
+    lines = [line for line in stderr.splitlines() if "core_worker.cc" not in line]
+    assert (stdout, lines) == (
         "",
-        "physiq-ray predict: interrupted; answers keeps what is answered, run the same command again to go "
-        "on\n",
+        [
+            "physiq-ray predict: interrupted; answers keeps what is answered, run the same command again to "
+            "go on"
+        ],
     )
     before = parts(tmp_path)
     finish(command, tmp_path)
