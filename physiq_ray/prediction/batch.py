@@ -3,7 +3,8 @@
 Decoding runs in tasks, the network in actors that load it once; only uris and logits come back, so the
 driver keeps the list of photos and one part's answers in memory, whatever their number. Photos that are in
 the output's parts already are not predicted again: the same command goes on where one was killed, at the
-price of the answers since its last part.
+price of the answers since its last part. Two runs at once must not share an output. For a handful of photos
+`single` is faster: Ray and its processes take some ten seconds to start.
 """
 
 import dataclasses
