@@ -1,5 +1,7 @@
 import dataclasses
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -99,3 +101,8 @@ def test_a_photo_is_read_from_a_bucket_and_its_figure_written_to_one(predictor, 
     assert answer.uri == f"s3://{bucket}/a.jpeg"
     body = s3.client().get_object(Bucket=bucket, Key="figures/a.png")["Body"].read()
     assert body.startswith(b"\x89PNG")
+
+
+def test_a_single_prediction_does_not_pay_for_ray():
+    code = "import sys, physiq_ray.prediction; print('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
