@@ -4,6 +4,8 @@ Ray, torch, Arrow and S3 are imported inside the command that needs them, so tha
 """
 
 import argparse
+import contextlib
+import io
 import json
 import sys
 import traceback
@@ -18,7 +20,9 @@ from physiq_ray.config import Settings, load_settings
 from physiq_ray.errors import PhysiqError, SettingError
 
 if TYPE_CHECKING:
+    from physiq_ray.checkpoint import ModelState
     from physiq_ray.prediction import Prediction
+    from physiq_ray.prediction.batch import BatchResult
     from physiq_ray.training import Display, TrainingResult
 
 EPILOG = {
@@ -31,7 +35,8 @@ EPILOG = {
   physiq-ray audit --sources s3://checkin-poses --near-duplicates --json --manifest manifest.parquet""",
     "predict": """examples:
   physiq-ray predict photo.jpg
-  physiq-ray predict photos/ s3://checkin-poses/new/ --model s3://models/poses --json""",
+  physiq-ray predict photos/ s3://checkin-poses/new/ --model s3://models/poses --json
+  physiq-ray predict s3://checkin-poses --output s3://models/answers --part-rows 50000""",
     "demo": """examples:
   physiq-ray demo
   physiq-ray demo --photos my-photos --labels my-photos/db_labels.json --image-size 160""",
@@ -41,6 +46,7 @@ AUDIT_SETTINGS = (
     *("validation_share", "group_pattern", "seed"),
 )
 PREDICT_SETTINGS = ("poses", "precision")
+FIGURES_FOLDER = "predictions"
 # What a demo decides itself.
 NOT_IN_DEMO = ("sources", "source_buckets", "manifest", "labels", "output", "storage", "run_name")
 
@@ -102,10 +108,20 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--model", default="output", help="model file, or the folder or s3:// prefix of one (default: output)"
     )
-    predict.add_argument(
-        "--figures", default="predictions", metavar="FOLDER", help="where figures go (default: predictions)"
-    )
+    predict.add_argument("--figures", metavar="FOLDER", help=f"where figures go (default: {FIGURES_FOLDER})")
     predict.add_argument("--no-figures", action="store_true", help="write no figures")
+    predict.add_argument(
+        "--output",
+        metavar="FOLDER",
+        help="for many photos: by Ray, into Parquet files in this folder or s3:// prefix, without figures; "
+        "photos answered there already are left out",
+    )
+    predict.add_argument(
+        "--part-rows",
+        type=int,
+        metavar="N",
+        help="photos in one Parquet file (with --output; default: 10000)",
+    )
     _add_json(predict)
     _add_settings(predict, PREDICT_SETTINGS)
     return parser
@@ -249,13 +265,83 @@ def _audit(args: argparse.Namespace) -> int:
 
 def _predict(args: argparse.Namespace) -> int:
     settings = load_settings(_given(args))
+    if args.output is None and args.part_rows is not None:
+        raise SettingError(f"--part-rows={args.part_rows}: only with --output, which it divides into files")
+    if args.output is not None and (args.figures is not None or args.no_figures):
+        raise SettingError(
+            f"--output={args.output}: never with figures; leave out --figures and --no-figures"
+        )
     from physiq_ray.checkpoint import load_model_state
     from physiq_ray.labels import load_poses
+
+    poses = load_poses(Path(settings.poses)) if Path(settings.poses).exists() else {}
+    state = load_model_state(args.model, pose_names=poses)
+    return (
+        _predict_each(args, settings, state) if args.output is None else _predict_all(args, settings, state)
+    )
+
+
+def _predict_all(args: argparse.Namespace, settings: Settings, state: "ModelState") -> int:
+    from physiq_ray.prediction.batch import PART_ROWS, predict_to_parquet
+
+    display = _display(to_stderr=True)
+    # Where Ray prints its nodes' warnings, of each interrupted run too: stdout may be a program's to read.
+    rays_own = sys.stderr if args.debug else io.StringIO()
+    try:
+        with display.live(), contextlib.redirect_stdout(rays_own):
+            result = predict_to_parquet(
+                args.photos,
+                state,
+                args.output,
+                precision=settings.precision,
+                part_rows=PART_ROWS if args.part_rows is None else args.part_rows,
+                on_progress=lambda done, total: display.count("predicting", done, total),
+                debug=args.debug,
+            )
+    except KeyboardInterrupt:
+        print(
+            f"physiq-ray predict: interrupted; {args.output} keeps what is answered, run the same command "
+            "again to go on",
+            file=sys.stderr,
+        )
+        return 1
+    if args.json:
+        print(json.dumps(_batch_summary(result, args.output), indent=2, ensure_ascii=False))
+    else:
+        print(
+            f"{result.num_answered} photos answered, {result.num_skipped} were before, "
+            f"{result.num_unreadable} cannot be read"
+        )
+        for uri in result.files:
+            print(f"  {uri}")
+    for item in result.examples:
+        print(f"physiq-ray predict: {item.uri}: {item.error}", file=sys.stderr)
+    if result.num_unreadable > len(result.examples):
+        print(f"physiq-ray predict: all {result.num_unreadable} in {result.unreadable_file}", file=sys.stderr)
+    for failure in result.failures:
+        print(f"NOT COMPLETE: predicted without {failure}", file=sys.stderr)
+    return 1 if result.num_unreadable or result.failures else 0
+
+
+def _batch_summary(result: "BatchResult", output: str) -> dict[str, Any]:
+    return {
+        "output": output,
+        "photos": {
+            "answered": result.num_answered,
+            "answered_before": result.num_skipped,
+            "unreadable": result.num_unreadable,
+        },
+        "files": list(result.files),
+        "unreadable_file": result.unreadable_file,
+        "failures": list(result.failures),
+    }
+
+
+def _predict_each(args: argparse.Namespace, settings: Settings, state: "ModelState") -> int:
     from physiq_ray.prediction import Predictor, find_photos, predict_file
     from physiq_ray.storage import join_uri
 
-    poses = load_poses(Path(settings.poses)) if Path(settings.poses).exists() else {}
-    predictor = Predictor(load_model_state(args.model, pose_names=poses), precision=settings.precision)
+    predictor = Predictor(state, precision=settings.precision)
     answers, failures, taken = [], [], set()
     for address in args.photos:
         try:
@@ -272,7 +358,7 @@ def _predict(args: argparse.Namespace) -> int:
                     number += 1
                     name = f"{stem}-{number}"
                 taken.add(name)
-                figure_uri = join_uri(args.figures, f"{name}.png")
+                figure_uri = join_uri(args.figures or FIGURES_FOLDER, f"{name}.png")
             try:
                 prediction = predict_file(predictor, uri, figure_uri=figure_uri)
             except PhysiqError as error:

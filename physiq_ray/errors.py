@@ -11,7 +11,8 @@
     ├── PhotoError         one photo cannot be fetched or decoded
     ├── WeightsError       the starting weights cannot be had or do not fit
     ├── CheckpointError    a model file is unknown, damaged or unsafe
-    └── TrainingError      a training run cannot start or go on
+    ├── TrainingError      a training run cannot start or go on
+    └── PredictionError    a batch of predictions cannot start or go on
 
 Each takes one finished sentence. They carry nothing else, so that they survive pickling between
 Ray processes; what was attempted, on what, what came and what to do stand in the sentence.
@@ -64,3 +65,7 @@ class CheckpointError(PhysiqError):
 
 class TrainingError(PhysiqError):
     """A training run cannot start, or stopped before its end."""
+
+
+class PredictionError(PhysiqError):
+    """Predictions of many photos cannot be made, or those made before cannot be read."""

@@ -1,8 +1,9 @@
 """Manifest → decoded photos, by Ray Data, straight from the buckets.
 
-Rows are {image: uint8 (size, size, 3) RGB, label: int64, uri: string} plus {step, error}: a photo that
-cannot be fetched or decoded keeps its row, black and with its error said, so that every worker knows its
-number of steps beforehand; `Batch` then sets such rows aside for quarantine.jsonl.
+Rows are {image: uint8 (size, size, 3) RGB, label: int64, uri: string} plus {step, error}, without label
+where the photos have none. A photo that cannot be fetched or decoded keeps its row, black and with its error
+said, so that every worker knows its number of steps beforehand; `Batch` then sets such rows aside for
+quarantine.jsonl.
 
 `open_photos` decides where epochs come from. Cached: decoded once into Ray's object store, size² · 3
 bytes a photo (150 kB at 224 px); each batch is gathered from there in any order. Streamed: fetched and
@@ -118,9 +119,12 @@ def connect(*, local: bool = False, debug: bool = False) -> None:
 
 
 def build_dataset(table: pa.Table, *, image_size: int) -> ray.data.Dataset:
-    """Describe fetching and decoding the manifest rows of table, in their order; nothing is read yet."""
+    """Describe fetching and decoding the photos of table, in their order; nothing is read yet.
+
+    table: uri and size, as in manifest or listing; its class_index, where there is one, becomes label.
+    """
     rows = _task_rows(table.num_rows, image_size)
-    inputs = table.select(["uri", "size", "class_index"])
+    inputs = table.select([name for name in ("uri", "size", "class_index") if name in table.column_names])
     blocks = [inputs.slice(start, rows).combine_chunks() for start in range(0, table.num_rows, rows)]
     dataset = ray.data.from_arrow(blocks)
     dataset.context.enable_progress_bars = False
@@ -196,13 +200,15 @@ def _read_task(inputs: pa.Table, *, image_size: int) -> dict[str, Any]:
             steps[index], errors[index] = result.step, result.error
         else:
             images[index] = result
-    return {
+    columns: dict[str, Any] = {
         "image": images,
-        "label": inputs["class_index"].to_numpy().astype(np.int64),
         "uri": np.array(uris, object),
         "step": np.array(steps, object),
         "error": np.array(errors, object),
     }
+    if "class_index" in inputs.column_names:
+        columns["label"] = inputs["class_index"].to_numpy().astype(np.int64)
+    return columns
 
 
 def _to_batch(columns: dict[str, Any], rows: IntArray) -> Batch:

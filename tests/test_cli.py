@@ -60,6 +60,16 @@ def test_every_setting_is_a_flag_of_train_and_nothing_else_is():
     assert flags - own == {f"--{name.replace('_', '-')}" for name in Settings.model_fields}
 
 
+def test_predict_has_these_flags_and_no_others():
+    (subparsers,) = (action for action in build_parser()._actions if action.dest == "command")
+    options = {
+        option for action in subparsers.choices["predict"]._actions for option in action.option_strings
+    }
+    assert options - {"-h", "--help", "--debug", "--json"} == {
+        *("--model", "--figures", "--no-figures", "--output", "--part-rows", "--poses", "--precision"),
+    }
+
+
 @pytest.mark.parametrize("command", ["demo", "train", "predict"])
 def test_each_command_s_help_ends_with_lines_to_paste(run_cli, command):
     done = run_cli(command, "--help")
@@ -200,6 +210,44 @@ def test_predict_goes_on_after_a_broken_photo_and_says_which(run_cli, model, mak
         "No such file or directory",
     ]
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["same-2.png", "same.png"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--output", "out", "--no-figures"), "--output=out: never with figures; leave out --figures and"),
+        (("--output", "out", "--figures", "here"), "--output=out: never with figures"),
+        (("--part-rows", "5"), "--part-rows=5: only with --output"),
+        (("--output", "out", "--part-rows", "0"), "part_rows=0 (answers a file): expected at least 1"),
+    ],
+)
+def test_flags_of_predict_that_exclude_each_other_are_refused(run_cli, model, tmp_path, flags, message):
+    done = run_cli("predict", "photo.jpg", "--model", model, *flags)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_predict_with_an_output_answers_a_bucket_and_names_what_it_could_not(
+    run_cli, model, make_bucket, make_photo, tmp_path
+):
+    photos = {f"new/{n}.jpeg": make_photo(seed=n, size=(72, 96)) for n in range(4)}
+    bucket = make_bucket({**photos, "new/broken.jpeg": b"no photo"})
+    out = tmp_path / "out"
+    done = run_cli("predict", f"s3://{bucket}/new", "nowhere", "--model", model, "--output", out, "--json")
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout) == {
+        "output": str(out),
+        "photos": {"answered": 4, "answered_before": 0, "unreadable": 1},
+        "files": [str(out / "part-00000.parquet")],
+        "unreadable_file": str(out / "_unreadable.jsonl"),
+        "failures": [f"list {tmp_path / 'nowhere'}: No such file or directory"],
+    }
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"physiq-ray predict: s3://{bucket}/new/broken.jpeg: not an image")
+    assert second.startswith(f"NOT COMPLETE: predicted without list {tmp_path / 'nowhere'}: No such file")
+    assert {path.name for path in out.iterdir()} == {"part-00000.parquet", "_unreadable.jsonl"}
 
 
 def test_an_unknown_and_a_hostile_model_file_are_refused(run_cli, tmp_path, make_photo):

@@ -292,6 +292,21 @@ def test_what_a_console_shows_as_a_folder_is_no_object(scripted_s3: Callable[[Sc
     assert listing.num_others == 0
 
 
+def test_names_are_of_all_that_lies_right_under_a_prefix_or_folder(
+    make_bucket: MakeBucket, tmp_path: Path
+) -> None:
+    bucket = make_bucket({"out/b.parquet": b"", "out/a.txt": b"", "out/deeper/c": b"", "output": b""})
+    assert storage.list_names(Bucket(bucket, "out/")) == ("a.txt", "b.parquet")
+    assert storage.list_names(Bucket(bucket, "nothing/")) == ()
+    for name in ("b.parquet", "a.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "deeper").mkdir()
+    assert storage.list_names(Folder(tmp_path)) == ("a.txt", "b.parquet")
+    assert storage.list_names(Folder(tmp_path / "nothing")) == ()
+    with pytest.raises(StorageError, match="list s3://not-there-at-all: NoSuchBucket"):
+        storage.list_names(Bucket("not-there-at-all"))
+
+
 def test_an_empty_bucket_is_an_empty_table_and_no_error(make_bucket: MakeBucket) -> None:
     listing = list_one(f"s3://{make_bucket({})}")
 

@@ -16,7 +16,7 @@ from physiq_ray.storage.address import (
     parse_sources,
     split_uri,
 )
-from physiq_ray.storage.listing import LISTING_SCHEMA, Listing, is_photo, list_sources
+from physiq_ray.storage.listing import LISTING_SCHEMA, Listing, is_photo, list_names, list_sources
 from physiq_ray.storage.objects import create_bytes, read_bytes, write_bytes, write_file
 from physiq_ray.storage.s3 import forget_clients
 
@@ -31,6 +31,7 @@ __all__ = [
     "forget_clients",
     "is_photo",
     "join_uri",
+    "list_names",
     "list_sources",
     "parse_source",
     "parse_sources",

@@ -77,6 +77,26 @@ def _list_source(source: Source) -> Listing:
         return Listing(source, error=StorageError(f"list {source}: {error.object!r} is not UTF-8; rename it"))
 
 
+def list_names(source: Source) -> tuple[str, ...]:
+    """Give the names, sorted, of what lies right under a folder or prefix, of any kind but folders.
+
+    None for a folder that does not exist, nor for a prefix without objects: S3 knows no other folders.
+    Raises StorageError: it cannot be listed.
+    """
+    if isinstance(source, Bucket):
+        with translated(f"list {source}"):
+            paginator = s3_client().get_paginator("list_objects_v2")
+            pages = paginator.paginate(Bucket=source.name, Prefix=source.prefix, Delimiter="/")
+            keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
+        return tuple(sorted(key.removeprefix(source.prefix) for key in keys if not key.endswith("/")))
+    try:
+        return tuple(sorted(path.name for path in source.path.iterdir() if path.is_file()))
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise translate_os(error, f"list {source}") from error
+
+
 def is_photo(key: str) -> bool:
     """Tell by the extension; case does not matter."""
     return PurePosixPath(key).suffix.lower() in PHOTO_EXTENSIONS

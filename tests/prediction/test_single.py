@@ -1,5 +1,7 @@
 import dataclasses
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,27 +10,7 @@ from PIL import Image
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.errors import NotFoundError, PhotoError
-from physiq_ray.labels import ClassMapping
-from physiq_ray.model import build_model
-from physiq_ray.prediction import Predictor, find_photos, predict_file, write_figure
-
-
-@pytest.fixture(scope="module")
-def state():
-    torch.manual_seed(0)
-    model = build_model(3)
-    return ModelState(
-        model.state_dict(),
-        ClassMapping.of_poses([7, 11, 2]),
-        {2: "Front Double Biceps", 7: "Back Lat Spread", 11: "Abs & Thighs"},
-        image_size=64,
-        version="0123456789ab",
-    )
-
-
-@pytest.fixture(scope="module")
-def predictor(state):
-    return Predictor(state, precision="fp32")
+from physiq_ray.prediction import Predictor, find_photos, predict_file
 
 
 def test_probabilities_are_sorted_and_sum_to_one(predictor, make_photo):
@@ -91,26 +73,6 @@ def test_the_answer_as_json_has_the_api_s_form(predictor, make_photo):
     assert answer["model"] == {"version": "0123456789ab"}
 
 
-def test_the_figure_shows_the_photo_beside_its_bars(predictor, tmp_path):
-    red = io.BytesIO()
-    Image.new("RGB", (90, 120), (200, 30, 30)).save(red, "PNG")
-    answer = predictor.predict(red.getvalue(), uri="red.png")
-    write_figure(answer, red.getvalue(), str(tmp_path / "figure.png"))
-    with Image.open(tmp_path / "figure.png") as figure:
-        pixels = np.asarray(figure.convert("RGB")).astype(int)
-    height, width, _ = pixels.shape
-    is_red = (abs(pixels - (200, 30, 30)) < 8).all(axis=2)
-    assert is_red[:, : width // 2].sum() > 0.15 * height * width
-    assert is_red[:, width // 2 :].sum() < 0.01 * height * width
-    is_bar = (abs(pixels - (0xD1, 0x49, 0x5B)) < 8).all(axis=2)
-    assert is_bar[:, width // 2 :].sum() > 500
-    # The longest bar is as long as its share of the axis, which runs from 0 to 1.12.
-    longest = is_bar.any(axis=0).sum()
-    others = (abs(pixels - (0x9F, 0xB4, 0xC7)) < 8).all(axis=2).any(axis=0).sum()
-    shares = [item.probability for item in answer.probabilities]
-    assert others / longest == pytest.approx(shares[1] / shares[0], abs=0.05)
-
-
 def test_photos_are_found_in_folders_buckets_and_by_name(make_bucket, make_photo, tmp_path):
     (tmp_path / "b").mkdir()
     for name in ("b/2.jpeg", "b/1.PNG", "b/notes.txt"):
@@ -139,3 +101,8 @@ def test_a_photo_is_read_from_a_bucket_and_its_figure_written_to_one(predictor, 
     assert answer.uri == f"s3://{bucket}/a.jpeg"
     body = s3.client().get_object(Bucket=bucket, Key="figures/a.png")["Body"].read()
     assert body.startswith(b"\x89PNG")
+
+
+def test_a_single_prediction_does_not_pay_for_ray():
+    code = "import sys, physiq_ray.prediction; print('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

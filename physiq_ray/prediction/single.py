@@ -1,10 +1,9 @@
-"""One photo → which pose: probabilities for all poses, and a figure to look at.
+"""One photo → which pose: probabilities for all poses.
 
-In come photo bytes and a model file; out come a `Prediction` and a PNG with the photo beside its
-probability bars. The same decoder and the same normalisation as in training.
+In come photo bytes and a model file; out comes a `Prediction`, with its figure where one is wanted. The
+same decoder and the same normalisation as in training.
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,10 @@ import torch
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.errors import NotFoundError, PhotoError, StorageError
-from physiq_ray.images import decode_image, decode_square, read_size
-from physiq_ray.model import choose_precision, normalise
-from physiq_ray.storage import is_photo, list_sources, parse_source, read_bytes, write_bytes
-
-FIGURE_PX = 640  # of the photo's shorter side in the figure
+from physiq_ray.images import decode_square, read_size
+from physiq_ray.prediction.figure import write_figure
+from physiq_ray.prediction.network import Network, to_probabilities
+from physiq_ray.storage import is_photo, list_sources, parse_source, read_bytes
 
 
 @dataclass(frozen=True)
@@ -78,9 +76,7 @@ class Predictor:
         Raises CheckpointError: its weights do not fit.
         """
         self._state = state
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._dtype = choose_precision(precision, self._device)
-        self._model = state.build().to(self._device).to(memory_format=torch.channels_last)
+        self._network = Network(state, precision=precision)
 
     def predict(self, data: bytes, *, uri: str) -> Prediction:
         """Tell the pose of one photo; uri names it in the answer.
@@ -92,13 +88,8 @@ class Predictor:
             image = decode_square(data, size_px=self._state.image_size)
         except PhotoError as error:
             raise PhotoError(f"{uri}: {error}") from error
-        batch = normalise(torch.from_numpy(image)[None].to(self._device))
-        with (
-            torch.inference_mode(),
-            torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32),
-        ):
-            logits = self._model(batch)
-        shares = torch.softmax(logits[0].double() / self._state.temperature, dim=0).tolist()
+        logits = self._network.logits(torch.from_numpy(image)[None])
+        shares = to_probabilities(logits, self._state.temperature)[0].tolist()
         names = self._state.pose_names
         probabilities = [
             PoseProbability(pose_id, names[pose_id], share)
@@ -110,8 +101,8 @@ class Predictor:
             probabilities=tuple(probabilities),
             width=width,
             height=height,
-            tensor_shape=tuple(batch.shape),
-            device=str(self._device),
+            tensor_shape=(1, 3, *image.shape[:2]),
+            device=str(self._network.device),
             model_version=self._state.version,
         )
 
@@ -132,40 +123,6 @@ def find_photos(addresses: Sequence[str]) -> Iterator[str]:
         if not listing.table.num_rows:
             raise NotFoundError(f"{address}: no photos in it")
         yield from sorted(listing.table["uri"].to_pylist())
-
-
-def write_figure(prediction: Prediction, data: bytes, uri: str) -> None:
-    """Write a PNG: the photo beside its probability bars, the answer on top.
-
-    Raises PhotoError, StorageError.
-    """
-    # Here, as matplotlib takes half a second to import; the object interface keeps pyplot's global
-    # state and its choice of a screen out of a library.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    image = decode_image(data, min_side_px=FIGURE_PX)
-    pose = prediction.pose
-    figure = Figure(figsize=(10, 5.6), layout="constrained")
-    figure.suptitle(f"{pose.name} · {pose.probability:.1%}", fontsize=16, fontweight="bold")
-    photo_axes, bar_axes = figure.subplots(1, 2, width_ratios=(1, 1.2))
-    photo_axes.imshow(image)
-    photo_axes.set_axis_off()
-    photo_axes.set_title(
-        f"{prediction.uri.rpartition('/')[2]}\n{prediction.width} × {prediction.height} px", fontsize=9
-    )
-    names = [f"{item.name} ({item.pose_id})" for item in prediction.probabilities]
-    shares = [item.probability for item in prediction.probabilities]
-    bars = bar_axes.barh(names, shares, color=["#d1495b"] + ["#9fb4c7"] * (len(names) - 1))
-    bar_axes.bar_label(bars, labels=[f"{share:.1%}" for share in shares], padding=4, fontsize=9)
-    bar_axes.invert_yaxis()
-    bar_axes.set_xlim(0, 1.12)
-    bar_axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
-    bar_axes.set_xlabel("probability")
-    bar_axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-    write_bytes(buffer.getvalue(), uri)
 
 
 def predict_file(predictor: Predictor, uri: str, *, figure_uri: str | None = None) -> Prediction:

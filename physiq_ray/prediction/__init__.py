@@ -1,0 +1,26 @@
+"""Which pose a photo shows: one photo at once, or millions by Ray Data.
+
+single    photo bytes → Prediction
+figure    a Prediction beside its photo, as a PNG
+network   the forward pass that all of them share
+parts     answers ↔ Parquet files
+batch     photos' addresses → Parquet files, by Ray Data; imports Ray, so it is not imported here
+"""
+
+from physiq_ray.prediction.figure import write_figure
+from physiq_ray.prediction.single import (
+    PoseProbability,
+    Prediction,
+    Predictor,
+    find_photos,
+    predict_file,
+)
+
+__all__ = [
+    "PoseProbability",
+    "Prediction",
+    "Predictor",
+    "find_photos",
+    "predict_file",
+    "write_figure",
+]

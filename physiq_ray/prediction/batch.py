@@ -1,0 +1,285 @@
+"""Photos' addresses → answers in Parquet files, by Ray Data, for as many photos as a bucket holds.
+
+Decoding runs in tasks, the network in actors that load it once; only uris and logits come back, so the
+driver keeps the list of photos and one part's answers in memory, whatever their number. Photos that are in
+the output's parts already are not predicted again: the same command goes on where one was killed, at the
+price of the answers since its last part. Two runs at once must not share an output. For a handful of photos
+`single` is faster: Ray and its processes take some ten seconds to start.
+"""
+
+import dataclasses
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+import torch
+from ray.exceptions import RayError
+
+from physiq_ray.checkpoint import ModelState
+from physiq_ray.errors import PredictionError, SettingError, StorageError
+from physiq_ray.ingest import Unreadable, build_dataset, cluster_nodes, connect
+from physiq_ray.prediction.network import Network
+from physiq_ray.prediction.parts import Float32Array, PartWriter, read_parts
+from physiq_ray.storage import absolute_uri, is_photo, join_uri, list_sources, parse_source, write_file
+
+PART_ROWS = 10_000
+# Beside the parts: Parquet's readers pass over names with an underscore when they are given the folder.
+UNREADABLE_FILE = "_unreadable.jsonl"
+EXAMPLES = 3
+# Of what an actor reserves. Asking for a whole one, as decoding does, it would be fused with decoding: Ray
+# Data then runs both in the actors, one photo after another, and leaves the other CPUs idle.
+MOST_CPUS = 0.999
+
+Progress = Callable[[int, int], None]  # photos done, photos in all
+
+
+@dataclass(frozen=True)
+class AnsweredBatch:
+    """Answers of some photos in the order of their table, those that cannot be read set aside.
+
+    uris: of the B photos answered; logits: float32 (B, C), not divided by the model's temperature.
+    """
+
+    uris: tuple[str, ...]
+    logits: Float32Array
+    unreadable: tuple[Unreadable, ...] = ()
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What one run brought.
+
+    num_skipped: photos answered by an earlier run. files: the parts written. unreadable_file: lists all
+    photos that this run could not read; examples: the first of them. failures: a sentence on each address
+    without photos or that could not be listed.
+    """
+
+    num_answered: int
+    num_unreadable: int
+    num_skipped: int
+    files: tuple[str, ...]
+    unreadable_file: str
+    examples: tuple[Unreadable, ...] = ()
+    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ActorPlan:
+    """How many processes hold the network, what each asks for, and its computing threads on a CPU."""
+
+    num_actors: int
+    num_cpus: float
+    num_gpus: int
+    threads: int
+
+
+def plan_actors(nodes: Sequence[dict[str, float]]) -> ActorPlan:
+    """Fit the network into the cluster so that decoding keeps at least one CPU.
+
+    nodes: each node's resources, {"CPU": …, "GPU": …}. One actor a GPU; without any, one a node, which
+    computes on all of the node's CPUs though it reserves one: decoding needs the others to be free in
+    Ray's eyes.
+    Raises PredictionError: fewer than two CPUs.
+    """
+    num_cpus = sum(node.get("CPU", 0) for node in nodes)
+    num_gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    if num_cpus < 2:
+        raise PredictionError(f"the cluster has {num_cpus:g} CPUs; network and decoding need one each")
+    if num_gpus:
+        cpus = min(MOST_CPUS, math.floor((num_cpus - 1) / num_gpus * 1000) / 1000)
+        return ActorPlan(num_gpus, cpus, 1, threads=1)
+    large = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 2]
+    return ActorPlan(max(1, len(large)), MOST_CPUS, 0, threads=min(large, default=1))
+
+
+def predict_table(
+    table: pa.Table,
+    state: ModelState,
+    *,
+    precision: str = "auto",
+    batch_size: int = 32,
+    on_progress: Progress = lambda _done, _total: None,
+) -> Iterator[AnsweredBatch]:
+    """Answer for the photos of a table in its order; Ray must be connected.
+
+    table: uri string, size int64 in bytes; other columns are passed over. batch_size: photos in one forward
+    pass; the batches given back may hold more.
+    Raises CheckpointError: the weights do not fit; PredictionError: the cluster is too small, or a process
+    of it failed for good.
+    """
+    if not table.num_rows:
+        return
+    state.build()  # weights that do not fit are refused here, by our name, not in a process far away
+    plan = plan_actors(cluster_nodes())
+    needed = dataclasses.replace(state, optimizer_state_dict={}, history=(), settings={})
+    answers = build_dataset(table.select(["uri", "size"]), image_size=state.image_size).map_batches(
+        _NetworkActor,
+        fn_constructor_args=(ray.put(needed), precision, plan.threads),
+        batch_size=batch_size,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=plan.num_actors),
+        num_cpus=plan.num_cpus,
+        num_gpus=plan.num_gpus,
+        udf_modifying_row_count=False,
+    )
+    done = 0
+    try:
+        for columns in answers.iter_batches(batch_size=None, batch_format="numpy"):
+            done += len(columns["uri"])
+            yield _to_batch(columns)
+            on_progress(done, table.num_rows)
+    except RayError as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise PredictionError(f"Ray: after {done} photos: {lines[-1]}; --debug shows more") from error
+
+
+class _NetworkActor:
+    """Holds the network in one of Ray's processes."""
+
+    def __init__(self, state: "ray.ObjectRef[ModelState]", precision: str, threads: int) -> None:
+        self._network = Network(ray.get(state), precision=precision)
+        if self._network.device.type == "cpu":
+            torch.set_num_threads(threads)  # Ray sets as many as CPUs were reserved: one
+
+    def __call__(self, columns: dict[str, Any]) -> dict[str, Any]:
+        """Answer for one batch of decoded photos; a photo that could not be read gets zeros."""
+        good = np.flatnonzero(columns["error"] == "")
+        # Chosen by index, the images are copied: blocks of the object store must not be written to, and
+        # torch warns of arrays that cannot be. (B, H, W, 3)
+        answers = self._network.logits(torch.from_numpy(columns["image"][good])).numpy()
+        logits = np.zeros((len(columns["error"]), answers.shape[1]), np.float32)
+        logits[good] = answers
+        return {"logits": logits, **{name: columns[name] for name in ("uri", "step", "error")}}
+
+
+def _to_batch(columns: dict[str, Any]) -> AnsweredBatch:
+    is_good = columns["error"] == ""
+    unreadable = tuple(
+        Unreadable(columns["uri"][row], columns["step"][row], columns["error"][row])
+        for row in np.flatnonzero(~is_good)
+    )
+    return AnsweredBatch(tuple(columns["uri"][is_good]), columns["logits"][is_good], unreadable)
+
+
+def predict_to_parquet(
+    addresses: Sequence[str],
+    state: ModelState,
+    output: str,
+    *,
+    precision: str = "auto",
+    part_rows: int = PART_ROWS,
+    on_progress: Progress = lambda _done, _total: None,
+    debug: bool = False,
+) -> BatchResult:
+    """Answer for all photos at the addresses that the parts in output do not answer yet.
+
+    addresses: folders, files, s3:// prefixes and objects; one that fails does not stop the others. output:
+    a folder or s3:// prefix. Photos that cannot be read go to UNREADABLE_FILE, which tells of the latest
+    run only, and not into the parts: the next run tries them again.
+    Raises SettingError: a wrong address, or answers of another model in output; PredictionError: a damaged
+    part, or Ray failed; StorageError: no photos at all, or output cannot be written.
+    """
+    if part_rows < 1:
+        raise SettingError(f"part_rows={part_rows} (answers a file): expected at least 1")
+    output = absolute_uri(output)
+    earlier = read_parts(output, state)
+    photos, failures = list_photos(addresses)
+    if not photos.num_rows:
+        raise StorageError("; ".join(failures))
+    todo = photos.filter(pc.invert(pc.is_in(photos["uri"], value_set=earlier.uris)))
+    parts = PartWriter(output, state, next_number=earlier.next_number, part_rows=part_rows)
+    num_answered = 0
+    with tempfile.NamedTemporaryFile(mode="w", encoding="utf-8") as file:
+        unreadable = _UnreadableList(file, join_uri(output, UNREADABLE_FILE))
+        unreadable.save()  # the former run's list ends here; and an output that refuses is told of now
+        if todo.num_rows:
+            connect(debug=debug)
+        try:
+            for batch in predict_table(todo, state, precision=precision, on_progress=on_progress):
+                num_answered += len(batch.uris)
+                num_written = len(parts.files)
+                unreadable.add(batch.unreadable)
+                parts.add(batch.uris, batch.logits)
+                if len(parts.files) > num_written:
+                    unreadable.save()
+        except (KeyboardInterrupt, PredictionError):
+            parts.flush()  # what is answered need not be answered again
+            unreadable.save()
+            raise
+        parts.flush()
+        unreadable.save()
+    return BatchResult(
+        num_answered,
+        unreadable.num_photos,
+        photos.num_rows - todo.num_rows,
+        tuple(parts.files),
+        unreadable.uri,
+        tuple(unreadable.examples),
+        failures,
+    )
+
+
+def list_photos(addresses: Sequence[str]) -> tuple[pa.Table, tuple[str, ...]]:
+    """List the photos at the addresses: folders, files, s3:// prefixes and objects.
+
+    Returns a table (uri string, size int64 in bytes) with each photo once, and a sentence on each address
+    that has no photos or cannot be listed.
+    Raises SettingError: no address at all, or of an unknown kind.
+    """
+    tables = [pa.table({"uri": pa.array([], pa.string()), "size": pa.array([], pa.int64())})]
+    sources, failures = [], []
+    for address in addresses:
+        if _is_one_photo(address):
+            uri = absolute_uri(address)
+            # In S3 not asked for: it only says how many photos may be fetched ahead, and reading tells.
+            size = 0 if uri.startswith("s3://") else Path(uri).stat().st_size
+            tables.append(pa.table({"uri": [uri], "size": [size]}))
+        else:
+            sources.append(parse_source(address))
+    for listing in list_sources(sources) if sources else ():
+        if listing.table is None:
+            failures.append(str(listing.error))
+        elif not listing.table.num_rows:
+            failures.append(f"{listing.source}: no photos in it")
+        else:
+            tables.append(listing.table.select(["uri", "size"]))
+    # One address may lie within another.
+    once = pa.TableGroupBy(pa.concat_tables(tables), "uri", use_threads=False).aggregate([("size", "max")])
+    return once.select(["uri", "size_max"]).rename_columns(["uri", "size"]), tuple(failures)
+
+
+def _is_one_photo(address: str) -> bool:
+    return is_photo(address) if address.startswith("s3://") else Path(address).is_file()
+
+
+class _UnreadableList:
+    """The photos of a run that cannot be read, in a local file until they are saved: they may be many."""
+
+    def __init__(self, file: "tempfile._TemporaryFileWrapper[str]", uri: str) -> None:
+        self.uri = uri
+        self.num_photos = 0
+        self.examples: list[Unreadable] = []
+        self._file = file
+        self._num_saved = -1
+
+    def add(self, items: Iterable[Unreadable]) -> None:
+        for item in items:
+            self.num_photos += 1
+            if len(self.examples) < EXAMPLES:
+                self.examples.append(item)
+            self._file.write(json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n")
+
+    def save(self) -> None:
+        if self._num_saved != self.num_photos:
+            self._file.flush()
+            write_file(Path(self._file.name), self.uri)
+            self._num_saved = self.num_photos

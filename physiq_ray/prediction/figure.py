@@ -1,0 +1,46 @@
+"""One answer → a PNG to look at: the photo beside its probability bars."""
+
+import io
+from typing import TYPE_CHECKING
+
+from physiq_ray.images import decode_image
+from physiq_ray.storage import write_bytes
+
+if TYPE_CHECKING:
+    from physiq_ray.prediction.single import Prediction
+
+FIGURE_PX = 640  # of the photo's shorter side in the figure
+
+
+def write_figure(prediction: "Prediction", data: bytes, uri: str) -> None:
+    """Write a PNG: the photo beside its probability bars, the answer on top.
+
+    Raises PhotoError, StorageError.
+    """
+    # Here, as matplotlib takes half a second to import; the object interface keeps pyplot's global
+    # state and its choice of a screen out of a library.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    image = decode_image(data, min_side_px=FIGURE_PX)
+    pose = prediction.pose
+    figure = Figure(figsize=(10, 5.6), layout="constrained")
+    figure.suptitle(f"{pose.name} · {pose.probability:.1%}", fontsize=16, fontweight="bold")
+    photo_axes, bar_axes = figure.subplots(1, 2, width_ratios=(1, 1.2))
+    photo_axes.imshow(image)
+    photo_axes.set_axis_off()
+    photo_axes.set_title(
+        f"{prediction.uri.rpartition('/')[2]}\n{prediction.width} × {prediction.height} px", fontsize=9
+    )
+    names = [f"{item.name} ({item.pose_id})" for item in prediction.probabilities]
+    shares = [item.probability for item in prediction.probabilities]
+    bars = bar_axes.barh(names, shares, color=["#d1495b"] + ["#9fb4c7"] * (len(names) - 1))
+    bar_axes.bar_label(bars, labels=[f"{share:.1%}" for share in shares], padding=4, fontsize=9)
+    bar_axes.invert_yaxis()
+    bar_axes.set_xlim(0, 1.12)
+    bar_axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+    bar_axes.set_xlabel("probability")
+    bar_axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    write_bytes(buffer.getvalue(), uri)

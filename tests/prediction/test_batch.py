@@ -1,0 +1,179 @@
+import dataclasses
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from physiq_ray.errors import CheckpointError, PredictionError, SettingError, StorageError
+from physiq_ray.prediction.batch import ActorPlan, list_photos, plan_actors, predict_table, predict_to_parquet
+from physiq_ray.prediction.network import to_probabilities
+
+SIZE = (72, 96)
+
+
+@pytest.fixture
+def photos(make_photo):
+    return {f"new/{n:02d} é.jpeg": make_photo(seed=n, size=SIZE) for n in range(11)}
+
+
+def rows(folder):
+    """Give all rows of the parts as a reader of the folder sees them."""
+    return pq.read_table(folder).to_pylist()
+
+
+def test_answers_are_those_of_each_photo_alone_in_the_table_s_order(
+    ray_local, state, predictor, make_bucket, photos
+):
+    files = {"broken.jpeg": b"no photo", **photos}
+    bucket = make_bucket(files)
+    uris = [f"s3://{bucket}/{key}" for key in files]
+    table = pa.table({"uri": uris, "size": [len(data) for data in files.values()], "class_index": [0] * 12})
+    seen = []
+    batches = list(
+        predict_table(
+            table, state, precision="fp32", batch_size=4, on_progress=lambda *counts: seen.append(counts)
+        )
+    )
+    assert [uri for batch in batches for uri in batch.uris] == uris[1:]
+    assert [(item.uri, item.step) for batch in batches for item in batch.unreadable] == [(uris[0], "decode")]
+    assert seen[-1] == (12, 12)
+    logits = [row for batch in batches for row in batch.logits]
+    for (key, data), row in zip(photos.items(), logits, strict=True):
+        answer = {item.pose_id: item.probability for item in predictor.predict(data, uri=key).probabilities}
+        alone = [answer[pose_id] for pose_id in state.class_mapping.pose_ids]
+        together = to_probabilities(torch.from_numpy(row[None]), 1.0)[0].tolist()
+        assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_bucket_and_a_folder_become_parts_of_so_many_rows(
+    ray_local, state, make_bucket, make_photo, photos, tmp_path
+):
+    hot = dataclasses.replace(state, temperature=1e6)
+    bucket = make_bucket(photos)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.jpeg").write_bytes(make_photo(seed=20, size=SIZE))
+    (tmp_path / "folder" / "empty.png").write_bytes(b"")
+    addresses = [f"s3://{bucket}", f"s3://{bucket}/new", str(tmp_path / "folder"), "s3://not-there-at-all"]
+    result = predict_to_parquet(addresses, hot, str(tmp_path / "out"), precision="fp32", part_rows=5)
+    assert (result.num_answered, result.num_unreadable, result.num_skipped) == (12, 1, 0)
+    assert result.files == tuple(str(tmp_path / "out" / f"part-0000{n}.parquet") for n in range(3))
+    assert [pq.read_metadata(uri).num_rows for uri in result.files] == [5, 5, 2]
+    (failure,) = result.failures
+    assert failure.startswith("list s3://not-there-at-all: NoSuchBucket")
+    unreadable = json.loads((tmp_path / "out" / "_unreadable.jsonl").read_text(encoding="utf-8"))
+    assert (unreadable["uri"], unreadable["step"]) == (str(tmp_path / "folder" / "empty.png"), "decode")
+
+    schema = pq.read_schema(result.files[0])
+    assert [(field.name, str(field.type)) for field in schema] == [
+        ("uri", "string"),
+        ("pose_id", "int32"),
+        ("pose", "string"),
+        ("confidence", "float"),
+        ("probability_11", "float"),
+        ("probability_2", "float"),
+        ("probability_7", "float"),
+    ]
+    assert schema.metadata == {
+        b"physiq_ray.model_version": b"0123456789ab",
+        b"physiq_ray.classes": b'["11", "2", "7"]',
+    }
+    table = rows(tmp_path / "out")
+    expected = {f"s3://{bucket}/{key}" for key in photos} | {str(tmp_path / "folder" / "a.jpeg")}
+    assert {row["uri"] for row in table} == expected
+    for row in table:
+        shares = [row[f"probability_{pose_id}"] for pose_id in (11, 2, 7)]
+        assert shares == pytest.approx([1 / 3] * 3, abs=1e-4)  # the model's temperature counts
+        assert row["confidence"] == max(shares) == row[f"probability_{row['pose_id']}"]
+        assert row["pose"] == state.pose_names[row["pose_id"]]
+
+
+def test_a_second_run_answers_what_is_new_or_was_unreadable_and_touches_no_part(
+    ray_local, s3_direct, state, make_bucket, make_photo, photos
+):
+    bucket = make_bucket({**photos, "new/later.jpeg": b"cut off"})
+    output = f"s3://{make_bucket({})}/answers"
+    first = predict_to_parquet([f"s3://{bucket}"], state, output, precision="fp32", part_rows=8)
+    assert (first.num_answered, first.num_unreadable) == (11, 1)
+    assert [item.uri for item in first.examples] == [f"s3://{bucket}/new/later.jpeg"]
+
+    def objects():
+        listed = s3_direct.list_objects_v2(Bucket=output.split("/")[2])["Contents"]
+        return {item["Key"].removeprefix("answers/"): item["ETag"] for item in listed}
+
+    before = objects()
+    assert set(before) == {"part-00000.parquet", "part-00001.parquet", "_unreadable.jsonl"}
+    s3_direct.put_object(Bucket=bucket, Key="new/later.jpeg", Body=make_photo(seed=30, size=SIZE))
+    second = predict_to_parquet([f"s3://{bucket}"], state, output, precision="fp32", part_rows=8)
+    assert (second.num_answered, second.num_unreadable, second.num_skipped) == (1, 0, 11)
+    assert second.files == (f"{output}/part-00002.parquet",)
+    after = objects()
+    assert {name: tag for name, tag in after.items() if name in before and name != "_unreadable.jsonl"} == {
+        name: tag for name, tag in before.items() if name != "_unreadable.jsonl"
+    }
+    assert (
+        s3_direct.get_object(Bucket=output.split("/")[2], Key="answers/_unreadable.jsonl")["Body"].read()
+        == b""
+    )
+    third = predict_to_parquet([f"s3://{bucket}"], state, output, precision="fp32", part_rows=8)
+    assert (third.num_answered, third.num_skipped, third.files) == (0, 12, ())
+    assert objects() == after
+
+
+def test_an_empty_prefix_and_a_missing_bucket_are_told_apart(state, make_bucket, tmp_path):
+    bucket = make_bucket({"other/notes.txt": b"x"})
+    with pytest.raises(StorageError) as caught:
+        predict_to_parquet([f"s3://{bucket}/new", "s3://not-there-at-all"], state, str(tmp_path / "out"))
+    assert f"s3://{bucket}/new: no photos in it" in str(caught.value)
+    assert "list s3://not-there-at-all: NoSuchBucket" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_single_photos_are_listed_beside_folders_and_each_once(make_bucket, tmp_path):
+    (tmp_path / "a.jpeg").write_bytes(b"12345")
+    bucket = make_bucket({"x/b.jpeg": b"123", "x/c.jpeg": b"1"})
+    addresses = [str(tmp_path), str(tmp_path / "a.jpeg"), f"s3://{bucket}/x/b.jpeg", f"s3://{bucket}/x"]
+    table, failures = list_photos(addresses)
+    assert failures == ()
+    assert sorted(zip(*table.to_pydict().values(), strict=True)) == [
+        (str(tmp_path / "a.jpeg"), 5),
+        (f"s3://{bucket}/x/b.jpeg", 3),
+        (f"s3://{bucket}/x/c.jpeg", 1),
+    ]
+
+
+def test_an_output_that_is_not_there_is_told_before_any_work(state, tmp_path):
+    with pytest.raises(StorageError, match="list s3://not-there-at-all/answers: NoSuchBucket"):
+        predict_to_parquet([str(tmp_path)], state, "s3://not-there-at-all/answers")
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(state):
+    broken = dataclasses.replace(state, state_dict={"fc.bias": state.state_dict["fc.bias"]})
+    table = pa.table({"uri": ["/nowhere.jpeg"], "size": [1]})
+    with pytest.raises(CheckpointError, match="weights do not fit"):
+        list(predict_table(table, broken))
+
+
+def test_parts_of_no_rows_are_refused(state, tmp_path):
+    with pytest.raises(SettingError, match="part_rows=0"):
+        predict_to_parquet([str(tmp_path)], state, str(tmp_path / "out"), part_rows=0)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "plan"),
+    [
+        ([{"CPU": 2}], ActorPlan(1, 0.999, 0, threads=2)),
+        ([{"CPU": 1}, {"CPU": 1}], ActorPlan(1, 0.999, 0, threads=1)),
+        ([{"CPU": 8}, {"CPU": 16}, {"memory": 1.0}], ActorPlan(2, 0.999, 0, threads=8)),
+        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], ActorPlan(2, 0.999, 1, threads=1)),
+        ([{"CPU": 4, "GPU": 8}], ActorPlan(8, 0.375, 1, threads=1)),
+    ],
+)
+def test_actors_leave_a_cpu_to_decoding(nodes, plan):
+    assert plan_actors(nodes) == plan
+
+
+def test_a_cluster_of_one_cpu_is_refused():
+    with pytest.raises(PredictionError, match="has 1 CPUs"):
+        plan_actors([{"CPU": 1}])

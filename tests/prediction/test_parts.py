@@ -1,0 +1,82 @@
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from physiq_ray.errors import PredictionError, SettingError
+from physiq_ray.prediction.parts import PartWriter, read_parts, to_table
+
+
+def logits(num_rows):
+    return np.random.default_rng(0).normal(size=(num_rows, 3)).astype(np.float32)
+
+
+def write(output, state, uris, *, next_number=0, part_rows=3):
+    writer = PartWriter(str(output), state, next_number=next_number, part_rows=part_rows)
+    writer.add(uris, logits(len(uris)))
+    writer.flush()
+    return writer.files
+
+
+def test_rows_are_named_by_the_class_mapping(state):
+    # String order: output 0 is pose 11, output 1 pose 2, output 2 pose 7.
+    table = to_table(["a", "b"], np.array([[0, np.log(3), 0], [9, 0, 0]], np.float32), state)
+    first, second = table.to_pylist()
+    assert (first["pose_id"], first["pose"]) == (2, "Front Double Biceps")
+    assert first["confidence"] == first["probability_2"] == pytest.approx(0.6)
+    assert first["probability_11"] == first["probability_7"] == pytest.approx(0.2)
+    assert (second["pose_id"], second["uri"]) == (11, "b")
+
+
+def test_parts_have_as_many_rows_as_asked_for_and_the_last_what_is_left(state, tmp_path):
+    files = write(tmp_path, state, list("abcdefgh"), next_number=4)
+    assert files == [str(tmp_path / f"part-0000{n}.parquet") for n in (4, 5, 6)]
+    assert [pq.read_table(file)["uri"].to_pylist() for file in files] == [
+        list("abc"),
+        list("def"),
+        list("gh"),
+    ]
+    earlier = read_parts(str(tmp_path), state)
+    assert (sorted(earlier.uris.to_pylist()), earlier.next_number) == (list("abcdefgh"), 7)
+
+
+def test_an_output_that_is_not_there_yet_answers_nothing(state, tmp_path):
+    earlier = read_parts(str(tmp_path / "new"), state)
+    assert (len(earlier.uris), earlier.next_number) == (0, 0)
+
+
+def test_a_lost_part_leaves_a_gap_and_the_next_number_overwrites_none(state, tmp_path):
+    first, _ = write(tmp_path, state, list("abcdef"))
+    (tmp_path / "part-00001.parquet").rename(tmp_path / "part-100000.parquet")
+    assert read_parts(str(tmp_path), state).next_number == 100_001
+    assert first == str(tmp_path / "part-00000.parquet")
+
+
+def test_answers_of_another_model_are_refused_with_both_versions(state, tmp_path):
+    write(tmp_path, state, ["a"])
+    other = dataclasses.replace(state, version="ba9876543210")
+    message = (
+        r"part-00000\.parquet has answers of model '0123456789ab', .* 'ba9876543210'; give another --output"
+    )
+    with pytest.raises(SettingError, match=message):
+        read_parts(str(tmp_path), other)
+
+
+def test_a_damaged_part_is_named_with_its_remedy(state, tmp_path):
+    write(tmp_path, state, list("abc"))
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[60] ^= 1
+    for data in (b"", whole[:-20], bytes(flipped)):
+        file.write_bytes(data)
+        with pytest.raises(PredictionError, match=r"part-00000\.parquet: damaged .*; delete it and run"):
+            read_parts(str(tmp_path), state)
+
+
+def test_a_foreign_parquet_file_is_not_taken_for_answers(state, tmp_path):
+    pq.write_table(pa.table({"uri": ["a"]}), tmp_path / "part-00001.parquet")
+    with pytest.raises(PredictionError, match=r"part-00001\.parquet: not a file of predictions"):
+        read_parts(str(tmp_path), state)
