@@ -92,10 +92,7 @@ def save_model_files(state: ModelState, output: str) -> tuple[str, ...]:
         "history": [dict(epoch) for epoch in state.history],
         "best_epoch": state.best_epoch,
         "settings": dict(state.settings),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("physiq-ray", "ray", "torch", "torchvision", "pillow")},
-        },
+        "versions": current_versions(),
     }
     written = []
     with tempfile.TemporaryDirectory() as folder:
@@ -113,6 +110,12 @@ def save_model_files(state: ModelState, output: str) -> tuple[str, ...]:
             write_file(path, uri)
             written.append(uri)
     return tuple(written)
+
+
+def current_versions() -> dict[str, str]:
+    """Give the versions of what decides on a model's weights and answers."""
+    packages = ("physiq-ray", "ray", "torch", "torchvision", "pillow")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = None) -> ModelState:

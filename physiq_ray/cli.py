@@ -21,6 +21,7 @@ from physiq_ray.errors import PhysiqError, SettingError
 
 if TYPE_CHECKING:
     from physiq_ray.checkpoint import ModelState
+    from physiq_ray.evaluation import Report
     from physiq_ray.prediction import Prediction
     from physiq_ray.prediction.batch import BatchResult
     from physiq_ray.training import Display, TrainingResult
@@ -33,6 +34,9 @@ EPILOG = {
     "audit": """examples:
   physiq-ray audit --sources s3://checkin-poses s3://workout-images --sheet sheet.png
   physiq-ray audit --sources s3://checkin-poses --near-duplicates --json --manifest manifest.parquet""",
+    "evaluate": """examples:
+  physiq-ray evaluate
+  physiq-ray evaluate --model s3://models/poses --sources s3://new-athletes --split all --report s3://models/new""",
     "predict": """examples:
   physiq-ray predict photo.jpg
   physiq-ray predict photos/ s3://checkin-poses/new/ --model s3://models/poses --json
@@ -44,6 +48,10 @@ EPILOG = {
 AUDIT_SETTINGS = (
     *("sources", "source_buckets", "poses", "labels"),
     *("validation_share", "group_pattern", "seed"),
+)
+EVALUATE_SETTINGS = (
+    *("sources", "source_buckets", "manifest", "poses", "labels"),
+    *("validation_share", "group_pattern", "seed", "batch_size", "precision"),
 )
 PREDICT_SETTINGS = ("poses", "precision")
 FIGURES_FOLDER = "predictions"
@@ -102,6 +110,26 @@ def build_parser() -> argparse.ArgumentParser:
     audit.add_argument("--config", type=Path, metavar="FILE", help="settings in a TOML file")
     _add_json(audit)
     _add_settings(audit, AUDIT_SETTINGS)
+
+    evaluate = _command(commands, "evaluate", _evaluate, "score a model on labelled photos")
+    evaluate.add_argument(
+        "--model", default="output", help="model file, or the folder or s3:// prefix of one (default: output)"
+    )
+    evaluate.add_argument(
+        "--split",
+        choices=("validation", "train", "all"),
+        default="validation",
+        help="which photos, as the training divided them (default: validation)",
+    )
+    evaluate.add_argument(
+        "--report",
+        default="evaluation",
+        metavar="FOLDER",
+        help="folder or s3:// prefix of the report (default: evaluation)",
+    )
+    evaluate.add_argument("--config", type=Path, metavar="FILE", help="settings in a TOML file")
+    _add_json(evaluate)
+    _add_settings(evaluate, EVALUATE_SETTINGS)
 
     predict = _command(commands, "predict", _predict, "tell the pose in photos")
     predict.add_argument("photos", nargs="+", help="files, folders, s3:// objects or prefixes")
@@ -206,6 +234,7 @@ def _summary(result: "TrainingResult") -> dict[str, Any]:
         "run_name": result.run_name,
         "best_epoch": result.best_epoch,
         "best_validation_accuracy": result.best_accuracy,
+        "report": result.report.to_dict() if result.report is not None else None,
         "files": list(result.files),
         "photos": {**result.num_used, "skipped": result.num_skipped, "quarantined": len(result.unreadable)},
         "failed_sources": list(result.failed_sources),
@@ -215,6 +244,8 @@ def _summary(result: "TrainingResult") -> dict[str, Any]:
 
 def _print_result(result: "TrainingResult") -> None:
     print(f"\nBest validation accuracy {result.best_accuracy:.2%} in epoch {result.best_epoch}")
+    if result.report is not None:
+        print_report(result.report)
     used = " + ".join(f"{count} {split}" for split, count in result.num_used.items())
     print(f"Photos: {used} used, {result.num_skipped} skipped, {len(result.unreadable)} quarantined")
     for item in result.unreadable[:3]:
@@ -261,6 +292,65 @@ def _audit(args: argparse.Namespace) -> int:
     for source in manifest.report.failed_sources:
         print(f"NOT COMPLETE: audited without {source.source}: {source.error}", file=sys.stderr)
     return 1 if manifest.report.failed_sources else 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    load_settings(_given(args), file=args.config)  # wrong ones are named before anything is read
+    from physiq_ray.checkpoint import load_model_state
+    from physiq_ray.evaluation import score, write_report
+    from physiq_ray.evaluation.evaluate import collect_facts, evaluate, find_manifest, split_defaults
+    from physiq_ray.labels import load_poses
+    from physiq_ray.storage import absolute_uri
+
+    state = load_model_state(args.model)
+    settings = load_settings(_given(args), file=args.config, defaults=split_defaults(state))
+    manifest = find_manifest(settings, state, load_poses(Path(settings.poses)))
+    display = _display(to_stderr=True)
+    with display.live():
+        found = evaluate(
+            manifest,
+            state,
+            split=args.split,
+            precision=settings.precision,
+            batch_size=settings.batch_size,
+            on_progress=lambda done, total: display.count("evaluating", done, total),
+            debug=args.debug,
+        )
+    report = score(found.answers, state.class_mapping, state.pose_names, temperature=state.temperature)
+    facts = collect_facts(
+        state,
+        manifest,
+        run_name=str(state.settings.get("run_name") or args.model),
+        scored_on=f"the photos of split {args.split!r}",
+        unreadable=found.unreadable,
+    )
+    files = write_report(report, found.answers, facts, absolute_uri(args.report), history=state.history)
+    if args.json:
+        print(json.dumps(report.to_dict() | {"files": list(files)}, indent=2, ensure_ascii=False))
+    else:
+        print_report(report)
+        print("Files:")
+        for uri in files:
+            print(f"  {uri}")
+    for pose_id, count in found.num_unknown.items():
+        print(f"left out: {count} photos of pose {pose_id}, which the model does not know", file=sys.stderr)
+    for item in found.unreadable:
+        print(f"physiq-ray evaluate: {item.uri}: {item.error}", file=sys.stderr)
+    for source in manifest.report.failed_sources:
+        print(f"NOT COMPLETE: evaluated without {source.source}: {source.error}", file=sys.stderr)
+    return 1 if found.unreadable or manifest.report.failed_sources else 0
+
+
+def print_report(report: "Report") -> None:
+    """Print a model's scores for a reader."""
+    print(
+        f"{report.num_photos} photos: accuracy {report.accuracy:.2%}, top 2 {report.top2_accuracy:.2%}, "
+        f"macro F1 {report.f1:.2%}; calibration error {report.error_before:.3f}, "
+        f"{report.error_after:.3f} at temperature {report.temperature:.2f}"
+    )
+    print(f"  {'pose':<22} precision  recall      F1  photos")
+    for pose in report.poses:
+        print(f"  {pose.name:<22} {pose.precision:>9.1%} {pose.recall:>7.1%} {pose.f1:>7.1%} {pose.count:>7}")
 
 
 def _predict(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ split     groups that must not be torn apart, and which of them are for validati
 from physiq_ray.manifest.collect import collect_manifest, describe_manifest
 from physiq_ray.manifest.split import split_groups
 from physiq_ray.manifest.table import (
+    MANIFEST_FILE,
     MANIFEST_SCHEMA,
     TRAIN,
     VALIDATION,
@@ -19,6 +20,7 @@ from physiq_ray.manifest.table import (
 )
 
 __all__ = [
+    "MANIFEST_FILE",
     "MANIFEST_SCHEMA",
     "TRAIN",
     "VALIDATION",

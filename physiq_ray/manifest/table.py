@@ -36,6 +36,7 @@ MANIFEST_SCHEMA = pa.schema(
     ]
 )
 TRAIN, VALIDATION = "train", "validation"
+MANIFEST_FILE = "manifest.parquet"  # among the files of a run
 
 
 @dataclass(frozen=True)

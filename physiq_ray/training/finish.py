@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+from torch import Tensor
 
 from physiq_ray.checkpoint import ModelState, save_model_files, settings_to_store
 from physiq_ray.config import Settings
 from physiq_ray.errors import DataError, TrainingError
+from physiq_ray.evaluation import Answers, Report, fit_temperature, score, write_report
+from physiq_ray.evaluation.evaluate import collect_facts
 from physiq_ray.ingest import QUARANTINE_FILE, Unreadable, write_quarantine
 from physiq_ray.manifest import TRAIN, VALIDATION, Manifest
 from physiq_ray.storage import join_uri
@@ -26,13 +29,15 @@ NAMED_PHOTOS = 8  # in the message on a loss that is not finite
 class TrainingResult:
     """What a run has come to.
 
-    history: one dict an epoch. files: uris written. num_used: photos by split. failed_sources: one
+    report: of the kept epoch on the validation photos, None if
+    none of them could be read. history: one dict an epoch. files: uris written. num_used: photos by split. failed_sources: one
     sentence a source that could not be listed; where there is one, the run is only partly done.
     """
 
     run_name: str
     best_epoch: int
     best_accuracy: float
+    report: Report | None
     history: tuple[Mapping[str, Any], ...]
     files: tuple[str, ...]
     num_used: Mapping[str, int]
@@ -50,7 +55,7 @@ def finish(
     output: str,
     poses: Mapping[int, str],
 ) -> TrainingResult:
-    """Write model files, history and quarantine list from what the run left."""
+    """Write model files, history, report and quarantine list from what the run left."""
     outcome: Outcome = result.return_value
     if outcome.unreadable:
         write_quarantine(outcome.unreadable, output)
@@ -62,28 +67,33 @@ def finish(
     best, metrics = max(result.best_checkpoints, key=lambda item: item[1]["checkpoint_score"])
     latest = read_state(result.checkpoint)["progress"]
     state = read_state(best)
-    files = list(
-        save_model_files(
-            ModelState(
-                state_dict=weights_to_keep(state),
-                class_mapping=manifest.class_mapping,
-                pose_names=poses,
-                image_size=settings.image_size,
-                optimizer_state_dict=state["optimizer"],
-                history=latest["history"],
-                settings=settings_to_store(settings),
-                best_epoch=metrics["epoch"],
-            ),
-            output,
-        )
+    answers = _answers(state["validation"], manifest)
+    model = ModelState(
+        state_dict=weights_to_keep(state),
+        class_mapping=manifest.class_mapping,
+        pose_names=poses,
+        image_size=settings.image_size,
+        temperature=fit_temperature(answers.logits, answers.labels) if answers.uris else 1.0,
+        optimizer_state_dict=state["optimizer"],
+        history=latest["history"],
+        settings=settings_to_store(settings) | {"run_name": run_name},
+        best_epoch=metrics["epoch"],
     )
-    files += write_history(latest["history"], output, run_name)
+    files = [*save_model_files(model, output), *write_history(latest["history"], output, run_name)]
+    report = None
+    if answers.uris:
+        report = score(answers, manifest.class_mapping, poses, temperature=model.temperature)
+        facts = collect_facts(
+            model, manifest, run_name=run_name, num_skipped=record.num_skipped, unreadable=outcome.unreadable
+        )
+        files += write_report(report, answers, facts, output, history=latest["history"])
     unreadable = {item.uri for item in outcome.unreadable}
     uris = {split: manifest.split(split)["uri"].to_pylist() for split in (TRAIN, VALIDATION)}
     return TrainingResult(
         run_name=run_name,
         best_epoch=metrics["epoch"],
         best_accuracy=metrics["validation_accuracy"],
+        report=report,
         history=tuple(latest["history"]),
         files=(*files, *([join_uri(output, QUARANTINE_FILE)] if unreadable else [])),
         num_used={split: sum(uri not in unreadable for uri in uris[split]) for split in uris},
@@ -92,6 +102,12 @@ def finish(
         failed_sources=record.failed_sources,
         validation_uris=tuple(uris[VALIDATION]),
     )
+
+
+def _answers(validation: Mapping[str, Tensor], manifest: Manifest) -> Answers:
+    """Name the photos of the kept epoch's validation."""
+    uris = manifest.split(VALIDATION)["uri"].take(pa.array(validation["rows"].numpy())).to_pylist()
+    return Answers(tuple(uris), validation["labels"], validation["logits"])
 
 
 def _diverged(found: Divergence, manifest: Manifest, settings: Settings, go_on: str) -> TrainingError:

@@ -12,10 +12,9 @@ from typing import Any
 from physiq_ray.checkpoint import settings_to_store
 from physiq_ray.config import Settings
 from physiq_ray.errors import NotFoundError, TrainingError
-from physiq_ray.manifest import Manifest
+from physiq_ray.manifest import MANIFEST_FILE, Manifest
 from physiq_ray.storage import absolute_uri, join_uri, read_bytes, write_bytes
 
-MANIFEST_FILE = "manifest.parquet"
 RECORD_FILE = "run.json"
 
 
