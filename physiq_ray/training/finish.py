@@ -29,9 +29,9 @@ NAMED_PHOTOS = 8  # in the message on a loss that is not finite
 class TrainingResult:
     """What a run has come to.
 
-    report: of the kept epoch on the validation photos, None if
-    none of them could be read. history: one dict an epoch. files: uris written. num_used: photos by split. failed_sources: one
-    sentence a source that could not be listed; where there is one, the run is only partly done.
+    report: of the kept epoch on the validation photos, None if none of them could be read. history: one
+    dict an epoch. files: uris written. num_used: photos by split. failed_sources: one sentence a source
+    that could not be listed; where there is one, the run is only partly done.
     """
 
     run_name: str

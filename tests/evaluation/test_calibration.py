@@ -23,6 +23,12 @@ def test_logits_that_are_too_large_are_divided_by_as_much(factor):
     assert fit_temperature(logits * factor, labels) == pytest.approx(factor, rel=0.05)
 
 
+def test_a_few_photos_all_told_rightly_do_not_make_the_model_sure_of_everything():
+    labels = torch.arange(12) % 3
+    logits = 4.0 * torch.nn.functional.one_hot(labels).float()
+    assert 0.5 < fit_temperature(logits, labels) < 1
+
+
 def test_an_overconfident_model_s_error_falls():
     logits, labels = drawn(20_000)
     before = calibration_error(3 * logits, labels, 1.0)

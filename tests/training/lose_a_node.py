@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import ray
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
@@ -50,4 +51,6 @@ thread = threading.Thread(target=lose, daemon=True)
 thread.start()
 result = train(settings, Display(Console(width=200)))
 thread.join(timeout=1)
+ray.shutdown()
+cluster.shutdown()
 sys.stdout.write(json.dumps({"history": list(result.history), "lost": not thread.is_alive()}) + "\n")
