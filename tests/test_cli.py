@@ -70,7 +70,7 @@ def test_predict_has_these_flags_and_no_others():
     }
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "predict"])
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "predict"])
 def test_each_command_s_help_ends_with_lines_to_paste(run_cli, command):
     done = run_cli(command, "--help")
     assert done.returncode == 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from physiq_ray.errors import DataError, NotFoundError, SettingError
 from physiq_ray.evaluation.card import Facts
 from physiq_ray.evaluation.scores import Answers
 from physiq_ray.ingest import Unreadable, connect
+from physiq_ray.labels import load_poses
 from physiq_ray.manifest import MANIFEST_FILE, TRAIN, VALIDATION, Manifest, collect_manifest
 from physiq_ray.prediction.batch import predict_table
 from physiq_ray.storage import absolute_uri, join_uri, read_bytes
@@ -39,7 +41,7 @@ def split_defaults(state: ModelState) -> dict[str, Any]:
     return {name: state.settings[name] for name in SPLIT_SETTINGS if name in state.settings}
 
 
-def find_manifest(settings: Settings, state: ModelState, poses: Mapping[int, str]) -> Manifest:
+def find_manifest(settings: Settings, state: ModelState) -> Manifest:
     """Take the photos of sources, of a saved manifest, or those of the run that made the model.
 
     Raises SettingError: sources and manifest at once, or none and the run is not found; and what listing
@@ -51,7 +53,7 @@ def find_manifest(settings: Settings, state: ModelState, poses: Mapping[int, str
             "give one of the two"
         )
     if settings.sources:
-        return collect_manifest(settings, poses)
+        return collect_manifest(settings, load_poses(Path(settings.poses)))
     uri = settings.manifest
     if uri is None:
         storage, run_name = (state.settings.get(name) for name in ("storage", "run_name"))

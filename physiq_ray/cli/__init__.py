@@ -1,0 +1,34 @@
+"""The command line: parse, call one function, print. Exit 0 done, 1 failed or partly failed, 2 wrong use.
+
+Ray, torch, Arrow and S3 are imported inside the command that needs them, so that --help answers at once.
+
+parser    commands and flags, these from the settings' fields
+commands  train, audit, evaluate, demo
+predict   predict, photo by photo or by the bucket
+show      results as text
+"""
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+from physiq_ray.cli.parser import build_parser
+from physiq_ray.errors import PhysiqError, SettingError
+
+__all__ = ["build_parser", "main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit status."""
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except PhysiqError as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"physiq-ray {args.command}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, SettingError) else 1
+    except KeyboardInterrupt:
+        print(f"physiq-ray {args.command}: interrupted", file=sys.stderr)
+        return 1

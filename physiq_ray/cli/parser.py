@@ -1,0 +1,176 @@
+"""Commands and flags; those of settings are generated from the settings' fields."""
+
+import argparse
+import types
+import typing
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from physiq_ray.cli import commands
+from physiq_ray.cli.predict import FIGURES_FOLDER, predict_command
+from physiq_ray.config import Settings
+
+EPILOG = {
+    "train": """examples:
+  physiq-ray train --sources s3://checkin-poses s3://workout-images --source-buckets checkins=checkin-poses
+  physiq-ray train --sources ./photos --weights random --image-size 128 --run-name first
+  physiq-ray train --resume --run-name first""",
+    "audit": """examples:
+  physiq-ray audit --sources s3://checkin-poses s3://workout-images --sheet sheet.png
+  physiq-ray audit --sources s3://checkin-poses --near-duplicates --json --manifest manifest.parquet""",
+    "evaluate": """examples:
+  physiq-ray evaluate
+  physiq-ray evaluate --model s3://models/poses --sources s3://new-athletes --split all --report s3://models/new""",
+    "predict": """examples:
+  physiq-ray predict photo.jpg
+  physiq-ray predict photos/ s3://checkin-poses/new/ --model s3://models/poses --json
+  physiq-ray predict s3://checkin-poses --output s3://models/answers --part-rows 50000""",
+    "demo": """examples:
+  physiq-ray demo
+  physiq-ray demo --photos my-photos --labels my-photos/db_labels.json --image-size 160""",
+}
+AUDIT_SETTINGS = (
+    *("sources", "source_buckets", "poses", "labels"),
+    *("validation_share", "group_pattern", "seed"),
+)
+EVALUATE_SETTINGS = (
+    *("sources", "source_buckets", "manifest", "poses", "labels"),
+    *("validation_share", "group_pattern", "seed", "batch_size", "precision"),
+)
+PREDICT_SETTINGS = ("poses", "precision")
+# What a demo decides itself.
+NOT_IN_DEMO = ("sources", "source_buckets", "manifest", "labels", "output", "storage", "run_name")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser; settings become flags, generated from their fields."""
+    parser = argparse.ArgumentParser(
+        prog="physiq-ray",
+        description="Tell fitness poses apart in athletes' photos, from S3 buckets, on Ray.",
+    )
+    parser.add_argument("--version", action="version", version=f"physiq-ray {version('physiq-ray')}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = _command(
+        subparsers, "demo", commands.demo_command, "try it all on generated photos and a local S3 server"
+    )
+    demo.add_argument("--folder", default="demo", help="where everything goes (default: demo)")
+    demo.add_argument("--photos", help="folder of your own photos; each sub-folder becomes a bucket")
+    demo.add_argument("--labels", help="their labels (with --photos)")
+    _add_settings(
+        demo, [name for name in Settings.model_fields if name not in NOT_IN_DEMO], show_default=False
+    )
+
+    train = _command(
+        subparsers, "train", commands.train_command, "train a pose classifier from buckets or folders"
+    )
+    train.add_argument("--resume", action="store_true", help="go on with the run of --run-name")
+    train.add_argument("--config", type=Path, metavar="FILE", help="settings in a TOML file")
+    _add_json(train)
+    _add_settings(train, list(Settings.model_fields))
+
+    audit = _command(
+        subparsers, "audit", commands.audit_command, "count and check the photos and labels, changing nothing"
+    )
+    audit.add_argument("--check-photos", action="store_true", help="read every labelled photo")
+    audit.add_argument(
+        "--near-duplicates", action="store_true", help="compare photos by perceptual hash, reading them all"
+    )
+    audit.add_argument("--sheet", metavar="FILE", help="write some photos of each pose into one PNG")
+    audit.add_argument(
+        "--manifest", dest="manifest_output", metavar="FILE", help="save the manifest, for train --manifest"
+    )
+    audit.add_argument("--config", type=Path, metavar="FILE", help="settings in a TOML file")
+    _add_json(audit)
+    _add_settings(audit, AUDIT_SETTINGS)
+
+    evaluate = _command(subparsers, "evaluate", commands.evaluate_command, "score a model on labelled photos")
+    evaluate.add_argument(
+        "--model", default="output", help="model file, or the folder or s3:// prefix of one (default: output)"
+    )
+    evaluate.add_argument(
+        "--split",
+        choices=("validation", "train", "all"),
+        default="validation",
+        help="which photos, as the training divided them (default: validation)",
+    )
+    evaluate.add_argument(
+        "--report",
+        default="evaluation",
+        metavar="FOLDER",
+        help="folder or s3:// prefix of the report (default: evaluation)",
+    )
+    evaluate.add_argument("--config", type=Path, metavar="FILE", help="settings in a TOML file")
+    _add_json(evaluate)
+    _add_settings(evaluate, EVALUATE_SETTINGS)
+
+    predict = _command(subparsers, "predict", predict_command, "tell the pose in photos")
+    predict.add_argument("photos", nargs="+", help="files, folders, s3:// objects or prefixes")
+    predict.add_argument(
+        "--model", default="output", help="model file, or the folder or s3:// prefix of one (default: output)"
+    )
+    predict.add_argument("--figures", metavar="FOLDER", help=f"where figures go (default: {FIGURES_FOLDER})")
+    predict.add_argument("--no-figures", action="store_true", help="write no figures")
+    predict.add_argument(
+        "--output",
+        metavar="FOLDER",
+        help="for many photos: by Ray, into Parquet files in this folder or s3:// prefix, without figures; "
+        "photos answered there already are left out",
+    )
+    predict.add_argument(
+        "--part-rows",
+        type=int,
+        metavar="N",
+        help="photos in one Parquet file (with --output; default: 10000)",
+    )
+    _add_json(predict)
+    _add_settings(predict, PREDICT_SETTINGS)
+    return parser
+
+
+def _command(subparsers: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=EPILOG[name],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--debug", action="store_true", help="show traces and what Ray's processes print")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+
+
+def _add_settings(
+    parser: argparse.ArgumentParser, names: Sequence[str], *, show_default: bool = True
+) -> None:
+    group = parser.add_argument_group(
+        "settings", "Each is also an environment variable, PHYSIQ_<NAME>, and a key in --config's file."
+    )
+    for name in names:
+        setting = Settings.model_fields[name]
+        default = setting.get_default()
+        is_list = typing.get_origin(setting.annotation) in (tuple, dict)
+        help_text = str(setting.description).replace("%", "%%")
+        if show_default and default not in ((), {}, None):
+            help_text += f" (default: {default})"
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            nargs="+" if is_list else None,
+            metavar=_metavar(setting.annotation, name),
+            help=help_text,
+        )
+
+
+def _metavar(annotation: Any, name: str) -> str:
+    if typing.get_origin(annotation) is typing.Literal:
+        return "|".join(typing.get_args(annotation))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return "TEXT"
+    return {int: "N", float: "X", str: "TEXT"}.get(annotation, name.rstrip("s").upper())

@@ -1,0 +1,131 @@
+"""The command predict: photo by photo with figures, or by the bucket into Parquet files."""
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from physiq_ray.cli.show import given, make_display, print_prediction
+from physiq_ray.config import Settings, load_settings
+from physiq_ray.errors import PhysiqError, SettingError
+
+if TYPE_CHECKING:
+    from physiq_ray.checkpoint import ModelState
+    from physiq_ray.prediction.batch import BatchResult
+
+FIGURES_FOLDER = "predictions"
+
+
+def predict_command(args: argparse.Namespace) -> int:
+    """Tell the poses in photos."""
+    settings = load_settings(given(args))
+    if args.output is None and args.part_rows is not None:
+        raise SettingError(f"--part-rows={args.part_rows}: only with --output, which it divides into files")
+    if args.output is not None and (args.figures is not None or args.no_figures):
+        raise SettingError(
+            f"--output={args.output}: never with figures; leave out --figures and --no-figures"
+        )
+    from physiq_ray.checkpoint import load_model_state
+    from physiq_ray.labels import load_poses
+
+    poses = load_poses(Path(settings.poses)) if Path(settings.poses).exists() else {}
+    state = load_model_state(args.model, pose_names=poses)
+    return (
+        _predict_each(args, settings, state) if args.output is None else _predict_all(args, settings, state)
+    )
+
+
+def _predict_all(args: argparse.Namespace, settings: Settings, state: "ModelState") -> int:
+    from physiq_ray.prediction.batch import PART_ROWS, predict_to_parquet
+
+    display = make_display(to_stderr=True)
+    # Where Ray prints its nodes' warnings, of each interrupted run too: stdout may be a program's to read.
+    rays_own = sys.stderr if args.debug else io.StringIO()
+    try:
+        with display.live(), contextlib.redirect_stdout(rays_own):
+            result = predict_to_parquet(
+                args.photos,
+                state,
+                args.output,
+                precision=settings.precision,
+                part_rows=PART_ROWS if args.part_rows is None else args.part_rows,
+                on_progress=lambda done, total: display.count("predicting", done, total),
+                debug=args.debug,
+            )
+    except KeyboardInterrupt:
+        print(
+            f"physiq-ray predict: interrupted; {args.output} keeps what is answered, run the same command "
+            "again to go on",
+            file=sys.stderr,
+        )
+        return 1
+    if args.json:
+        print(json.dumps(_batch_summary(result, args.output), indent=2, ensure_ascii=False))
+    else:
+        print(
+            f"{result.num_answered} photos answered, {result.num_skipped} were before, "
+            f"{result.num_unreadable} cannot be read"
+        )
+        for uri in result.files:
+            print(f"  {uri}")
+    for item in result.examples:
+        print(f"physiq-ray predict: {item.uri}: {item.error}", file=sys.stderr)
+    if result.num_unreadable > len(result.examples):
+        print(f"physiq-ray predict: all {result.num_unreadable} in {result.unreadable_file}", file=sys.stderr)
+    for failure in result.failures:
+        print(f"NOT COMPLETE: predicted without {failure}", file=sys.stderr)
+    return 1 if result.num_unreadable or result.failures else 0
+
+
+def _batch_summary(result: "BatchResult", output: str) -> dict[str, Any]:
+    return {
+        "output": output,
+        "photos": {
+            "answered": result.num_answered,
+            "answered_before": result.num_skipped,
+            "unreadable": result.num_unreadable,
+        },
+        "files": list(result.files),
+        "unreadable_file": result.unreadable_file,
+        "failures": list(result.failures),
+    }
+
+
+def _predict_each(args: argparse.Namespace, settings: Settings, state: "ModelState") -> int:
+    from physiq_ray.prediction import Predictor, find_photos, predict_file
+    from physiq_ray.storage import join_uri
+
+    predictor = Predictor(state, precision=settings.precision)
+    answers, failures, taken = [], [], set()
+    for address in args.photos:
+        try:
+            uris = list(find_photos([address]))
+        except PhysiqError as error:
+            failures.append({"uri": address, "error": str(error)})
+            continue
+        for uri in uris:
+            figure_uri = None
+            if not args.no_figures:
+                name = stem = Path(uri).stem
+                number = 1
+                while name in taken:  # IMG0001.jpg of two folders
+                    number += 1
+                    name = f"{stem}-{number}"
+                taken.add(name)
+                figure_uri = join_uri(args.figures or FIGURES_FOLDER, f"{name}.png")
+            try:
+                prediction = predict_file(predictor, uri, figure_uri=figure_uri)
+            except PhysiqError as error:
+                failures.append({"uri": uri, "error": str(error)})
+                continue
+            answers.append(prediction)
+            if not args.json:
+                print_prediction(prediction, figure_uri)
+    if args.json:
+        print(json.dumps({"predictions": [a.to_dict() for a in answers], "errors": failures}, indent=2))
+    for failure in failures:
+        print(f"physiq-ray predict: {failure['error']}", file=sys.stderr)
+    return 1 if failures else 0
