@@ -8,13 +8,14 @@ plain-2   the same with 2 DataLoader workers
 bare      our step (precision, layout, fused Adam, augmentation) over pixels already in memory: the limit
 ours-1    physiq_ray, one worker
 ours-2    physiq_ray, two workers, half the batch each
+ours-grow physiq_ray, one worker, with growing sizes (--train-sizes), validated at full size
 
 Photos: thumbnails (200 × 250) or phones (4032 × 3024) of invented content for the speed; generated (drawn
 athletes in eight poses) or a folder of buckets with its labels for the time to an accuracy.
 
     python benchmarks/train.py --photos thumbnails
     python benchmarks/train.py --photos phones --epochs 5
-    python benchmarks/train.py --photos generated --size 128 --epochs 12 --target 0.8 --train-sizes 64,96,128
+    python benchmarks/train.py --photos generated --size 128 --epochs 12 --target 0.8
     python benchmarks/train.py --photos FOLDER --labels FOLDER/db_labels.json --size 128 --target 0.5
 """
 
@@ -32,7 +33,7 @@ from typing import Any
 from machine import describe_machine
 from photos import make_phone_photo, make_thumbnail
 
-SIDES = ("plain-0", "plain-2", "bare", "ours-1", "ours-2")
+SIDES = ("plain-0", "plain-2", "bare", "ours-1", "ours-2", "ours-grow")
 POSES = (1, 2, 5, 6)
 NUM_DIFFERENT = 4  # invented photos, each stored over and over
 VALIDATION_EVERY = 5  # of the invented photos, one in so many validates
@@ -148,12 +149,13 @@ def bare(work: dict[str, Any]) -> Iterator[dict[str, Any]]:
 # --- Ours ---------------------------------------------------------------------------------------------
 
 
-def ours(work: dict[str, Any], *, num_workers: int) -> Iterator[dict[str, Any]]:
+def ours(work: dict[str, Any], *, num_workers: int = 1, train_sizes: str = "") -> Iterator[dict[str, Any]]:
     """Train with physiq_ray on the same split, given as a manifest."""
     from rich.console import Console
 
     from physiq_ray.config import Settings
-    from physiq_ray.training import Display, train
+    from physiq_ray.training.progress import Display
+    from physiq_ray.training.run import train
 
     with tempfile.TemporaryDirectory() as folder:
         result = train(
@@ -171,7 +173,7 @@ def ours(work: dict[str, Any], *, num_workers: int) -> Iterator[dict[str, Any]]:
                     "patience": work["epochs"],
                     "seed": work["seed"],
                     "num_workers": num_workers,
-                    "train_sizes": work["train_sizes"],
+                    "train_sizes": train_sizes,
                 }
             ),
             Display(Console(stderr=True)),
@@ -190,8 +192,9 @@ RUN: dict[str, Callable[[dict[str, Any]], Iterator[dict[str, Any]]]] = {
     "plain-0": lambda work: plain(work, num_workers=0),
     "plain-2": lambda work: plain(work, num_workers=2),
     "bare": bare,
-    "ours-1": lambda work: ours(work, num_workers=1),
+    "ours-1": ours,
     "ours-2": lambda work: ours(work, num_workers=2),
+    "ours-grow": lambda work: ours(work, train_sizes=work["train_sizes"]),
 }
 
 
@@ -260,8 +263,12 @@ def make_work(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         **{"folder": str(folder), "manifest": str(folder / "manifest.parquet"), "poses": settings.poses},
         **{"size": args.size, "batch": args.batch, "rate": args.rate, "epochs": args.epochs},
-        **{"seed": args.seed, "train_sizes": args.train_sizes},
+        **{"seed": args.seed, "train_sizes": args.train_sizes or _growing(args.size)},
     }
+
+
+def _growing(size: int) -> str:
+    return f"{max(64, size * 4 // 7)},{max(64, size * 5 // 7)},{size}"
 
 
 def measure(side: str, work: dict[str, Any], target: float | None) -> Result:
@@ -318,7 +325,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--train-sizes", default="")
+    parser.add_argument("--train-sizes", help="default: 4/7 and 5/7 of --size, then --size")
     parser.add_argument("--target", type=float)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)

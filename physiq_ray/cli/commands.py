@@ -13,7 +13,8 @@ from physiq_ray.errors import SettingError
 def train_command(args: argparse.Namespace) -> int:
     """Train, or go on with a run, and print what came of it."""
     settings = load_settings(given(args), file=args.config)
-    from physiq_ray.training import load_saved_settings, train
+    from physiq_ray.training.record import load_saved_settings
+    from physiq_ray.training.run import train
 
     if args.resume and settings.run_name is not None:
         saved = load_saved_settings(settings.storage, settings.run_name)

@@ -9,7 +9,8 @@ from physiq_ray.config import Settings
 if TYPE_CHECKING:
     from physiq_ray.evaluation import Report
     from physiq_ray.prediction import Prediction
-    from physiq_ray.training import Display, TrainingResult
+    from physiq_ray.training.finish import TrainingResult
+    from physiq_ray.training.progress import Display
 
 
 def given(args: argparse.Namespace) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def make_display(*, to_stderr: bool) -> "Display":
     """Make the display of progress; to_stderr where stdout is a program's to read."""
     from rich.console import Console
 
-    from physiq_ray.training import Display
+    from physiq_ray.training.progress import Display
 
     return Display(Console(stderr=to_stderr))
 

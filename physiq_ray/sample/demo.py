@@ -25,7 +25,9 @@ from physiq_ray.prediction import Prediction, Predictor, predict_file
 from physiq_ray.sample.photos import SOURCES, write_sample_photos
 from physiq_ray.sample.server import LocalS3
 from physiq_ray.storage import is_photo
-from physiq_ray.training import Display, TrainingResult, train
+from physiq_ray.training.finish import TrainingResult
+from physiq_ray.training.progress import Display
+from physiq_ray.training.run import train
 
 GENERATED: Mapping[str, Any] = {"num_athletes": 40, "photos_per_pose": 2, "seed": 40}
 # From random weights: small pictures, many small steps, a high peak rate that ends at zero.

@@ -14,17 +14,6 @@ lock       one trainer a run
 history    the epochs as files beside the model
 finish     what a run leaves at its end
 run        a whole run from the driver's side
+
+Nothing is imported here: Ray's processes import the parts they need, at some seconds each.
 """
-
-from physiq_ray.training.finish import TrainingResult
-from physiq_ray.training.progress import Display
-from physiq_ray.training.record import load_saved_settings
-from physiq_ray.training.run import InterruptedRunError, train
-
-__all__ = [
-    "Display",
-    "InterruptedRunError",
-    "TrainingResult",
-    "load_saved_settings",
-    "train",
-]

@@ -47,7 +47,7 @@ from physiq_ray.training.plan import (
 from physiq_ray.training.progress import BatchProgress, Resumed, send
 from physiq_ray.training.state import Progress, read_state, saved_state
 
-EVENT_INTERVAL_S = 0.3
+EVENT_INTERVAL_S = 1.0
 # Steps between two looks whether the loss is still finite, which on a GPU wait for the step before.
 CHECK_STEPS = 20
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray.exceptions import RayError
+from ray.train import UserCallback
 from ray.util.queue import Empty, Queue
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 PLAIN_INTERVAL_S = 30.0
-POLL_S = 0.2
+POLL_S = 0.5
 
 _COLUMNS = (("Epoch", 7), ("Train Loss", 10), ("Train Acc", 9), ("Val Loss", 8), ("Val Acc", 8), ("Time", 8))
 
@@ -180,3 +181,15 @@ def received(queue: Queue, handlers: Sequence[Callable[[Event], None]]) -> Itera
     finally:
         done.set()
         thread.join(timeout=10)
+
+
+class ReportEpochs(UserCallback):
+    """Send the table's rows from the controller: it calls this once the checkpoint is registered."""
+
+    def __init__(self, events: Queue) -> None:
+        self._events = events
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Take what all ranks reported, of which rank 0's is shown."""
+        del run_context, checkpoint
+        send(self._events, EpochDone(metrics[0]))

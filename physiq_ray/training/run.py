@@ -13,7 +13,6 @@ import numpy as np
 import ray
 import ray.train
 from ray.exceptions import RayError
-from ray.train import UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
@@ -46,7 +45,7 @@ from physiq_ray.training.history import HistoryFiles
 from physiq_ray.training.lock import locked
 from physiq_ray.training.loop import Job, train_loop
 from physiq_ray.training.plan import WorkerPlan, balanced_weights, plan_workers
-from physiq_ray.training.progress import Display, EpochDone, received, send
+from physiq_ray.training.progress import Display, ReportEpochs, received
 from physiq_ray.training.record import (
     RunRecord,
     exists,
@@ -57,7 +56,7 @@ from physiq_ray.training.record import (
 )
 
 # Ray asks its workers for reports every 2 s: an epoch of a small set would wait longer than it trains.
-POLL_INTERVAL_S = "0.2"
+POLL_INTERVAL_S = "0.5"
 
 
 class InterruptedRunError(TrainingError):
@@ -132,20 +131,9 @@ def _make_trainer(job: Job, workers: WorkerPlan, run_name: str) -> TorchTrainer:
                 checkpoint_score_attribute="checkpoint_score",
                 checkpoint_score_order="max",
             ),
-            callbacks=[_ReportEpochs(job.events)],  # type: ignore[list-item]  # typed for Train V1
+            callbacks=[ReportEpochs(job.events)],  # type: ignore[list-item]  # typed for Train V1
         ),
     )
-
-
-class _ReportEpochs(UserCallback):
-    """Send the table's rows from the controller: it calls this once the checkpoint is registered."""
-
-    def __init__(self, events: Queue) -> None:
-        self._events = events
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        del run_context, checkpoint
-        send(self._events, EpochDone(metrics[0]))
 
 
 def _start_record(

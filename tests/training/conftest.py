@@ -12,7 +12,8 @@ from PIL import Image
 from rich.console import Console
 
 from physiq_ray.config import Settings
-from physiq_ray.training import Display, train
+from physiq_ray.training.progress import Display
+from physiq_ray.training.run import train
 
 
 def coloured_photo(seed, colour):

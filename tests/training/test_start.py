@@ -8,7 +8,7 @@ from physiq_ray.errors import SettingError
 from physiq_ray.labels import LABEL_SCHEMA, Labels
 from physiq_ray.manifest import build_manifest
 from physiq_ray.storage import list_sources, parse_sources
-from physiq_ray.training import Display
+from physiq_ray.training.progress import Display
 from physiq_ray.training.run import _start_record
 
 POSES = {1: "Front Lat Spread", 2: "Front Double Biceps"}
