@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from physiq_ray.config import Settings
-from physiq_ray.errors import StorageError, TrainingError
+from physiq_ray.errors import PhysiqError, StorageError, TrainingError
+from physiq_ray.model import read_tensors
+from physiq_ray.storage import read_bytes
 from physiq_ray.training.faults import translated
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -209,3 +211,42 @@ def test_a_lost_node_with_its_worker_and_its_decoded_photos_costs_no_epoch(photo
     assert table[again : again + again] == table[:again]
     assert [epoch["epoch"] for epoch in result["history"]] == [1, 2, 3, 4]
     assert {epoch["train_photos"] for epoch in result["history"]} == {48}
+
+
+@pytest.mark.long
+def test_a_checkpoint_store_that_is_away_for_a_while_costs_no_epoch(run, photos, s3, make_bucket):
+    def restart():
+        s3.stop()
+        time.sleep(10)
+        s3.start()
+
+    result, _ = run(
+        sources=[photos],
+        epochs=4,
+        patience=9,
+        storage=f"s3://{make_bucket({})}/runs",
+        on_text=During("  1/4 ", restart),
+    )
+    assert [epoch["epoch"] for epoch in result.history] == [1, 2, 3, 4]
+
+
+@pytest.mark.long
+def test_a_checkpoint_store_that_stays_away_is_named_and_keeps_what_it_has(run, photos, s3, make_bucket):
+    storage = f"s3://{make_bucket({})}/runs"
+    try:
+        with pytest.raises(PhysiqError) as caught:
+            run(
+                sources=[photos],
+                epochs=9,
+                patience=20,
+                run_name="alone",
+                max_failures=1,
+                storage=storage,
+                on_text=During("  1/9 ", s3.stop),
+            )
+    finally:
+        s3.start()
+    assert storage in str(caught.value)
+    assert f"physiq-ray train --resume --run-name alone --storage {storage}" in str(caught.value)
+    state = read_tensors(read_bytes(f"{storage}/alone/epoch-0001/state.pt"), name="state.pt")
+    assert state["progress"]["epoch"] == 1
