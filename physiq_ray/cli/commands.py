@@ -1,11 +1,20 @@
 """The commands train, audit, evaluate and demo: from parsed arguments to an exit status."""
 
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
 
-from physiq_ray.cli.show import given, make_display, print_prediction, print_report, print_result, summarise
+from physiq_ray.cli.show import (
+    given,
+    make_display,
+    no_words_of_ray,
+    print_prediction,
+    print_report,
+    print_result,
+    summarise,
+)
 from physiq_ray.config import load_settings
 from physiq_ray.errors import SettingError
 
@@ -20,7 +29,8 @@ def train_command(args: argparse.Namespace) -> int:
         saved = load_saved_settings(settings.storage, settings.run_name)
         settings = load_settings(given(args), file=args.config, defaults=saved)
     display = make_display(to_stderr=args.json)
-    result = train(settings, display, resume=args.resume, debug=args.debug)
+    with no_words_of_ray(debug=args.debug) if args.json else contextlib.nullcontext():
+        result = train(settings, display, resume=args.resume, debug=args.debug)
     if args.json:
         print(json.dumps(summarise(result), indent=2))
     else:

@@ -1,14 +1,12 @@
 """The command predict: photo by photo with figures, or by the bucket into Parquet files."""
 
 import argparse
-import contextlib
-import io
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from physiq_ray.cli.show import given, make_display, print_prediction
+from physiq_ray.cli.show import given, make_display, no_words_of_ray, print_prediction
 from physiq_ray.config import Settings, load_settings
 from physiq_ray.errors import PhysiqError, SettingError
 
@@ -42,10 +40,8 @@ def _predict_all(args: argparse.Namespace, settings: Settings, state: "ModelStat
     from physiq_ray.prediction.batch import PART_ROWS, predict_to_parquet
 
     display = make_display(to_stderr=True)
-    # Where Ray prints its nodes' warnings, of each interrupted run too: stdout may be a program's to read.
-    rays_own = sys.stderr if args.debug else io.StringIO()
     try:
-        with display.live(), contextlib.redirect_stdout(rays_own):
+        with display.live(), no_words_of_ray(debug=args.debug):
             result = predict_to_parquet(
                 args.photos,
                 state,

@@ -1,7 +1,10 @@
 """What commands share: the settings given, the progress display, and results as text."""
 
 import argparse
+import contextlib
+import io
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from physiq_ray.config import Settings
@@ -25,6 +28,23 @@ def make_display(*, to_stderr: bool) -> "Display":
     from physiq_ray.training.progress import Display
 
     return Display(Console(stderr=to_stderr))
+
+
+@contextlib.contextmanager
+def no_words_of_ray(*, debug: bool) -> Iterator[None]:
+    """Keep Ray off stdout, which may be a program's to read; debug: on stderr, else nowhere.
+
+    Ray prints its nodes' warnings on stdout from a thread of its own, whatever the log level
+    (ray/_private/worker.py, listen_error_messages).
+    """
+    with contextlib.redirect_stdout(sys.stderr if debug else io.StringIO()):
+        try:
+            yield
+        except KeyboardInterrupt:
+            import ray
+
+            ray.shutdown()  # ends that thread, which else tells of the killed actors until the process ends
+            raise
 
 
 def summarise(result: "TrainingResult") -> dict[str, Any]:
