@@ -5,6 +5,7 @@ wrong file is said before any worker exists. Weights are only ever read by torch
 """
 
 import contextlib
+import functools
 import io
 import pickle
 import sys
@@ -25,6 +26,7 @@ ARCHITECTURE = "resnet50"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PROBE_TIMEOUT_S = 10.0
+WEIGHTS_WORDS = ("imagenet", "random")  # of the setting; all else is an address
 StateDict = dict[str, Tensor]
 
 
@@ -79,10 +81,17 @@ def normalise(images: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
 
     Returns dtype (B, 3, H, W), ImageNet's mean 0 and deviation 1 by channel, channels_last in memory.
     """
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device) * 255
-    std = torch.tensor(IMAGENET_STD, device=images.device) * 255
+    mean, std = _imagenet_statistics(images.device)
     # (B, H, W, 3) seen as (B, 3, H, W) already is channels_last: no copy is made for the layout.
     return ((images.float() - mean) / std).to(dtype).permute(0, 3, 1, 2)
+
+
+@functools.cache
+def _imagenet_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Give mean and deviation of bytes by channel; kept, as each copy to a GPU waits for it."""
+    with torch.inference_mode(False):  # what is made inside could never be trained with
+        mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=device) * 255
+    return mean, std
 
 
 def choose_precision(setting: str, device: torch.device) -> torch.dtype:

@@ -22,12 +22,8 @@ from physiq_ray.errors import SettingError
 def train_command(args: argparse.Namespace) -> int:
     """Train, or go on with a run, and print what came of it."""
     settings = load_settings(given(args), file=args.config)
-    from physiq_ray.training.record import load_saved_settings
     from physiq_ray.training.run import train
 
-    if args.resume and settings.run_name is not None:
-        saved = load_saved_settings(settings.storage, settings.run_name)
-        settings = load_settings(given(args), file=args.config, defaults=saved)
     display = make_display(to_stderr=args.json)
     with no_words_of_ray(debug=args.debug) if args.json else contextlib.nullcontext():
         result = train(settings, display, resume=args.resume, debug=args.debug)

@@ -10,6 +10,7 @@ faults     what ends a worker, in our words
 progress   events from the workers, shown on the driver
 loop       what each worker runs
 record     what a run keeps of its start
+snapshot   Ray's list of a run's checkpoints
 lock       one trainer a run
 history    the epochs as files beside the model
 finish     what a run leaves at its end

@@ -1,6 +1,7 @@
 """Random changes of training photos, by batch, on the device that trains."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,35 +40,55 @@ def augment(images: Tensor, strength: Strength, generator: torch.Generator) -> T
     have no handedness: a mirrored Side Chest is a Side Chest. The generator lives on the CPU, so that CPU
     and GPU runs draw the same changes.
     """
-
-    def uniform(low: float, high: float) -> Tensor:
-        draw = torch.rand(len(images), generator=generator)
-        return (low + (high - low) * draw).to(images.device)
-
-    turn, zoom = uniform(-strength.turn, strength.turn), uniform(*strength.zoom)
-    mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
-    shift = 2 * strength.shift
+    limits = [
+        (-strength.turn, strength.turn),
+        strength.zoom,
+        (-1.0, 1.0),  # mirrored where negative
+        *[(-2 * strength.shift, 2 * strength.shift)] * 2,
+        strength.contrast,
+        strength.saturation,
+        (-strength.brightness, strength.brightness),
+    ]
+    if strength.erased:
+        limits += [(0.0, 1.0), *[ERASED_SIDE] * 2, *[(0.0, 1.0)] * 2]
+    turn, zoom, mirror, right, down, contrast, saturation, brightness, *erasing = _draw(
+        limits, len(images), generator, images.device
+    )
+    mirror = torch.where(mirror < 0, -1.0, 1.0)
     cos, sin = torch.cos(turn) / zoom, torch.sin(turn) / zoom
     theta = torch.stack(  # (B, 2, 3), output → input coordinates, in halves of the side
-        [
-            torch.stack([cos * mirror, -sin, uniform(-shift, shift)], dim=1),
-            torch.stack([sin * mirror, cos, uniform(-shift, shift)], dim=1),
-        ],
+        [torch.stack([cos * mirror, -sin, right], dim=1), torch.stack([sin * mirror, cos, down], dim=1)],
         dim=1,
     )
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     moved = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    light = (strength.contrast, strength.saturation, (-strength.brightness, strength.brightness))
-    contrast, saturation, brightness = (uniform(*limits)[:, None, None, None] for limits in light)
+    contrast, saturation, brightness = (
+        value[:, None, None, None] for value in (contrast, saturation, brightness)
+    )
     grey = moved.mean(dim=1, keepdim=True)
     coloured = grey + (moved - grey) * saturation
     mean = coloured.mean(dim=(1, 2, 3), keepdim=True)
     lit = (coloured - mean) * contrast + mean + brightness
-    if strength.erased:
-        is_erased = uniform(0, 1) < strength.erased
-        sides = [uniform(*ERASED_SIDE) * is_erased for _ in range(2)]
-        lit = lit * _outside(lit, sides, [uniform(0, 1) for _ in range(2)])
+    if erasing:
+        chance, height, width, row, column = erasing
+        is_erased = chance < strength.erased
+        lit = lit * _outside(lit, [height * is_erased, width * is_erased], [row, column])
     return lit.contiguous(memory_format=torch.channels_last)
+
+
+def _draw(
+    limits: Sequence[tuple[float, float]], num_photos: int, generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """Draw uniformly between each pair of limits: float (len(limits), num_photos) on the device.
+
+    All in one copy that is not waited for: each copy from pageable memory would stop the GPU.
+    """
+    low, high = torch.tensor(limits)[:, :, None].unbind(1)  # (len(limits), 1) each
+    drawn: Tensor = low + (high - low) * torch.rand(len(limits), num_photos, generator=generator)
+    if device.type == "cuda":
+        drawn = drawn.pin_memory()
+    moved: Tensor = drawn.to(device, non_blocking=True)
+    return moved
 
 
 def _outside(images: Tensor, sides: list[Tensor], centres: list[Tensor]) -> Tensor:

@@ -27,8 +27,9 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         self._update(mean.detach(), variance.detach() * total / (total - 1).clamp(min=1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
-        normalised: Tensor = input * _by_channel(scale).to(input) + _by_channel(shift).to(input)
-        return normalised
+        # Rounded once, at the end: where the mean is far from 0, the two terms all but cancel out.
+        normalised: Tensor = values * _by_channel(scale) + _by_channel(shift)
+        return normalised.to(input.dtype)
 
     @torch.no_grad()
     def _update(self, mean: Tensor, unbiased_variance: Tensor) -> None:

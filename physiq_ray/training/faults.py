@@ -1,7 +1,9 @@
-"""What ends a training worker, in our words: memory, disk, checkpoint store."""
+"""What ends a training worker, in our words: memory, disk, checkpoint store, and a step that never ends."""
 
 import errno
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -10,21 +12,37 @@ from physiq_ray.config import Settings
 from physiq_ray.errors import StorageError, TrainingError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What torch, CUDA's libraries, NCCL and Ray's memory monitor say.
+OUT_OF_MEMORY = (
+    *("can't allocate memory", "out of memory", "OutOfMemory", "CUBLAS_STATUS_ALLOC_FAILED"),
+    *("CUDNN_STATUS_ALLOC_FAILED", "due to the node running low on memory"),
+)
 
 
 @contextmanager
-def translated(settings: Settings) -> Iterator[None]:
-    """Turn a worker's fault into an error of ours with its remedy, where there is one."""
+def memory_translated(settings: Settings) -> Iterator[None]:
+    """Turn a lack of memory into TrainingError with its remedy."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise TrainingError(
-            f"out of memory in training with batch_size={settings.batch_size}, "
-            f"image_size={settings.image_size}: lower batch_size (gradient_accumulation keeps the "
-            "photos of a step) or image_size"
-        ) from error
+        raise TrainingError(out_of_memory(settings)) from error
+
+
+def out_of_memory(settings: Settings) -> str:
+    """Say that memory ran out, and what helps."""
+    return (
+        f"out of memory in training with batch_size={settings.batch_size}, image_size={settings.image_size}: "
+        "lower batch_size (gradient_accumulation keeps the photos of a step) or image_size"
+    )
+
+
+@contextmanager
+def store_translated(settings: Settings) -> Iterator[None]:
+    """Turn a fault of disk or checkpoint store into StorageError with its remedy."""
+    try:
+        yield
     except OSError as error:
         remedy = "free space there" if error.errno in NO_SPACE else "check that it can be reached and written"
         raise StorageError(
@@ -33,5 +51,45 @@ def translated(settings: Settings) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell a lack of memory from other faults; CPU allocations have no error type of their own."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Tell a lack of memory from other faults, many of which have no type of their own."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        mark in str(error) for mark in OUT_OF_MEMORY
+    )
+
+
+class Watchdog:
+    """Ends this process when the training thread has done nothing for a while.
+
+    Ray looks after the actor, not the thread in it: one that hangs (on a file system, a driver, photos
+    that never come) would hang for ever where no other rank waits for it. Ray then starts the worker anew.
+    """
+
+    def __init__(self, timeout_s: float, give_up: Callable[[], None]) -> None:
+        """give_up: called once, from a thread of its own, when nothing was done for timeout_s."""
+        self._timeout_s = timeout_s
+        self._give_up = give_up
+        self._last_s = time.monotonic()
+
+    def beat(self) -> None:
+        """Say that something was done."""
+        self._last_s = time.monotonic()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch while inside."""
+        self.beat()
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(min(1.0, self._timeout_s / 4)):
+                if time.monotonic() - self._last_s > self._timeout_s:
+                    self._give_up()
+                    return
+
+        thread = threading.Thread(target=watch, name="watchdog", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()

@@ -15,6 +15,7 @@ from physiq_ray.evaluation.evaluate import collect_facts
 from physiq_ray.ingest import QUARANTINE_FILE, Unreadable, write_quarantine
 from physiq_ray.manifest import TRAIN, VALIDATION, Manifest
 from physiq_ray.storage import join_uri
+from physiq_ray.training.faults import store_translated
 from physiq_ray.training.history import write_history
 from physiq_ray.training.loop import Outcome
 from physiq_ray.training.measures import Divergence
@@ -65,8 +66,9 @@ def finish(
     if outcome.divergence is not None:
         raise _diverged(outcome.divergence, manifest, settings, resume_command(settings, run_name))
     best, metrics = max(result.best_checkpoints, key=lambda item: item[1]["checkpoint_score"])
-    latest = read_state(result.checkpoint)["progress"]
-    state = read_state(best)
+    with store_translated(settings):
+        latest = read_state(result.checkpoint)["progress"]
+        state = read_state(best)
     answers = _answers(state["validation"], manifest)
     model = ModelState(
         state_dict=weights_to_keep(state),
@@ -121,7 +123,8 @@ def _diverged(found: Divergence, manifest: Manifest, settings: Settings, go_on: 
             f"the loss of epoch {found.epoch}, batch {found.step} of {found.num_steps} is not finite, with "
             f"{', '.join(uris)}{f' and {more} more' if more > 0 else ''}"
         )
+    safe = "the checkpoints before it are safe, go on" if found.epoch > 1 else "start again"
     return TrainingError(
-        f"{where}; lower learning_rate={settings.learning_rate:g} or set max_gradient_norm; the checkpoints "
-        f"before it are safe, go on with: {go_on}"
+        f"{where}; lower learning_rate={settings.learning_rate:g} or set max_gradient_norm; {safe} with: "
+        f"{go_on}"
     )

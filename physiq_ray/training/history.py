@@ -44,7 +44,7 @@ class HistoryFiles:
             self._epochs.append(event.metrics)
             try:
                 write_history(self._epochs, self._output, self._run_name)
-            except StorageError:
+            except (StorageError, OSError):  # of the store, or of this machine's temporary folder
                 return  # the end of the run writes them again, and says what is wrong
 
 

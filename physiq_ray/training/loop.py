@@ -6,7 +6,9 @@ one of them holds. All randomness is seeded by (seed, epoch, rank): a resumed ep
 have drawn.
 """
 
+import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
+from ray.exceptions import RayError
 from ray.util.queue import Queue
 from torch import Tensor
 from torch.nn import functional
@@ -31,7 +34,7 @@ from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import TRAIN, VALIDATION
 from physiq_ray.model import StateDict, normalise
 from physiq_ray.training.augment import STRENGTHS, augment, mix, shrink
-from physiq_ray.training.faults import translated
+from physiq_ray.training.faults import Watchdog, memory_translated, store_translated
 from physiq_ray.training.measures import Divergence, FirstBadStep, Means, Sums, gather
 from physiq_ray.training.network import Network
 from physiq_ray.training.plan import (
@@ -44,7 +47,7 @@ from physiq_ray.training.plan import (
     train_size,
     validation_rows,
 )
-from physiq_ray.training.progress import BatchProgress, Resumed, send
+from physiq_ray.training.progress import BatchProgress, Resumed, Stalled, send
 from physiq_ray.training.state import Progress, read_state, saved_state
 
 EVENT_INTERVAL_S = 1.0
@@ -82,7 +85,7 @@ class Outcome:
 
 def train_loop(config: dict[str, Job]) -> Outcome:
     """Train on one worker from the start or from the run's latest checkpoint."""
-    with translated(config["job"].settings):
+    with memory_translated(config["job"].settings):
         return Worker(config["job"]).run()
 
 
@@ -97,23 +100,29 @@ class Worker:
         self._device = ray.train.torch.get_device()
         if self._device.type == "cpu":
             torch.set_num_threads(job.threads)  # Ray sets as many as CPUs were reserved: often one
+        else:
+            # Else cuDNN may add up gradients in another order each time, and no epoch table comes twice.
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         weights = ray.get(job.weights) if job.weights is not None else None
         self._network = Network(self._settings, len(job.class_mapping.classes), weights, self._device)
         self._class_weights = (
             torch.tensor(job.class_weights, device=self._device) if job.class_weights else None
         )
         self._progress = self._restore()
+        self._watchdog = Watchdog(self._settings.stall_timeout_s, self._give_up)
 
     def run(self) -> Outcome:
         """Go through the epochs that are left."""
         progress = self._progress
         while progress.epoch < self._settings.epochs and not progress.early_stopping.is_finished:
             epoch, started_s = progress.epoch + 1, time.monotonic()
-            trained = self._train(epoch)
+            with self._watchdog.watching():
+                trained = self._train(epoch)
             if isinstance(trained, Divergence):
                 return Outcome(progress.unreadable(), divergence=trained)
             trained_s = time.monotonic()
-            validated, answers = self._validate(epoch)
+            with self._watchdog.watching():
+                validated, answers = self._validate(epoch)
             if failure := self._too_many_unreadable():
                 return Outcome(progress.unreadable(), failure)
             if not math.isfinite(validated.loss):  # by the last step, whose own loss was still finite
@@ -259,7 +268,7 @@ class Worker:
             # Ray hands out its store's memory read-only; torch wants to be able to write.
             images = torch.from_numpy(np.require(batch.images, requirements="W"))
             labels = torch.from_numpy(np.require(batch.labels, requirements="W"))
-            if on_gpu:  # pinned, the copies run beside the previous step
+            if on_gpu:  # pinned, a copy is only asked for here: neither thread waits for it
                 images, labels = images.pin_memory(), labels.pin_memory()
             yield images.to(self._device, non_blocking=on_gpu), labels.to(self._device, non_blocking=on_gpu)
 
@@ -286,6 +295,7 @@ class Worker:
 
         def emit(sums: Sums, *, force: bool = False) -> None:
             nonlocal last_s
+            self._watchdog.beat()
             if force or time.monotonic() - last_s >= EVENT_INTERVAL_S:
                 last_s = time.monotonic()
                 loss, correct = float(sums.loss), int(sums.correct)
@@ -295,6 +305,14 @@ class Worker:
                 )
 
         return emit
+
+    def _give_up(self) -> None:
+        """End this process, from the watchdog's thread: the training thread can no longer be asked to."""
+        seconds = self._settings.stall_timeout_s
+        with contextlib.suppress(RayError):
+            event = Stalled(self._rank, self._progress.epoch + 1, seconds)
+            ray.get(send(self._job.events, event), timeout=10)
+        os._exit(1)
 
     def _report(self, metrics: dict[str, Any], answers: dict[str, Tensor]) -> None:
         name = f"epoch-{self._progress.epoch:04d}"
@@ -308,7 +326,7 @@ class Worker:
             "class_mapping": self._job.class_mapping.to_dict(),
             "validation": answers,
         }
-        with saved_state(state) as checkpoint:
+        with store_translated(self._settings), saved_state(state) as checkpoint:
             ray.train.report(
                 {**metrics, "checkpoint_score": score}, checkpoint=checkpoint, checkpoint_dir_name=name
             )
@@ -320,7 +338,8 @@ class Worker:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return progress
-        state = read_state(checkpoint)
+        with store_translated(self._settings):
+            state = read_state(checkpoint)
         self._network.load(state)
         progress = Progress.from_plain(state["progress"], patience=self._settings.patience)
         if self._rank == 0:

@@ -88,7 +88,10 @@ class Network:
     def zero_loss(self, size_px: int) -> Tensor:
         """Take part in a step without a photo: zero gradients, and batch norms left as they are."""
         if self._syncs and not self._head_only:  # which wait for this rank in each batch norm
-            return self.forward(self._zeros(0, size_px)).sum() * 0
+            # Without autocast: torch's SyncBatchNorm sends an empty rank's statistics in the input's type,
+            # those of the others in float32.
+            logits: Tensor = self._trained(self._zeros(0, size_px))
+            return logits.float().sum() * 0
         self._model.eval()
         loss = self.forward(self._zeros(1, size_px)).sum() * 0
         self._set_training()

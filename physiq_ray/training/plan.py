@@ -16,6 +16,7 @@ from physiq_ray.config import Settings
 from physiq_ray.errors import TrainingError
 
 IntArray = npt.NDArray[np.int64]
+MOST_WORKERS_PER_CPU = 512  # Ray knows ten-thousandths of a CPU
 
 
 @dataclass(frozen=True)
@@ -202,9 +203,10 @@ def plan_workers(settings: Settings, nodes: Sequence[dict[str, Any]]) -> WorkerP
         raise TrainingError(f"the cluster has {num_cpus:g} CPUs; training and decoding need one each")
     largest = max(node.get("CPU", 0) for node in nodes)
     spare = (num_cpus if use_gpu or largest < 2 else largest) - 1
-    cpus = min(1.0, math.floor(spare / workers * 1000) / 1000)
-    if cpus <= 0:
+    if workers > spare * MOST_WORKERS_PER_CPU:
         raise TrainingError(f"num_workers={workers} is too many for {num_cpus:g} CPUs")
-    per_node = -(-workers // len(nodes))
+    # A power of two is exact: Ray counts how many workers fit by dividing, and 0.6 // 0.1 is 5.
+    cpus = min(1.0, 2.0 ** math.floor(math.log2(spare / workers)))
+    per_node = -(-workers // sum(node.get("CPU", 0) > 0 for node in nodes))
     threads = max(1, int(largest) // per_node)
     return WorkerPlan(use_gpu, cpus, threads, "PACK" if use_gpu else "SPREAD")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray.exceptions import RayError
 from ray.train import UserCallback
 from ray.util.queue import Empty, Queue
@@ -52,7 +53,16 @@ class Resumed:
     history: tuple[Mapping[str, Any], ...]
 
 
-Event = BatchProgress | EpochDone | Resumed
+@dataclass(frozen=True)
+class Stalled:
+    """A worker ends itself: nothing was done in an epoch for some seconds."""
+
+    world_rank: int
+    epoch: int
+    seconds: float
+
+
+Event = BatchProgress | EpochDone | Resumed | Stalled
 
 
 class Display:
@@ -101,6 +111,11 @@ class Display:
             self._show_batch(event)
         elif isinstance(event, EpochDone):
             self._show_row(event.metrics)
+        elif isinstance(event, Stalled):
+            self.note(
+                f"worker {event.world_rank} has done nothing in epoch {event.epoch} for {event.seconds:g} s "
+                "(stall_timeout_s) and is given up"
+            )
         else:
             last = event.history[-1]["epoch"] if event.history else 0
             self._header_shown = False
@@ -149,10 +164,11 @@ class Display:
         self.note(f"{row}  {metrics['status']}")
 
 
-def send(queue: Queue, event: Event) -> None:
-    """Put an event into the driver's queue without waiting for it."""
+def send(queue: Queue, event: Event) -> "ray.ObjectRef[None]":
+    """Put an event into the driver's queue without waiting for it; what is given back can be waited for."""
     actor: Any = queue.actor
-    actor.put_nowait.remote(pickle.dumps(event))
+    sent: ray.ObjectRef[None] = actor.put_nowait.remote(pickle.dumps(event))
+    return sent
 
 
 @contextmanager
@@ -171,7 +187,7 @@ def received(queue: Queue, handlers: Sequence[Callable[[Event], None]]) -> Itera
             except Empty:
                 if finished:
                     return
-            except RayError:  # the queue's process is gone, and with it the run
+            except RayError:  # the queue's process is gone: it is on this node, and so is the run's end
                 return
 
     thread = threading.Thread(target=pump, name="progress", daemon=True)

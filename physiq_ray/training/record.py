@@ -10,12 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from physiq_ray.checkpoint import settings_to_store
-from physiq_ray.config import Settings
-from physiq_ray.errors import NotFoundError, TrainingError
+from physiq_ray.config import Settings, load_settings
+from physiq_ray.errors import NotFoundError, SettingError, TrainingError
 from physiq_ray.manifest import MANIFEST_FILE, Manifest
+from physiq_ray.model import WEIGHTS_WORDS
 from physiq_ray.storage import absolute_uri, join_uri, read_bytes, write_bytes
 
 RECORD_FILE = "run.json"
+# What a run keeps from its start to its end: its photos, their split, and what its weights were scored on.
+FIXED_SETTINGS = (
+    *("sources", "source_buckets", "manifest", "validation_share", "group_pattern", "seed"),
+    *("image_size", "weights"),
+)
 
 
 @dataclass(frozen=True)
@@ -49,16 +55,43 @@ def exists(storage: str, run_name: str) -> bool:
     return True
 
 
-def save_record(record: RunRecord, settings: Settings, run_name: str) -> None:
-    """Write settings, report and manifest into the run's folder."""
-    values = settings_to_store(settings) | {"run_name": run_name}
-    # A run may be resumed from another working directory.
+def resumed_settings(settings: Settings, run_name: str) -> Settings:
+    """Give the settings a run was started with, and in their place those that are set now.
+
+    Raises TrainingError: no such run, or a damaged record. SettingError: another value of one of
+    FIXED_SETTINGS, with both.
+    """
+    saved = _read_content(settings.storage, run_name)["settings"]
+    given = {name: value for name, value in _to_save(settings).items() if name in settings.model_fields_set}
+    for name in FIXED_SETTINGS:
+        if name in given and name in saved and given[name] != saved[name]:
+            raise SettingError(
+                f"{name}={given[name]}: the run was started with {name}={saved[name]} and keeps it; leave "
+                "it out, or start anew under another --run-name"
+            )
+    known = {name: value for name, value in saved.items() if name in Settings.model_fields}
+    return load_settings(given, environment={}, defaults=known)
+
+
+def _to_save(settings: Settings) -> dict[str, Any]:
+    """Give plain values with absolute paths: a run may be resumed from another working directory."""
+    values = settings_to_store(settings)
     for name in ("output", "storage", "poses", "labels", "manifest"):
         if values[name] is not None:
             values[name] = absolute_uri(values[name])
+    if values["weights"] not in WEIGHTS_WORDS:
+        values["weights"] = absolute_uri(values["weights"])
     values["sources"] = [absolute_uri(source) for source in values["sources"]]
+    return values
+
+
+def save_record(record: RunRecord, settings: Settings, run_name: str) -> None:
+    """Write settings, report and manifest into the run's folder.
+
+    A resumed run writes them again, so that the next one goes on with the settings it was given.
+    """
     content = {
-        "settings": values,
+        "settings": _to_save(settings) | {"run_name": run_name},
         "num_skipped": record.num_skipped,
         "failed_sources": list(record.failed_sources),
     }
@@ -79,15 +112,6 @@ def load_record(storage: str, run_name: str) -> RunRecord:
     except NotFoundError as error:
         raise _nothing_to_resume(storage, run_name) from error
     return RunRecord(manifest, content["num_skipped"], tuple(content["failed_sources"]))
-
-
-def load_saved_settings(storage: str, run_name: str) -> dict[str, Any]:
-    """Read the settings a run was started with: what a resumed run takes where nothing else is said.
-
-    Raises TrainingError: no such run, or a damaged record.
-    """
-    values: dict[str, Any] = _read_content(storage, run_name)["settings"]
-    return values
 
 
 def _read_content(storage: str, run_name: str) -> dict[str, Any]:

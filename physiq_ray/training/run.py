@@ -15,13 +15,10 @@ import ray.train
 from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from physiq_ray.config import Settings
-from physiq_ray.errors import (
-    PhysiqError,
-    SettingError,
-    TrainingError,
-)
+from physiq_ray.errors import PhysiqError, SettingError, TrainingError
 from physiq_ray.ingest import (
     Photos,
     Unreadable,
@@ -36,10 +33,8 @@ from physiq_ray.ingest import (
 from physiq_ray.labels import load_poses
 from physiq_ray.manifest import TRAIN, VALIDATION, Manifest, collect_manifest, describe_manifest
 from physiq_ray.model import load_starting_weights
-from physiq_ray.storage import (
-    absolute_uri,
-    read_bytes,
-)
+from physiq_ray.storage import absolute_uri, join_uri, read_bytes
+from physiq_ray.training.faults import is_out_of_memory, out_of_memory
 from physiq_ray.training.finish import TrainingResult, finish
 from physiq_ray.training.history import HistoryFiles
 from physiq_ray.training.lock import locked
@@ -50,10 +45,11 @@ from physiq_ray.training.record import (
     RunRecord,
     exists,
     load_record,
-    load_saved_settings,
     resume_command,
+    resumed_settings,
     save_record,
 )
+from physiq_ray.training.snapshot import CopySnapshot, has_checkpoint
 
 # Ray asks its workers for reports every 2 s: an epoch of a small set would wait longer than it trains.
 POLL_INTERVAL_S = "0.5"
@@ -68,31 +64,33 @@ def train(
 ) -> TrainingResult:
     """Train from the buckets to the model files and their report, or go on with an interrupted run.
 
-    local: on this machine even if RAY_ADDRESS is set.
+    resume: what settings do not set is as it was at the run's start. local: on this machine even if
+    RAY_ADDRESS is set.
     Raises PhysiqError of the kind that says what is wrong: SettingError, LabelError, StorageError,
     DataError, WeightsError, or TrainingError where Ray Train gave up or another process trains this run.
     """
     if resume and settings.run_name is None:
         raise SettingError("--resume needs --run-name (or PHYSIQ_RUN_NAME): the run to go on with")
     run_name = settings.run_name or f"physiq-{datetime.now():%Y%m%d-%H%M%S}"
+    if resume:  # what was never started is not locked either
+        settings = resumed_settings(settings, run_name)
     poses = load_poses(Path(settings.poses))
-    if resume:
-        load_saved_settings(settings.storage, run_name)  # what was never started is not locked either
-    with locked(settings.storage, run_name):
+    with locked(settings.storage, run_name, display.note):
         output = absolute_uri(settings.output)
         record = _start_record(settings, poses, run_name, resume=resume, display=display)
-        weights = None if resume else load_starting_weights(settings.weights)
+        goes_on = resume and has_checkpoint(settings.storage, run_name)
+        weights = None if goes_on else load_starting_weights(settings.weights)
         display.epochs = settings.epochs
         connect(local=local, debug=debug)
         workers = plan_workers(settings, cluster_nodes())
         photos = _open_splits(settings, record.manifest, output, display)
         display.note(
             f"run {run_name}: {settings.num_workers} worker(s) on {'GPU' if workers.use_gpu else 'CPU'}, "
-            f"{settings.image_size} px, batch {settings.batch_size}, from {settings.weights} weights"
+            f"{settings.image_size} px, batch {settings.batch_size}, "
+            + ("from its latest checkpoint" if goes_on else f"from {settings.weights} weights")
         )
-        if not resume:
-            save_record(record, settings, run_name)
-        events = Queue(actor_options={"num_cpus": 0})
+        save_record(record, settings, run_name)
+        events = _make_queue()
         job = Job(
             settings=settings,
             class_mapping=record.manifest.class_mapping,
@@ -106,6 +104,12 @@ def train(
         with display.live(), received(events, [display.handle, files.handle]):
             result = _fit(_make_trainer(job, workers, run_name), settings, run_name)
         return finish(settings, record, run_name, result, output, poses)
+
+
+def _make_queue() -> Queue:
+    """Make the events' queue on this node: Ray would put it on any, with whose loss the table would end."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
 def _make_trainer(job: Job, workers: WorkerPlan, run_name: str) -> TorchTrainer:
@@ -131,7 +135,10 @@ def _make_trainer(job: Job, workers: WorkerPlan, run_name: str) -> TorchTrainer:
                 checkpoint_score_attribute="checkpoint_score",
                 checkpoint_score_order="max",
             ),
-            callbacks=[ReportEpochs(job.events)],  # type: ignore[list-item]  # typed for Train V1
+            callbacks=[  # typed for Train V1
+                ReportEpochs(job.events),  # type: ignore[list-item]
+                CopySnapshot(join_uri(absolute_uri(settings.storage), run_name)),  # type: ignore[list-item]
+            ],
         ),
     )
 
@@ -221,6 +228,8 @@ def _fit(trainer: TorchTrainer, settings: Settings, run_name: str) -> Any:
     except (KeyboardInterrupt, SystemExit) as error:  # Ray's handler ends a stopped run by sys.exit(0)
         raise InterruptedRunError(
             f"interrupted; the last epoch's checkpoint is safe, go on with: {go_on}"
+            if has_checkpoint(settings.storage, run_name)
+            else f"interrupted before the first epoch was done; start again with: {go_on}"
         ) from error
     except ray.train.ControllerError as error:
         raise TrainingError(f"Ray Train: {error.controller_failure}; go on with: {go_on}") from error
@@ -232,6 +241,8 @@ def _fit(trainer: TorchTrainer, settings: Settings, run_name: str) -> Any:
         if ours:
             raise type(ours[0])(f"{ours[0]}; go on with: {go_on}") from error
         rank, cause = min(causes.items(), key=lambda item: item[0])
+        if is_out_of_memory(cause):  # killed for it, it could not say so itself
+            raise TrainingError(f"{out_of_memory(settings)}; go on with: {go_on}") from error
         raise TrainingError(
             f"training worker {rank} failed: {_last_line(cause)}; --debug shows more; go on with: {go_on}"
         ) from error

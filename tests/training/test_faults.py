@@ -1,6 +1,8 @@
 """Workers killed, stopped, starved of memory, disk and store, in real runs."""
 
+import contextlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from physiq_ray.config import Settings
 from physiq_ray.errors import PhysiqError, StorageError, TrainingError
 from physiq_ray.model import read_tensors
 from physiq_ray.storage import read_bytes
-from physiq_ray.training.faults import translated
+from physiq_ray.training.faults import Watchdog, memory_translated, store_translated
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -125,6 +127,8 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(run, photos,
         )
     snapshot = json.loads((folder / "checkpoint_manager_snapshot.json").read_text())
     assert [r["checkpoint_dir_name"] for r in snapshot["checkpoint_results"]] == ["epoch-0001"]
+    # The list of checkpoints may be torn as well: its writer overwrites it in place.
+    (folder / "checkpoint_manager_snapshot.json").write_text('{"ray_version": "2.')
     result, shown = run(epochs=3, run_name="torn", resume=True)
     assert "going on after epoch 1" in shown
     assert [epoch["epoch"] for epoch in result.history] == [1, 2, 3]
@@ -176,16 +180,59 @@ def test_a_full_disk_is_said_with_its_remedy(run, photos, training_workers, tmp_
     assert best_is_loadable(tmp_path / "runs" / "full") >= 1
 
 
+@pytest.mark.long
+def test_a_thread_that_hangs_is_given_up_and_said(run, photos, tmp_path):
+    hung = Path(photos) / "1" / "1-3.jpeg"
+
+    def hang():
+        hung.unlink()
+        os.mkfifo(hung)  # whoever reads it waits for a writer, as on a file system that is gone
+
+    def let_go():
+        with contextlib.suppress(OSError):
+            os.close(os.open(hung, os.O_WRONLY | os.O_NONBLOCK))
+
+    try:
+        with pytest.raises(TrainingError, match="go on with: physiq-ray train --resume --run-name hung") as e:
+            run(
+                sources=[photos],
+                cache="none",
+                run_name="hung",
+                max_failures=0,
+                stall_timeout_s=10,
+                epochs=3,
+                on_text=During("  1/3 ", hang),
+            )
+    finally:
+        let_go()
+    assert "training worker 0 failed" in str(e.value)
+    assert best_is_loadable(tmp_path / "runs" / "hung") >= 1
+
+
+def test_the_watchdog_barks_only_when_nothing_is_done():
+    barks = []
+    watchdog = Watchdog(0.4, lambda: barks.append(time.monotonic()))
+    with watchdog.watching():
+        for _ in range(8):
+            time.sleep(0.1)
+            watchdog.beat()
+    time.sleep(0.6)  # nobody is watched between two phases
+    assert barks == []
+    with watchdog.watching():
+        time.sleep(1)
+    assert len(barks) == 1
+
+
 def test_faults_of_other_kinds_are_left_as_they_are():
-    with pytest.raises(RuntimeError, match="shapes"), translated(Settings()):
+    with pytest.raises(RuntimeError, match="shapes"), memory_translated(Settings()):
         raise RuntimeError("shapes differ")
-    with pytest.raises(TrainingError, match="out of memory"), translated(Settings()):
+    with pytest.raises(TrainingError, match="out of memory"), memory_translated(Settings()):
         torch.empty(2**50)
-    with pytest.raises(TrainingError, match="lower batch_size"), translated(Settings()):
+    with pytest.raises(TrainingError, match="lower batch_size"), memory_translated(Settings()):
         raise torch.OutOfMemoryError("CUDA out of memory")  # which no CPU can show
     with (
         pytest.raises(StorageError, match=r"storage=runs: .*No space left on device; free space"),
-        translated(Settings()),
+        store_translated(Settings()),
         Path("/dev/full").open("wb", buffering=0) as file,
     ):
         file.write(b"x")

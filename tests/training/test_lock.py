@@ -4,6 +4,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -71,7 +72,8 @@ def test_a_holder_killed_on_this_machine_is_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize(("silent_s", "refused"), [(20, True), (80, False)])
-def test_a_holder_elsewhere_is_gone_after_a_minute_of_silence(tmp_path, silent_s, refused):
+def test_a_holder_elsewhere_is_gone_after_a_minute_of_silence(tmp_path, monkeypatch, silent_s, refused):
+    monkeypatch.setattr("physiq_ray.training.lock.RENEWAL_S", 0.05)
     leave_lock(tmp_path, Holder("another-machine", 1, time.time() - silent_s))
     if refused:
         with pytest.raises(TrainingError, match=r"process 1 on another-machine, seen 20 s.*again in 40 s"):
@@ -79,6 +81,37 @@ def test_a_holder_elsewhere_is_gone_after_a_minute_of_silence(tmp_path, silent_s
     else:
         with locked(str(tmp_path / "runs"), "first"):
             pass
+
+
+def test_a_holder_whose_clock_is_behind_is_found_alive_by_its_next_sign(tmp_path, monkeypatch):
+    monkeypatch.setattr("physiq_ray.training.lock.RENEWAL_S", 0.3)
+    behind_s = time.time() - 300
+    leave_lock(tmp_path, Holder("another-machine", 1, behind_s))
+    path, notes = tmp_path / "runs" / "first" / "lock-0001.json", []
+    renewal = threading.Timer(
+        0.2, lambda: path.write_text(json.dumps(vars(Holder("another-machine", 1, behind_s + 15))))
+    )
+    renewal.start()
+    with (
+        pytest.raises(TrainingError, match="process 1 on another-machine, seen 0 s ago"),
+        locked(str(tmp_path / "runs"), "first", notes.append),
+    ):
+        pass
+    assert notes == ["run 'first': waiting 0.6 s for a sign of life from another-machine"]
+
+
+def test_a_holder_that_was_taken_for_gone_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr("physiq_ray.training.lock.RENEWAL_S", 0.05)
+
+    def train():
+        with locked(str(tmp_path / "runs"), "first"):
+            successor = json.dumps(vars(Holder("another-machine", 1, time.time())))
+            (tmp_path / "runs" / "first" / "lock-0002.json").write_text(successor)
+            time.sleep(10)
+            pytest.fail("was not interrupted")
+
+    with pytest.raises(TrainingError, match=r"taken over by the holder of .*lock-0002\.json"):
+        train()
 
 
 def test_a_torn_lock_is_passed_over(tmp_path):

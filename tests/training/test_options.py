@@ -54,7 +54,9 @@ def test_three_interrupted_epochs_and_three_resumed_give_the_weights_of_six(
 ):
     photos = pose_folders({1: 10, 2: 10})
     common = {"schedule": "cosine", "ema_decay": 0.9, "mixup": 0.2, "patience": 9, "epochs": 6}
-    whole, whole_shown = run(**common, sources=[str(photos)], output=str(tmp_path / "whole"))
+    whole, whole_shown = run(
+        **common, sources=[str(photos)], run_name="whole", output=str(tmp_path / "whole")
+    )
     killed = []
 
     def kill_after_three(shown):
@@ -70,13 +72,17 @@ def test_three_interrupted_epochs_and_three_resumed_give_the_weights_of_six(
     assert len(killed) == 1
     assert "going on after epoch 3" in second_shown or "going on after epoch 4" in second_shown
     assert rows(second_shown) == rows(whole_shown)
+    # The last epoch's state, not the best one's, which may be from before the interruption.
     left, right = (
-        torch.load(tmp_path / name / "pose_classifier_complete.pth", weights_only=True)
+        torch.load(tmp_path / "runs" / name / "epoch-0006" / "state.pt", weights_only=True)
         for name in ("whole", "halves")
     )
-    assert left["best_epoch"] == right["best_epoch"]
-    for key, value in left["model_state_dict"].items():
-        assert torch.equal(value, right["model_state_dict"][key]), key
+    for part in ("model", "averaged"):
+        for key, value in left[part].items():
+            assert torch.equal(value, right[part][key]), key
+    for number, moments in left["optimizer"]["state"].items():
+        for key, value in moments.items():
+            assert torch.equal(value, right["optimizer"]["state"][number][key]), (number, key)
     assert [e["train_loss"] for e in whole.history] == [e["train_loss"] for e in second.history]
 
 

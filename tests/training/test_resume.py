@@ -10,7 +10,10 @@ import time
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
+
+from physiq_ray.model import build_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
@@ -49,6 +52,47 @@ def kill_all(process):
         except ProcessLookupError:
             continue
     process.wait(timeout=30)
+
+
+def test_ctrl_c_before_the_first_checkpoint_says_how_to_start_again_from_the_given_weights(command, tmp_path):
+    start = build_model(1000).state_dict()
+    torch.save(start, tmp_path / "start.pth")
+    command[command.index("random")] = "start.pth"
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for line in process.stdout:
+        if line.startswith("run killed:"):
+            break
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the driver and to its children
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert [line for line in stderr.splitlines() if "core_worker.cc" not in line] == [
+        "physiq-ray train: interrupted before the first epoch was done; start again with: "
+        "physiq-ray train --resume --run-name killed"
+    ]
+    assert not list((tmp_path / "runs" / "killed").glob("epoch-*"))
+
+    resumed = subprocess.run(
+        [*command[:3], "train", "--resume", "--run-name", "killed", "--epochs", "1"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"from {tmp_path / 'start.pth'} weights" in resumed.stdout
+    trained = torch.load(tmp_path / "output" / "pose_classifier.pth", weights_only=True)
+    name = "layer3.2.conv2.weight"
+    torch.testing.assert_close(trained[name], start[name], rtol=0, atol=1e-6)
 
 
 def test_a_killed_run_goes_on_at_the_next_epoch_with_its_best_and_its_patience(command, rows, tmp_path):

@@ -41,11 +41,13 @@ def test_a_run_writes_the_best_epoch_s_model_and_says_what_it_used(run, pose_fol
     assert correct / len(result.validation_uris) == pytest.approx(result.best_accuracy)
 
 
-def test_more_workers_than_photos_on_either_side_do_not_hang(run, pose_folders):
-    photos = pose_folders({1: 2, 2: 2})  # two to train on, two to validate with, three workers
-    result, _ = run(sources=[str(photos)], num_workers=3, epochs=1)
-    assert [(e["train_photos"], e["validation_photos"]) for e in result.history] == [(2, 2)]
+def test_three_workers_stop_together_though_one_has_no_photo_on_either_side(run, pose_folders):
+    photos = pose_folders({1: 2, 2: 2})  # two to train on, two to validate with
+    result, _ = run(sources=[str(photos)], num_workers=3, epochs=9, patience=1, learning_rate=1e-9)
+    assert {(e["train_photos"], e["validation_photos"]) for e in result.history} == {(2, 2)}
     assert all(np.isfinite(e["train_loss"]) and np.isfinite(e["validation_loss"]) for e in result.history)
+    assert result.history[-1]["status"] == "Early Stop"
+    assert len(result.history) < 9
 
 
 def test_three_percent_unreadable_are_quarantined_once_and_all_others_count_on_three_workers(
@@ -84,6 +86,8 @@ def test_a_finished_run_goes_on_until_its_patience_ends_and_its_name_is_taken(ru
     assert len(second.history) < 9
     assert "going on after epoch 1" in shown
     assert "Early Stop" in shown
+    with pytest.raises(SettingError, match="image_size=96: the run was started with image_size=64"):
+        run(run_name="again", image_size=96, resume=True)
 
 
 def test_resuming_what_never_was_is_refused(run):

@@ -1,0 +1,64 @@
+"""Ray's list of a run's checkpoints: whether there is one, and put right where a kill has torn it.
+
+Ray Train overwrites the list in place after each epoch, and refuses to start over a torn one. It deletes
+old checkpoints only afterwards, so a copy of the list from the epoch before names checkpoints that are
+all still there.
+"""
+
+import json
+from typing import Any
+
+from ray.train import UserCallback
+
+from physiq_ray.errors import NotFoundError, StorageError, TrainingError
+from physiq_ray.storage import absolute_uri, join_uri, read_bytes, write_bytes
+
+SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"  # Ray's name for it
+COPY_FILE = "checkpoint_manager_snapshot.copy.json"
+
+
+class CopySnapshot(UserCallback):
+    """Copy the list, in the controller's process, after each epoch's checkpoint has entered it."""
+
+    def __init__(self, folder: str) -> None:
+        """folder: the run's, a path or s3:// address."""
+        self._folder = folder
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Write the copy whole; a store that is briefly away waits for the next epoch."""
+        del run_context, metrics, checkpoint
+        try:
+            write_bytes(read_bytes(join_uri(self._folder, SNAPSHOT_FILE)), join_uri(self._folder, COPY_FILE))
+        except StorageError:
+            return
+
+
+def has_checkpoint(storage: str, run_name: str) -> bool:
+    """Tell whether a run has a checkpoint to go on from, after putting its list right where it is torn.
+
+    Raises TrainingError: torn, and no copy of it. StorageError: could not look.
+    """
+    folder = join_uri(absolute_uri(storage), run_name)
+    uri = join_uri(folder, SNAPSHOT_FILE)
+    try:
+        listed = read_bytes(uri)
+    except NotFoundError:
+        return False
+    if not _is_whole(listed):
+        try:
+            copy = read_bytes(join_uri(folder, COPY_FILE))
+        except NotFoundError as error:
+            raise TrainingError(
+                f"{uri}: cut off in the middle, before a second epoch was done; delete it, and --resume "
+                "starts at epoch 1"
+            ) from error
+        write_bytes(copy, uri)
+    return True
+
+
+def _is_whole(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except ValueError:
+        return False
+    return True
