@@ -73,7 +73,8 @@ def augment(images: Tensor, strength: Strength, generator: torch.Generator) -> T
         chance, height, width, row, column = erasing
         is_erased = chance < strength.erased
         lit = lit * _outside(lit, [height * is_erased, width * is_erased], [row, column])
-    return lit.contiguous(memory_format=torch.channels_last)
+    changed: Tensor = lit.contiguous(memory_format=torch.channels_last)
+    return changed
 
 
 def _draw(
@@ -87,8 +88,7 @@ def _draw(
     drawn: Tensor = low + (high - low) * torch.rand(len(limits), num_photos, generator=generator)
     if device.type == "cuda":
         drawn = drawn.pin_memory()
-    moved: Tensor = drawn.to(device, non_blocking=True)
-    return moved
+    return drawn.to(device, non_blocking=True)
 
 
 def _outside(images: Tensor, sides: list[Tensor], centres: list[Tensor]) -> Tensor:
