@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from physiq_ray.errors import DataError, NotFoundError, SettingError, StorageError, UnreachableError
-from physiq_ray.labels import LABEL_SCHEMA, Labels
+from physiq_ray.labels import LABEL_SCHEMA, NAMED_SCHEMA, Labels
 from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest, SourceReport, build_manifest, split_groups
 from physiq_ray.storage import LISTING_SCHEMA, Bucket, Folder, Listing
 
@@ -43,7 +43,7 @@ def bucket(name: str, *keys: str) -> Listing:
     return listing(Bucket(name), {key: f"{name} {key}" for key in keys})
 
 
-def labels_of(*records: tuple[Any, ...], **report: tuple[str, ...]) -> Labels:
+def labels_of(*records: tuple[Any, ...], **report: Any) -> Labels:
     """Records are (name, pose id) or (name, pose id, source)."""
     rows = [
         {"name": name, "pose_id": pose_id, "source": source[0] if source else None}
@@ -307,6 +307,25 @@ def test_what_the_label_file_held_of_no_use_is_passed_on() -> None:
 
     assert report.malformed == ("record 3: no good",)
     assert report.unknown_poses == ("record 4: a.jpg: pose 99",)
+
+
+def test_a_photo_that_only_an_unusable_label_names_is_not_unlabelled() -> None:
+    named = [("odd.jpg", None), ("here.jpg", "phone"), ("elsewhere.jpg", "web"), ("lat-1.jpg", None)]
+    unusable = pa.Table.from_pylist([{"name": n, "source": s} for n, s in named], schema=NAMED_SCHEMA)
+    photos = plenty(**{"x/odd.jpg": "1", "here.jpg": "2", "elsewhere.jpg": "3", "nobody.jpg": "4"})
+
+    manifest = build_manifest(
+        [photos, bucket("two", "odd.jpg", "nobody.jpg")],
+        labels_of(*PLENTY_LABELS, unusable=unusable),
+        POSES,
+        source_buckets={"phone": "checkins", "web": "other"},
+    )
+
+    one, two = manifest.report.sources
+    assert (one.labelled, one.unusable, one.unlabelled) == (22, 2, 2)
+    assert (two.labelled, two.unusable, two.unlabelled) == (1, 1, 1)
+    assert set(poses_by_key(manifest)) == set(PLENTY)
+    assert manifest.report.conflicts == manifest.report.labels_without_photo == ()
 
 
 def test_a_failed_source_is_named_and_the_others_are_used() -> None:

@@ -41,8 +41,9 @@ def describe_manifest(manifest: Manifest, *, examples: int = 3) -> Iterator[str]
         if source.error is not None:
             yield f"{source.source}: left out: {source.error}"
         else:
+            unusable = f" ({source.unusable} by unusable labels only)" if source.unusable else ""
             yield (
-                f"{source.source}: {source.total} photos, {source.labelled} labelled, "
+                f"{source.source}: {source.total} photos, {source.labelled} labelled{unusable}, "
                 f"{source.unlabelled} without a label, {source.bytes / 1e6:.1f} MB"
             )
     for what, items in (

@@ -41,11 +41,16 @@ MANIFEST_FILE = "manifest.parquet"  # among the files of a run
 
 @dataclass(frozen=True)
 class SourceReport:
-    """What one source holds: photos (not other objects) and their bytes, or why it could not be listed."""
+    """What one source holds: photos (not other objects) and their bytes, or why it could not be listed.
+
+    labelled: photos that some label names; unusable: those among them that only labels of an unknown pose
+    or malformed ones name.
+    """
 
     source: str
     total: int = 0
     labelled: int = 0
+    unusable: int = 0
     bytes: int = 0
     num_others: int = 0
     error: str | None = None
@@ -183,7 +188,7 @@ def build_manifest(
             f"{photos['key'][0].as_py()!r} and a label {_example(labels)!r}; "
             f"check labels, sources and source_buckets{not_listed}"
         )
-    sources = _source_reports(listings, photos, matches.is_known)
+    sources = _source_reports(listings, photos, matches)
     del photos, labelled  # a million rows are 200 MB, and the split needs room of its own
     table, thin_poses, num_copies = _grouped_and_split(
         usable, content, poses, group_pattern, validation_share, seed
@@ -287,7 +292,7 @@ def _pattern_codes(keys: pa.ChunkedArray, pattern: str) -> IntArray:
 
 
 def _source_reports(
-    listings: Sequence[Listing], photos: pa.Table, is_known: pa.Array
+    listings: Sequence[Listing], photos: pa.Table, matches: Matches
 ) -> tuple[SourceReport, ...]:
     reports, start = [], 0
     for listing in listings:
@@ -299,7 +304,8 @@ def _source_reports(
             SourceReport(
                 str(listing.source),
                 total=rows,
-                labelled=pc.sum(is_known.slice(start, rows)).as_py() or 0,
+                labelled=pc.sum(matches.is_known.slice(start, rows)).as_py() or 0,
+                unusable=pc.sum(matches.is_unusable.slice(start, rows)).as_py() or 0,
                 bytes=pc.sum(photos["size"].slice(start, rows)).as_py() or 0,
                 num_others=listing.num_others,
             )
