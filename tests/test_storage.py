@@ -6,6 +6,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +25,7 @@ from physiq_ray.storage import (
     Folder,
     Listing,
     absolute_uri,
+    create_bytes,
     is_photo,
     join_uri,
     list_sources,
@@ -77,7 +79,7 @@ def aws(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
 @pytest.fixture
 def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again at once, here and in botocore."""
-    monkeypatch.setattr(storage.objects, "FIRST_WAIT_S", 0)
+    monkeypatch.setattr(storage.retry, "FIRST_WAIT_S", 0)
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
 
 
@@ -102,6 +104,8 @@ def scripted_s3(aws: Aws) -> Iterator[Callable[[Script], list[str]]]:
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
+
+            do_PUT = do_GET  # noqa: N815
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -414,6 +418,89 @@ def test_a_listing_that_breaks_off_is_an_error_and_not_a_short_listing(
     assert type(listing.error) is DeniedError
 
 
+def answer_without(text: str, *, next_page: str | None) -> Answer:
+    status, headers, body = page_answer("b.jpg", next_page=next_page)
+    assert text.encode() in body
+    return status, headers, body.replace(text.encode(), b"")
+
+
+SILENT_ENDS = {
+    "nothing at all": (200, {}, b""),
+    "no word of what follows": answer_without("<IsTruncated>false</IsTruncated>", next_page=None),
+    "more, but not where": answer_without("<NextContinuationToken>x</NextContinuationToken>", next_page="x"),
+    "the same page over and over": page_answer("b.jpg", next_page="more"),
+    "no S3": (200, {"Content-Type": "text/html"}, b"<html><p>Welcome</p></html>"),
+}
+
+
+@pytest.mark.usefixtures("without_waiting")
+@pytest.mark.parametrize("end", SILENT_ENDS.values(), ids=list(SILENT_ENDS))
+def test_a_listing_that_ends_early_in_silence_is_an_error(
+    scripted_s3: Callable[[Script], list[str]], end: Answer
+) -> None:
+    # The first page, that of the folders at the top, and the first page again, to go on from.
+    scripted_s3(lambda number: page_answer("a.jpg", next_page="more") if number < 4 else end)
+    listing = list_one("s3://checkins")
+
+    assert listing.table is None
+    assert type(listing.error) is UnreachableError
+    assert str(listing.error).startswith("list s3://checkins: ")
+    assert str(listing.error).endswith("check that AWS_ENDPOINT_URL is that of an S3 server")
+
+
+@pytest.mark.usefixtures("without_waiting")
+@pytest.mark.parametrize("end", SILENT_ENDS.values(), ids=list(SILENT_ENDS))
+def test_names_that_end_early_in_silence_are_an_error(
+    scripted_s3: Callable[[Script], list[str]], end: Answer
+) -> None:
+    scripted_s3(lambda number: page_answer("a.jpg", next_page="more") if number == 1 else end)
+
+    with pytest.raises(UnreachableError, match=r"^list s3://checkins: "):
+        storage.list_names(Bucket("checkins"))
+
+
+@pytest.mark.usefixtures("without_waiting")
+def test_a_page_that_does_not_come_whole_is_asked_for_again(
+    scripted_s3: Callable[[Script], list[str]],
+) -> None:
+    answers = [
+        page_answer("a.jpg", next_page="more"),
+        (200, {}, b""),
+        *[error_answer(503, "SlowDown")] * 5,  # more than botocore itself tries
+        page_answer("b.jpg", next_page=None),
+    ]
+    requests = scripted_s3(lambda number: answers[number - 1])
+
+    assert storage.list_names(Bucket("checkins")) == ("a.jpg", "b.jpg")
+    assert ["continuation-token=more" in path for path in requests] == [False] + [True] * 7
+
+
+@pytest.mark.slow
+def test_a_server_away_for_five_seconds_costs_no_listing_and_no_write(
+    s3: Any, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage.listing, "PAGE_KEYS", 20)
+    bucket = make_bucket({f"{number % 3}/{number:03d}.jpg": b"1" for number in range(90)} | {"a.txt": b""})
+    s3.stop()
+    back = threading.Timer(5, s3.start)
+    back.start()
+    try:
+        with ThreadPoolExecutor() as threads:
+            listing = threads.submit(list_one, f"s3://{bucket}")
+            names = threads.submit(storage.list_names, Bucket(bucket))
+            written = threads.submit(write_bytes, b"written", f"s3://{bucket}/out/written")
+            created = threads.submit(create_bytes, b"created", f"s3://{bucket}/out/created")
+    finally:
+        back.join()
+
+    assert len(keys_of(listing.result())) == 90
+    assert names.result() == ("a.txt",)
+    assert written.result() is None
+    assert created.result() is True
+    assert read_bytes(f"s3://{bucket}/out/written") == b"written"
+    assert read_bytes(f"s3://{bucket}/out/created") == b"created"
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "code"),
     [
@@ -610,6 +697,52 @@ def test_writing_to_an_unreachable_endpoint_is_said(aws: Aws) -> None:
 
     with pytest.raises(UnreachableError, match=r"^write s3://checkins/a: Could not connect"):
         write_bytes(b"1", "s3://checkins/a")
+
+
+def test_a_file_that_is_not_there_is_no_fault_of_the_network(s3: Any, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=rf"^read {tmp_path}/a: No such file"):
+        write_file(tmp_path / "a", "s3://checkins/a")
+
+
+@pytest.mark.parametrize("where", ["bucket", "folder"])
+def test_of_two_that_create_the_same_name_the_first_one_does(
+    make_bucket: MakeBucket, tmp_path: Path, where: str
+) -> None:
+    uri = f"s3://{make_bucket({})}/lock" if where == "bucket" else f"{tmp_path}/lock"
+
+    assert create_bytes(b"first", uri) is True
+    assert create_bytes(b"second", uri) is False
+    assert create_bytes(b"first", uri) is False
+    assert read_bytes(uri) == b"first"
+
+
+LOST = error_answer(500, "InternalError")
+THERE = error_answer(412, "PreconditionFailed")
+
+
+@pytest.mark.usefixtures("without_waiting")
+@pytest.mark.parametrize("num_lost", [1, 5])  # fewer and more than botocore itself tries
+@pytest.mark.parametrize(
+    ("found", "is_ours"),
+    [((200, {}, b"own"), True), ((200, {}, b"another's"), False), (error_answer(404, "NoSuchKey"), False)],
+)
+def test_a_name_that_was_created_though_the_answer_was_lost_is_known_by_its_content(
+    scripted_s3: Callable[[Script], list[str]], num_lost: int, found: Answer, is_ours: bool
+) -> None:
+    answers = [*[LOST] * num_lost, THERE, found, found]
+    requests = scripted_s3(lambda number: answers[number - 1])
+
+    assert create_bytes(b"own", "s3://checkins/lock") is is_ours
+    assert len(requests) >= num_lost + 2
+
+
+def test_a_name_that_was_there_before_the_first_try_is_another_s_whatever_it_holds(
+    scripted_s3: Callable[[Script], list[str]],
+) -> None:
+    requests = scripted_s3(lambda number: THERE if number == 1 else (200, {}, b"own"))
+
+    assert create_bytes(b"own", "s3://checkins/lock") is False
+    assert len(requests) == 1
 
 
 def test_what_is_written_to_a_folder_is_there_and_may_be_read_by_all(tmp_path: Path) -> None:

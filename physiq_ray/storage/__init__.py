@@ -3,6 +3,7 @@
 address   s3://bucket/key and paths: parse, join, split
 listing   what is there, as Arrow tables
 objects   read and write one object whole
+retry     try again where a fault may pass
 s3        the clients, and their errors in our words
 """
 
