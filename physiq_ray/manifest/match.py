@@ -144,4 +144,4 @@ def folder_poses(listings: Sequence[Listing], poses: Mapping[int, str]) -> pa.Ar
             chunks.append(pose_ids.take(index))
         else:
             chunks.append(pa.nulls(listing.table.num_rows, pa.int32()))
-    return pa.concat_arrays(chunks)
+    return pa.concat_arrays([pa.nulls(0, pa.int32()), *chunks])
