@@ -549,6 +549,25 @@ def test_a_profile_that_does_not_exist_is_named(aws: Aws) -> None:
     )
 
 
+def test_credentials_whose_source_gives_expired_ones_are_said(aws: Aws, tmp_path: Path) -> None:
+    script = tmp_path / "give-keys"
+    keys = '{"Version":1,"AccessKeyId":"a","SecretAccessKey":"b","Expiration":"2020-01-01T00:00:00Z"}'
+    script.write_text(f"#!/bin/sh\necho '{keys}'\n")
+    script.chmod(0o755)
+    (tmp_path / "config").write_text(f"[profile coach]\ncredential_process = {script}\n")
+    aws(
+        AWS_CONFIG_FILE=str(tmp_path / "config"),
+        AWS_PROFILE="coach",
+        AWS_ACCESS_KEY_ID=None,
+        AWS_SECRET_ACCESS_KEY=None,
+    )
+
+    error = list_one("s3://checkins").error
+
+    assert type(error) is DeniedError
+    assert str(error).startswith("list s3://checkins: the credentials have expired and the source of new")
+
+
 def test_an_endpoint_that_is_no_address_is_named_at_once(aws: Aws) -> None:
     aws(AWS_ENDPOINT_URL="localhost:9000")
 
@@ -577,7 +596,9 @@ def test_an_unreachable_endpoint_is_said_when_listing_and_when_reading(aws: Aws)
 @pytest.mark.parametrize(
     ("status", "code", "kind"),
     [
-        (403, "AccessDenied", DeniedError),
+        (403, "AccessDenied; the role or key needs", DeniedError),
+        (403, "RequestTimeTooSkewed; this machine's clock is off", DeniedError),
+        (403, "InvalidObjectState; the object is in an archive class", StorageError),
         (400, "ExpiredToken", DeniedError),
         (404, "NoSuchKey", NotFoundError),
         (404, "NoSuchBucket", NotFoundError),
@@ -587,7 +608,7 @@ def test_an_unreachable_endpoint_is_said_when_listing_and_when_reading(aws: Aws)
 def test_a_refusal_is_translated_and_asked_for_once_by_each_client(
     scripted_s3: Callable[[Script], list[str]], status: int, code: str, kind: type[StorageError]
 ) -> None:
-    requests = scripted_s3(lambda _: error_answer(status, code))
+    requests = scripted_s3(lambda _: error_answer(status, code.partition(";")[0]))
 
     with pytest.raises(StorageError, match=rf"^read s3://checkins/a\.jpg: .*{code}") as caught:
         read_bytes("s3://checkins/a.jpg")
@@ -821,6 +842,38 @@ def test_links_to_files_are_followed_and_broken_ones_passed_over(tmp_path: Path)
     (tmp_path / "circle").symlink_to(tmp_path)
 
     assert keys_of(list_one(tmp_path)) == ["a.jpg", "b.jpg"]
+
+
+def test_links_to_folders_are_followed_and_each_folder_counted_once(tmp_path: Path) -> None:
+    fill(tmp_path, "elsewhere/7/x.jpg", "elsewhere/y.jpg", "elsewhere/.z/z.jpg", "photos/7/a.jpg")
+    photos = tmp_path / "photos"
+    (photos / "0-of-7").symlink_to("7")  # sorted before what it leads to
+    (photos / "7" / "back").symlink_to(photos)
+    (photos / "new").symlink_to(tmp_path / "elsewhere")
+    (photos / "new-again").symlink_to(tmp_path / "elsewhere" / "7")
+    (tmp_path / "elsewhere" / "round").symlink_to(photos)
+    (photos / ".hidden").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to(photos)
+
+    assert keys_of(list_one(photos)) == ["7/a.jpg", "new/7/x.jpg", "new/y.jpg"]
+    assert keys_of(list_one(tmp_path / "link")) == ["7/a.jpg", "new/7/x.jpg", "new/y.jpg"]
+
+
+def test_a_folder_that_may_not_be_looked_at_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 300)
+    assert str(list_one(long).error) == f"list {long}: File name too long"
+    look = Path.stat
+
+    def refuse(path: Path, **options: Any) -> os.stat_result:  # root may look everywhere
+        if path.name == "private":
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    error = list_one(tmp_path / "private").error
+
+    assert type(error) is DeniedError
+    assert str(error) == f"list {tmp_path}/private: Permission denied"
 
 
 def test_an_empty_folder_is_an_empty_table_and_no_error(tmp_path: Path) -> None:

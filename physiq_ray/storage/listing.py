@@ -8,7 +8,8 @@ large bucket is asked for its folders side by side, which hides the wait for eac
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,9 +26,10 @@ from physiq_ray.storage.objects import translate_os
 from physiq_ray.storage.retry import retry
 from physiq_ray.storage.s3 import s3_client, translated
 
+UNDECODABLE_EXTENSIONS = (".heic", ".heif")  # yet photos: a report must name them, not overlook them
 PHOTO_EXTENSIONS = (
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    *(".heic", ".heif"),  # not decodable here, yet a photo: a report must name it, not overlook it
+    *UNDECODABLE_EXTENSIONS,
 )
 
 LISTING_SCHEMA = pa.schema(
@@ -175,11 +177,14 @@ def _list_folder(source: Folder) -> list[_Page]:
         # os.walk passes over a folder it may not read: the listing would be short in silence.
         raise translate_os(error, f"list {error.filename}") from error
 
-    if source.path.is_file():
+    try:
+        is_file = stat.S_ISREG(source.path.stat().st_mode)
+    except OSError as error:
+        raise translate_os(error, f"list {source}") from error
+    if is_file:
         raise StorageError(f"list {source}: not a folder")
     pages = [_to_page(source, [])]
-    for parent, folders, files in os.walk(source.path, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for parent, files in _walk(source.path, refuse):
         page = []
         for name in files:
             if name.startswith("."):
@@ -196,6 +201,28 @@ def _list_folder(source: Folder) -> list[_Page]:
                 page.append((path.relative_to(source.path).as_posix(), status.st_size, "", modified))
         pages.append(_to_page(source, page))
     return pages
+
+
+def _walk(top: Path, refuse: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
+    """Give each folder that is not hidden, once, with its files; links to folders are followed.
+
+    Real folders come before links: a photo keeps the path that it has without them, which may name its
+    pose.
+    """
+    visited: set[Path] = set()
+    starts = deque([str(top)])
+    while starts:
+        for parent, folders, files in os.walk(starts.popleft(), onerror=refuse):
+            real = Path(parent).resolve()
+            if real in visited:
+                folders.clear()
+                continue
+            visited.add(real)
+            kept = sorted(name for name in folders if not name.startswith("."))
+            is_link = {name: Path(parent, name).is_symlink() for name in kept}
+            starts.extend(f"{parent}/{name}" for name in kept if is_link[name])
+            folders[:] = [name for name in kept if not is_link[name]]
+            yield parent, files
 
 
 Item = tuple[str, int, str, datetime]  # key, size in bytes, ETag or "", last modified
