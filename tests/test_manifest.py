@@ -14,9 +14,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from physiq_ray.errors import DataError, NotFoundError, SettingError, StorageError, UnreachableError
+from physiq_ray.config import load_settings
+from physiq_ray.errors import (
+    DataError,
+    LabelError,
+    NotFoundError,
+    SettingError,
+    StorageError,
+    UnreachableError,
+)
 from physiq_ray.labels import LABEL_SCHEMA, NAMED_SCHEMA, Labels
-from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest, SourceReport, build_manifest, split_groups
+from physiq_ray.manifest import (
+    MANIFEST_SCHEMA,
+    Manifest,
+    SourceReport,
+    build_manifest,
+    collect_manifest,
+    split_groups,
+)
 from physiq_ray.storage import LISTING_SCHEMA, Bucket, Folder, Listing
 
 POSES = {1: "Front Lat Spread", 2: "Front Double Biceps", 7: "Back Lat Spread", 11: "Abs & Thighs"}
@@ -745,3 +760,45 @@ def test_a_manifest_changed_by_hand_is_refused_where_it_contradicts_itself(data:
         Manifest.from_parquet(data, name="m.parquet")
 
     assert str(caught.value) == f"m.parquet: {problem}; build the manifest again"
+
+
+def write_photos(folder: Path) -> Path:
+    for pose_id in (1, 2):
+        (folder / "photos" / str(pose_id)).mkdir(parents=True)
+        for number in range(5):
+            (folder / "photos" / str(pose_id) / f"{number}.jpg").write_bytes(b"%d %d" % (pose_id, number))
+    return folder / "photos"
+
+
+@pytest.mark.parametrize("origin", ["flag", "environment", "file"])
+def test_a_label_file_asked_for_by_name_must_be_there(tmp_path: Path, origin: str) -> None:
+    photos, typo = write_photos(tmp_path), str(tmp_path / "typo.json")
+    (tmp_path / "settings.toml").write_text(f'labels = "{typo}"')
+    settings = load_settings(
+        {"sources": [str(photos)], "labels": typo if origin == "flag" else None},
+        environment={"PHYSIQ_LABELS": typo} if origin == "environment" else {},
+        file=tmp_path / "settings.toml" if origin == "file" else None,
+    )
+
+    with pytest.raises(LabelError, match=r"typo\.json: no such labels file; give its path with --labels"):
+        collect_manifest(settings, POSES)
+
+
+def test_folders_named_after_poses_need_no_label_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings({"sources": [str(write_photos(tmp_path))], "labels": None}, environment={})
+
+    assert collect_manifest(settings, POSES).table.num_rows == 10
+
+
+def test_a_label_file_that_cannot_be_looked_at_is_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mappings").write_bytes(b"")  # where the folder of the label file should be
+    settings = load_settings({"sources": [str(write_photos(tmp_path))]}, environment={})
+
+    with pytest.raises(LabelError, match="the labels file cannot be read: Not a directory"):
+        collect_manifest(settings, POSES)

@@ -26,9 +26,12 @@ def survey_photos(settings: Settings, poses: Mapping[int, str]) -> Manifest:
     sources = parse_sources(settings.sources)
     try:
         labels = load_labels(Path(settings.labels), poses)
-    except LabelError:
-        # Folders named after poses are labels enough; a file that is there must be right, though.
-        if Path(settings.labels).exists() or not all(isinstance(source, Folder) for source in sources):
+    except LabelError as error:
+        # Folders named after poses are labels enough, unless a file was asked for by name; one that is there
+        # must be right, though.
+        is_missing = isinstance(error.__cause__, FileNotFoundError)
+        is_asked_for = "labels" in settings.model_fields_set
+        if is_asked_for or not is_missing or not all(isinstance(source, Folder) for source in sources):
             raise
         labels = Labels(LABEL_SCHEMA.empty_table())
     return match_photos(
