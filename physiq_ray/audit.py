@@ -125,6 +125,8 @@ class Audit:
             "unknown_poses": list(report.unknown_poses),
             "malformed": list(report.malformed),
             "thin_poses": list(report.thin_poses),
+            "poses_without_photo": list(report.poses_without_photo),
+            "undecodable": list(report.undecodable),
             "problem": str(report.problem) if report.problem else None,
             "copies": [list(uris) for uris in self.copies],
             "not_looked_at": list(self.not_looked_at),

@@ -56,6 +56,23 @@ def test_the_report_counts_without_reading_photos(run_cli, data):
     assert "pairs" not in done.stdout
 
 
+def test_photos_in_heic_and_poses_without_a_photo_are_listed(run_cli, data, capsys):
+    (data / "photos" / "1" / "phone.HEIC").write_bytes(b"heic")
+    names = {1: "Front Lat Spread", 2: "Side Chest", 6: "Most Muscular"}
+    (data / "poses.json").write_text(json.dumps([{"id": id, "name": name} for id, name in names.items()]))
+    done = audit(run_cli, data)
+    assert (
+        "1 photos of a kind that cannot be decoded (HEIC): convert them to JPEG: "
+        f"{data}/photos/1/phone.HEIC\n" in done.stdout
+    )
+    assert "1 poses without a usable photo: pose 6 Most Muscular\n" in done.stdout
+    args = ("audit", "--sources", data / "photos", "--poses", data / "poses.json", "--json")
+    assert main([*map(str, args)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["undecodable"] == [f"{data}/photos/1/phone.HEIC"]
+    assert found["poses_without_photo"] == ["pose 6 Most Muscular"]
+
+
 def test_what_was_not_looked_for_is_null_and_not_none_found(run_cli, data):
     found = json.loads(audit(run_cli, data, "--json").stdout)
     assert found["check"] is None

@@ -343,6 +343,15 @@ def test_a_photo_that_only_an_unusable_label_names_is_not_unlabelled() -> None:
     assert manifest.report.conflicts == manifest.report.labels_without_photo == ()
 
 
+def test_photos_that_cannot_be_decoded_and_poses_without_a_photo_are_named() -> None:
+    photos = plenty(**{"x/1.HEIC": "1", "2.heif": "2", "heic": "3", "4.heic.jpg": "4"})
+
+    report = build_manifest([photos], labels_of(*PLENTY_LABELS, ("1.HEIC", 1)), POSES).report
+
+    assert report.undecodable == ("s3://checkins/x/1.HEIC", "s3://checkins/2.heif")
+    assert report.poses_without_photo == ("pose 7 Back Lat Spread", "pose 11 Abs & Thighs")
+
+
 def test_a_failed_source_is_named_and_the_others_are_used() -> None:
     failed = Listing(Bucket("two", "x/"), error=NotFoundError("list s3://two/x: NoSuchBucket"))
 

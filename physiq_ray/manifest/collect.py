@@ -63,6 +63,8 @@ def describe_manifest(manifest: Manifest, *, examples: int = 3) -> Iterator[str]
         ("labels of unknown poses", report.unknown_poses),
         ("malformed labels", report.malformed),
         ("poses with too few photos", report.thin_poses),
+        ("poses without a usable photo", report.poses_without_photo),
+        ("photos of a kind that cannot be decoded (HEIC): convert them to JPEG", report.undecodable),
     ):
         if items:
             more = f"; and {len(items) - examples} more" if len(items) > examples else ""

@@ -20,7 +20,7 @@ from physiq_ray.errors import DataError, PhysiqError, SettingError, StorageError
 from physiq_ray.labels import ClassMapping, Labels
 from physiq_ray.manifest.match import Matches, extremes, folder_poses, match_labels
 from physiq_ray.manifest.split import IntArray, join_groups, split_groups
-from physiq_ray.storage import LISTING_SCHEMA, Listing
+from physiq_ray.storage import LISTING_SCHEMA, UNDECODABLE_EXTENSIONS, Listing
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -65,6 +65,8 @@ class SourceReport:
 class ManifestReport:
     """Everything that was found and not used; one sentence an item.
 
+    undecodable: uris of photos, labelled or not, of a kind that cannot be decoded here. poses_without_photo:
+    those that no usable photo shows.
     problem: why nothing can be trained on what was found, None where it can.
     """
 
@@ -74,6 +76,8 @@ class ManifestReport:
     malformed: tuple[str, ...] = ()
     unknown_poses: tuple[str, ...] = ()
     thin_poses: tuple[str, ...] = ()
+    poses_without_photo: tuple[str, ...] = ()
+    undecodable: tuple[str, ...] = ()
     num_copies: int = 0
     problem: PhysiqError | None = None
 
@@ -217,6 +221,7 @@ def match_photos(
     usable = labelled.filter(pa.array(~contradicted)) if contradicted.any() else labelled
     content = content[~contradicted]
     problem = _find_problem(listings, photos, labels, usable, len(conflicts))
+    undecodable = _undecodable(photos)
     sources = _source_reports(listings, photos, matches)
     del photos, labelled  # a million rows are 200 MB, and the split needs room of its own
     table, thin_poses, num_copies = _grouped_and_split(
@@ -230,6 +235,12 @@ def match_photos(
         malformed=labels.malformed,
         unknown_poses=labels.unknown_poses,
         thin_poses=thin_poses,
+        poses_without_photo=tuple(
+            f"pose {pose_id} {name}"
+            for pose_id, name in poses.items()
+            if str(pose_id) not in class_mapping.classes
+        ),
+        undecodable=undecodable,
         num_copies=num_copies,
         problem=problem or _find_split_problem(table, class_mapping, poses, thin_poses),
     )
@@ -277,6 +288,12 @@ def _name_conflicts(photos: pa.Table, matches: Matches) -> tuple[str, ...]:
         f"{uri}: labelled with different poses"
         for uri in photos["uri"].filter(matches.is_conflict).to_pylist()
     )
+
+
+def _undecodable(photos: pa.Table) -> tuple[str, ...]:
+    endings = "|".join(extension.removeprefix(".") for extension in UNDECODABLE_EXTENSIONS)
+    is_undecodable = pc.match_substring_regex(photos["key"], rf"(?i)\.({endings})$")
+    return tuple(photos["uri"].filter(is_undecodable).to_pylist())
 
 
 def _content_codes(table: pa.Table) -> IntArray:

@@ -17,12 +17,20 @@ from physiq_ray.storage.address import (
     parse_sources,
     split_uri,
 )
-from physiq_ray.storage.listing import LISTING_SCHEMA, Listing, is_photo, list_names, list_sources
+from physiq_ray.storage.listing import (
+    LISTING_SCHEMA,
+    UNDECODABLE_EXTENSIONS,
+    Listing,
+    is_photo,
+    list_names,
+    list_sources,
+)
 from physiq_ray.storage.objects import create_bytes, read_bytes, write_bytes, write_file
 from physiq_ray.storage.s3 import forget_clients
 
 __all__ = [
     "LISTING_SCHEMA",
+    "UNDECODABLE_EXTENSIONS",
     "Bucket",
     "Folder",
     "Listing",
