@@ -2,13 +2,16 @@
 
 In come a manifest and, where wished, the photos themselves; out come an `Audit`, its text and a contact
 sheet. Counting reads the listing only. Checking photos fetches and decodes every labelled one, in threads,
-about as fast as Pillow decodes; near-duplicates are found on the way by perceptual hash.
+about as fast as Pillow decodes; near-duplicates are found on the way by perceptual hash. A photo that no
+answer came for is not called bad: the audit is then incomplete, and says so.
 """
 
 import io
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,12 +20,14 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 from PIL import Image
 
-from physiq_ray.errors import PhotoError, SettingError, StorageError
+from physiq_ray.errors import PhotoError, SettingError, StorageError, UnreachableError
 from physiq_ray.images import UInt8Array, decode_image, decode_square
 from physiq_ray.manifest import TRAIN, Manifest, describe_manifest
 from physiq_ray.storage import read_bytes, write_bytes
 
 CHECK_THREADS = 16
+CHECKS_AHEAD = 4 * CHECK_THREADS  # of a million photos, no more are waiting to be read at a time
+GIVE_UP_AFTER = 64  # photos in a row without an answer: each takes 45 s, and the next would not fare better
 HASH_PX = 128  # decoded to, before the hash makes it 32 × 32
 HASH_BITS = 64
 NEAR_BITS = 4  # of 64 that may differ between two photos taken for one
@@ -43,15 +48,30 @@ class PoseCount:
 
 
 @dataclass(frozen=True)
+class UnreadablePhoto:
+    """A photo that could not be checked (step "fetch") or is bad (step "decode")."""
+
+    uri: str
+    step: str
+    error: str
+
+
+@dataclass(frozen=True)
 class PhotoCheck:
     """What reading every photo brought to light.
 
-    unreadable: (uri, reason). near_duplicates: (uri, uri, bits of 64 in which their hashes differ), exact
-    copies aside; None where it was not looked for.
+    near_duplicates: (uri, uri, bits of 64 in which their hashes differ), one photo a content; None where it
+    was not looked for, or not among all. gave_up: why the check ended before the last photo, if it did.
     """
 
-    unreadable: tuple[tuple[str, str], ...]
+    num_checked: int
+    unreadable: tuple[UnreadablePhoto, ...]
     near_duplicates: tuple[tuple[str, str, int], ...] | None
+    gave_up: str | None = None
+
+    def of_step(self, step: str) -> tuple[UnreadablePhoto, ...]:
+        """Give the photos that failed in "fetch" or in "decode"."""
+        return tuple(photo for photo in self.unreadable if photo.step == step)
 
 
 @dataclass(frozen=True)
@@ -64,18 +84,34 @@ class Audit:
     check: PhotoCheck | None
 
     @property
-    def imbalance(self) -> float:
-        """How many times as many photos the largest pose has as the smallest."""
+    def imbalance(self) -> float | None:
+        """How many times as many photos the largest pose has as the smallest; None without a photo."""
         counts = [pose.train + pose.validation for pose in self.poses]
-        return max(counts) / min(counts)
+        return max(counts) / min(counts) if counts else None
 
     @property
-    def num_near_across(self) -> int:
-        """Pairs that look nearly the same, one of them in training and the other in validation."""
-        pairs = (self.check.near_duplicates if self.check else None) or ()
+    def num_near_across(self) -> int | None:
+        """Pairs that look nearly the same, one in training and one in validation; None: not looked for."""
+        if self.check is None or self.check.near_duplicates is None:
+            return None
         table = self.manifest.table
-        split = dict(zip(table["uri"].to_pylist(), table["split"].to_pylist(), strict=True)) if pairs else {}
-        return sum(split[a] != split[b] for a, b, _ in pairs)
+        split = dict(zip(table["uri"].to_pylist(), table["split"].to_pylist(), strict=True))
+        return len([a for a, b, _ in self.check.near_duplicates if split[a] != split[b]])
+
+    @property
+    def not_looked_at(self) -> tuple[str, ...]:
+        """What the audit says nothing of, a sentence each: sources not listed, photos not fetched."""
+        sentences = [
+            f"audited without {source.source}: {source.error}"
+            for source in self.manifest.report.failed_sources
+        ]
+        if self.check is None:
+            return tuple(sentences)
+        if not_fetched := self.check.of_step("fetch"):
+            sentences.append(f"{len(not_fetched)} photos not fetched, the first: {not_fetched[0].error}")
+        if self.check.gave_up is not None:
+            sentences.append(self.check.gave_up)
+        return tuple(sentences)
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain values, for JSON."""
@@ -89,7 +125,11 @@ class Audit:
             "unknown_poses": list(report.unknown_poses),
             "malformed": list(report.malformed),
             "thin_poses": list(report.thin_poses),
+            "poses_without_photo": list(report.poses_without_photo),
+            "undecodable": list(report.undecodable),
+            "problem": str(report.problem) if report.problem else None,
             "copies": [list(uris) for uris in self.copies],
+            "not_looked_at": list(self.not_looked_at),
             "check": asdict(self.check) if self.check else None,
             "near_duplicates_across_splits": self.num_near_across,
         }
@@ -102,14 +142,16 @@ class Audit:
         for pose in self.poses:
             name = f"{pose.name} ({pose.pose_id})"
             yield f"{name:>28}  {pose.train:>7}  {pose.validation:>10}  {pose.share:>6.1%}"
-        uneven = " – uneven: expect the rare poses to be told worse" if self.imbalance > UNEVEN else ""
-        yield f"the largest pose has {self.imbalance:.1f} times the photos of the smallest{uneven}"
+        if (ratio := self.imbalance) is not None:
+            uneven = " – uneven: expect the rare poses to be told worse" if ratio > UNEVEN else ""
+            yield f"the largest pose has {ratio:.1f} times the photos of the smallest{uneven}"
         yield from _listed("contents stored more than once", [" = ".join(uris) for uris in self.copies])
         if self.check is None:
             return
-        yield from _listed(
-            "photos cannot be read", [f"{uri}: {reason}" for uri, reason in self.check.unreadable]
-        )
+        bad, not_fetched = self.check.of_step("decode"), self.check.of_step("fetch")
+        yield from _listed("photos cannot be decoded", [f"{photo.uri}: {photo.error}" for photo in bad])
+        if not_fetched:
+            yield from _listed("photos could not be fetched", [photo.error for photo in not_fetched])
         if self.check.near_duplicates is not None:
             pairs = [f"{a} ~ {b} ({bits} of {HASH_BITS} bits)" for a, b, bits in self.check.near_duplicates]
             yield from _listed("pairs of photos look nearly the same", pairs)
@@ -175,18 +217,19 @@ def write_contact_sheet(
     figure = Figure(figsize=(1.5 * SHEET_COLUMNS + 1.6, 2.1 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), SHEET_COLUMNS, squeeze=False)
     photos = iter(shown)
+    plain: dict[str, Any] = {"parse_math": False}  # between two $ of a name stands no formula
     for pose_id, row, row_axes in zip(manifest.class_mapping.pose_ids, rows, axes, strict=True):
         for cell in row_axes:
             cell.set(xticks=[], yticks=[])
             cell.spines[:].set_visible(False)
-        row_axes[0].set_ylabel(f"{pose_names.get(pose_id, '')}\n(id {pose_id})", fontsize=10)
+        row_axes[0].set_ylabel(f"{pose_names.get(pose_id, '')}\n(id {pose_id})", fontsize=10, **plain)
         for cell, photo_uri in zip(row_axes, row, strict=False):
             photo = next(photos)
             if isinstance(photo, str):
-                cell.text(0.5, 0.5, photo[:60], fontsize=5, ha="center", va="center", wrap=True)
+                cell.text(*(0.5, 0.5, photo[:60]), **plain, fontsize=5, ha="center", va="center", wrap=True)
             else:
                 cell.imshow(photo)
-            cell.set_title(photo_uri.rpartition("/")[2][-24:], fontsize=5)
+            cell.set_title(photo_uri.rpartition("/")[2][-24:], fontsize=5, **plain)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
     write_bytes(buffer.getvalue(), uri)
@@ -233,37 +276,74 @@ def _load_hash() -> Hash:
     return phash
 
 
+@dataclass(frozen=True)
+class _Checked:
+    """One photo that was read: its hash, or what failed."""
+
+    uri: str
+    bits: int = 0
+    failure: UnreadablePhoto | None = None
+    is_unreachable: bool = False
+
+
 def _check(
     uris: Sequence[str],
     copies: Sequence[Sequence[str]],
     image_hash: Hash | None,
     on_progress: Callable[[int, int], None],
 ) -> PhotoCheck:
-    def check(uri: str) -> int | str:
+    def check(uri: str) -> _Checked:
         try:
             pixels = decode_square(read_bytes(uri), size_px=HASH_PX)
-        except (StorageError, PhotoError) as error:
-            return str(error)
-        return int(str(image_hash(Image.fromarray(pixels))), 16) if image_hash else 0
+        except StorageError as error:
+            failure = UnreadablePhoto(uri, "fetch", str(error))
+            return _Checked(uri, failure=failure, is_unreachable=isinstance(error, UnreachableError))
+        except PhotoError as error:
+            return _Checked(uri, failure=UnreadablePhoto(uri, "decode", str(error)))
+        return _Checked(uri, int(str(image_hash(Image.fromarray(pixels))), 16) if image_hash else 0)
 
-    unreadable, hashes, hashed = [], [], []
-    with ThreadPoolExecutor(CHECK_THREADS) as threads:
-        for done, (uri, found) in enumerate(zip(uris, threads.map(check, uris), strict=True), 1):
-            if isinstance(found, str):
-                unreadable.append((uri, found))
-            else:
-                hashed.append(uri)
-                hashes.append(found)
-            on_progress(done, len(uris))
+    content = {uri: number for number, same in enumerate(copies) for uri in same}
+    unreadable = []
+    hashes: dict[int | str, tuple[str, int]] = {}  # by content: a thousand copies make no million pairs
+    num_checked = num_unreachable = 0
+    gave_up = None
+    with closing(_call_side_by_side(check, uris)) as results:
+        for num_checked, checked in enumerate(results, 1):
+            on_progress(num_checked, len(uris))
+            num_unreachable = num_unreachable + 1 if checked.is_unreachable else 0
+            if checked.failure is None:
+                hashes.setdefault(content.get(checked.uri, checked.uri), (checked.uri, checked.bits))
+                continue
+            unreadable.append(checked.failure)
+            if num_unreachable == GIVE_UP_AFTER:
+                gave_up = (
+                    f"gave up after {num_checked} of {len(uris)} photos: no answer for {GIVE_UP_AFTER} in a "
+                    f"row, the last {checked.failure.error}"
+                )
+                break
     near = None
-    if image_hash is not None:
-        content = {uri: number for number, same in enumerate(copies) for uri in same}
-        near = tuple(
-            (hashed[a], hashed[b], bits)
-            for a, b, bits in find_near(np.array(hashes, np.uint64), NEAR_BITS)
-            if content.get(hashed[a], -1) != content.get(hashed[b], -2)
-        )
-    return PhotoCheck(tuple(unreadable), near)
+    if image_hash is not None and gave_up is None:
+        hashed = list(hashes.values())
+        found = find_near(np.array([bits for _, bits in hashed], np.uint64), NEAR_BITS)
+        near = tuple((hashed[a][0], hashed[b][0], bits) for a, b, bits in found)
+    return PhotoCheck(num_checked, tuple(unreadable), near, gave_up)
+
+
+def _call_side_by_side(
+    call: Callable[[str], _Checked], uris: Sequence[str]
+) -> Generator[_Checked, None, None]:
+    """Call for each uri in threads and give the results in order; closed early, start no more."""
+    threads = ThreadPoolExecutor(CHECK_THREADS)
+    ahead: deque[Future[_Checked]] = deque()
+    try:
+        for uri in uris:
+            if len(ahead) == CHECKS_AHEAD:
+                yield ahead.popleft().result()
+            ahead.append(threads.submit(call, uri))
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def _look(uri: str) -> UInt8Array | str:

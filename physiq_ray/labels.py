@@ -8,7 +8,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 from physiq_ray.errors import LabelError
 
 LABEL_SCHEMA = pa.schema([("name", pa.string()), ("source", pa.string()), ("pose_id", pa.int32())])
+NAMED_SCHEMA = pa.schema([("name", pa.string()), ("source", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,14 @@ class Labels:
 
     table: one row a usable record: name (last part of the key, Unicode NFC), source (null where the
     record has none), pose_id. malformed and unknown_poses: one sentence a record, naming it.
+    unusable: name and source of these records where a name can be read. Somebody labelled such a photo:
+    it must not pass for one that nobody did, as those are deleted.
     """
 
     table: pa.Table
     malformed: tuple[str, ...] = ()
     unknown_poses: tuple[str, ...] = ()
+    unusable: pa.Table = field(default_factory=NAMED_SCHEMA.empty_table)
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ def load_labels(path: Path, poses: Mapping[int, str]) -> Labels:
     pose_ids: list[int] = []
     malformed: list[str] = []
     unknown: list[str] = []
+    unusable: list[tuple[str, str | None]] = []
     for number, record in enumerate(_read_records(path, "labels"), start=1):
         pose_id, key, source = _fields(record, "poseId", "s3Filename", "source")
         name = photo_name(key) if _is_text(key) else ""
@@ -136,14 +141,21 @@ def load_labels(path: Path, poses: Mapping[int, str]) -> Labels:
                 f'record {number}: expected {{"poseId": 7, "s3Filename": "…"}}, '
                 f"got {json.dumps(record)[:200]}"
             )
+            if name:
+                # A source that cannot be read may be any: the photo of this name counts in every bucket.
+                unusable.append((name, source if _is_text(source) else None))
         elif int(pose_id) not in poses:
             unknown.append(f"record {number}: {name}: pose {pose_id} is not among the known poses")
+            unusable.append((name, source))
         else:
             names.append(name)
             sources.append(source)
             pose_ids.append(int(pose_id))
     table = pa.table([names, sources, pose_ids], schema=LABEL_SCHEMA)
-    return Labels(table, tuple(malformed), tuple(unknown))
+    named = pa.table(
+        [[name for name, _ in unusable], [source for _, source in unusable]], schema=NAMED_SCHEMA
+    )
+    return Labels(table, tuple(malformed), tuple(unknown), named)
 
 
 def photo_name(key: str) -> str:

@@ -210,6 +210,26 @@ def test_a_label_of_an_unknown_pose_is_named(labels_file: Path) -> None:
     assert labels.unknown_poses == ("record 2: b.jpg: pose 99 is not among the known poses",)
 
 
+def test_photos_that_only_unusable_records_name_are_kept_by_name_and_source(labels_file: Path) -> None:
+    labels = labels_of(
+        labels_file,
+        {"poseId": 7, "s3Filename": "usable.jpg"},
+        {"poseId": 99, "s3Filename": "x/unknown.jpg", "source": "checkins"},
+        {"poseId": "seven", "s3Filename": "x/malformed.jpg", "source": "checkins"},
+        {"poseId": 7, "s3Filename": "source.jpg", "source": 3},
+        {"s3Filename": "no pose.jpg"},
+        {"poseId": 7, "s3Filename": 5},
+        "no record",
+    )
+
+    assert labels.unusable.to_pylist() == [
+        {"name": "unknown.jpg", "source": "checkins"},
+        {"name": "malformed.jpg", "source": "checkins"},
+        {"name": "source.jpg", "source": None},
+        {"name": "no pose.jpg", "source": None},
+    ]
+
+
 def test_an_empty_label_file_gives_an_empty_table(labels_file: Path) -> None:
     assert labels_of(labels_file).table.num_rows == 0
 

@@ -14,9 +14,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from physiq_ray.errors import DataError, NotFoundError, SettingError, StorageError, UnreachableError
-from physiq_ray.labels import LABEL_SCHEMA, Labels
-from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest, SourceReport, build_manifest, split_groups
+from physiq_ray.config import load_settings
+from physiq_ray.errors import (
+    DataError,
+    LabelError,
+    NotFoundError,
+    SettingError,
+    StorageError,
+    UnreachableError,
+)
+from physiq_ray.labels import LABEL_SCHEMA, NAMED_SCHEMA, Labels
+from physiq_ray.manifest import (
+    MANIFEST_SCHEMA,
+    Manifest,
+    SourceReport,
+    build_manifest,
+    collect_manifest,
+    split_groups,
+)
 from physiq_ray.storage import LISTING_SCHEMA, Bucket, Folder, Listing
 
 POSES = {1: "Front Lat Spread", 2: "Front Double Biceps", 7: "Back Lat Spread", 11: "Abs & Thighs"}
@@ -43,7 +58,7 @@ def bucket(name: str, *keys: str) -> Listing:
     return listing(Bucket(name), {key: f"{name} {key}" for key in keys})
 
 
-def labels_of(*records: tuple[Any, ...], **report: tuple[str, ...]) -> Labels:
+def labels_of(*records: tuple[Any, ...], **report: Any) -> Labels:
     """Records are (name, pose id) or (name, pose id, source)."""
     rows = [
         {"name": name, "pose_id": pose_id, "source": source[0] if source else None}
@@ -307,6 +322,34 @@ def test_what_the_label_file_held_of_no_use_is_passed_on() -> None:
 
     assert report.malformed == ("record 3: no good",)
     assert report.unknown_poses == ("record 4: a.jpg: pose 99",)
+
+
+def test_a_photo_that_only_an_unusable_label_names_is_not_unlabelled() -> None:
+    named = [("odd.jpg", None), ("here.jpg", "phone"), ("elsewhere.jpg", "web"), ("lat-1.jpg", None)]
+    unusable = pa.Table.from_pylist([{"name": n, "source": s} for n, s in named], schema=NAMED_SCHEMA)
+    photos = plenty(**{"x/odd.jpg": "1", "here.jpg": "2", "elsewhere.jpg": "3", "nobody.jpg": "4"})
+
+    manifest = build_manifest(
+        [photos, bucket("two", "odd.jpg", "nobody.jpg")],
+        labels_of(*PLENTY_LABELS, unusable=unusable),
+        POSES,
+        source_buckets={"phone": "checkins", "web": "other"},
+    )
+
+    one, two = manifest.report.sources
+    assert (one.labelled, one.unusable, one.unlabelled) == (22, 2, 2)
+    assert (two.labelled, two.unusable, two.unlabelled) == (1, 1, 1)
+    assert set(poses_by_key(manifest)) == set(PLENTY)
+    assert manifest.report.conflicts == manifest.report.labels_without_photo == ()
+
+
+def test_photos_that_cannot_be_decoded_and_poses_without_a_photo_are_named() -> None:
+    photos = plenty(**{"x/1.HEIC": "1", "2.heif": "2", "heic": "3", "4.heic.jpg": "4"})
+
+    report = build_manifest([photos], labels_of(*PLENTY_LABELS, ("1.HEIC", 1)), POSES).report
+
+    assert report.undecodable == ("s3://checkins/x/1.HEIC", "s3://checkins/2.heif")
+    assert report.poses_without_photo == ("pose 7 Back Lat Spread", "pose 11 Abs & Thighs")
 
 
 def test_a_failed_source_is_named_and_the_others_are_used() -> None:
@@ -726,3 +769,45 @@ def test_a_manifest_changed_by_hand_is_refused_where_it_contradicts_itself(data:
         Manifest.from_parquet(data, name="m.parquet")
 
     assert str(caught.value) == f"m.parquet: {problem}; build the manifest again"
+
+
+def write_photos(folder: Path) -> Path:
+    for pose_id in (1, 2):
+        (folder / "photos" / str(pose_id)).mkdir(parents=True)
+        for number in range(5):
+            (folder / "photos" / str(pose_id) / f"{number}.jpg").write_bytes(b"%d %d" % (pose_id, number))
+    return folder / "photos"
+
+
+@pytest.mark.parametrize("origin", ["flag", "environment", "file"])
+def test_a_label_file_asked_for_by_name_must_be_there(tmp_path: Path, origin: str) -> None:
+    photos, typo = write_photos(tmp_path), str(tmp_path / "typo.json")
+    (tmp_path / "settings.toml").write_text(f'labels = "{typo}"')
+    settings = load_settings(
+        {"sources": [str(photos)], "labels": typo if origin == "flag" else None},
+        environment={"PHYSIQ_LABELS": typo} if origin == "environment" else {},
+        file=tmp_path / "settings.toml" if origin == "file" else None,
+    )
+
+    with pytest.raises(LabelError, match=r"typo\.json: no such labels file; give its path with --labels"):
+        collect_manifest(settings, POSES)
+
+
+def test_folders_named_after_poses_need_no_label_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings({"sources": [str(write_photos(tmp_path))], "labels": None}, environment={})
+
+    assert collect_manifest(settings, POSES).table.num_rows == 10
+
+
+def test_a_label_file_that_cannot_be_looked_at_is_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mappings").write_bytes(b"")  # where the folder of the label file should be
+    settings = load_settings({"sources": [str(write_photos(tmp_path))]}, environment={})
+
+    with pytest.raises(LabelError, match="the labels file cannot be read: Not a directory"):
+        collect_manifest(settings, POSES)

@@ -6,6 +6,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +25,7 @@ from physiq_ray.storage import (
     Folder,
     Listing,
     absolute_uri,
+    create_bytes,
     is_photo,
     join_uri,
     list_sources,
@@ -77,7 +79,7 @@ def aws(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
 @pytest.fixture
 def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try again at once, here and in botocore."""
-    monkeypatch.setattr(storage.objects, "FIRST_WAIT_S", 0)
+    monkeypatch.setattr(storage.retry, "FIRST_WAIT_S", 0)
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
 
 
@@ -102,6 +104,8 @@ def scripted_s3(aws: Aws) -> Iterator[Callable[[Script], list[str]]]:
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
+
+            do_PUT = do_GET  # noqa: N815
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -414,6 +418,89 @@ def test_a_listing_that_breaks_off_is_an_error_and_not_a_short_listing(
     assert type(listing.error) is DeniedError
 
 
+def answer_without(text: str, *, next_page: str | None) -> Answer:
+    status, headers, body = page_answer("b.jpg", next_page=next_page)
+    assert text.encode() in body
+    return status, headers, body.replace(text.encode(), b"")
+
+
+SILENT_ENDS = {
+    "nothing at all": (200, {}, b""),
+    "no word of what follows": answer_without("<IsTruncated>false</IsTruncated>", next_page=None),
+    "more, but not where": answer_without("<NextContinuationToken>x</NextContinuationToken>", next_page="x"),
+    "the same page over and over": page_answer("b.jpg", next_page="more"),
+    "no S3": (200, {"Content-Type": "text/html"}, b"<html><p>Welcome</p></html>"),
+}
+
+
+@pytest.mark.usefixtures("without_waiting")
+@pytest.mark.parametrize("end", SILENT_ENDS.values(), ids=list(SILENT_ENDS))
+def test_a_listing_that_ends_early_in_silence_is_an_error(
+    scripted_s3: Callable[[Script], list[str]], end: Answer
+) -> None:
+    # The first page, that of the folders at the top, and the first page again, to go on from.
+    scripted_s3(lambda number: page_answer("a.jpg", next_page="more") if number < 4 else end)
+    listing = list_one("s3://checkins")
+
+    assert listing.table is None
+    assert type(listing.error) is UnreachableError
+    assert str(listing.error).startswith("list s3://checkins: ")
+    assert str(listing.error).endswith("check that AWS_ENDPOINT_URL is that of an S3 server")
+
+
+@pytest.mark.usefixtures("without_waiting")
+@pytest.mark.parametrize("end", SILENT_ENDS.values(), ids=list(SILENT_ENDS))
+def test_names_that_end_early_in_silence_are_an_error(
+    scripted_s3: Callable[[Script], list[str]], end: Answer
+) -> None:
+    scripted_s3(lambda number: page_answer("a.jpg", next_page="more") if number == 1 else end)
+
+    with pytest.raises(UnreachableError, match=r"^list s3://checkins: "):
+        storage.list_names(Bucket("checkins"))
+
+
+@pytest.mark.usefixtures("without_waiting")
+def test_a_page_that_does_not_come_whole_is_asked_for_again(
+    scripted_s3: Callable[[Script], list[str]],
+) -> None:
+    answers = [
+        page_answer("a.jpg", next_page="more"),
+        (200, {}, b""),
+        *[error_answer(503, "SlowDown")] * 5,  # more than botocore itself tries
+        page_answer("b.jpg", next_page=None),
+    ]
+    requests = scripted_s3(lambda number: answers[number - 1])
+
+    assert storage.list_names(Bucket("checkins")) == ("a.jpg", "b.jpg")
+    assert ["continuation-token=more" in path for path in requests] == [False] + [True] * 7
+
+
+@pytest.mark.slow
+def test_a_server_away_for_five_seconds_costs_no_listing_and_no_write(
+    s3: Any, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage.listing, "PAGE_KEYS", 20)
+    bucket = make_bucket({f"{number % 3}/{number:03d}.jpg": b"1" for number in range(90)} | {"a.txt": b""})
+    s3.stop()
+    back = threading.Timer(5, s3.start)
+    back.start()
+    try:
+        with ThreadPoolExecutor() as threads:
+            listing = threads.submit(list_one, f"s3://{bucket}")
+            names = threads.submit(storage.list_names, Bucket(bucket))
+            written = threads.submit(write_bytes, b"written", f"s3://{bucket}/out/written")
+            created = threads.submit(create_bytes, b"created", f"s3://{bucket}/out/created")
+    finally:
+        back.join()
+
+    assert len(keys_of(listing.result())) == 90
+    assert names.result() == ("a.txt",)
+    assert written.result() is None
+    assert created.result() is True
+    assert read_bytes(f"s3://{bucket}/out/written") == b"written"
+    assert read_bytes(f"s3://{bucket}/out/created") == b"created"
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "code"),
     [
@@ -462,6 +549,25 @@ def test_a_profile_that_does_not_exist_is_named(aws: Aws) -> None:
     )
 
 
+def test_credentials_whose_source_gives_expired_ones_are_said(aws: Aws, tmp_path: Path) -> None:
+    script = tmp_path / "give-keys"
+    keys = '{"Version":1,"AccessKeyId":"a","SecretAccessKey":"b","Expiration":"2020-01-01T00:00:00Z"}'
+    script.write_text(f"#!/bin/sh\necho '{keys}'\n")
+    script.chmod(0o755)
+    (tmp_path / "config").write_text(f"[profile coach]\ncredential_process = {script}\n")
+    aws(
+        AWS_CONFIG_FILE=str(tmp_path / "config"),
+        AWS_PROFILE="coach",
+        AWS_ACCESS_KEY_ID=None,
+        AWS_SECRET_ACCESS_KEY=None,
+    )
+
+    error = list_one("s3://checkins").error
+
+    assert type(error) is DeniedError
+    assert str(error).startswith("list s3://checkins: the credentials have expired and the source of new")
+
+
 def test_an_endpoint_that_is_no_address_is_named_at_once(aws: Aws) -> None:
     aws(AWS_ENDPOINT_URL="localhost:9000")
 
@@ -490,7 +596,9 @@ def test_an_unreachable_endpoint_is_said_when_listing_and_when_reading(aws: Aws)
 @pytest.mark.parametrize(
     ("status", "code", "kind"),
     [
-        (403, "AccessDenied", DeniedError),
+        (403, "AccessDenied; the role or key needs", DeniedError),
+        (403, "RequestTimeTooSkewed; this machine's clock is off", DeniedError),
+        (403, "InvalidObjectState; the object is in an archive class", StorageError),
         (400, "ExpiredToken", DeniedError),
         (404, "NoSuchKey", NotFoundError),
         (404, "NoSuchBucket", NotFoundError),
@@ -500,7 +608,7 @@ def test_an_unreachable_endpoint_is_said_when_listing_and_when_reading(aws: Aws)
 def test_a_refusal_is_translated_and_asked_for_once_by_each_client(
     scripted_s3: Callable[[Script], list[str]], status: int, code: str, kind: type[StorageError]
 ) -> None:
-    requests = scripted_s3(lambda _: error_answer(status, code))
+    requests = scripted_s3(lambda _: error_answer(status, code.partition(";")[0]))
 
     with pytest.raises(StorageError, match=rf"^read s3://checkins/a\.jpg: .*{code}") as caught:
         read_bytes("s3://checkins/a.jpg")
@@ -612,6 +720,52 @@ def test_writing_to_an_unreachable_endpoint_is_said(aws: Aws) -> None:
         write_bytes(b"1", "s3://checkins/a")
 
 
+def test_a_file_that_is_not_there_is_no_fault_of_the_network(s3: Any, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=rf"^read {tmp_path}/a: No such file"):
+        write_file(tmp_path / "a", "s3://checkins/a")
+
+
+@pytest.mark.parametrize("where", ["bucket", "folder"])
+def test_of_two_that_create_the_same_name_the_first_one_does(
+    make_bucket: MakeBucket, tmp_path: Path, where: str
+) -> None:
+    uri = f"s3://{make_bucket({})}/lock" if where == "bucket" else f"{tmp_path}/lock"
+
+    assert create_bytes(b"first", uri) is True
+    assert create_bytes(b"second", uri) is False
+    assert create_bytes(b"first", uri) is False
+    assert read_bytes(uri) == b"first"
+
+
+LOST = error_answer(500, "InternalError")
+THERE = error_answer(412, "PreconditionFailed")
+
+
+@pytest.mark.usefixtures("without_waiting")
+@pytest.mark.parametrize("num_lost", [1, 5])  # fewer and more than botocore itself tries
+@pytest.mark.parametrize(
+    ("found", "is_ours"),
+    [((200, {}, b"own"), True), ((200, {}, b"another's"), False), (error_answer(404, "NoSuchKey"), False)],
+)
+def test_a_name_that_was_created_though_the_answer_was_lost_is_known_by_its_content(
+    scripted_s3: Callable[[Script], list[str]], num_lost: int, found: Answer, is_ours: bool
+) -> None:
+    answers = [*[LOST] * num_lost, THERE, found, found]
+    requests = scripted_s3(lambda number: answers[number - 1])
+
+    assert create_bytes(b"own", "s3://checkins/lock") is is_ours
+    assert len(requests) >= num_lost + 2
+
+
+def test_a_name_that_was_there_before_the_first_try_is_another_s_whatever_it_holds(
+    scripted_s3: Callable[[Script], list[str]],
+) -> None:
+    requests = scripted_s3(lambda number: THERE if number == 1 else (200, {}, b"own"))
+
+    assert create_bytes(b"own", "s3://checkins/lock") is False
+    assert len(requests) == 1
+
+
 def test_what_is_written_to_a_folder_is_there_and_may_be_read_by_all(tmp_path: Path) -> None:
     target = tmp_path / "new" / "deep" / "a.bin"
 
@@ -688,6 +842,38 @@ def test_links_to_files_are_followed_and_broken_ones_passed_over(tmp_path: Path)
     (tmp_path / "circle").symlink_to(tmp_path)
 
     assert keys_of(list_one(tmp_path)) == ["a.jpg", "b.jpg"]
+
+
+def test_links_to_folders_are_followed_and_each_folder_counted_once(tmp_path: Path) -> None:
+    fill(tmp_path, "elsewhere/7/x.jpg", "elsewhere/y.jpg", "elsewhere/.z/z.jpg", "photos/7/a.jpg")
+    photos = tmp_path / "photos"
+    (photos / "0-of-7").symlink_to("7")  # sorted before what it leads to
+    (photos / "7" / "back").symlink_to(photos)
+    (photos / "new").symlink_to(tmp_path / "elsewhere")
+    (photos / "new-again").symlink_to(tmp_path / "elsewhere" / "7")
+    (tmp_path / "elsewhere" / "round").symlink_to(photos)
+    (photos / ".hidden").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to(photos)
+
+    assert keys_of(list_one(photos)) == ["7/a.jpg", "new/7/x.jpg", "new/y.jpg"]
+    assert keys_of(list_one(tmp_path / "link")) == ["7/a.jpg", "new/7/x.jpg", "new/y.jpg"]
+
+
+def test_a_folder_that_may_not_be_looked_at_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 300)
+    assert str(list_one(long).error) == f"list {long}: File name too long"
+    look = Path.stat
+
+    def refuse(path: Path, **options: Any) -> os.stat_result:  # root may look everywhere
+        if path.name == "private":
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    error = list_one(tmp_path / "private").error
+
+    assert type(error) is DeniedError
+    assert str(error) == f"list {tmp_path}/private: Permission denied"
 
 
 def test_an_empty_folder_is_an_empty_table_and_no_error(tmp_path: Path) -> None:

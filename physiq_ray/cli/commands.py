@@ -39,11 +39,12 @@ def audit_command(args: argparse.Namespace) -> int:
     settings = load_settings(given(args), file=args.config)
     from physiq_ray.audit import audit_manifest, write_contact_sheet
     from physiq_ray.labels import load_poses
-    from physiq_ray.manifest import collect_manifest
+    from physiq_ray.manifest import survey_photos
     from physiq_ray.storage import absolute_uri, write_bytes
 
     poses = load_poses(Path(settings.poses))
-    manifest = collect_manifest(settings, poses)
+    manifest = survey_photos(settings, poses)
+    problem = manifest.report.problem
     if args.check_photos or args.near_duplicates:
         display = make_display(to_stderr=True)
         with display.live():
@@ -56,20 +57,33 @@ def audit_command(args: argparse.Namespace) -> int:
             )
     else:
         audit = audit_manifest(manifest, poses)
+    # The report first: a file that cannot be written must not cost what took hours to find.
+    if not args.json:
+        print("\n".join(audit.describe()), flush=True)
+    for sentence in audit.not_looked_at:
+        print(f"NOT COMPLETE: {sentence}", file=sys.stderr)
+    if problem is not None:
+        print(f"physiq-ray audit: {problem}", file=sys.stderr)
+    if problem is not None and args.manifest_output:
+        print(f"NOT WRITTEN: {args.manifest_output}: no manifest to train on", file=sys.stderr)
+    if not manifest.table.num_rows and args.sheet:
+        print(f"NOT WRITTEN: {args.sheet}: no labelled photo to show", file=sys.stderr)
     files = []
-    if args.manifest_output:
-        files.append(absolute_uri(args.manifest_output))
-        write_bytes(manifest.to_parquet(), files[-1])
-    if args.sheet:
-        files.append(absolute_uri(args.sheet))
-        write_contact_sheet(manifest, poses, files[-1], seed=settings.seed)
-    if args.json:
-        print(json.dumps(audit.to_dict() | {"files": files}, indent=2, ensure_ascii=False))
-    else:
-        print("\n".join([*audit.describe(), *(f"wrote {uri}" for uri in files)]))
-    for source in manifest.report.failed_sources:
-        print(f"NOT COMPLETE: audited without {source.source}: {source.error}", file=sys.stderr)
-    return 1 if manifest.report.failed_sources else 0
+    try:
+        if problem is None and args.manifest_output:
+            uri = absolute_uri(args.manifest_output)
+            write_bytes(manifest.to_parquet(), uri)
+            files.append(uri)
+        if manifest.table.num_rows and args.sheet:
+            uri = absolute_uri(args.sheet)
+            write_contact_sheet(manifest, poses, uri, seed=settings.seed)
+            files.append(uri)
+    finally:
+        if args.json:
+            print(json.dumps(audit.to_dict() | {"files": files}, indent=2, ensure_ascii=False))
+        else:
+            print("".join(f"wrote {uri}\n" for uri in files), end="")
+    return 1 if audit.not_looked_at or problem is not None else 0
 
 
 def evaluate_command(args: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ table     listings ⋈ labels → one Arrow table, with a report of what was lef
 split     groups that must not be torn apart, and which of them are for validation
 """
 
-from physiq_ray.manifest.collect import collect_manifest, describe_manifest
+from physiq_ray.manifest.collect import collect_manifest, describe_manifest, survey_photos
 from physiq_ray.manifest.split import split_groups
 from physiq_ray.manifest.table import (
     MANIFEST_FILE,
@@ -17,6 +17,8 @@ from physiq_ray.manifest.table import (
     ManifestReport,
     SourceReport,
     build_manifest,
+    match_photos,
+    require_trainable,
 )
 
 __all__ = [
@@ -30,5 +32,8 @@ __all__ = [
     "build_manifest",
     "collect_manifest",
     "describe_manifest",
+    "match_photos",
+    "require_trainable",
     "split_groups",
+    "survey_photos",
 ]

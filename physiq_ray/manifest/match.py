@@ -23,7 +23,8 @@ class Matches:
 
     pose_id: pa.Array
     is_labelled: pa.Array
-    is_known: pa.Array  # named by some label, even a contradictory one
+    is_known: pa.Array  # named by some label, even a contradictory one or one that cannot be used
+    is_unusable: pa.Array  # named by labels that cannot be used, and by no other
     is_conflict: pa.Array
     labels_without_photo: tuple[str, ...]
 
@@ -42,15 +43,17 @@ def match_labels(
     keys = by_key["key"].combine_chunks()
     names = photo_names(photos["key"])
     # A label of an unmapped source is filed under the empty bucket.
-    in_bucket = pc.index_in(_label_keys(photos["bucket"], names), keys)
-    anywhere = pc.index_in(_label_keys(pa.scalar(""), names), keys)
+    bucket_keys, bare_keys = _label_keys(photos["bucket"], names), _label_keys(pa.scalar(""), names)
+    in_bucket, anywhere = pc.index_in(bucket_keys, keys), pc.index_in(bare_keys, keys)
+    unusable_keys = _label_keys(_label_buckets(labels.unusable, buckets), labels.unusable["name"])
 
     def pose(index: pa.Array, bound: str) -> pa.Array:
         return by_key[bound].combine_chunks().take(index)
 
     lowest = pc.min_element_wise(pose(in_bucket, "lowest"), pose(anywhere, "lowest"), folder_pose)
     highest = pc.max_element_wise(pose(in_bucket, "highest"), pose(anywhere, "highest"), folder_pose)
-    is_known = pc.is_valid(lowest)
+    has_pose = pc.is_valid(lowest)
+    is_named = pc.or_(pc.is_in(bucket_keys, unusable_keys), pc.is_in(bare_keys, unusable_keys))
     is_labelled = pc.fill_null(pc.equal(lowest, highest), False)
     missing = np.ones(len(keys), dtype=bool)
     for index in (in_bucket, anywhere):
@@ -62,8 +65,9 @@ def match_labels(
     return Matches(
         pose_id=pc.if_else(is_labelled, lowest, None),
         is_labelled=is_labelled,
-        is_known=is_known,
-        is_conflict=pc.and_not(is_known, is_labelled),
+        is_known=pc.or_(has_pose, is_named),
+        is_unusable=pc.and_not(is_named, has_pose),
+        is_conflict=pc.and_not(has_pose, is_labelled),
         labels_without_photo=tuple(by_key["name"].filter(pa.array(missing)).to_pylist()),
     )
 
@@ -73,10 +77,8 @@ def _labels_by_key(labels: Labels, source_buckets: Mapping[str, str]) -> pa.Tabl
 
     A label whose source is not mapped has the empty bucket.
     """
-    sources = pa.array(list(source_buckets), pa.string())
-    buckets = pa.array(list(source_buckets.values()), pa.string())
     table = labels.table.combine_chunks()
-    scope = pc.fill_null(buckets.take(pc.index_in(table["source"].combine_chunks(), sources)), "")
+    scope = _label_buckets(table, source_buckets)
     names, pose_ids = table["name"].combine_chunks(), table["pose_id"].to_numpy()
     encoded = _label_keys(scope, names).dictionary_encode()
     code = encoded.indices.to_numpy()
@@ -92,6 +94,13 @@ def _labels_by_key(labels: Labels, source_buckets: Mapping[str, str]) -> pa.Tabl
             "highest": pa.array(highest, pa.int32()),
         }
     )
+
+
+def _label_buckets(labels: pa.Table, source_buckets: Mapping[str, str]) -> pa.Array:
+    """Give the bucket that each label's source is mapped to, empty where it is not."""
+    sources = pa.array(list(source_buckets), pa.string())
+    buckets = pa.array(list(source_buckets.values()), pa.string())
+    return pc.fill_null(buckets.take(pc.index_in(labels["source"].combine_chunks(), sources)), "")
 
 
 def extremes(code: npt.NDArray[Any], values: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], ...]:
@@ -110,7 +119,7 @@ def _bucket_name(text: str, names_of_sources: set[str]) -> str:
     return name if "/" in text or (text not in names_of_sources and name in names_of_sources) else text
 
 
-def _label_keys(bucket: Any, name: pa.Array) -> pa.Array:
+def _label_keys(bucket: Any, name: pa.Array | pa.ChunkedArray) -> pa.Array:
     keys = pc.binary_join_element_wise(bucket, name, "\n")
     return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
 
@@ -135,4 +144,4 @@ def folder_poses(listings: Sequence[Listing], poses: Mapping[int, str]) -> pa.Ar
             chunks.append(pose_ids.take(index))
         else:
             chunks.append(pa.nulls(listing.table.num_rows, pa.int32()))
-    return pa.concat_arrays(chunks)
+    return pa.concat_arrays([pa.nulls(0, pa.int32()), *chunks])

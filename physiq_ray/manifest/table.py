@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from physiq_ray.errors import DataError, SettingError, StorageError
+from physiq_ray.errors import DataError, PhysiqError, SettingError, StorageError
 from physiq_ray.labels import ClassMapping, Labels
 from physiq_ray.manifest.match import Matches, extremes, folder_poses, match_labels
 from physiq_ray.manifest.split import IntArray, join_groups, split_groups
-from physiq_ray.storage import Listing
+from physiq_ray.storage import LISTING_SCHEMA, UNDECODABLE_EXTENSIONS, Listing
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -41,11 +41,16 @@ MANIFEST_FILE = "manifest.parquet"  # among the files of a run
 
 @dataclass(frozen=True)
 class SourceReport:
-    """What one source holds: photos (not other objects) and their bytes, or why it could not be listed."""
+    """What one source holds: photos (not other objects) and their bytes, or why it could not be listed.
+
+    labelled: photos that some label names; unusable: those among them that only labels of an unknown pose
+    or malformed ones name.
+    """
 
     source: str
     total: int = 0
     labelled: int = 0
+    unusable: int = 0
     bytes: int = 0
     num_others: int = 0
     error: str | None = None
@@ -58,7 +63,12 @@ class SourceReport:
 
 @dataclass(frozen=True)
 class ManifestReport:
-    """Everything that was found and not used; one sentence an item."""
+    """Everything that was found and not used; one sentence an item.
+
+    undecodable: uris of photos, labelled or not, of a kind that cannot be decoded here. poses_without_photo:
+    those that no usable photo shows.
+    problem: why nothing can be trained on what was found, None where it can.
+    """
 
     sources: tuple[SourceReport, ...]
     conflicts: tuple[str, ...] = ()
@@ -66,7 +76,10 @@ class ManifestReport:
     malformed: tuple[str, ...] = ()
     unknown_poses: tuple[str, ...] = ()
     thin_poses: tuple[str, ...] = ()
+    poses_without_photo: tuple[str, ...] = ()
+    undecodable: tuple[str, ...] = ()
     num_copies: int = 0
+    problem: PhysiqError | None = None
 
     @property
     def failed_sources(self) -> tuple[SourceReport, ...]:
@@ -140,26 +153,57 @@ def build_manifest(
     validation_share: float = 0.2,
     seed: int = 42,
 ) -> Manifest:
-    """Join photos with their labels, group copies, and split every pose.
+    """Join photos with their labels, group copies, and split every pose: `match_photos`, fit for training.
 
+    Raises StorageError: no source could be listed. DataError: nothing to train on. SettingError: a
+    group_pattern that RE2 does not accept.
+    """
+    return require_trainable(
+        match_photos(
+            listings,
+            labels,
+            poses,
+            source_buckets=source_buckets,
+            group_pattern=group_pattern,
+            validation_share=validation_share,
+            seed=seed,
+        )
+    )
+
+
+def require_trainable(manifest: Manifest) -> Manifest:
+    """Give the manifest back.
+
+    Raises DataError or StorageError: its report names a problem.
+    """
+    if manifest.report.problem is not None:
+        raise manifest.report.problem
+    return manifest
+
+
+def match_photos(
+    listings: Sequence[Listing],
+    labels: Labels,
+    poses: Mapping[int, str],
+    *,
+    source_buckets: Mapping[str, str] | None = None,
+    group_pattern: str | None = None,
+    validation_share: float = 0.2,
+    seed: int = 42,
+) -> Manifest:
+    """Join photos with their labels, group copies, and split every pose, whatever comes of it.
+
+    What nothing can be trained on, an empty table even, is a manifest too: its report says what was found
+    and names the problem.
     A label matches on the key's last part, and on the bucket too where source_buckets maps its source.
     In a folder source, a photo inside a sub-folder named after a pose id has that pose.
     A group (equal size and ETag, or equal match of group_pattern in the key) stays on one side.
     The split depends on the seed and on what is there, not on the order of listings.
 
-    Raises StorageError: no source could be listed. DataError: nothing to train on. SettingError: a
-    group_pattern that RE2 does not accept.
+    Raises SettingError: a group_pattern that RE2 does not accept.
     """
     tables = [listing.table for listing in listings if listing.table is not None]
-    if not tables:
-        reasons = "; ".join(str(listing.error) for listing in listings)
-        raise StorageError(f"none of the {len(listings)} sources could be listed: {reasons}")
-    not_listed = "".join(f"; {listing.error}" for listing in listings if listing.error is not None)
-    photos = pa.concat_tables(tables)  # not combined: a copy of it all
-    if photos.num_rows == 0:
-        names = ", ".join(str(listing.source) for listing in listings if listing.table is not None)
-        raise DataError(f"no photos in {names}; check bucket and prefix{not_listed}")
-
+    photos = pa.concat_tables([LISTING_SCHEMA.empty_table(), *tables])  # not combined: a copy of it all
     matches = match_labels(listings, photos, labels, folder_poses(listings, poses), source_buckets or {})
     labelled = photos.append_column("pose_id", matches.pose_id).filter(matches.is_labelled)
     labelled = labelled.sort_by("uri")
@@ -176,18 +220,14 @@ def build_manifest(
     )
     usable = labelled.filter(pa.array(~contradicted)) if contradicted.any() else labelled
     content = content[~contradicted]
-    if usable.num_rows == 0:
-        raise DataError(
-            f"no label matches a photo: {photos.num_rows} photos, {labels.table.num_rows} usable labels, "
-            f"{len(conflicts)} conflicts; labels are matched on the file name, for example a photo "
-            f"{photos['key'][0].as_py()!r} and a label {_example(labels)!r}; "
-            f"check labels, sources and source_buckets{not_listed}"
-        )
-    sources = _source_reports(listings, photos, matches.is_known)
+    problem = _find_problem(listings, photos, labels, usable, len(conflicts))
+    undecodable = _undecodable(photos)
+    sources = _source_reports(listings, photos, matches)
     del photos, labelled  # a million rows are 200 MB, and the split needs room of its own
     table, thin_poses, num_copies = _grouped_and_split(
         usable, content, poses, group_pattern, validation_share, seed
     )
+    class_mapping = ClassMapping.of_poses(pc.unique(table["pose_id"]).to_pylist())
     report = ManifestReport(
         sources=sources,
         conflicts=conflicts,
@@ -195,9 +235,52 @@ def build_manifest(
         malformed=labels.malformed,
         unknown_poses=labels.unknown_poses,
         thin_poses=thin_poses,
+        poses_without_photo=tuple(
+            f"pose {pose_id} {name}"
+            for pose_id, name in poses.items()
+            if str(pose_id) not in class_mapping.classes
+        ),
+        undecodable=undecodable,
         num_copies=num_copies,
+        problem=problem or _find_split_problem(table, class_mapping, poses, thin_poses),
     )
-    return Manifest(table, ClassMapping.of_poses(pc.unique(table["pose_id"]).to_pylist()), report)
+    return Manifest(table, class_mapping, report)
+
+
+def _find_problem(
+    listings: Sequence[Listing], photos: pa.Table, labels: Labels, usable: pa.Table, num_conflicts: int
+) -> PhysiqError | None:
+    """Say why no photo can be used at all."""
+    if usable.num_rows:
+        return None
+    listed = [str(listing.source) for listing in listings if listing.table is not None]
+    errors = [str(listing.error) for listing in listings if listing.error is not None]
+    if not listed:
+        return StorageError(f"none of the {len(listings)} sources could be listed: {'; '.join(errors)}")
+    not_listed = "".join(f"; {error}" for error in errors)
+    if photos.num_rows == 0:
+        return DataError(f"no photos in {', '.join(listed)}; check bucket and prefix{not_listed}")
+    example = labels.table["name"][0].as_py() if labels.table.num_rows else "(no usable label)"
+    return DataError(
+        f"no label matches a photo: {photos.num_rows} photos, {labels.table.num_rows} usable labels, "
+        f"{num_conflicts} conflicts; labels are matched on the file name, for example a photo "
+        f"{photos['key'][0].as_py()!r} and a label {example!r}; "
+        f"check labels, sources and source_buckets{not_listed}"
+    )
+
+
+def _find_split_problem(
+    table: pa.Table, mapping: ClassMapping, poses: Mapping[int, str], thin_poses: Sequence[str]
+) -> PhysiqError | None:
+    """Say why usable photos are not enough."""
+    if len(mapping.classes) < 2:
+        only = mapping.pose_ids[0]
+        return DataError(
+            f"only one pose ({only} {poses.get(only, '')}) has labelled photos; at least two needed"
+        )
+    if pc.count_distinct(table["split"]).as_py() < 2:
+        return DataError("no photos for one side of the split: " + "; ".join(thin_poses))
+    return None
 
 
 def _name_conflicts(photos: pa.Table, matches: Matches) -> tuple[str, ...]:
@@ -205,6 +288,12 @@ def _name_conflicts(photos: pa.Table, matches: Matches) -> tuple[str, ...]:
         f"{uri}: labelled with different poses"
         for uri in photos["uri"].filter(matches.is_conflict).to_pylist()
     )
+
+
+def _undecodable(photos: pa.Table) -> tuple[str, ...]:
+    endings = "|".join(extension.removeprefix(".") for extension in UNDECODABLE_EXTENSIONS)
+    is_undecodable = pc.match_substring_regex(photos["key"], rf"(?i)\.({endings})$")
+    return tuple(photos["uri"].filter(is_undecodable).to_pylist())
 
 
 def _content_codes(table: pa.Table) -> IntArray:
@@ -228,6 +317,8 @@ def _grouped_and_split(
     validation_share: float,
     seed: int,
 ) -> tuple[pa.Table, tuple[str, ...], int]:
+    if usable.num_rows == 0:
+        return MANIFEST_SCHEMA.empty_table(), (), 0
     num_copies = len(content) - int(np.count_nonzero(np.bincount(content)))
     pattern_groups = _pattern_codes(usable["key"], group_pattern) if group_pattern else None
     representative = join_groups(content, pattern_groups)
@@ -257,14 +348,6 @@ def _grouped_and_split(
             thin.append(
                 f"{name}: all its photos fell into validation groups; label more or use smaller groups"
             )
-    if len(mapping.classes) < 2:
-        only = mapping.pose_ids[0]
-        raise DataError(
-            f"only one pose ({only} {poses.get(only, '')}) has labelled photos; at least two needed"
-        )
-    if not is_validation.any() or is_validation.all():
-        raise DataError("no photos for one side of the split: " + "; ".join(thin))
-
     columns = {
         **{name: usable[name] for name in ("uri", "bucket", "key", "size", "etag", "pose_id")},
         "class_index": pa.array(class_index, pa.int32()),
@@ -287,7 +370,7 @@ def _pattern_codes(keys: pa.ChunkedArray, pattern: str) -> IntArray:
 
 
 def _source_reports(
-    listings: Sequence[Listing], photos: pa.Table, is_known: pa.Array
+    listings: Sequence[Listing], photos: pa.Table, matches: Matches
 ) -> tuple[SourceReport, ...]:
     reports, start = [], 0
     for listing in listings:
@@ -299,14 +382,11 @@ def _source_reports(
             SourceReport(
                 str(listing.source),
                 total=rows,
-                labelled=pc.sum(is_known.slice(start, rows)).as_py() or 0,
+                labelled=pc.sum(matches.is_known.slice(start, rows)).as_py() or 0,
+                unusable=pc.sum(matches.is_unusable.slice(start, rows)).as_py() or 0,
                 bytes=pc.sum(photos["size"].slice(start, rows)).as_py() or 0,
                 num_others=listing.num_others,
             )
         )
         start += rows
     return tuple(reports)
-
-
-def _example(labels: Labels) -> str:
-    return labels.table["name"][0].as_py() if labels.table.num_rows else "(no usable label)"

@@ -3,6 +3,7 @@
 address   s3://bucket/key and paths: parse, join, split
 listing   what is there, as Arrow tables
 objects   read and write one object whole
+retry     try again where a fault may pass
 s3        the clients, and their errors in our words
 """
 
@@ -16,12 +17,20 @@ from physiq_ray.storage.address import (
     parse_sources,
     split_uri,
 )
-from physiq_ray.storage.listing import LISTING_SCHEMA, Listing, is_photo, list_names, list_sources
+from physiq_ray.storage.listing import (
+    LISTING_SCHEMA,
+    UNDECODABLE_EXTENSIONS,
+    Listing,
+    is_photo,
+    list_names,
+    list_sources,
+)
 from physiq_ray.storage.objects import create_bytes, read_bytes, write_bytes, write_file
 from physiq_ray.storage.s3 import forget_clients
 
 __all__ = [
     "LISTING_SCHEMA",
+    "UNDECODABLE_EXTENSIONS",
     "Bucket",
     "Folder",
     "Listing",

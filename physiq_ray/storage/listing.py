@@ -8,7 +8,8 @@ large bucket is asked for its folders side by side, which hides the wait for eac
 import hashlib
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,14 +20,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from physiq_ray.errors import StorageError
+from physiq_ray.errors import StorageError, UnreachableError
 from physiq_ray.storage.address import Bucket, Folder, Source
 from physiq_ray.storage.objects import translate_os
+from physiq_ray.storage.retry import retry
 from physiq_ray.storage.s3 import s3_client, translated
 
+UNDECODABLE_EXTENSIONS = (".heic", ".heif")  # yet photos: a report must name them, not overlook them
 PHOTO_EXTENSIONS = (
     *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    *(".heic", ".heif"),  # not decodable here, yet a photo: a report must name it, not overlook it
+    *UNDECODABLE_EXTENSIONS,
 )
 
 LISTING_SCHEMA = pa.schema(
@@ -84,10 +87,8 @@ def list_names(source: Source) -> tuple[str, ...]:
     Raises StorageError: it cannot be listed.
     """
     if isinstance(source, Bucket):
-        with translated(f"list {source}"):
-            paginator = s3_client().get_paginator("list_objects_v2")
-            pages = paginator.paginate(Bucket=source.name, Prefix=source.prefix, Delimiter="/")
-            keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
+        pages = _request_pages(source, Prefix=source.prefix, Delimiter="/")
+        keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
         return tuple(sorted(key.removeprefix(source.prefix) for key in keys if not key.endswith("/")))
     try:
         return tuple(sorted(path.name for path in source.path.iterdir() if path.is_file()))
@@ -110,26 +111,54 @@ class _Page:
 
 def _list_bucket(source: Bucket) -> list[_Page]:
     """List a bucket, its folders side by side where they are few and it is large."""
-    with translated(f"list {source}"):
-        client = s3_client()
-        request = {"Bucket": source.name, "Prefix": source.prefix, "MaxKeys": PAGE_KEYS}
-        first = client.list_objects_v2(**request)
-        if not first["IsTruncated"]:
-            return [_bucket_page(source, first)]
-        top = client.list_objects_v2(**request, Delimiter="/")
-        folders = [item["Prefix"] for item in top.get("CommonPrefixes", ())]
-        if top["IsTruncated"] or not 1 < len(folders) <= MAX_FOLDERS:
-            folders, top = [source.prefix], {}
+    first = _request_page(source, Prefix=source.prefix)
+    if not first["IsTruncated"]:
+        return [_bucket_page(source, first)]
+    top = _request_page(source, Prefix=source.prefix, Delimiter="/")
+    folders = [item["Prefix"] for item in top.get("CommonPrefixes", ())]
+    if top["IsTruncated"] or not 1 < len(folders) <= MAX_FOLDERS:
+        return [_bucket_page(source, answer) for answer in _request_pages(source, Prefix=source.prefix)]
 
-        def list_folder(prefix: str) -> list[_Page]:
-            paginator = client.get_paginator("list_objects_v2")
-            return [
-                _bucket_page(source, answer) for answer in paginator.paginate(**request | {"Prefix": prefix})
-            ]
+    def list_folder(prefix: str) -> list[_Page]:
+        return [_bucket_page(source, answer) for answer in _request_pages(source, Prefix=prefix)]
 
-        with ThreadPoolExecutor(min(16, len(folders))) as threads:
-            listed = list(threads.map(list_folder, folders))
+    with ThreadPoolExecutor(min(16, len(folders))) as threads:
+        listed = list(threads.map(list_folder, folders))
     return [_bucket_page(source, top), *(page for pages in listed for page in pages)]
+
+
+def _request_pages(source: Bucket, **request: str) -> Iterator[Mapping[str, Any]]:
+    """Ask for page after page, to the one that says it is the last.
+
+    Not by botocore's paginator: that takes an answer which says nothing of what follows for the last one,
+    and a listing that broke off for a short one.
+    """
+    answer = _request_page(source, **request)
+    yield answer
+    while answer["IsTruncated"]:
+        answer = _request_page(source, **request, ContinuationToken=answer["NextContinuationToken"])
+        yield answer
+
+
+def _request_page(source: Bucket, **request: str) -> Mapping[str, Any]:
+    """Ask for one page, again where the fault may pass; it says whether and where the listing goes on."""
+    with translated(f"list {source}"):
+        client = s3_client()  # what is wrong here stays wrong: not tried again
+
+    def get() -> Mapping[str, Any]:
+        with translated(f"list {source}"):
+            answer: dict[str, Any] = client.list_objects_v2(Bucket=source.name, MaxKeys=PAGE_KEYS, **request)
+        token = answer.get("NextContinuationToken")
+        if "IsTruncated" not in answer or (
+            answer["IsTruncated"] and token in {None, "", request.get("ContinuationToken")}
+        ):
+            raise UnreachableError(
+                f"list {source}: the listing broke off: an answer came that does not say where it goes on; "
+                "try again, and check that AWS_ENDPOINT_URL is that of an S3 server"
+            )
+        return answer
+
+    return retry(get)
 
 
 def _bucket_page(source: Bucket, answer: Mapping[str, Any]) -> _Page:
@@ -148,11 +177,14 @@ def _list_folder(source: Folder) -> list[_Page]:
         # os.walk passes over a folder it may not read: the listing would be short in silence.
         raise translate_os(error, f"list {error.filename}") from error
 
-    if source.path.is_file():
+    try:
+        is_file = stat.S_ISREG(source.path.stat().st_mode)
+    except OSError as error:
+        raise translate_os(error, f"list {source}") from error
+    if is_file:
         raise StorageError(f"list {source}: not a folder")
     pages = [_to_page(source, [])]
-    for parent, folders, files in os.walk(source.path, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for parent, files in _walk(source.path, refuse):
         page = []
         for name in files:
             if name.startswith("."):
@@ -169,6 +201,28 @@ def _list_folder(source: Folder) -> list[_Page]:
                 page.append((path.relative_to(source.path).as_posix(), status.st_size, "", modified))
         pages.append(_to_page(source, page))
     return pages
+
+
+def _walk(top: Path, refuse: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
+    """Give each folder that is not hidden, once, with its files; links to folders are followed.
+
+    Real folders come before links: a photo keeps the path that it has without them, which may name its
+    pose.
+    """
+    visited: set[Path] = set()
+    starts = deque([str(top)])
+    while starts:
+        for parent, folders, files in os.walk(starts.popleft(), onerror=refuse):
+            real = Path(parent).resolve()
+            if real in visited:
+                folders.clear()
+                continue
+            visited.add(real)
+            kept = sorted(name for name in folders if not name.startswith("."))
+            is_link = {name: Path(parent, name).is_symlink() for name in kept}
+            starts.extend(f"{parent}/{name}" for name in kept if is_link[name])
+            folders[:] = [name for name in kept if not is_link[name]]
+            yield parent, files
 
 
 Item = tuple[str, int, str, datetime]  # key, size in bytes, ETag or "", last modified

@@ -1,34 +1,25 @@
 """Objects and files: read whole, written whole or not at all."""
 
 import os
-import random
 import tempfile
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from botocore.exceptions import ClientError
 
-from physiq_ray.errors import DeniedError, NotFoundError, StorageError, UnreachableError
+from physiq_ray.errors import DeniedError, NotFoundError, StorageError
 from physiq_ray.storage.address import split_uri
+from physiq_ray.storage.retry import retry
 from physiq_ray.storage.s3 import read_object, s3_client, translated
 
-# Waits of 0.5, 1, 2, 4, 8, 16 s between tries, or of half of that: an endpoint that is back within fifteen
-# seconds costs no photo.
-READ_ATTEMPTS = 7
-FIRST_WAIT_S = 0.5
 # What S3 answers to If-None-Match: it was there before, or another writer is just now faster.
 ALREADY_THERE = ("PreconditionFailed", "ConditionalRequestConflict")
-
-Result = TypeVar("Result")
 
 
 def read_bytes(uri: str) -> bytes:
     """Read one object whole, trying again where the fault may pass.
 
-    Raises NotFoundError, DeniedError at once; UnreachableError after READ_ATTEMPTS tries.
+    Raises NotFoundError, DeniedError at once; UnreachableError after as many tries as `retry` makes.
     """
     if not uri.startswith("s3://"):
         try:
@@ -43,18 +34,29 @@ def read_bytes(uri: str) -> bytes:
         with translated(f"read {uri}"):
             return read_object(bucket, key)
 
-    return _retry(get)
+    return retry(get)
 
 
 def write_file(path: Path, uri: str) -> None:
     """Copy a local file to `uri` so that it appears there whole or not at all.
 
-    Raises StorageError: denied, missing bucket, full disk.
+    Raises StorageError: denied, missing bucket, full disk; UnreachableError after as many tries as `retry`
+    makes.
     """
     if uri.startswith("s3://"):
         bucket, key = split_uri(uri)
+        try:
+            path.stat()  # what is wrong with the file must not pass for a fault of the network
+        except OSError as error:
+            raise translate_os(error, f"read {path}") from error
         with translated(f"write {uri}"):
-            s3_client().upload_file(str(path), bucket, key)
+            client = s3_client()
+
+        def upload() -> None:
+            with translated(f"write {uri}"):
+                client.upload_file(str(path), bucket, key)
+
+        retry(upload)
         return
     target = Path(uri)
     try:
@@ -83,18 +85,10 @@ def write_bytes(data: bytes, uri: str) -> None:
 def create_bytes(data: bytes, uri: str) -> bool:
     """Write a small object, whole, where there is none yet; tell whether it was written.
 
-    Of several that try at once, one succeeds. Raises StorageError.
+    Of several that try at once with different contents, one succeeds. Raises StorageError.
     """
     if uri.startswith("s3://"):
-        bucket, key = split_uri(uri)
-        with translated(f"write {uri}"):
-            try:
-                s3_client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-            except ClientError as error:
-                if error.response.get("Error", {}).get("Code") in ALREADY_THERE:
-                    return False
-                raise
-        return True
+        return _create_object(data, uri)
     beside = Path(f"{uri}.{os.getpid()}-{threading.get_ident()}")
     write_bytes(data, str(beside))
     try:
@@ -108,6 +102,38 @@ def create_bytes(data: bytes, uri: str) -> bool:
     return True
 
 
+def _create_object(data: bytes, uri: str) -> bool:
+    bucket, key = split_uri(uri)
+    with translated(f"write {uri}"):
+        client = s3_client()
+    num_tries = 0
+
+    def put() -> bool:
+        nonlocal num_tries
+        num_tries += 1
+        with translated(f"write {uri}"):
+            try:
+                client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+            except ClientError as error:
+                if error.response.get("Error", {}).get("Code") not in ALREADY_THERE:
+                    raise
+                num_tries += error.response["ResponseMetadata"].get("RetryAttempts", 0)  # botocore's own
+                return False
+        return True
+
+    if retry(put):
+        return True
+    # A first try whose answer was lost may be what a later one finds there.
+    return num_tries > 1 and _holds(uri, data)
+
+
+def _holds(uri: str, data: bytes) -> bool:
+    try:
+        return read_bytes(uri) == data
+    except NotFoundError:  # another writer's, who is not done or has deleted it
+        return False
+
+
 def translate_os(error: OSError, attempted: str) -> StorageError:
     """Turn the file system's error into ours, with what was attempted in front."""
     kind: type[StorageError] = StorageError
@@ -116,13 +142,3 @@ def translate_os(error: OSError, attempted: str) -> StorageError:
     elif isinstance(error, PermissionError):
         kind = DeniedError
     return kind(f"{attempted}: {error.strerror}")
-
-
-def _retry(call: Callable[[], Result]) -> Result:
-    for attempt in range(READ_ATTEMPTS - 1):
-        try:
-            return call()
-        except UnreachableError:
-            # Full jitter on the upper half: workers that failed together must not come back together.
-            time.sleep(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1))
-    return call()

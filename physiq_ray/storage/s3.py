@@ -124,6 +124,13 @@ def translated(attempted: str) -> Iterator[None]:
         raise UnreachableError(f"{attempted}: {error}; check AWS_ENDPOINT_URL and the network") from error
     except BotoCoreError as error:
         raise StorageError(f"{attempted}: {error}") from error
+    except RuntimeError as error:
+        if _STALE_CREDENTIALS not in str(error):
+            raise
+        raise DeniedError(
+            f"{attempted}: the credentials have expired and the source of new ones gives none; renew the "
+            "session (aws sso login, for one) and try again"
+        ) from error
 
 
 def _is_plain(key: str) -> bool:
@@ -200,6 +207,8 @@ def _bucket_region(client: Any, bucket: str) -> str:
     return region
 
 
+# botocore has no class for it (credentials.py, RefreshableCredentials).
+_STALE_CREDENTIALS = "refreshed credentials are still expired"
 _MISSING = {"NoSuchBucket", "NoSuchKey", "404", "NotFound"}
 _BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthFailure"}
 
@@ -211,6 +220,12 @@ def _translate_client(error: ClientError, attempted: str) -> StorageError:
         return NotFoundError(f"{attempted}: {code}; check the name, the region and AWS_ENDPOINT_URL")
     if code in _BAD_KEYS:
         return DeniedError(f"{attempted}: the credentials were refused ({code}); check AWS_PROFILE and keys")
+    if code == "RequestTimeTooSkewed":
+        return DeniedError(f"{attempted}: {code}; this machine's clock is off by minutes: set it right")
+    if code == "InvalidObjectState":
+        return StorageError(
+            f"{attempted}: {code}; the object is in an archive class (Glacier): restore it, then try again"
+        )
     if status == 403:
         return DeniedError(
             f"{attempted}: {code}; the role or key needs s3:ListBucket on the bucket and s3:GetObject "

@@ -1,0 +1,29 @@
+"""Try again where the fault may pass: an endpoint that is briefly away, a throttled request.
+
+Waits of 0.5, 1, 2, 4, 8, 16 s between tries, or of half of that, on top of the client's own tries: an
+endpoint that is back within fifteen seconds costs no photo and no listing. One that stays away is said
+after 45 s.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from physiq_ray.errors import UnreachableError
+
+ATTEMPTS = 7
+FIRST_WAIT_S = 0.5
+
+Result = TypeVar("Result")
+
+
+def retry(call: Callable[[], Result]) -> Result:
+    """Call until it raises no UnreachableError, ATTEMPTS times at most."""
+    for attempt in range(ATTEMPTS - 1):
+        try:
+            return call()
+        except UnreachableError:
+            # Full jitter on the upper half: workers that failed together must not come back together.
+            time.sleep(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1))
+    return call()
