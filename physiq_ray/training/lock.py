@@ -20,7 +20,9 @@ from physiq_ray.errors import NotFoundError, StorageError, TrainingError
 from physiq_ray.storage import absolute_uri, create_bytes, join_uri, read_bytes, write_bytes
 
 RENEWAL_S = 15.0
-SILENCE_S = 60.0  # after which a holder on another machine is taken for gone
+# After which a holder on another machine is taken for gone; longer than a store may be away for a write
+# that is tried again and again.
+SILENCE_S = 120.0
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,7 @@ def run(tmp_path, ray_local):
     """
     poses = tmp_path / "poses.json"
     poses.write_text(json.dumps([{"id": n, "name": f"Pose {n}"} for n in (1, 2, 5)]))
+    (tmp_path / "labels.json").write_text("[]")
 
     def call(*, resume=False, on_text=None, **settings):
         out = Watched(on_text)

@@ -38,7 +38,7 @@ def test_a_second_trainer_of_a_run_is_refused_by_name_and_then_let_in(storage):
         pass
     assert re.fullmatch(
         rf"run 'first' is being trained by process {os.getpid()} on {socket.gethostname()}, seen \d s ago; "
-        r"wait for its end, give another --run-name, or, if it is gone, try again in \d\d s",
+        r"wait for its end, give another --run-name, or, if it is gone, try again in \d+ s",
         str(caught.value),
     )
     with locked(storage, "first"), locked(storage, "second"):
@@ -71,12 +71,12 @@ def test_a_holder_killed_on_this_machine_is_passed_over(tmp_path):
         assert (tmp_path / "runs" / "first" / "lock-0002.json").exists()
 
 
-@pytest.mark.parametrize(("silent_s", "refused"), [(20, True), (80, False)])
-def test_a_holder_elsewhere_is_gone_after_a_minute_of_silence(tmp_path, monkeypatch, silent_s, refused):
+@pytest.mark.parametrize(("silent_s", "refused"), [(20, True), (140, False)])
+def test_a_holder_elsewhere_is_gone_after_two_minutes_of_silence(tmp_path, monkeypatch, silent_s, refused):
     monkeypatch.setattr("physiq_ray.training.lock.RENEWAL_S", 0.05)
     leave_lock(tmp_path, Holder("another-machine", 1, time.time() - silent_s))
     if refused:
-        with pytest.raises(TrainingError, match=r"process 1 on another-machine, seen 20 s.*again in 40 s"):
+        with pytest.raises(TrainingError, match=r"process 1 on another-machine, seen 20 s.*again in 100 s"):
             locked(str(tmp_path / "runs"), "first").__enter__()
     else:
         with locked(str(tmp_path / "runs"), "first"):
