@@ -91,7 +91,9 @@ def draw_reliability(answers: Answers, report: Report) -> bytes:
         upper.set_ylim(-0.03, 1.03)
         upper.set_ylabel("accuracy")
         upper.yaxis.set_major_formatter(PercentFormatter(1))
-        lower.bar(edges[:-1], bins.counts, width=1 / NUM_BINS, align="edge", color=QUIET, edgecolor="white")
+        counts = bins.counts[:-1].copy()
+        counts[-1] += bins.counts[-1]  # those of exactly 1 have no width of their own
+        lower.bar(edges[:-1], counts, width=1 / NUM_BINS, align="edge", color=QUIET, edgecolor="white")
         lower.set_ylabel("photos")
         lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
         lower.set_xlabel("confidence")
