@@ -33,6 +33,9 @@ COMPLETE_FILE = "pose_classifier_complete.pth"
 MAPPING_FILE = "class_mapping.json"
 DEFAULT_IMAGE_SIZE = 224  # of files that do not say theirs
 MAX_IMAGE_SIZE = 4096  # what a file may ask of the memory of those who use it
+DICTIONARIES = (
+    *("model_config", "pose_names", "preprocessing", "settings", "optimizer_state_dict", "versions"),
+)
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class ModelState:
 
     pose_names: pose id → name. image_size in pixels. temperature: what logits are divided by before the
     softmax, so that confidence is as often right as it says (Guo et al. 2017); 1 changes nothing. history:
-    one dict an epoch. version: the first twelve hexadecimal digits of the file's SHA-256, empty before it
-    is written.
+    one dict an epoch. versions: of what the model was made with, empty where the file does not say. version:
+    the first twelve hexadecimal digits of the file's SHA-256, empty before it is written.
     """
 
     state_dict: StateDict
@@ -54,6 +57,7 @@ class ModelState:
     history: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     best_epoch: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
     version: str = ""
 
     def build(self) -> nn.Module:
@@ -92,7 +96,7 @@ def save_model_files(state: ModelState, output: str) -> tuple[str, ...]:
         "history": [dict(epoch) for epoch in state.history],
         "best_epoch": state.best_epoch,
         "settings": dict(state.settings),
-        "versions": current_versions(),
+        "versions": dict(state.versions) or current_versions(),
     }
     written = []
     with tempfile.TemporaryDirectory() as folder:
@@ -138,9 +142,8 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
     if not isinstance(value, dict) or not _is_state_dict(value.get("model_state_dict")):
         found = ", ".join(map(str, list(value)[:5])) if isinstance(value, dict) else type(value).__name__
         raise CheckpointError(f"{address}: unknown checkpoint: expected model_state_dict in it, got {found}")
-    config, stored_names, preprocessing, settings, optimizer = (
-        _dictionary(value, key, address)
-        for key in ("model_config", "pose_names", "preprocessing", "settings", "optimizer_state_dict")
+    config, stored_names, preprocessing, settings, optimizer, versions = (
+        _dictionary(value, key, address) for key in DICTIONARIES
     )
     architecture = config.get("architecture", ARCHITECTURE)
     if architecture != ARCHITECTURE:
@@ -177,6 +180,7 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
         history=history,
         settings=settings,
         best_epoch=best_epoch,
+        versions={str(name): str(number) for name, number in versions.items()},
         version=hashlib.sha256(data).hexdigest()[:12],
     )
 

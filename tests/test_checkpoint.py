@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import io
 import json
@@ -46,6 +47,7 @@ def state(make_weights: MakeWeights) -> ModelState:
         history=[{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": 1.5}],
         settings=settings_to_store(Settings(sources=("s3://checkins",), source_buckets={"a": "checkins"})),
         best_epoch=2,
+        versions={"python": "3.11.0", "torch": "2.14.1"},
     )
 
 
@@ -78,6 +80,7 @@ def assert_same(read: ModelState, state: ModelState) -> None:
     assert read.settings["sources"] == ["s3://checkins"]
     assert read.settings["learning_rate"] == 1e-4
     assert read.best_epoch == 2
+    assert read.versions == {"python": "3.11.0", "torch": "2.14.1"}
 
 
 def test_a_model_survives_its_folder(state: ModelState, tmp_path: Path) -> None:
@@ -157,7 +160,21 @@ def test_both_files_load_without_running_code_and_hold_what_is_promised(
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
     }
-    assert set(complete["versions"]) == {"python", "physiq-ray", "ray", "torch", "torchvision", "pillow"}
+    assert complete["versions"] == {
+        "python": "3.11.0",
+        "torch": "2.14.1",
+    }  # the training's, not this machine's
+
+
+def test_a_model_that_does_not_say_its_versions_is_written_with_this_machine_s(
+    state: ModelState, tmp_path: Path
+) -> None:
+    save_model_files(dataclasses.replace(state, versions={}), str(tmp_path))
+
+    versions = load_model_state(str(tmp_path)).versions
+
+    assert set(versions) == {"python", "physiq-ray", "ray", "torch", "torchvision", "pillow"}
+    assert versions["torch"].startswith("2.")
 
 
 def test_the_class_mapping_s_file_is_exactly_as_agreed(state: ModelState, tmp_path: Path) -> None:
@@ -225,6 +242,7 @@ def test_the_origin_s_file_of_three_keys_is_read(
     assert read.history == ()
     assert read.optimizer_state_dict == {}
     assert read.best_epoch == 0
+    assert read.versions == {}
     built = read.build()
     assert sum(parameter.numel() for parameter in built.parameters()) == 23_514_179
 

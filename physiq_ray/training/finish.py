@@ -7,14 +7,14 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from physiq_ray.checkpoint import ModelState, save_model_files, settings_to_store
+from physiq_ray.checkpoint import ModelState, current_versions, save_model_files, settings_to_store
 from physiq_ray.config import Settings
 from physiq_ray.errors import DataError, TrainingError
 from physiq_ray.evaluation import Answers, Report, fit_temperature, score, write_report
-from physiq_ray.evaluation.evaluate import collect_facts
+from physiq_ray.evaluation.evaluate import facts_of_training
 from physiq_ray.ingest import QUARANTINE_FILE, Unreadable, write_quarantine
 from physiq_ray.manifest import TRAIN, VALIDATION, Manifest
-from physiq_ray.storage import join_uri
+from physiq_ray.storage import absolute_uri, join_uri
 from physiq_ray.training.history import write_history
 from physiq_ray.training.loop import Outcome
 from physiq_ray.training.measures import Divergence
@@ -76,15 +76,21 @@ def finish(
         temperature=fit_temperature(answers.logits, answers.labels) if answers.uris else 1.0,
         optimizer_state_dict=state["optimizer"],
         history=latest["history"],
-        settings=settings_to_store(settings) | {"run_name": run_name},
+        settings=_stored(settings, run_name),
         best_epoch=metrics["epoch"],
+        versions=current_versions(),
     )
     files = [*save_model_files(model, output), *write_history(latest["history"], output, run_name)]
     report = None
     if answers.uris:
         report = score(answers, manifest.class_mapping, poses, temperature=model.temperature)
-        facts = collect_facts(
-            model, manifest, run_name=run_name, num_skipped=record.num_skipped, unreadable=outcome.unreadable
+        facts = facts_of_training(
+            model,
+            manifest,
+            answers,
+            run_name=run_name,
+            num_skipped=record.num_skipped,
+            unreadable=outcome.unreadable,
         )
         files += write_report(report, answers, facts, output, history=latest["history"])
     unreadable = {item.uri for item in outcome.unreadable}
@@ -102,6 +108,17 @@ def finish(
         failed_sources=record.failed_sources,
         validation_uris=tuple(uris[VALIDATION]),
     )
+
+
+def _stored(settings: Settings, run_name: str) -> dict[str, Any]:
+    """Give the settings for the model's file: it may be evaluated from another working directory."""
+    values = settings_to_store(settings)
+    return values | {
+        "run_name": run_name,
+        "storage": absolute_uri(settings.storage),
+        "sources": [absolute_uri(source) for source in settings.sources],
+        "manifest": absolute_uri(settings.manifest) if settings.manifest is not None else None,
+    }
 
 
 def _answers(validation: Mapping[str, Tensor], manifest: Manifest) -> Answers:
