@@ -151,7 +151,10 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
     Raises NotFoundError, StorageError; CheckpointError: unknown content, another architecture, damaged,
     weights that are not finite, or with objects that would run code (nothing is run).
     """
-    if Path(address).is_dir() or (address.startswith("s3://") and not address.endswith((".pth", ".pt"))):
+    # Path.is_dir would raise for a name too long or a folder closed to us; reading tells of those.
+    if os.path.isdir(address) or (  # noqa: PTH112
+        address.startswith("s3://") and not address.endswith((".pth", ".pt"))
+    ):
         address = join_uri(address, COMPLETE_FILE)
     try:
         data = read_bytes(address)

@@ -4,9 +4,9 @@ In come photo bytes and a model file; out comes a `Prediction`, with its figure 
 same decoder and the same normalisation as in training.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -116,7 +116,8 @@ def find_photos(addresses: Sequence[str]) -> Iterator[str]:
     Raises NotFoundError: nothing there; StorageError: a folder or bucket that cannot be listed.
     """
     for address in addresses:
-        is_object = is_photo(address) if address.startswith("s3://") else not Path(address).is_dir()
+        # Path.is_dir would raise for a name too long or a folder closed to us; reading tells of those.
+        is_object = is_photo(address) if address.startswith("s3://") else not os.path.isdir(address)  # noqa: PTH112
         if is_object:
             yield address
             continue
