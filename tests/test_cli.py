@@ -109,6 +109,25 @@ def test_a_missing_label_file_is_named_with_its_remedy(run_cli, project):
     assert "nowhere.json: no such labels file; give its path with --labels" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--sources", "http://example.org"),
+        ("--sources", "s3://whatever", "--labels", "nowhere.json"),
+        ("--sources", "photos", "--poses", "nowhere.json"),
+    ],
+)
+def test_wrong_inputs_of_a_training_are_told_before_ray_and_torch_are_imported(project, tmp_path, flags):
+    code = (
+        "import sys; from physiq_ray.cli import main; status = main(sys.argv[1:]);"
+        "print(status, [name for name in ('ray', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *TRAIN, *flags], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout in {"1 []\n", "2 []\n"}, done.stderr
+
+
 def test_labels_that_match_nothing_show_an_example_of_both(run_cli, project, make_bucket, make_photo):
     project(("IMG1.jpeg", 1), ("IMG2.jpeg", 2))
     bucket = make_bucket({"other.jpeg": make_photo()})

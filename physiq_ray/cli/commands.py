@@ -27,6 +27,8 @@ from physiq_ray.errors import SettingError
 def train_command(args: argparse.Namespace) -> int:
     """Train, or go on with a run, and print what came of it."""
     settings = load_settings(given(args), file=args.config)
+    if not args.resume:
+        _check_inputs(settings)
     from physiq_ray.training.record import load_saved_settings
     from physiq_ray.training.run import train
 
@@ -41,6 +43,21 @@ def train_command(args: argparse.Namespace) -> int:
     else:
         print_result(result)
     return 1 if result.failed_sources else 0
+
+
+def _check_inputs(settings: Settings) -> None:
+    """Refuse wrong sources, poses and labels at once: Ray and torch take seconds to import.
+
+    Raises SettingError, LabelError.
+    """
+    from physiq_ray.labels import load_labels, load_poses
+    from physiq_ray.storage import Bucket, parse_sources
+
+    poses = load_poses(Path(settings.poses))
+    if settings.manifest is None:
+        in_bucket = any(isinstance(source, Bucket) for source in parse_sources(settings.sources))
+        if in_bucket and not Path(settings.labels).exists():  # folders may be labels enough
+            load_labels(Path(settings.labels), poses)
 
 
 def audit_command(args: argparse.Namespace) -> int:
