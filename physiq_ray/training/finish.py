@@ -76,7 +76,7 @@ def finish(
         temperature=fit_temperature(answers.logits, answers.labels) if answers.uris else 1.0,
         optimizer_state_dict=state["optimizer"],
         history=latest["history"],
-        settings=_stored(settings, run_name),
+        settings=stored_settings(settings, run_name),
         best_epoch=metrics["epoch"],
         versions=current_versions(),
     )
@@ -110,7 +110,7 @@ def finish(
     )
 
 
-def _stored(settings: Settings, run_name: str) -> dict[str, Any]:
+def stored_settings(settings: Settings, run_name: str) -> dict[str, Any]:
     """Give the settings for the model's file: it may be evaluated from another working directory."""
     values = settings_to_store(settings)
     return values | {

@@ -11,13 +11,23 @@ import torch
 
 from physiq_ray.checkpoint import ModelState, save_model_files
 from physiq_ray.cli import main
+from physiq_ray.config import Settings
 from physiq_ray.errors import SettingError
 from physiq_ray.evaluation import Answers
 from physiq_ray.evaluation import evaluate as evaluation
-from physiq_ray.evaluation.evaluate import Candidates, Evaluation, find_training_manifest
+from physiq_ray.evaluation.card import ScoredPhotos, TrainingPhotos
+from physiq_ray.evaluation.evaluate import (
+    Candidates,
+    Evaluation,
+    facts_of_evaluation,
+    facts_of_training,
+    find_training_manifest,
+)
+from physiq_ray.ingest import Unreadable
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import MANIFEST_SCHEMA, VALIDATION, Manifest
 from physiq_ray.model import build_model
+from physiq_ray.training.finish import stored_settings
 
 pytestmark = pytest.mark.slow
 
@@ -210,3 +220,48 @@ def test_a_model_whose_run_is_gone_asks_for_sources(run_cli, model):
     assert done.returncode == 2
     assert "runs/first/manifest.parquet" in done.stderr
     assert "give --sources or --manifest" in done.stderr
+
+
+def test_a_trained_model_s_file_names_its_run_from_any_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stored = stored_settings(Settings(sources=("photos", "s3://checkins"), storage="runs"), "first")
+    assert stored["run_name"] == "first"
+    assert stored["storage"] == str(tmp_path / "runs")
+    assert stored["sources"] == [str(tmp_path / "photos"), "s3://checkins"]
+    assert stored["manifest"] is None
+
+
+@pytest.fixture
+def five_photos(tmp_path, make_photo, run_photos):
+    data = (tmp_path / "runs" / "first" / "manifest.parquet").read_bytes()
+    return Manifest.from_parquet(data, name="manifest"), [
+        str(tmp_path / "old" / f"{n}.jpeg") for n in range(5)
+    ]
+
+
+def test_a_training_s_card_counts_what_it_could_read(five_photos):
+    manifest, uris = five_photos
+    state = ModelState({}, manifest.class_mapping, {}, versions={"torch": "2.14.7"})
+    answers = Answers((uris[3],), torch.tensor([0]), torch.zeros(1, 2))
+    unreadable = (Unreadable(uris[4], "decode", "cut off"), Unreadable(uris[0], "fetch", "gone"))
+    facts = facts_of_training(
+        state, manifest, answers, run_name="first", num_skipped=7, unreadable=unreadable
+    )
+    assert facts.trained == TrainingPhotos({1: (1, 1), 2: (1, 0)}, num_skipped=7, num_quarantined=2)
+    assert facts.scored == ScoredPhotos("the validation photos", 0, 1)
+    assert facts.versions == {"torch": "2.14.7"}
+
+
+def test_an_evaluation_s_card_counts_what_the_training_had_of_the_photos_scored(five_photos):
+    manifest, uris = five_photos
+    state = ModelState({}, manifest.class_mapping, {})
+    answers = Answers((*uris[1:], "/new.jpeg"), torch.zeros(5, dtype=torch.int64), torch.zeros(5, 2))
+    found = Evaluation(answers, (Unreadable(uris[0], "fetch", "gone"),), {5: 3, 6: 1})
+    for training, counts in ((manifest, (2, 2)), (None, (None, None))):
+        candidates = Candidates(manifest, "`s3://new`", training)
+        facts = facts_of_evaluation(state, candidates, found, split="all", model="output")
+        assert facts.scored == ScoredPhotos(
+            "the photos of `s3://new`", *counts, num_unreadable=1, num_unknown=4
+        )
+        assert (facts.trained is None) == (training is None)
+        assert facts.run_name == "output"
