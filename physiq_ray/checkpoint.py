@@ -8,12 +8,14 @@ Both load with torch.load(weights_only=True), and nothing here ever loads otherw
 written last: where it stands, the set is whole.
 """
 
+import contextlib
 import hashlib
 import json
 import math
+import os
 import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +35,9 @@ COMPLETE_FILE = "pose_classifier_complete.pth"
 MAPPING_FILE = "class_mapping.json"
 DEFAULT_IMAGE_SIZE = 224  # of files that do not say theirs
 MAX_IMAGE_SIZE = 4096  # what a file may ask of the memory of those who use it
+DICTIONARIES = (
+    *("model_config", "pose_names", "preprocessing", "settings", "optimizer_state_dict", "versions"),
+)
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,8 @@ class ModelState:
 
     pose_names: pose id → name. image_size in pixels. temperature: what logits are divided by before the
     softmax, so that confidence is as often right as it says (Guo et al. 2017); 1 changes nothing. history:
-    one dict an epoch. version: the first twelve hexadecimal digits of the file's SHA-256, empty before it
-    is written.
+    one dict an epoch. versions: of what the model was made with, empty where the file does not say. version:
+    the first twelve hexadecimal digits of the file's SHA-256, empty before it is written.
     """
 
     state_dict: StateDict
@@ -54,6 +59,7 @@ class ModelState:
     history: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     best_epoch: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
     version: str = ""
 
     def build(self) -> nn.Module:
@@ -92,24 +98,43 @@ def save_model_files(state: ModelState, output: str) -> tuple[str, ...]:
         "history": [dict(epoch) for epoch in state.history],
         "best_epoch": state.best_epoch,
         "settings": dict(state.settings),
-        "versions": current_versions(),
+        "versions": dict(state.versions) or current_versions(),
     }
     written = []
-    with tempfile.TemporaryDirectory() as folder:
+    with translated_disk("model files"), tempfile.TemporaryDirectory() as folder:
         for name, value in (
             (WEIGHTS_FILE, complete["model_state_dict"]),
             (MAPPING_FILE, complete["class_mapping"]),
             (COMPLETE_FILE, complete),
         ):
             path = Path(folder, name)
-            if name == MAPPING_FILE:
-                path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-            else:
-                torch.save(value, path)
+            with path.open("wb") as file:
+                if name == MAPPING_FILE:
+                    file.write(f"{json.dumps(value, indent=2)}\n".encode())
+                else:
+                    torch.save(value, file)
             uri = join_uri(output, name)
             write_file(path, uri)
             written.append(uri)
     return tuple(written)
+
+
+@contextlib.contextmanager
+def translated_disk(what: str) -> Iterator[None]:
+    """Turn the temporary folder's errors, those of torch.save on an open file too, into ours.
+
+    what: what was to be written. Raises StorageError: no space left for it.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch's writer hides the system's reason behind its own
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        raise StorageError(
+            f"{what} cannot be written to {tempfile.tempdir or 'a temporary folder'}: "
+            f"{os.strerror(reason.errno or 0)}; free space there, or set TMPDIR to a larger disk"
+        ) from error
 
 
 def current_versions() -> dict[str, str]:
@@ -124,9 +149,12 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
     address: a path or s3:// address. pose_names: for files that name no poses (the origin's hold weights,
     mapping and model_config only).
     Raises NotFoundError, StorageError; CheckpointError: unknown content, another architecture, damaged,
-    or with objects that would run code (nothing is run).
+    weights that are not finite, or with objects that would run code (nothing is run).
     """
-    if Path(address).is_dir() or (address.startswith("s3://") and not address.endswith((".pth", ".pt"))):
+    # Path.is_dir would raise for a name too long or a folder closed to us; reading tells of those.
+    if os.path.isdir(address) or (  # noqa: PTH112
+        address.startswith("s3://") and not address.endswith((".pth", ".pt"))
+    ):
         address = join_uri(address, COMPLETE_FILE)
     try:
         data = read_bytes(address)
@@ -138,9 +166,9 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
     if not isinstance(value, dict) or not _is_state_dict(value.get("model_state_dict")):
         found = ", ".join(map(str, list(value)[:5])) if isinstance(value, dict) else type(value).__name__
         raise CheckpointError(f"{address}: unknown checkpoint: expected model_state_dict in it, got {found}")
-    config, stored_names, preprocessing, settings, optimizer = (
-        _dictionary(value, key, address)
-        for key in ("model_config", "pose_names", "preprocessing", "settings", "optimizer_state_dict")
+    _check_finite(value["model_state_dict"], address)
+    config, stored_names, preprocessing, settings, optimizer, versions = (
+        _dictionary(value, key, address) for key in DICTIONARIES
     )
     architecture = config.get("architecture", ARCHITECTURE)
     if architecture != ARCHITECTURE:
@@ -177,6 +205,7 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
         history=history,
         settings=settings,
         best_epoch=best_epoch,
+        versions={str(name): str(number) for name, number in versions.items()},
         version=hashlib.sha256(data).hexdigest()[:12],
     )
 
@@ -190,6 +219,24 @@ def _is_state_dict(value: object) -> bool:
     return (
         isinstance(value, dict) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
     )
+
+
+def _check_finite(state_dict: StateDict, address: str) -> None:
+    """Refuse weights of which every answer would be no number, for the price of looking at each once."""
+    for name, tensor in state_dict.items():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        try:
+            # As float32, which the network computes in: what is too large for it becomes infinite there.
+            # Both are NaN where one value is; a tenth of the time of isfinite, which makes three copies.
+            extremes = torch.aminmax(tensor.float())
+        except RuntimeError as error:  # sparse or quantised
+            raise CheckpointError(f"{address}: {name} is no plain tensor: {error}") from error
+        if not math.isfinite(extremes.min) or not math.isfinite(extremes.max):
+            raise CheckpointError(
+                f"{address}: {name} holds values that are not finite: the training went wrong or the file is "
+                "damaged; give another model file"
+            )
 
 
 def _dictionary(value: Mapping[str, Any], key: str, address: str) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class Settings(BaseModel):
         {}, description="a label's source and the bucket (or folder) it means: checkins=checkin-poses"
     )
     manifest: str | None = Field(
-        None, description="a saved manifest (Parquet file or s3:// address) to train on in place of sources"
+        None, description="a saved manifest (Parquet file or s3:// address) in place of sources"
     )
     poses: str = Field("mappings/poses.json", description="JSON list of pose ids and names")
     labels: str = Field("mappings/db_labels.json", description="JSON list of labels")

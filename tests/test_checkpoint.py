@@ -1,6 +1,8 @@
+import dataclasses
 import hashlib
 import io
 import json
+import resource
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +48,7 @@ def state(make_weights: MakeWeights) -> ModelState:
         history=[{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": 1.5}],
         settings=settings_to_store(Settings(sources=("s3://checkins",), source_buckets={"a": "checkins"})),
         best_epoch=2,
+        versions={"python": "3.11.0", "torch": "2.14.1"},
     )
 
 
@@ -78,6 +81,7 @@ def assert_same(read: ModelState, state: ModelState) -> None:
     assert read.settings["sources"] == ["s3://checkins"]
     assert read.settings["learning_rate"] == 1e-4
     assert read.best_epoch == 2
+    assert read.versions == {"python": "3.11.0", "torch": "2.14.1"}
 
 
 def test_a_model_survives_its_folder(state: ModelState, tmp_path: Path) -> None:
@@ -157,7 +161,21 @@ def test_both_files_load_without_running_code_and_hold_what_is_promised(
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
     }
-    assert set(complete["versions"]) == {"python", "physiq-ray", "ray", "torch", "torchvision", "pillow"}
+    assert complete["versions"] == {
+        "python": "3.11.0",
+        "torch": "2.14.1",
+    }  # the training's, not this machine's
+
+
+def test_a_model_that_does_not_say_its_versions_is_written_with_this_machine_s(
+    state: ModelState, tmp_path: Path
+) -> None:
+    save_model_files(dataclasses.replace(state, versions={}), str(tmp_path))
+
+    versions = load_model_state(str(tmp_path)).versions
+
+    assert set(versions) == {"python", "physiq-ray", "ray", "torch", "torchvision", "pillow"}
+    assert versions["torch"].startswith("2.")
 
 
 def test_the_class_mapping_s_file_is_exactly_as_agreed(state: ModelState, tmp_path: Path) -> None:
@@ -204,6 +222,23 @@ def test_the_complete_file_comes_last_so_that_it_never_stands_for_half_a_set(
     assert sorted(path.name for path in tmp_path.iterdir()) == left
 
 
+def test_a_full_temporary_disk_is_said_with_its_remedy(state: ModelState, tmp_path: Path) -> None:
+    # A limit on the size of files is refused by the same calls as a full disk is.
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(StorageError) as caught:
+            save_model_files(state, str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert str(caught.value) == (
+        f"model files cannot be written to {tempfile.gettempdir()}: File too large; free space there, or set "
+        "TMPDIR to a larger disk"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_writing_to_a_missing_bucket_is_said(state: ModelState, s3: Any) -> None:
     with pytest.raises(
         NotFoundError, match=r"^write s3://nowhere-to-be-found/x/pose_classifier\.pth: NoSuch"
@@ -225,6 +260,7 @@ def test_the_origin_s_file_of_three_keys_is_read(
     assert read.history == ()
     assert read.optimizer_state_dict == {}
     assert read.best_epoch == 0
+    assert read.versions == {}
     built = read.build()
     assert sum(parameter.numel() for parameter in built.parameters()) == 23_514_179
 
@@ -334,6 +370,28 @@ def test_a_complete_file_that_is_not_right_is_refused_in_one_sentence(
         load_model_state(file)
 
     assert str(caught.value).startswith(f"{file}: {message}")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(
+    origin: dict[str, Any], tmp_path: Path, value: float
+) -> None:
+    origin["model_state_dict"]["fc.weight"][2, 5] = value
+    origin["model_state_dict"]["fc.bias"][0] = value
+    file = written(tmp_path, origin)
+
+    with pytest.raises(CheckpointError) as caught:
+        load_model_state(file)
+
+    assert str(caught.value).startswith(f"{file}: fc.weight holds values that are not finite: ")
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+def test_weights_without_plain_values_are_refused(origin: dict[str, Any], tmp_path: Path) -> None:
+    origin["model_state_dict"]["fc.weight"] = torch.eye(3).to_sparse()
+
+    with pytest.raises(CheckpointError, match=r"fc\.weight is no plain tensor"):
+        load_model_state(written(tmp_path, origin))
 
 
 @pytest.mark.parametrize(

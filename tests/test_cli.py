@@ -67,14 +67,16 @@ def test_predict_has_these_flags_and_no_others():
     }
     assert options - {"-h", "--help", "--debug", "--json"} == {
         *("--model", "--figures", "--no-figures", "--output", "--part-rows", "--poses", "--precision"),
+        "--config",
     }
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "predict"])
+@pytest.mark.parametrize("command", ["demo", "train", "audit", "evaluate", "predict"])
 def test_each_command_s_help_ends_with_lines_to_paste(run_cli, command):
     done = run_cli(command, "--help")
     assert done.returncode == 0
     assert f"  physiq-ray {command}" in done.stdout.partition("examples:")[2]
+    assert ("--config FILE" in done.stdout) == ("--config's file" in " ".join(done.stdout.split()))
 
 
 def test_no_command_is_wrong_use(run_cli):
@@ -105,6 +107,25 @@ def test_a_missing_label_file_is_named_with_its_remedy(run_cli, project):
     done = run_cli(*TRAIN, "--sources", "s3://whatever", "--labels", "nowhere.json")
     assert done.returncode == 1
     assert "nowhere.json: no such labels file; give its path with --labels" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--sources", "http://example.org"),
+        ("--sources", "s3://whatever", "--labels", "nowhere.json"),
+        ("--sources", "photos", "--poses", "nowhere.json"),
+    ],
+)
+def test_wrong_inputs_of_a_training_are_told_before_ray_and_torch_are_imported(project, tmp_path, flags):
+    code = (
+        "import sys; from physiq_ray.cli import main; status = main(sys.argv[1:]);"
+        "print(status, [name for name in ('ray', 'torch') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *TRAIN, *flags], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout in {"1 []\n", "2 []\n"}, done.stderr
 
 
 def test_labels_that_match_nothing_show_an_example_of_both(run_cli, project, make_bucket, make_photo):
@@ -210,6 +231,32 @@ def test_predict_goes_on_after_a_broken_photo_and_says_which(run_cli, model, mak
         "No such file or directory",
     ]
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["same-2.png", "same.png"]
+
+
+def test_an_answer_stands_without_its_figure(run_cli, model, make_photo, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(make_photo())
+    (tmp_path / "predictions").write_text("a file where the folder should be")
+    done = run_cli("predict", "photo.jpg", "--model", model, "--json")
+    assert done.returncode == 1
+    answer = json.loads(done.stdout)
+    assert [item["uri"] for item in answer["predictions"]] == ["photo.jpg"]
+    assert "photo.jpg: answered, but without its figure: write predictions/photo.png" in done.stderr
+    assert len(answer["errors"]) == 1
+
+
+def test_names_no_file_can_have_are_one_line_and_no_traceback(run_cli, model, make_photo, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(make_photo())
+    name = "x" * 300
+    one = run_cli("predict", name, "photo.jpg", "--model", model, "--no-figures", "--json")
+    assert one.returncode == 1
+    assert [item["uri"] for item in json.loads(one.stdout)["predictions"]] == ["photo.jpg"]
+    assert one.stderr == f"physiq-ray predict: read {name}: File name too long\n"
+    all_of_them = run_cli("predict", name, "--model", model, "--output", "out")
+    no_model = run_cli("predict", "photo.jpg", "--model", name)
+    for done in (all_of_them, no_model):
+        assert done.returncode == 1
+        assert "File name too long" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

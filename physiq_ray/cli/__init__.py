@@ -29,6 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"physiq-ray {args.command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, SettingError) else 1
+    except OSError as error:  # the last resort: a place on the disk that no module has words for
+        if args.debug:
+            traceback.print_exc()
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"physiq-ray {args.command}: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"physiq-ray {args.command}: interrupted", file=sys.stderr)
         return 1

@@ -2,11 +2,16 @@
 
 import argparse
 import contextlib
+import dataclasses
 import json
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from physiq_ray.cli.show import (
+    as_json,
     given,
     make_display,
     no_words_of_ray,
@@ -15,23 +20,40 @@ from physiq_ray.cli.show import (
     print_result,
     summarise,
 )
-from physiq_ray.config import load_settings
+from physiq_ray.config import Settings, load_settings
 from physiq_ray.errors import SettingError
 
 
 def train_command(args: argparse.Namespace) -> int:
     """Train, or go on with a run, and print what came of it."""
     settings = load_settings(given(args), file=args.config)
+    if not args.resume:
+        _check_inputs(settings)
     from physiq_ray.training.run import train
 
     display = make_display(to_stderr=args.json)
     with no_words_of_ray(debug=args.debug) if args.json else contextlib.nullcontext():
         result = train(settings, display, resume=args.resume, debug=args.debug)
     if args.json:
-        print(json.dumps(summarise(result), indent=2))
+        print(as_json(summarise(result)))
     else:
         print_result(result)
     return 1 if result.failed_sources else 0
+
+
+def _check_inputs(settings: Settings) -> None:
+    """Refuse wrong sources, poses and labels at once: Ray and torch take seconds to import.
+
+    Raises SettingError, LabelError.
+    """
+    from physiq_ray.labels import load_labels, load_poses
+    from physiq_ray.storage import Bucket, parse_sources
+
+    poses = load_poses(Path(settings.poses))
+    if settings.manifest is None:
+        in_bucket = any(isinstance(source, Bucket) for source in parse_sources(settings.sources))
+        if in_bucket and not Path(settings.labels).exists():  # folders may be labels enough
+            load_labels(Path(settings.labels), poses)
 
 
 def audit_command(args: argparse.Namespace) -> int:
@@ -88,19 +110,19 @@ def audit_command(args: argparse.Namespace) -> int:
 
 def evaluate_command(args: argparse.Namespace) -> int:
     """Score a model on labelled photos."""
-    load_settings(given(args), file=args.config)  # wrong ones are named before anything is read
+    _evaluate_settings(args)  # wrong ones are named before anything is read
     from physiq_ray.checkpoint import load_model_state
     from physiq_ray.evaluation import score, write_report
-    from physiq_ray.evaluation.evaluate import collect_facts, evaluate, find_manifest, split_defaults
+    from physiq_ray.evaluation.evaluate import evaluate, facts_of_evaluation, find_candidates, split_defaults
     from physiq_ray.storage import absolute_uri
 
     state = load_model_state(args.model)
-    settings = load_settings(given(args), file=args.config, defaults=split_defaults(state))
-    manifest = find_manifest(settings, state)
+    settings = _evaluate_settings(args, defaults=split_defaults(state))
+    candidates = find_candidates(settings, state)
     display = make_display(to_stderr=True)
-    with display.live():
+    with display.live(), no_words_of_ray(debug=args.debug):
         found = evaluate(
-            manifest,
+            candidates.manifest,
             state,
             split=args.split,
             precision=settings.precision,
@@ -109,16 +131,16 @@ def evaluate_command(args: argparse.Namespace) -> int:
             debug=args.debug,
         )
     report = score(found.answers, state.class_mapping, state.pose_names, temperature=state.temperature)
-    facts = collect_facts(
-        state,
-        manifest,
-        run_name=str(state.settings.get("run_name") or args.model),
-        scored_on=f"the photos of split {args.split!r}",
-        unreadable=found.unreadable,
-    )
+    facts = facts_of_evaluation(state, candidates, found, split=args.split, model=args.model)
     files = write_report(report, found.answers, facts, absolute_uri(args.report), history=state.history)
+    failed = [f"{source.source}: {source.error}" for source in candidates.manifest.report.failed_sources]
     if args.json:
-        print(json.dumps(report.to_dict() | {"files": list(files)}, indent=2, ensure_ascii=False))
+        left_out = {
+            "unreadable": [dataclasses.asdict(item) for item in found.unreadable],
+            "unknown_poses": [{"id": id_, "photos": count} for id_, count in found.num_unknown.items()],
+            "failed_sources": failed,
+        }
+        print(as_json(report.to_dict() | left_out | {"files": list(files)}))
     else:
         print_report(report)
         print("Files:")
@@ -128,9 +150,26 @@ def evaluate_command(args: argparse.Namespace) -> int:
         print(f"left out: {count} photos of pose {pose_id}, which the model does not know", file=sys.stderr)
     for item in found.unreadable:
         print(f"physiq-ray evaluate: {item.uri}: {item.error}", file=sys.stderr)
-    for source in manifest.report.failed_sources:
-        print(f"NOT COMPLETE: evaluated without {source.source}: {source.error}", file=sys.stderr)
-    return 1 if found.unreadable or manifest.report.failed_sources else 0
+    for sentence in failed:
+        print(f"NOT COMPLETE: evaluated without {sentence}", file=sys.stderr)
+    return 1 if found.unreadable or failed else 0
+
+
+def _evaluate_settings(args: argparse.Namespace, *, defaults: Mapping[str, Any] | None = None) -> Settings:
+    """Load settings, but for the photos: those are the training's own unless the command itself says others.
+
+    The training's environment may well be this one's: its sources, listed and split again, could put photos
+    that were trained on among those to score.
+    """
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("PHYSIQ_SOURCES", "PHYSIQ_MANIFEST")
+    }
+    settings = load_settings(given(args), file=args.config, environment=environment, defaults=defaults)
+    if args.sources and not args.manifest:  # flags win over the file
+        return settings.model_copy(update={"manifest": None})
+    if args.manifest and not args.sources:
+        return settings.model_copy(update={"sources": ()})
+    return settings
 
 
 def demo_command(args: argparse.Namespace) -> int:

@@ -60,14 +60,16 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--photos", help="folder of your own photos; each sub-folder becomes a bucket")
     demo.add_argument("--labels", help="their labels (with --photos)")
     _add_settings(
-        demo, [name for name in Settings.model_fields if name not in NOT_IN_DEMO], show_default=False
+        demo,
+        [name for name in Settings.model_fields if name not in NOT_IN_DEMO],
+        show_default=False,
+        with_config=False,
     )
 
     train = _command(
         subparsers, "train", commands.train_command, "train a pose classifier from buckets or folders"
     )
     train.add_argument("--resume", action="store_true", help="go on with the run of --run-name")
-    train.add_argument("--config", type=Path, metavar="FILE", help="settings in a TOML file")
     _add_json(train)
     _add_settings(train, list(Settings.model_fields))
 
@@ -82,7 +84,6 @@ def build_parser() -> argparse.ArgumentParser:
     audit.add_argument(
         "--manifest", dest="manifest_output", metavar="FILE", help="save the manifest, for train --manifest"
     )
-    audit.add_argument("--config", type=Path, metavar="FILE", help="settings in a TOML file")
     _add_json(audit)
     _add_settings(audit, AUDIT_SETTINGS)
 
@@ -102,9 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="folder or s3:// prefix of the report (default: evaluation)",
     )
-    evaluate.add_argument("--config", type=Path, metavar="FILE", help="settings in a TOML file")
     _add_json(evaluate)
-    _add_settings(evaluate, EVALUATE_SETTINGS)
+    _add_settings(evaluate, EVALUATE_SETTINGS, not_in_environment=("sources", "manifest"))
 
     predict = _command(subparsers, "predict", predict_command, "tell the pose in photos")
     predict.add_argument("photos", nargs="+", help="files, folders, s3:// objects or prefixes")
@@ -148,11 +148,21 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(
-    parser: argparse.ArgumentParser, names: Sequence[str], *, show_default: bool = True
+    parser: argparse.ArgumentParser,
+    names: Sequence[str],
+    *,
+    show_default: bool = True,
+    with_config: bool = True,
+    not_in_environment: Sequence[str] = (),
 ) -> None:
-    group = parser.add_argument_group(
-        "settings", "Each is also an environment variable, PHYSIQ_<NAME>, and a key in --config's file."
-    )
+    """Add --config, where the command has one, and a flag a setting."""
+    also = "Each is also an environment variable, PHYSIQ_<NAME>"
+    if not_in_environment:
+        also += f" (but for {' and '.join(not_in_environment)})"
+    if with_config:
+        also += ", and a key in --config's file"
+        parser.add_argument("--config", type=Path, metavar="FILE", help="settings in a TOML file")
+    group = parser.add_argument_group("settings", f"{also}.")
     for name in names:
         setting = Settings.model_fields[name]
         default = setting.get_default()

@@ -1,12 +1,11 @@
 """The command predict: photo by photo with figures, or by the bucket into Parquet files."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from physiq_ray.cli.show import given, make_display, no_words_of_ray, print_prediction
+from physiq_ray.cli.show import as_json, given, make_display, no_words_of_ray, print_prediction
 from physiq_ray.config import Settings, load_settings
 from physiq_ray.errors import PhysiqError, SettingError
 
@@ -19,7 +18,7 @@ FIGURES_FOLDER = "predictions"
 
 def predict_command(args: argparse.Namespace) -> int:
     """Tell the poses in photos."""
-    settings = load_settings(given(args))
+    settings = load_settings(given(args), file=args.config)
     if args.output is None and args.part_rows is not None:
         raise SettingError(f"--part-rows={args.part_rows}: only with --output, which it divides into files")
     if args.output is not None and (args.figures is not None or args.no_figures):
@@ -59,7 +58,7 @@ def _predict_all(args: argparse.Namespace, settings: Settings, state: "ModelStat
         )
         return 1
     if args.json:
-        print(json.dumps(_batch_summary(result, args.output), indent=2, ensure_ascii=False))
+        print(as_json(_batch_summary(result, args.output)))
     else:
         print(
             f"{result.num_answered} photos answered, {result.num_skipped} were before, "
@@ -91,8 +90,8 @@ def _batch_summary(result: "BatchResult", output: str) -> dict[str, Any]:
 
 
 def _predict_each(args: argparse.Namespace, settings: Settings, state: "ModelState") -> int:
-    from physiq_ray.prediction import Predictor, find_photos, predict_file
-    from physiq_ray.storage import join_uri
+    from physiq_ray.prediction import Predictor, find_photos, write_figure
+    from physiq_ray.storage import join_uri, read_bytes
 
     predictor = Predictor(state, precision=settings.precision)
     answers, failures, taken = [], [], set()
@@ -113,15 +112,24 @@ def _predict_each(args: argparse.Namespace, settings: Settings, state: "ModelSta
                 taken.add(name)
                 figure_uri = join_uri(args.figures or FIGURES_FOLDER, f"{name}.png")
             try:
-                prediction = predict_file(predictor, uri, figure_uri=figure_uri)
+                data = read_bytes(uri)
+                prediction = predictor.predict(data, uri=uri)
             except PhysiqError as error:
                 failures.append({"uri": uri, "error": str(error)})
                 continue
             answers.append(prediction)
+            if figure_uri is not None:
+                try:
+                    write_figure(prediction, data, figure_uri)
+                except PhysiqError as error:  # the answer stands without it
+                    failures.append(
+                        {"uri": uri, "error": f"{uri}: answered, but without its figure: {error}"}
+                    )
+                    figure_uri = None
             if not args.json:
                 print_prediction(prediction, figure_uri)
     if args.json:
-        print(json.dumps({"predictions": [a.to_dict() for a in answers], "errors": failures}, indent=2))
+        print(as_json({"predictions": [answer.to_dict() for answer in answers], "errors": failures}))
     for failure in failures:
         print(f"physiq-ray predict: {failure['error']}", file=sys.stderr)
     return 1 if failures else 0

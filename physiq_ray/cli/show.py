@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import json
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -35,16 +36,24 @@ def no_words_of_ray(*, debug: bool) -> Iterator[None]:
     """Keep Ray off stdout, which may be a program's to read; debug: on stderr, else nowhere.
 
     Ray prints its nodes' warnings on stdout from a thread of its own, whatever the log level
-    (ray/_private/worker.py, listen_error_messages).
+    (ray/_private/worker.py, listen_error_messages). That thread would go on beyond this block, beside the
+    answer: so Ray ends with it, as it else would with the process.
     """
     with contextlib.redirect_stdout(sys.stderr if debug else io.StringIO()):
         try:
             yield
-        except KeyboardInterrupt:
-            import ray
+        finally:
+            ray = sys.modules.get("ray")  # not imported where the work failed before it was needed
+            if ray is not None:
+                ray.shutdown()
 
-            ray.shutdown()  # ends that thread, which else tells of the killed actors until the process ends
-            raise
+
+def as_json(value: Any) -> str:
+    """Give JSON that every reader takes.
+
+    Raises ValueError: a number is not finite, which Python would write as NaN, a word JSON does not have.
+    """
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def summarise(result: "TrainingResult") -> dict[str, Any]:

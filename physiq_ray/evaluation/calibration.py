@@ -23,10 +23,10 @@ NUM_STEPS = 60  # of the search, each of which shortens it by 0.62: to 1e-12 of 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Photos sorted by confidence into NUM_BINS bins of equal width between 0 and 1.
+    """Photos sorted by confidence into NUM_BINS bins of equal width between 0 and 1, and one of exactly 1.
 
-    counts: int64 (bins,); confidence, accuracy: float64 (bins,), means of each bin's photos, 0 where it
-    has none.
+    counts: int64 (NUM_BINS + 1,); confidence, accuracy: float64 (NUM_BINS + 1,), means of each bin's photos,
+    0 where it has none.
     """
 
     counts: npt.NDArray[np.int64]
@@ -66,12 +66,13 @@ def calibration_error(logits: Tensor, labels: Tensor, temperature: float) -> flo
 
 def reliability(logits: Tensor, labels: Tensor, temperature: float) -> Reliability:
     """Sort photos by confidence, as `calibration_error` does."""
-    confidence, answers = probabilities(logits, temperature).max(dim=1)
-    # Edges as torchmetrics lays them: (lower, upper].
-    bins = torch.bucketize(confidence, torch.linspace(0, 1, NUM_BINS + 1).double()[1:-1])
-    counts = torch.bincount(bins, minlength=NUM_BINS)
+    shares, answers = probabilities(logits, temperature).max(dim=1)
+    # As torchmetrics has it: in float32, [lower, upper), so that whatever rounds to 1 is apart.
+    confidence = shares.float()
+    bins = torch.bucketize(confidence, torch.linspace(0, 1, NUM_BINS + 1), right=True) - 1
+    counts = torch.bincount(bins, minlength=NUM_BINS + 1)
     right = (answers == labels).double()
-    sums = [torch.bincount(bins, weights=of, minlength=NUM_BINS) for of in (confidence, right)]
+    sums = [torch.bincount(bins, weights=of, minlength=NUM_BINS + 1) for of in (confidence.double(), right)]
     means = [(of / counts.clamp(min=1)).numpy() for of in sums]
     return Reliability(counts.numpy(), means[0], means[1])
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from physiq_ray.checkpoint import ModelState, current_versions
+from physiq_ray.checkpoint import ModelState
 from physiq_ray.config import Settings
-from physiq_ray.errors import DataError, NotFoundError, SettingError
-from physiq_ray.evaluation.card import Facts
+from physiq_ray.errors import DataError, NotFoundError, PhysiqError, SettingError
+from physiq_ray.evaluation.card import Facts, ScoredPhotos, TrainingPhotos
 from physiq_ray.evaluation.scores import Answers
 from physiq_ray.ingest import Unreadable, connect
 from physiq_ray.labels import load_poses
@@ -22,9 +22,32 @@ from physiq_ray.prediction.batch import predict_table
 from physiq_ray.storage import absolute_uri, join_uri, read_bytes
 
 ALL = "all"
+NAMED_REASONS = 3  # where no photo at all could be read
 SPLITS = (VALIDATION, TRAIN, ALL)
 # What decides on which side a photo is: as in the training unless said otherwise.
 SPLIT_SETTINGS = ("source_buckets", "validation_share", "group_pattern", "seed")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The photos to choose from.
+
+    name: in words, empty where they are the training's own. training: the manifest of the run that made the
+    model, None where it is not found.
+    """
+
+    manifest: Manifest
+    name: str
+    training: Manifest | None
+
+    def words(self, split: str) -> str:
+        """Name the photos of a split."""
+        if not self.name:
+            own = {VALIDATION: "the validation photos of the training", TRAIN: "the photos trained on"}
+            return own.get(split, "all photos of the training")
+        return (
+            f"the photos of {self.name}" if split == ALL else f"split {split!r} of the photos of {self.name}"
+        )
 
 
 @dataclass(frozen=True)
@@ -41,7 +64,7 @@ def split_defaults(state: ModelState) -> dict[str, Any]:
     return {name: state.settings[name] for name in SPLIT_SETTINGS if name in state.settings}
 
 
-def find_manifest(settings: Settings, state: ModelState) -> Manifest:
+def find_candidates(settings: Settings, state: ModelState) -> Candidates:
     """Take the photos of sources, of a saved manifest, or those of the run that made the model.
 
     Raises SettingError: sources and manifest at once, or none and the run is not found; and what listing
@@ -53,15 +76,47 @@ def find_manifest(settings: Settings, state: ModelState) -> Manifest:
             "give one of the two"
         )
     if settings.sources:
-        return collect_manifest(settings, load_poses(Path(settings.poses)))
-    uri = settings.manifest
-    if uri is None:
-        storage, run_name = (state.settings.get(name) for name in ("storage", "run_name"))
-        if not storage or not run_name:
-            raise SettingError("sources: the model's file names no run to take the photos of; give --sources")
-        uri = join_uri(absolute_uri(storage), run_name, MANIFEST_FILE)
+        manifest = collect_manifest(settings, load_poses(Path(settings.poses)))
+        return Candidates(
+            manifest, ", ".join(f"`{source}`" for source in settings.sources), _training_or_none(state)
+        )
+    if settings.manifest:
+        manifest = _read_manifest(absolute_uri(settings.manifest))
+        return Candidates(manifest, f"the manifest `{settings.manifest}`", _training_or_none(state))
+    training = find_training_manifest(state)
+    return Candidates(training, "", training)
+
+
+def find_training_manifest(state: ModelState) -> Manifest:
+    """Read the manifest of the run that made the model.
+
+    Raises SettingError: the model's file names no run, or the run is gone or another one by now; what
+    reading raises.
+    """
+    storage, run_name = (state.settings.get(name) for name in ("storage", "run_name"))
+    if not storage or not run_name:
+        raise SettingError("sources: the model's file names no run to take the photos of; give --sources")
+    uri = join_uri(absolute_uri(storage), run_name, MANIFEST_FILE)
+    manifest = _read_manifest(uri)
+    if manifest.class_mapping != state.class_mapping:
+        raise SettingError(
+            f"sources: {uri} has poses {', '.join(manifest.class_mapping.classes)}, the model "
+            f"{', '.join(state.class_mapping.classes)}: it is of another run; give --sources or --manifest"
+        )
+    return manifest
+
+
+def _training_or_none(state: ModelState) -> Manifest | None:
+    # The scores do not hang on it: whatever keeps it from being read only makes the card say less.
     try:
-        return Manifest.from_parquet(read_bytes(absolute_uri(uri)), name=uri)
+        return find_training_manifest(state)
+    except PhysiqError:
+        return None
+
+
+def _read_manifest(uri: str) -> Manifest:
+    try:
+        return Manifest.from_parquet(read_bytes(uri), name=uri)
     except NotFoundError as error:
         raise SettingError(f"sources: {error}; give --sources or --manifest") from error
 
@@ -78,7 +133,8 @@ def evaluate(
 ) -> Evaluation:
     """Let a model answer for the photos of a split: validation, train or all.
 
-    Raises DataError: no photos of poses the model knows; and what `predict_table` raises.
+    Raises DataError: no photos of poses the model knows, or none that can be read, with the first reasons;
+    and what `predict_table` raises.
     """
     table = manifest.table if split == ALL else manifest.split(split)
     is_known = pc.is_in(table["pose_id"], value_set=pa.array(state.class_mapping.pose_ids, pa.int32()))
@@ -96,41 +152,78 @@ def evaluate(
         predict_table(table, state, precision=precision, batch_size=batch_size, on_progress=on_progress)
     )
     uris = tuple(uri for batch in batches for uri in batch.uris)
+    unreadable = tuple(item for batch in batches for item in batch.unreadable)
+    if not uris:
+        reasons = "; ".join(f"{item.uri}: {item.error}" for item in unreadable[:NAMED_REASONS])
+        more = len(unreadable) - NAMED_REASONS
+        raise DataError(
+            f"nothing to evaluate: none of the {table.num_rows} photos could be read: {reasons}"
+            + (f"; and {more} more" if more > 0 else "")
+        )
     answers = Answers(
         uris,
         torch.tensor([labels[uri] for uri in uris], dtype=torch.int64),
         torch.from_numpy(np.concatenate([batch.logits for batch in batches])),
     )
-    unreadable = tuple(item for batch in batches for item in batch.unreadable)
     return Evaluation(answers, unreadable, {item["values"]: item["counts"] for item in unknown})
 
 
-def collect_facts(
+def facts_of_training(
     state: ModelState,
     manifest: Manifest,
+    answers: Answers,
     *,
     run_name: str,
-    scored_on: str | None = None,
-    num_skipped: int = 0,
-    unreadable: tuple[Unreadable, ...] = (),
+    num_skipped: int,
+    unreadable: tuple[Unreadable, ...],
 ) -> Facts:
-    """Give what the card tells besides the scores; photos that cannot be read are not counted."""
+    """Give what the card of a model just trained tells besides its scores on the validation photos."""
     excluded = pa.array([item.uri for item in unreadable], pa.string())
     readable = manifest.table.filter(pc.invert(pc.is_in(manifest.table["uri"], value_set=excluded)))
-    counts: dict[int, tuple[int, int]] = {}
+    trained = TrainingPhotos(_count(readable, state), num_skipped, len(unreadable))
+    scored = ScoredPhotos(num_trained_on=0, num_validated_with=len(answers.uris))
+    return _facts(state, run_name, trained, scored)
+
+
+def facts_of_evaluation(
+    state: ModelState, candidates: Candidates, found: Evaluation, *, split: str, model: str
+) -> Facts:
+    """Give what the card tells besides the scores; model: the address, which names a model of no run."""
+    training = candidates.training
+    trained = num_trained = num_validated = None
+    if training is not None:
+        trained = TrainingPhotos(_count(training.table, state))
+        num_trained, num_validated = (
+            pc.sum(pc.is_in(pa.array(found.answers.uris), value_set=training.split(side)["uri"])).as_py()
+            for side in (TRAIN, VALIDATION)
+        )
+    scored = ScoredPhotos(
+        words=candidates.words(split),
+        num_trained_on=num_trained,
+        num_validated_with=num_validated,
+        num_unreadable=len(found.unreadable),
+        num_unknown=sum(found.num_unknown.values()),
+    )
+    return _facts(state, str(state.settings.get("run_name") or model), trained, scored)
+
+
+def _count(table: pa.Table, state: ModelState) -> dict[int, tuple[int, int]]:
+    """Count photos to train on and to validate with by pose id."""
+    counts = {}
     for pose_id in state.class_mapping.pose_ids:
-        splits = readable.filter(pc.equal(readable["pose_id"], pose_id))["split"].to_pylist()
+        splits = table.filter(pc.equal(table["pose_id"], pose_id))["split"].to_pylist()
         counts[pose_id] = (splits.count(TRAIN), splits.count(VALIDATION))
-    extra = {} if scored_on is None else {"scored_on": scored_on}
+    return counts
+
+
+def _facts(state: ModelState, run_name: str, trained: TrainingPhotos | None, scored: ScoredPhotos) -> Facts:
     return Facts(
         run_name=run_name,
-        sources=state.settings.get("sources", ()),
-        counts=counts,
-        num_skipped=num_skipped,
-        num_quarantined=len(unreadable),
+        image_size=state.image_size,
         settings=state.settings,
-        versions=current_versions(),
+        versions=state.versions,
         best_epoch=state.best_epoch,
         num_epochs=len(state.history),
-        **extra,
+        trained=trained,
+        scored=scored,
     )

@@ -20,6 +20,8 @@ from physiq_ray.images import decode_square
 
 ACCENT, QUIET, DARK = "#d1495b", "#9fb4c7", "#33475b"
 TILE_PX, TILES_A_ROW = 224, 4
+# For what others named: between two dollar signs matplotlib would look for a formula, and fail.
+AS_IT_IS = {"parse_math": False}
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> bytes:
@@ -54,9 +56,11 @@ def draw_confusion(report: Report) -> bytes:
         if count:
             colour = "white" if shares[row, column] > 0.5 else DARK
             axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", **AS_IT_IS)
     axes.set_yticks(
-        range(len(names)), [f"{name} ({count})" for name, count in zip(names, rows[:, 0], strict=True)]
+        range(len(names)),
+        [f"{name} ({count})" for name, count in zip(names, rows[:, 0], strict=True)],
+        **AS_IT_IS,
     )
     axes.set_xlabel("told")
     axes.set_ylabel("true (photos)")
@@ -87,7 +91,9 @@ def draw_reliability(answers: Answers, report: Report) -> bytes:
         upper.set_ylim(-0.03, 1.03)
         upper.set_ylabel("accuracy")
         upper.yaxis.set_major_formatter(PercentFormatter(1))
-        lower.bar(edges[:-1], bins.counts, width=1 / NUM_BINS, align="edge", color=QUIET, edgecolor="white")
+        counts = bins.counts[:-1].copy()
+        counts[-1] += bins.counts[-1]  # those of exactly 1 have no width of their own
+        lower.bar(edges[:-1], counts, width=1 / NUM_BINS, align="edge", color=QUIET, edgecolor="white")
         lower.set_ylabel("photos")
         lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
         lower.set_xlabel("confidence")
@@ -117,12 +123,11 @@ def draw_mistakes(mistakes: Sequence[Mistake], read: Callable[[str], bytes]) -> 
         except (StorageError, PhotoError):
             axes.imshow(np.full((TILE_PX, TILE_PX, 3), 235, np.uint8))
             axes.text(TILE_PX / 2, TILE_PX / 2, "cannot be read", ha="center", va="center", color=DARK)
-        axes.set_title(
-            f"{mistake.truth}\n→ {mistake.answer} {mistake.confidence:.0%}", fontsize=9, color=DARK
-        )
-        name = PurePosixPath(mistake.uri).name
+        told = f"{mistake.truth}\n→ {mistake.answer} {mistake.confidence:.0%}"
+        axes.set_title(told, fontsize=9, color=DARK, **AS_IT_IS)
+        name = PurePosixPath(mistake.uri).name[-34:]
         axes.text(
-            TILE_PX / 2, TILE_PX + 8, name[-34:], ha="center", va="top", fontsize=6, color=DARK, wrap=False
+            *(TILE_PX / 2, TILE_PX + 8, name), ha="center", va="top", fontsize=6, color=DARK, **AS_IT_IS
         )
     return _png(figure)
 

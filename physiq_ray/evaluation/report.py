@@ -27,7 +27,7 @@ def write_report(
     Raises StorageError: output cannot be written.
     """
     files = {
-        REPORT_FILE: (json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n").encode(),
+        REPORT_FILE: _as_json(report.to_dict()).encode(),
         "confusion.png": draw_confusion(report),
         "reliability.png": draw_reliability(answers, report),
     }
@@ -41,3 +41,7 @@ def write_report(
         uris.append(join_uri(output, name))
         write_bytes(data, uris[-1])
     return tuple(uris)
+
+
+def _as_json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -10,6 +10,7 @@ price of the answers since its last part. Two runs at once must not share an out
 import dataclasses
 import json
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,16 +26,25 @@ import torch
 from ray.exceptions import RayError
 
 from physiq_ray.checkpoint import ModelState
-from physiq_ray.errors import PredictionError, SettingError, StorageError
+from physiq_ray.errors import PhysiqError, PredictionError, SettingError, StorageError, UnreachableError
 from physiq_ray.ingest import Unreadable, build_dataset, cluster_nodes, connect
-from physiq_ray.prediction.network import Network
+from physiq_ray.prediction.network import NOT_FINITE, Network
 from physiq_ray.prediction.parts import Float32Array, PartWriter, read_parts
-from physiq_ray.storage import absolute_uri, is_photo, join_uri, list_sources, parse_source, write_file
+from physiq_ray.storage import (
+    absolute_uri,
+    is_photo,
+    join_uri,
+    list_sources,
+    parse_source,
+    read_bytes,
+    write_file,
+)
 
 PART_ROWS = 10_000
 # Beside the parts: Parquet's readers pass over names with an underscore when they are given the folder.
 UNREADABLE_FILE = "_unreadable.jsonl"
 EXAMPLES = 3
+OUTAGE_RUN = 64  # photos in a row that cannot be fetched, before it is asked whether any can
 # Of what an actor reserves. Asking for a whole one, as decoding does, it would be fused with decoding: Ray
 # Data then runs both in the actors, one photo after another, and leaves the other CPUs idle.
 MOST_CPUS = 0.999
@@ -113,8 +123,8 @@ def predict_table(
 
     table: uri string, size int64 in bytes; other columns are passed over. batch_size: photos in one forward
     pass; the batches given back may hold more.
-    Raises CheckpointError: the weights do not fit; PredictionError: the cluster is too small, or a process
-    of it failed for good.
+    Raises CheckpointError: the weights do not fit; PredictionError: the cluster is too small, a process of
+    it failed for good, or the photos cannot be reached any more.
     """
     if not table.num_rows:
         return
@@ -132,14 +142,43 @@ def predict_table(
         udf_modifying_row_count=False,
     )
     done = 0
+    outage = Outage()
     try:
         for columns in answers.iter_batches(batch_size=None, batch_format="numpy"):
             done += len(columns["uri"])
             yield _to_batch(columns)
             on_progress(done, table.num_rows)
+            outage.check(list(columns["uri"]), list(columns["step"]))
     except RayError as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise PredictionError(f"Ray: after {done} photos: {lines[-1]}; --debug shows more") from error
+
+
+class Outage:
+    """Tells a store that is gone from photos that are: each photo costs most of a minute of tries there."""
+
+    def __init__(self, read: Callable[[str], bytes] = read_bytes) -> None:
+        self._read = read
+        self._run = 0
+
+    def check(self, uris: Sequence[str], steps: Sequence[str]) -> None:
+        """Look at the next photos, of which those whose step is "fetch" could not be fetched.
+
+        Raises PredictionError: OUTAGE_RUN in a row could not, up to the last, and it still does not answer.
+        """
+        is_fetched = np.flatnonzero(np.asarray(steps) != "fetch")
+        self._run = len(steps) - 1 - int(is_fetched[-1]) if len(is_fetched) else self._run + len(steps)
+        if self._run < OUTAGE_RUN:
+            return
+        try:
+            self._read(uris[-1])
+        except UnreachableError as error:
+            raise PredictionError(
+                f"stopped: the last {self._run} photos could not be fetched, and still: {error}"
+            ) from error
+        except StorageError:
+            pass  # the store answers: these photos are gone or refused, the next may not be
+        self._run = 0
 
 
 class _NetworkActor:
@@ -158,7 +197,10 @@ class _NetworkActor:
         answers = self._network.logits(torch.from_numpy(columns["image"][good])).numpy()
         logits = np.zeros((len(columns["error"]), answers.shape[1]), np.float32)
         logits[good] = answers
-        return {"logits": logits, **{name: columns[name] for name in ("uri", "step", "error")}}
+        step, error = columns["step"].astype(object), columns["error"].astype(object)
+        is_bad = ~np.isfinite(logits).all(axis=1)
+        step[is_bad], error[is_bad], logits[is_bad] = "predict", NOT_FINITE, 0
+        return {"logits": logits, "uri": columns["uri"], "step": step, "error": error}
 
 
 def _to_batch(columns: dict[str, Any]) -> AnsweredBatch:
@@ -186,7 +228,8 @@ def predict_to_parquet(
     a folder or s3:// prefix. Photos that cannot be read go to UNREADABLE_FILE, which tells of the latest
     run only, and not into the parts: the next run tries them again.
     Raises SettingError: a wrong address, or answers of another model in output; PredictionError: a damaged
-    part, or Ray failed; StorageError: no photos at all, or output cannot be written.
+    part, or Ray failed, or the photos cannot be reached any more; StorageError: no photos at all, or output
+    cannot be written, and how many answers that costs.
     """
     if part_rows < 1:
         raise SettingError(f"part_rows={part_rows} (answers a file): expected at least 1")
@@ -198,6 +241,7 @@ def predict_to_parquet(
     todo = photos.filter(pc.invert(pc.is_in(photos["uri"], value_set=earlier.uris)))
     parts = PartWriter(output, state, next_number=earlier.next_number, part_rows=part_rows)
     num_answered = 0
+    go_on = f"{output} keeps the answers before; run the same command again to go on"
     with tempfile.NamedTemporaryFile(mode="w", encoding="utf-8") as file:
         unreadable = _UnreadableList(file, join_uri(output, UNREADABLE_FILE))
         unreadable.save()  # the former run's list ends here; and an output that refuses is told of now
@@ -211,12 +255,18 @@ def predict_to_parquet(
                 parts.add(batch.uris, batch.logits)
                 if len(parts.files) > num_written:
                     unreadable.save()
-        except (KeyboardInterrupt, PredictionError):
-            parts.flush()  # what is answered need not be answered again
+            parts.flush()
             unreadable.save()
+        except (KeyboardInterrupt, PredictionError, StorageError) as error:
+            try:
+                parts.flush()  # what is answered need not be answered again; and a store may be back
+                unreadable.save()
+            except StorageError as failure:
+                lost = f"the last {parts.num_waiting} answers are lost, " if parts.num_waiting else ""
+                raise StorageError(f"{failure}; {lost}{go_on}") from error
+            if isinstance(error, PhysiqError):
+                raise type(error)(f"{error}; {go_on}") from error
             raise
-        parts.flush()
-        unreadable.save()
     return BatchResult(
         num_answered,
         unreadable.num_photos,
@@ -258,7 +308,8 @@ def list_photos(addresses: Sequence[str]) -> tuple[pa.Table, tuple[str, ...]]:
 
 
 def _is_one_photo(address: str) -> bool:
-    return is_photo(address) if address.startswith("s3://") else Path(address).is_file()
+    # Path.is_file would raise for a name too long or a folder closed to us; os.path tells of those by False.
+    return is_photo(address) if address.startswith("s3://") else os.path.isfile(address)  # noqa: PTH113
 
 
 class _UnreadableList:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from physiq_ray.prediction.single import Prediction
 
 FIGURE_PX = 640  # of the photo's shorter side in the figure
+# For what others named: between two dollar signs matplotlib would look for a formula, and fail.
+AS_IT_IS = {"parse_math": False}
 
 
 def write_figure(prediction: "Prediction", data: bytes, uri: str) -> None:
@@ -25,17 +27,17 @@ def write_figure(prediction: "Prediction", data: bytes, uri: str) -> None:
     image = decode_image(data, min_side_px=FIGURE_PX)
     pose = prediction.pose
     figure = Figure(figsize=(10, 5.6), layout="constrained")
-    figure.suptitle(f"{pose.name} · {pose.probability:.1%}", fontsize=16, fontweight="bold")
+    figure.suptitle(f"{pose.name} · {pose.probability:.1%}", fontsize=16, fontweight="bold", **AS_IT_IS)
     photo_axes, bar_axes = figure.subplots(1, 2, width_ratios=(1, 1.2))
     photo_axes.imshow(image)
     photo_axes.set_axis_off()
-    photo_axes.set_title(
-        f"{prediction.uri.rpartition('/')[2]}\n{prediction.width} × {prediction.height} px", fontsize=9
-    )
+    title = f"{prediction.uri.rpartition('/')[2]}\n{prediction.width} × {prediction.height} px"
+    photo_axes.set_title(title, fontsize=9, **AS_IT_IS)
     names = [f"{item.name} ({item.pose_id})" for item in prediction.probabilities]
     shares = [item.probability for item in prediction.probabilities]
-    bars = bar_axes.barh(names, shares, color=["#d1495b"] + ["#9fb4c7"] * (len(names) - 1))
+    bars = bar_axes.barh(range(len(names)), shares, color=["#d1495b"] + ["#9fb4c7"] * (len(names) - 1))
     bar_axes.bar_label(bars, labels=[f"{share:.1%}" for share in shares], padding=4, fontsize=9)
+    bar_axes.set_yticks(range(len(names)), names, **AS_IT_IS)
     bar_axes.invert_yaxis()
     bar_axes.set_xlim(0, 1.12)
     bar_axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])

@@ -6,6 +6,9 @@ from torch import Tensor
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.model import choose_precision, normalise
 
+# Finite weights may still be so large that sums of their products are not.
+NOT_FINITE = "the network's answer is no number; its weights are damaged, or too large for its precision"
+
 
 class Network:
     """A model on a GPU where there is one, in channels_last and in the precision chosen."""

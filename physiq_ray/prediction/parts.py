@@ -84,6 +84,11 @@ class PartWriter:
         self._part_rows = part_rows
         self._waiting = part_schema(state).empty_table()
 
+    @property
+    def num_waiting(self) -> int:
+        """Answers that are in no file yet."""
+        return int(self._waiting.num_rows)
+
     def add(self, uris: Sequence[str], logits: Float32Array) -> None:
         """Take answers, logits float32 (B, C); write the parts that they fill.
 

@@ -4,18 +4,18 @@ In come photo bytes and a model file; out comes a `Prediction`, with its figure 
 same decoder and the same normalisation as in training.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from physiq_ray.checkpoint import ModelState
-from physiq_ray.errors import NotFoundError, PhotoError, StorageError
+from physiq_ray.errors import NotFoundError, PhotoError, PredictionError, StorageError
 from physiq_ray.images import decode_square, read_size
 from physiq_ray.prediction.figure import write_figure
-from physiq_ray.prediction.network import Network, to_probabilities
+from physiq_ray.prediction.network import NOT_FINITE, Network, to_probabilities
 from physiq_ray.storage import is_photo, list_sources, parse_source, read_bytes
 
 
@@ -81,7 +81,8 @@ class Predictor:
     def predict(self, data: bytes, *, uri: str) -> Prediction:
         """Tell the pose of one photo; uri names it in the answer.
 
-        Raises PhotoError, with the uri: empty, truncated, not an image, or too large.
+        Raises PhotoError, with the uri: empty, truncated, not an image, or too large. PredictionError: the
+        network's answer is no number.
         """
         try:
             width, height = read_size(data)
@@ -89,6 +90,8 @@ class Predictor:
         except PhotoError as error:
             raise PhotoError(f"{uri}: {error}") from error
         logits = self._network.logits(torch.from_numpy(image)[None])
+        if not torch.isfinite(logits).all():
+            raise PredictionError(f"{uri}: {NOT_FINITE}")
         shares = to_probabilities(logits, self._state.temperature)[0].tolist()
         names = self._state.pose_names
         probabilities = [
@@ -113,7 +116,8 @@ def find_photos(addresses: Sequence[str]) -> Iterator[str]:
     Raises NotFoundError: nothing there; StorageError: a folder or bucket that cannot be listed.
     """
     for address in addresses:
-        is_object = is_photo(address) if address.startswith("s3://") else not Path(address).is_dir()
+        # Path.is_dir would raise for a name too long or a folder closed to us; reading tells of those.
+        is_object = is_photo(address) if address.startswith("s3://") else not os.path.isdir(address)  # noqa: PTH112
         if is_object:
             yield address
             continue
@@ -128,7 +132,8 @@ def find_photos(addresses: Sequence[str]) -> Iterator[str]:
 def predict_file(predictor: Predictor, uri: str, *, figure_uri: str | None = None) -> Prediction:
     """Read one photo, tell its pose, and write its figure where figure_uri is given.
 
-    Raises StorageError: it cannot be read; PhotoError: it cannot be decoded.
+    Raises StorageError: it cannot be read, or the figure not be written; PhotoError: it cannot be decoded;
+    PredictionError.
     """
     data = read_bytes(uri)
     prediction = predictor.predict(data, uri=uri)

@@ -1,9 +1,13 @@
 """Objects and files: read whole, written whole or not at all."""
 
+import io
 import os
+import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from botocore.exceptions import ClientError
 
@@ -43,18 +47,27 @@ def write_file(path: Path, uri: str) -> None:
     Raises StorageError: denied, missing bucket, full disk; UnreachableError after as many tries as `retry`
     makes.
     """
+    try:
+        path.stat()  # what is wrong with the file must not pass for a fault of the network
+    except OSError as error:
+        raise translate_os(error, f"read {path}") from error
+    _write(uri, lambda: path.open("rb"))
+
+
+def write_bytes(data: bytes, uri: str) -> None:
+    """Write what is in memory to `uri`; all else as `write_file`."""
+    _write(uri, lambda: io.BytesIO(data))
+
+
+def _write(uri: str, open_content: Callable[[], IO[bytes]]) -> None:
     if uri.startswith("s3://"):
         bucket, key = split_uri(uri)
-        try:
-            path.stat()  # what is wrong with the file must not pass for a fault of the network
-        except OSError as error:
-            raise translate_os(error, f"read {path}") from error
         with translated(f"write {uri}"):
             client = s3_client()
 
         def upload() -> None:
-            with translated(f"write {uri}"):
-                client.upload_file(str(path), bucket, key)
+            with translated(f"write {uri}"), open_content() as content:
+                client.upload_fileobj(content, bucket, key)
 
         retry(upload)
         return
@@ -63,23 +76,14 @@ def write_file(path: Path, uri: str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, partial = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
-            with os.fdopen(descriptor, "wb") as out, path.open("rb") as source:
-                while chunk := source.read(1 << 20):
-                    out.write(chunk)
+            with os.fdopen(descriptor, "wb") as out, open_content() as content:
+                shutil.copyfileobj(content, out, 1 << 20)
             Path(partial).chmod(0o644)  # mkstemp's 0600 would lock out everybody else
             Path(partial).replace(target)
         finally:
             Path(partial).unlink(missing_ok=True)
     except OSError as error:
         raise translate_os(error, f"write {uri}") from error
-
-
-def write_bytes(data: bytes, uri: str) -> None:
-    """Write a small object so that it appears whole or not at all."""
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(data)
-        file.flush()
-        write_file(Path(file.name), uri)
 
 
 def create_bytes(data: bytes, uri: str) -> bool:

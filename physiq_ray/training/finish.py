@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from physiq_ray.checkpoint import ModelState, save_model_files, settings_to_store
+from physiq_ray.checkpoint import ModelState, current_versions, save_model_files
 from physiq_ray.config import Settings
 from physiq_ray.errors import DataError, TrainingError
 from physiq_ray.evaluation import Answers, Report, fit_temperature, score, write_report
-from physiq_ray.evaluation.evaluate import collect_facts
+from physiq_ray.evaluation.evaluate import facts_of_training
 from physiq_ray.ingest import QUARANTINE_FILE, Unreadable, write_quarantine
 from physiq_ray.manifest import TRAIN, VALIDATION, Manifest
 from physiq_ray.storage import join_uri
@@ -20,7 +20,7 @@ from physiq_ray.training.history import write_history
 from physiq_ray.training.loop import Outcome
 from physiq_ray.training.measures import Divergence
 from physiq_ray.training.network import weights_to_keep
-from physiq_ray.training.record import RunRecord, resume_command
+from physiq_ray.training.record import RunRecord, resume_command, stored_settings
 from physiq_ray.training.state import read_state
 
 NAMED_PHOTOS = 8  # in the message on a loss that is not finite
@@ -78,15 +78,21 @@ def finish(
         temperature=fit_temperature(answers.logits, answers.labels) if answers.uris else 1.0,
         optimizer_state_dict=state["optimizer"],
         history=latest["history"],
-        settings=settings_to_store(settings) | {"run_name": run_name},
+        settings=stored_settings(settings, run_name),
         best_epoch=metrics["epoch"],
+        versions=current_versions(),
     )
     files = [*save_model_files(model, output), *write_history(latest["history"], output, run_name)]
     report = None
     if answers.uris:
         report = score(answers, manifest.class_mapping, poses, temperature=model.temperature)
-        facts = collect_facts(
-            model, manifest, run_name=run_name, num_skipped=record.num_skipped, unreadable=outcome.unreadable
+        facts = facts_of_training(
+            model,
+            manifest,
+            answers,
+            run_name=run_name,
+            num_skipped=record.num_skipped,
+            unreadable=outcome.unreadable,
         )
         files += write_report(report, answers, facts, output, history=latest["history"])
     unreadable = {item.uri for item in outcome.unreadable}

@@ -62,7 +62,8 @@ def resumed_settings(settings: Settings, run_name: str) -> Settings:
     FIXED_SETTINGS, with both.
     """
     saved = _read_content(settings.storage, run_name)["settings"]
-    given = {name: value for name, value in _to_save(settings).items() if name in settings.model_fields_set}
+    values = stored_settings(settings, run_name)
+    given = {name: value for name, value in values.items() if name in settings.model_fields_set}
     for name in FIXED_SETTINGS:
         if name in given and name in saved and given[name] != saved[name]:
             raise SettingError(
@@ -73,9 +74,9 @@ def resumed_settings(settings: Settings, run_name: str) -> Settings:
     return load_settings(given, environment={}, defaults=known)
 
 
-def _to_save(settings: Settings) -> dict[str, Any]:
-    """Give plain values with absolute paths: a run may be resumed from another working directory."""
-    values = settings_to_store(settings)
+def stored_settings(settings: Settings, run_name: str) -> dict[str, Any]:
+    """Give plain values with absolute paths: run and model may be used from another working directory."""
+    values = settings_to_store(settings) | {"run_name": run_name}
     for name in ("output", "storage", "poses", "labels", "manifest"):
         if values[name] is not None:
             values[name] = absolute_uri(values[name])
@@ -91,7 +92,7 @@ def save_record(record: RunRecord, settings: Settings, run_name: str) -> None:
     A resumed run writes them again, so that the next one goes on with the settings it was given.
     """
     content = {
-        "settings": _to_save(settings) | {"run_name": run_name},
+        "settings": stored_settings(settings, run_name),
         "num_skipped": record.num_skipped,
         "failed_sources": list(record.failed_sources),
     }

@@ -1,6 +1,5 @@
 """What a checkpoint holds between two epochs, written and read back."""
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import Any
 import ray.train
 import torch
 
-from physiq_ray.errors import StorageError
+from physiq_ray.checkpoint import translated_disk
 from physiq_ray.ingest import Unreadable
 from physiq_ray.manifest import TRAIN, VALIDATION
 from physiq_ray.model import read_tensors
@@ -66,18 +65,8 @@ def saved_state(state: Mapping[str, Any]) -> Iterator[ray.train.Checkpoint]:
     Raises StorageError: no space left for it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, STATE_FILE)
-        try:
-            with path.open("wb") as file:
-                torch.save(state, file)
-        except (OSError, RuntimeError) as error:  # torch's writer hides the system's reason behind its own
-            reason = error if isinstance(error, OSError) else error.__context__
-            if not isinstance(reason, OSError):
-                raise
-            raise StorageError(
-                f"checkpoint cannot be written to {folder}: {os.strerror(reason.errno or 0)}; "
-                "free space there, or set TMPDIR to a larger disk"
-            ) from error
+        with translated_disk("checkpoint"), Path(folder, STATE_FILE).open("wb") as file:
+            torch.save(state, file)
         yield ray.train.Checkpoint.from_directory(folder)
 
 

@@ -59,16 +59,41 @@ def test_the_calibration_error_is_the_mean_distance_done_by_hand():
     error = calibration_error(torch.log(shares), labels, 1.0)
     assert error == pytest.approx((4 * 0.15 + 1 * 0.62) / 5, abs=1e-6)
     bins = reliability(torch.log(shares), labels, 1.0)
-    assert bins.counts.tolist() == [0] * 9 + [1] + [0] * 3 + [4, 0]
+    assert bins.counts.tolist() == [0] * 9 + [1] + [0] * 3 + [4, 0, 0]
     assert bins.accuracy[13] == pytest.approx(0.75)
     assert bins.confidence[13] == pytest.approx(0.9)
 
 
-@given(seed=st.integers(0, 50))
-def test_the_diagram_s_bins_give_the_error_again(seed):
+def error_of_the_bins(logits, labels, temperature=1.0):
+    bins = reliability(logits, labels, temperature)
+    assert bins.counts.sum() == len(labels)
+    return float((np.abs(bins.accuracy - bins.confidence) * bins.counts).sum() / len(labels))
+
+
+@given(seed=st.integers(0, 50), factor=st.sampled_from([0.1, 1.0, 12.0, 1000.0]))
+def test_the_diagram_s_bins_give_the_error_again(seed, factor):
     logits, labels = drawn(200, seed)
-    bins = reliability(logits, labels, 1.0)
-    gaps = np.abs(bins.accuracy - bins.confidence)
-    assert calibration_error(logits, labels, 1.0) == pytest.approx(
-        float((gaps * bins.counts).sum() / 200), abs=1e-6
-    )
+    error = calibration_error(factor * logits, labels, 1.0)
+    assert error_of_the_bins(factor * logits, labels) == pytest.approx(error, abs=1e-6)
+
+
+@given(
+    confidences=st.lists(
+        st.sampled_from([0.5, 8 / 15, 0.6, 2 / 3, 0.8, 14 / 15, 0.95, 1 - 1e-8, 1.0]), min_size=1
+    ),
+    seed=st.integers(0, 9),
+)
+def test_confidences_on_the_bins_edges_fall_into_the_same_bins_as_the_error_s(confidences, seed):
+    shares = torch.tensor(confidences, dtype=torch.float64)
+    logits = torch.log(torch.stack([shares, 1 - shares], dim=1)).clamp(min=-700)
+    labels = torch.from_numpy(np.random.default_rng(seed).integers(0, 2, len(confidences)))
+    error = calibration_error(logits, labels, 1.0)
+    assert error_of_the_bins(logits, labels) == pytest.approx(error, abs=1e-6)
+
+
+def test_too_sure_and_too_modest_photos_do_not_cancel_out_in_the_last_bin():
+    # 20 photos at 0.95, all right; 20 at 1.0, of which 19 are right.
+    logits = torch.tensor([[np.log(0.95 / 0.05), 0.0]] * 20 + [[200.0, 0.0]] * 20)
+    labels = torch.tensor([0] * 39 + [1])
+    assert calibration_error(logits, labels, 1.0) == pytest.approx(0.05, abs=1e-6)
+    assert error_of_the_bins(logits, labels) == pytest.approx(0.05, abs=1e-6)

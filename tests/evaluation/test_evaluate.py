@@ -1,13 +1,33 @@
 """A model scored on labelled photos, by the command."""
 
 import json
+import sys
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
+import ray
 import torch
 
 from physiq_ray.checkpoint import ModelState, save_model_files
+from physiq_ray.cli import main
+from physiq_ray.config import Settings
+from physiq_ray.errors import SettingError
+from physiq_ray.evaluation import Answers
+from physiq_ray.evaluation import evaluate as evaluation
+from physiq_ray.evaluation.card import ScoredPhotos, TrainingPhotos
+from physiq_ray.evaluation.evaluate import (
+    Candidates,
+    Evaluation,
+    facts_of_evaluation,
+    facts_of_training,
+    find_training_manifest,
+)
+from physiq_ray.ingest import Unreadable
 from physiq_ray.labels import ClassMapping
+from physiq_ray.manifest import MANIFEST_SCHEMA, VALIDATION, Manifest
 from physiq_ray.model import build_model
+from physiq_ray.training.record import stored_settings
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +59,11 @@ def model(tmp_path):
         {1: "Pose 1", 2: "Pose 2"},
         image_size=64,
         temperature=2.0,
-        settings={"run_name": "first", "storage": "runs", "seed": 7, "image_size": 64},
+        settings={
+            **{"run_name": "first", "storage": str(tmp_path / "runs"), "seed": 7, "image_size": 64},
+            "sources": ["s3://checkins"],
+        },
+        versions={"torch": "2.14.7"},
     )
     save_model_files(state, str(tmp_path / "output"))
 
@@ -60,7 +84,135 @@ def test_all_photos_are_scored_and_what_was_left_out_is_named(run_cli, photos, m
     assert "photos/1/5.jpeg: not an image of a supported format" in done.stderr
     files = {path.name for path in (tmp_path / "evaluation").iterdir()}
     assert files == {"report.json", "confusion.png", "reliability.png", "mistakes.png", "model_card.md"}
-    assert "the photos of split 'all'" in (tmp_path / "evaluation" / "model_card.md").read_text()
+    assert [(item["uri"].split("/")[-2:], item["step"]) for item in report["unreadable"]] == [
+        (["1", "5.jpeg"], "decode")
+    ]
+    assert report["unknown_poses"] == [{"id": 5, "photos": 1}]
+    assert report["failed_sources"] == []
+    card = (tmp_path / "evaluation" / "model_card.md").read_text()
+    assert "On the photos of `photos`, 9 in all:" in card
+    assert "Trained on photos of `s3://checkins`; how many is not known here" in card
+    assert "1 could not be read and 1 show poses that the model does not know" in card
+    assert "Made with torch 2.14.7." in card
+
+
+def make_manifest(tmp_path, make_photo, splits):
+    """Write photos and the manifest of a run of them: (pose id, split) a photo."""
+    rows = []
+    (tmp_path / "old").mkdir()
+    for number, (pose_id, split) in enumerate(splits):
+        path = tmp_path / "old" / f"{number}.jpeg"
+        path.write_bytes(make_photo(number))
+        rows.append(
+            {
+                **{"uri": str(path), "bucket": str(tmp_path / "old"), "key": path.name},
+                **{"size": path.stat().st_size, "etag": str(number), "pose_id": pose_id},
+                **{"class_index": pose_id - 1, "group": str(number), "split": split},
+            }
+        )
+    manifest = Manifest(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), ClassMapping.of_poses([1, 2]))
+    folder = tmp_path / "runs" / "first"
+    folder.mkdir(parents=True)
+    (folder / "manifest.parquet").write_bytes(manifest.to_parquet())
+
+
+@pytest.fixture
+def run_photos(tmp_path, make_photo):
+    """Lay down a run's manifest: three photos trained on, two validated with."""
+    make_manifest(
+        tmp_path, make_photo, [(1, "train"), (2, "train"), (1, "train"), (1, VALIDATION), (2, VALIDATION)]
+    )
+
+
+def test_a_model_is_scored_on_the_validation_photos_of_its_own_run(
+    run_cli, model, run_photos, photos, tmp_path
+):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    # As left over from the training: listed and split again, photos trained on would be scored.
+    leftover = {"PHYSIQ_SOURCES": str(tmp_path / "photos"), "PHYSIQ_MANIFEST": "gone.parquet"}
+    done = run_cli("evaluate", "--model", tmp_path / "output", "--json", env=leftover, cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["confusion"] == [[1, 0], [1, 0]]
+    assert [Path(mistake["uri"]).name for mistake in report["mistakes"]] == ["4.jpeg"]
+    assert (report["unreadable"], report["unknown_poses"], report["failed_sources"]) == ([], [], [])
+    card = (elsewhere / "evaluation" / "model_card.md").read_text()
+    assert "On the validation photos of the training, 2 in all:" in card
+    assert "photos of `s3://checkins`; the run's manifest names 3 to train on and 2 to validate with." in card
+    assert "| 1 | Pose 1 | 2 | 1 |" in card
+    assert "fitted, on the validation photos of the training: the scores flatter." in card
+
+
+def test_other_photos_win_over_the_environment_s_and_are_compared_with_the_run_s(
+    run_cli, model, run_photos, photos, tmp_path
+):
+    leftover = {"PHYSIQ_MANIFEST": "gone.parquet", "PHYSIQ_SOURCES": "s3://gone"}
+    done = run_cli("evaluate", *photos, "--split", "all", env=leftover)
+    assert done.returncode == 1, done.stderr  # a photo is broken
+    card = (tmp_path / "evaluation" / "model_card.md").read_text()
+    assert "None of the photos of `photos` is among the photos of the training" in card
+    assert "the run's manifest names 3 to train on" in card
+    assert "| 1 | Pose 1 | 2 | 1 |" in card
+
+
+def test_a_flag_wins_over_the_config_s_other_photos(run_cli, model, run_photos, photos, tmp_path):
+    (tmp_path / "train.toml").write_text('sources = ["s3://gone"]')
+    done = run_cli(
+        *("evaluate", "--config", "train.toml", "--manifest", "runs/first/manifest.parquet"),
+        *("--split", "train", "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["num_photos"] == 3
+    card = (tmp_path / "evaluation" / "model_card.md").read_text()
+    assert "On split 'train' of the photos of the manifest `runs/first/manifest.parquet`, 3 in all:" in card
+    assert "All 3 photos scored were trained on" in card
+
+
+def test_where_nothing_can_be_read_the_reasons_are_named(run_cli, model, photos, tmp_path):
+    for path in (tmp_path / "photos").rglob("*.jpeg"):
+        path.write_bytes(b"no photo " + str(path).encode())
+    done = run_cli("evaluate", *photos, "--split", "all")
+    assert done.returncode == 1
+    assert "nothing to evaluate: none of the 10 photos could be read: " in done.stderr
+    assert "photos/1/0.jpeg: not an image of a supported format" in done.stderr
+    assert "; and 7 more" in done.stderr
+
+
+def test_what_ray_prints_meanwhile_and_while_it_ends_stays_off_the_json(
+    model, run_photos, tmp_path, monkeypatch, capsys
+):
+    def evaluate(manifest, *_, **__):
+        sys.stdout.write("(raylet) a warning of a node")
+        return Evaluation(Answers(("a.jpeg",), torch.tensor([0]), torch.tensor([[2.0, 1.0]])), (), {})
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(ray, "shutdown", lambda: sys.stdout.write("the last words"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_photos"] == 1
+
+
+def test_a_run_of_the_same_name_with_other_poses_is_not_the_model_s(tmp_path, make_photo):
+    make_manifest(tmp_path, make_photo, [(1, "train"), (2, VALIDATION)])
+    settings = {"run_name": "first", "storage": str(tmp_path / "runs")}
+    other = ModelState({}, ClassMapping.of_poses([1, 2, 5]), {}, settings=settings)
+    with pytest.raises(SettingError, match=r"has poses 1, 2, the model 1, 2, 5: it is of another run"):
+        find_training_manifest(other)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "words"),
+    [
+        ("", VALIDATION, "the validation photos of the training"),
+        ("", "train", "the photos trained on"),
+        ("", "all", "all photos of the training"),
+        ("`s3://new`", "all", "the photos of `s3://new`"),
+        ("`s3://new`", VALIDATION, "split 'validation' of the photos of `s3://new`"),
+    ],
+)
+def test_photos_are_called_what_they_are(name, split, words):
+    assert Candidates(None, name, None).words(split) == words
 
 
 def test_a_model_whose_run_is_gone_asks_for_sources(run_cli, model):
@@ -68,3 +220,48 @@ def test_a_model_whose_run_is_gone_asks_for_sources(run_cli, model):
     assert done.returncode == 2
     assert "runs/first/manifest.parquet" in done.stderr
     assert "give --sources or --manifest" in done.stderr
+
+
+def test_a_trained_model_s_file_names_its_run_from_any_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stored = stored_settings(Settings(sources=("photos", "s3://checkins"), storage="runs"), "first")
+    assert stored["run_name"] == "first"
+    assert stored["storage"] == str(tmp_path / "runs")
+    assert stored["sources"] == [str(tmp_path / "photos"), "s3://checkins"]
+    assert stored["manifest"] is None
+
+
+@pytest.fixture
+def five_photos(tmp_path, make_photo, run_photos):
+    data = (tmp_path / "runs" / "first" / "manifest.parquet").read_bytes()
+    return Manifest.from_parquet(data, name="manifest"), [
+        str(tmp_path / "old" / f"{n}.jpeg") for n in range(5)
+    ]
+
+
+def test_a_training_s_card_counts_what_it_could_read(five_photos):
+    manifest, uris = five_photos
+    state = ModelState({}, manifest.class_mapping, {}, versions={"torch": "2.14.7"})
+    answers = Answers((uris[3],), torch.tensor([0]), torch.zeros(1, 2))
+    unreadable = (Unreadable(uris[4], "decode", "cut off"), Unreadable(uris[0], "fetch", "gone"))
+    facts = facts_of_training(
+        state, manifest, answers, run_name="first", num_skipped=7, unreadable=unreadable
+    )
+    assert facts.trained == TrainingPhotos({1: (1, 1), 2: (1, 0)}, num_skipped=7, num_quarantined=2)
+    assert facts.scored == ScoredPhotos("the validation photos", 0, 1)
+    assert facts.versions == {"torch": "2.14.7"}
+
+
+def test_an_evaluation_s_card_counts_what_the_training_had_of_the_photos_scored(five_photos):
+    manifest, uris = five_photos
+    state = ModelState({}, manifest.class_mapping, {})
+    answers = Answers((*uris[1:], "/new.jpeg"), torch.zeros(5, dtype=torch.int64), torch.zeros(5, 2))
+    found = Evaluation(answers, (Unreadable(uris[0], "fetch", "gone"),), {5: 3, 6: 1})
+    for training, counts in ((manifest, (2, 2)), (None, (None, None))):
+        candidates = Candidates(manifest, "`s3://new`", training)
+        facts = facts_of_evaluation(state, candidates, found, split="all", model="output")
+        assert facts.scored == ScoredPhotos(
+            "the photos of `s3://new`", *counts, num_unreadable=1, num_unknown=4
+        )
+        assert (facts.trained is None) == (training is None)
+        assert facts.run_name == "output"

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 
@@ -8,7 +9,7 @@ from PIL import Image
 
 from physiq_ray.errors import NotFoundError
 from physiq_ray.evaluation import Answers, Facts, score, write_report
-from physiq_ray.evaluation.card import wilson_interval
+from physiq_ray.evaluation.card import ScoredPhotos, TrainingPhotos, wilson_interval, write_card
 from physiq_ray.evaluation.figures import draw_confusion, draw_mistakes
 from physiq_ray.evaluation.scores import Mistake
 from physiq_ray.labels import ClassMapping
@@ -27,14 +28,16 @@ HISTORY = [
 ]
 FACTS = Facts(
     run_name="first",
-    sources=["s3://checkins"],
-    counts={1: (40, 30), 2: (38, 30), 7: (11, 3)},
-    num_skipped=4,
-    num_quarantined=1,
-    settings={"image_size": 224, "learning_rate": 1e-4, "storage": "runs", "train_sizes": [128, 224]},
+    image_size=224,
+    settings={
+        **{"sources": ["s3://checkins"], "manifest": None, "image_size": 224, "learning_rate": 1e-4},
+        **{"storage": "runs", "train_sizes": [128, 224], "group_pattern": None},
+    },
     versions={"torch": "2.15.0"},
     best_epoch=4,
     num_epochs=5,
+    trained=TrainingPhotos({1: (40, 30), 2: (38, 30), 7: (11, 3)}, num_skipped=4, num_quarantined=1),
+    scored=ScoredPhotos(num_trained_on=0, num_validated_with=63),
 )
 
 
@@ -115,14 +118,112 @@ def test_the_sheet_shows_the_photos_and_leaves_room_for_one_that_is_gone():
 def test_the_card_says_what_it_was_made_of_and_what_it_is_not(answers, tmp_path):
     write_report(score(answers, MAPPING, NAMES, temperature=1.3), answers, FACTS, str(tmp_path))
     card = (tmp_path / "model_card.md").read_text()
-    assert "Sources: `s3://checkins`. 89 photos were trained on, 63 validated with; 4 were skipped" in card
+    assert (
+        "Of photos of `s3://checkins` 89 were trained on, 63 validated with; 4 were skipped for want of a "
+        "clear label, 1 could not be read.\n"
+    ) in card
+    assert "| id | pose | trained on | validated with | precision | recall | F1 | photos scored |" in card
     assert "| 7 | Back Lat Spread | 11 | 3 |" in card
     assert "Few photos were scored of Back Lat Spread (3)" in card
+    assert "On the validation photos, 63 in all:" in card
     assert "the temperature fitted, on the validation photos: the scores flatter" in card
     assert "| `train_sizes` | `128,224` |" in card
     assert "`storage`" not in card
     assert "the weights of epoch 4 of 5" in card
     assert "same athlete" in card
+    assert "Made with torch 2.15.0.\n" in card
+
+
+def test_names_with_dollar_signs_are_no_formulas(answers, tmp_path, make_photo):
+    dear = Answers(tuple(f"s3://b/{n} a$5_$.jpg" for n in range(63)), answers.labels, answers.logits)
+    report = score(dear, MAPPING, dict.fromkeys(NAMES, r"$\pose_$"), temperature=1.3)
+    assert report.mistakes
+    uris = write_report(report, dear, FACTS, str(tmp_path), history=HISTORY, read=lambda _: make_photo())
+    assert len(uris) == 6
+
+
+def card_of(answers, **changed):
+    report = score(answers, MAPPING, NAMES, temperature=1.3)
+    return write_card(report, dataclasses.replace(FACTS, **changed))
+
+
+NEW = "the photos of `s3://new`"
+
+
+@pytest.mark.parametrize(
+    ("scored", "sentence"),
+    [
+        (
+            ScoredPhotos("the photos trained on", 63, 0),
+            "All 63 photos scored were trained on: the scores say how well they were learnt, and nothing of "
+            "new photos.",
+        ),
+        (
+            ScoredPhotos("all photos of the training", 50, 13),
+            "50 of the 63 photos scored were trained on, 13 validated with: the scores flatter.",
+        ),
+        (
+            ScoredPhotos(NEW, 0, 7),
+            "The epoch was chosen, and the temperature fitted, on 7 of the 63 photos scored: the scores "
+            "flatter.",
+        ),
+        (
+            ScoredPhotos(NEW, 0, 0),
+            "None of the photos of `s3://new` is among the photos of the training, by their addresses: the "
+            "scores hold for photos like them.",
+        ),
+        (
+            ScoredPhotos(NEW),
+            "Whether any of the photos of `s3://new` were trained on is not known here; if so, the scores "
+            "flatter; if not, they hold for photos like them.",
+        ),
+    ],
+)
+def test_the_card_promises_of_new_photos_what_the_photos_scored_allow(answers, scored, sentence):
+    card = card_of(answers, scored=scored)
+    assert f"- {sentence}\n" in card
+    assert f"On {scored.words}, 63 in all:" in card
+    assert card.count("flatter") + card.count("hold for photos") + card.count("nothing of new") == (
+        sentence.count("flatter") + sentence.count("hold for photos") + sentence.count("nothing of new")
+    )
+
+
+def test_a_card_of_an_unknown_training_counts_none_of_its_photos(answers):
+    card = card_of(answers, trained=None, scored=ScoredPhotos(NEW, num_unreadable=2, num_unknown=1))
+    assert (
+        "Trained on photos of `s3://checkins`; how many is not known here, as the run's manifest was not "
+        "found. Of the photos of `s3://new`, 2 could not be read and 1 show poses that the model does not "
+        "know: left out.\n"
+    ) in card
+    assert "| id | pose | precision | recall | F1 | photos scored |\n" in card
+    assert "skipped" not in card
+    assert "were trained on, " not in card
+
+
+def test_a_card_by_the_run_s_manifest_says_nothing_of_what_that_does_not_hold(answers):
+    card = card_of(answers, trained=TrainingPhotos({1: (40, 30), 2: (38, 30), 7: (11, 3)}))
+    assert (
+        "Trained on photos of `s3://checkins`; the run's manifest names 89 to train on and 63 to validate "
+        "with.\n"
+    ) in card
+    assert "skipped" not in card
+    assert "could not be read" not in card
+
+
+def test_a_card_of_a_file_that_tells_nothing_makes_nothing_up(answers):
+    unknown = {"settings": {}, "versions": {}, "best_epoch": 0, "num_epochs": 0, "trained": None}
+    card = card_of(answers, **unknown, scored=ScoredPhotos(NEW))
+    assert "in photos of 224 pixels' side.\n" in card
+    assert "Trained on photos that its file does not name; how many is not known here" in card
+    assert "The model's file names none.\n" in card
+    assert "The model's file does not say which versions it was made with.\n" in card
+    assert "same athlete" not in card
+
+
+def test_a_card_of_a_training_on_a_manifest_does_not_judge_that_manifest_s_split(answers):
+    card = card_of(answers, settings={**FACTS.settings, "sources": [], "manifest": "s3://m/old.parquet"})
+    assert "Of photos of the manifest `s3://m/old.parquet` 89 were trained on" in card
+    assert "same athlete" not in card
 
 
 def test_the_interval_of_a_share_is_wilson_s():

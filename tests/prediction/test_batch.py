@@ -1,13 +1,32 @@
 import dataclasses
 import json
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 
-from physiq_ray.errors import CheckpointError, PredictionError, SettingError, StorageError
-from physiq_ray.prediction.batch import ActorPlan, list_photos, plan_actors, predict_table, predict_to_parquet
+from physiq_ray import storage
+from physiq_ray.errors import (
+    CheckpointError,
+    NotFoundError,
+    PredictionError,
+    SettingError,
+    StorageError,
+    UnreachableError,
+)
+from physiq_ray.prediction import batch, parts
+from physiq_ray.prediction.batch import (
+    ActorPlan,
+    Outage,
+    list_photos,
+    plan_actors,
+    predict_table,
+    predict_to_parquet,
+)
 from physiq_ray.prediction.network import to_probabilities
 
 SIZE = (72, 96)
@@ -119,6 +138,119 @@ def test_a_second_run_answers_what_is_new_or_was_unreadable_and_touches_no_part(
     third = predict_to_parquet([f"s3://{bucket}"], state, output, precision="fp32", part_rows=8)
     assert (third.num_answered, third.num_skipped, third.files) == (0, 12, ())
     assert objects() == after
+
+
+def away(uri):
+    raise UnreachableError(f"read {uri}: 503")
+
+
+def test_a_store_that_is_gone_stops_the_answers_after_many_photos_in_a_row():
+    outage = Outage(away)
+    outage.check(["a"] * 40, ["fetch"] * 40)
+    outage.check(["b"] * 40, ["fetch"] * 10 + [""] + ["fetch"] * 29)
+    outage.check(["c"] * 34, ["fetch"] * 34)
+    with pytest.raises(
+        PredictionError, match="the last 65 photos could not be fetched, and still: read d: 503"
+    ):
+        outage.check(["x", "d"], ["fetch"] * 2)
+
+
+def test_photos_that_are_gone_or_damaged_stop_nothing_however_many():
+    def gone(uri):
+        raise NotFoundError(f"read {uri}: NoSuchKey")
+
+    for outage in (Outage(gone), Outage(lambda _: b"back again")):
+        for _ in range(4):
+            outage.check(["a"] * 50, ["fetch"] * 50)
+    Outage(away).check(["a"] * 500, ["decode"] * 500)
+
+
+class Answering:
+    """Stands for Ray Data: gives these blocks of columns, whatever it is asked."""
+
+    def __init__(self, blocks):
+        self.blocks = blocks
+
+    def map_batches(self, *_, **__):
+        return self
+
+    def iter_batches(self, **_):
+        yield from self.blocks
+
+
+@pytest.fixture
+def answering(monkeypatch, tmp_path):
+    """Give a function that lays down photos and lets Ray answer so for them: a list of steps a block."""
+
+    def install(*blocks):
+        (tmp_path / "in").mkdir()
+        columns, number = [], 0
+        for steps in blocks:
+            uris = [str(tmp_path / "in" / f"{number + n:04d}.jpeg") for n in range(len(steps))]
+            number += len(steps)
+            for uri in uris:
+                Path(uri).write_bytes(b"x")
+            columns.append(
+                {
+                    **{"uri": np.array(uris, object), "step": np.array(steps, object)},
+                    **{"error": np.array(steps, object), "logits": np.zeros((len(steps), 3), np.float32)},
+                }
+            )
+        monkeypatch.setattr(batch, "build_dataset", lambda *_, **__: Answering(columns))
+        monkeypatch.setattr(batch, "connect", lambda **_: None)
+        monkeypatch.setattr(batch, "cluster_nodes", lambda: [{"CPU": 2}])
+        monkeypatch.setattr(ray, "put", lambda value: value)
+        return str(tmp_path / "in"), str(tmp_path / "out")
+
+    return install
+
+
+def test_what_was_answered_before_the_store_went_is_kept(answering, monkeypatch, state):
+    photos, output = answering([""] * 7, ["fetch"] * 70, [""] * 5)
+    monkeypatch.setattr(batch.Outage.__init__, "__defaults__", (away,))
+    with pytest.raises(PredictionError) as caught:
+        predict_to_parquet([photos], state, output)
+    assert "the last 70 photos could not be fetched" in str(caught.value)
+    assert f"{output} keeps the answers before; run the same command again to go on" in str(caught.value)
+    assert len(rows(output)) == 7
+
+
+@pytest.mark.parametrize(("num_refusals", "kept", "lost"), [(1, 10, None), (9, 4, 6)])
+def test_answers_that_cannot_be_written_are_tried_again_and_then_counted(
+    answering, monkeypatch, state, num_refusals, kept, lost
+):
+    photos, output = answering([""] * 4, [""] * 6, [""] * 5)
+    refused = []
+
+    def write_bytes(data, uri):
+        if "part-00001" in uri and len(refused) < num_refusals:
+            refused.append(uri)
+            raise StorageError(f"write {uri}: No space left on device")
+        storage.write_bytes(data, uri)
+
+    monkeypatch.setattr(parts, "write_bytes", write_bytes)
+    with pytest.raises(StorageError) as caught:
+        predict_to_parquet([photos], state, output, part_rows=4)
+    assert "part-00001.parquet: No space left on device" in str(caught.value)
+    assert ("lost" in str(caught.value)) == (lost is not None)
+    assert lost is None or f"the last {lost} answers are lost" in str(caught.value)
+    assert "run the same command again to go on" in str(caught.value)
+    assert len(rows(output)) == kept
+
+
+def test_an_answer_that_is_no_number_is_no_answer(ray_local, state, make_photo, tmp_path):
+    (tmp_path / "a.jpeg").write_bytes(make_photo(size=SIZE))
+    bias = torch.full((3,), 3e38)
+    huge = dataclasses.replace(
+        state,
+        state_dict={**state.state_dict, "fc.bias": bias, "fc.weight": torch.full((3, 2048), 3e38)},
+    )
+    table = pa.table({"uri": [str(tmp_path / "a.jpeg")], "size": [1]})
+    (answered,) = predict_table(table, huge, precision="fp32")
+    assert answered.uris == ()
+    assert [(item.step, item.error[:31]) for item in answered.unreadable] == [
+        ("predict", "the network's answer is no numb")
+    ]
 
 
 def test_an_empty_prefix_and_a_missing_bucket_are_told_apart(state, make_bucket, tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import numpy as np
@@ -25,3 +26,10 @@ def test_the_figure_shows_the_photo_beside_its_bars(predictor, tmp_path):
     others = (abs(pixels - (0x9F, 0xB4, 0xC7)) < 8).all(axis=2).any(axis=0).sum()
     shares = [item.probability for item in answer.probabilities]
     assert others / longest == pytest.approx(shares[1] / shares[0], abs=0.05)
+
+
+def test_names_with_dollar_signs_are_no_formulas(predictor, make_photo, tmp_path):
+    answer = predictor.predict(make_photo(), uri="folder/a$5_$.jpg")
+    dear = tuple(dataclasses.replace(pose, name=r"$\pose_$") for pose in answer.probabilities)
+    write_figure(dataclasses.replace(answer, probabilities=dear), make_photo(), str(tmp_path / "a.png"))
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from physiq_ray.checkpoint import ModelState
-from physiq_ray.errors import NotFoundError, PhotoError
+from physiq_ray.errors import NotFoundError, PhotoError, PredictionError
 from physiq_ray.prediction import Predictor, find_photos, predict_file
 
 
@@ -63,6 +63,16 @@ def test_a_turned_photo_gets_the_upright_ones_answer_and_size(predictor, make_ph
 def test_an_unreadable_photo_is_named(predictor):
     with pytest.raises(PhotoError, match=r"broken\.jpeg: not an image"):
         predictor.predict(b"no photo", uri="broken.jpeg")
+
+
+def test_an_answer_that_is_no_number_is_none(state, make_photo):
+    huge = dict(state.state_dict) | {
+        "fc.bias": torch.full((3,), 3e38),
+        "fc.weight": torch.full((3, 2048), 3e38),
+    }
+    broken = Predictor(dataclasses.replace(state, state_dict=huge), precision="fp32")
+    with pytest.raises(PredictionError, match=r"a\.jpeg: the network's answer is no number"):
+        broken.predict(make_photo(), uri="a.jpeg")
 
 
 def test_the_answer_as_json_has_the_api_s_form(predictor, make_photo):
