@@ -109,6 +109,9 @@ def connect(*, local: bool = False, debug: bool = False) -> None:
     # The dashboard would take a port and seconds; debugging may want it.
     own: dict[str, Any] = {}
     if address == "local":
+        # On a machine of one's own Ray's workers need not give way to all else, nor look out for its end.
+        os.environ.setdefault("RAY_worker_niceness", "0")
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         own = {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": debug}
     try:
         ray.init(address=address, logging_level=level, log_to_driver=debug, **own)
