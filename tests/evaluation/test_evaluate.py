@@ -144,6 +144,7 @@ def test_a_model_is_scored_on_the_validation_photos_of_its_own_run(
     assert "fitted, on the validation photos of the training: the scores flatter." in card
 
 
+@pytest.mark.long
 def test_other_photos_win_over_the_environment_s_and_are_compared_with_the_run_s(
     run_cli, model, run_photos, photos, tmp_path
 ):
@@ -156,6 +157,7 @@ def test_other_photos_win_over_the_environment_s_and_are_compared_with_the_run_s
     assert "| 1 | Pose 1 | 2 | 1 |" in card
 
 
+@pytest.mark.long
 def test_a_flag_wins_over_the_config_s_other_photos(run_cli, model, run_photos, photos, tmp_path):
     (tmp_path / "train.toml").write_text('sources = ["s3://gone"]')
     done = run_cli(

@@ -88,6 +88,7 @@ def test_a_killed_batch_goes_on_and_answers_every_photo_exactly_once(command, tm
     assert {name: after[name] for name in before} == before
 
 
+@pytest.mark.long
 def test_an_interrupted_batch_keeps_what_it_has_and_says_how_to_go_on(command, tmp_path):
     process = start(command, tmp_path)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the driver and to its children
