@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -102,7 +101,7 @@ def audit_command(args: argparse.Namespace) -> int:
             files.append(uri)
     finally:
         if args.json:
-            print(json.dumps(audit.to_dict() | {"files": files}, indent=2, ensure_ascii=False))
+            print(as_json(audit.to_dict() | {"files": files}))
         else:
             print("".join(f"wrote {uri}\n" for uri in files), end="")
     return 1 if audit.not_looked_at or problem is not None else 0

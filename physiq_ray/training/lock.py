@@ -131,7 +131,7 @@ def _read(uri: str) -> Holder | None:
 def _write(holder: Holder, uri: str) -> None:
     try:
         write_bytes(json.dumps(asdict(holder)).encode(), uri)
-    except (StorageError, OSError):
+    except StorageError:
         return  # a store that is briefly away ends no training; the next sign of life will do
 
 

@@ -91,26 +91,41 @@ def train(
         connect(local=local, debug=debug)
         workers = plan_workers(settings, cluster_nodes())
         photos = _open_splits(settings, record.manifest, output, display)
+        save_record(record, settings, run_name)
         display.note(
             f"run {run_name}: {settings.num_workers} worker(s) on {'GPU' if workers.use_gpu else 'CPU'}, "
             f"{settings.image_size} px, batch {settings.batch_size}, "
             + ("from its latest checkpoint" if goes_on else f"from {settings.weights} weights")
         )
-        save_record(record, settings, run_name)
-        events = _make_queue()
-        job = Job(
-            settings=settings,
-            class_mapping=record.manifest.class_mapping,
-            photos=photos,
-            weights=ray.put(weights) if weights is not None else None,
-            class_weights=_class_weights(settings, record.manifest),
-            threads=workers.threads,
-            events=events,
-        )
-        files = HistoryFiles(output, run_name)
-        with display.live(), received(events, [display.handle, files.handle]):
-            result = _fit(_make_trainer(job, workers, run_name), settings, run_name)
-        return finish(settings, record, run_name, result, output, poses)
+        with _interruption_told(settings, run_name):
+            events = _make_queue()
+            job = Job(
+                settings=settings,
+                class_mapping=record.manifest.class_mapping,
+                photos=photos,
+                weights=ray.put(weights) if weights is not None else None,
+                class_weights=_class_weights(settings, record.manifest),
+                threads=workers.threads,
+                events=events,
+            )
+            files = HistoryFiles(output, run_name)
+            with display.live(), received(events, [display.handle, files.handle]):
+                result = _fit(_make_trainer(job, workers, run_name), settings, run_name)
+            return finish(settings, record, run_name, result, output, poses)
+
+
+@contextmanager
+def _interruption_told(settings: Settings, run_name: str) -> Iterator[None]:
+    """Say how to go on with a run whose record is written, wherever in it Ctrl-C comes."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as error:  # Ray's handler ends a stopped run by sys.exit(0)
+        go_on = resume_command(settings, run_name)
+        raise InterruptedRunError(
+            f"interrupted; the last epoch's checkpoint is safe, go on with: {go_on}"
+            if has_checkpoint(settings.storage, run_name)
+            else f"interrupted before the first epoch was done; start again with: {go_on}"
+        ) from error
 
 
 def _make_queue() -> Queue:
@@ -233,12 +248,6 @@ def _fit(trainer: TorchTrainer, settings: Settings, run_name: str) -> Any:
     try:
         with _sigint_restored():
             return trainer.fit()
-    except (KeyboardInterrupt, SystemExit) as error:  # Ray's handler ends a stopped run by sys.exit(0)
-        raise InterruptedRunError(
-            f"interrupted; the last epoch's checkpoint is safe, go on with: {go_on}"
-            if has_checkpoint(settings.storage, run_name)
-            else f"interrupted before the first epoch was done; start again with: {go_on}"
-        ) from error
     except ray.train.ControllerError as error:
         raise TrainingError(f"Ray Train: {error.controller_failure}; go on with: {go_on}") from error
     except ray.train.WorkerGroupError as error:

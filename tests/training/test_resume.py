@@ -54,6 +54,20 @@ def kill_all(process):
     process.wait(timeout=30)
 
 
+def resume(command, folder, *flags):
+    """Go on with the run, to its end."""
+    done = subprocess.run(
+        [*command[:3], "train", "--resume", "--run-name", "killed", *flags],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def test_ctrl_c_before_the_first_checkpoint_says_how_to_start_again_from_the_given_weights(command, tmp_path):
     start = build_model(1000).state_dict()
     torch.save(start, tmp_path / "start.pth")
@@ -80,15 +94,7 @@ def test_ctrl_c_before_the_first_checkpoint_says_how_to_start_again_from_the_giv
     ]
     assert not list((tmp_path / "runs" / "killed").glob("epoch-*"))
 
-    resumed = subprocess.run(
-        [*command[:3], "train", "--resume", "--run-name", "killed", "--epochs", "1"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = resume(command, tmp_path, "--epochs", "1")
     assert f"from {tmp_path / 'start.pth'} weights" in resumed.stdout
     trained = torch.load(tmp_path / "output" / "pose_classifier.pth", weights_only=True)
     name = "layer3.2.conv2.weight"
@@ -111,15 +117,7 @@ def test_a_killed_run_goes_on_at_the_next_epoch_with_its_best_and_its_patience(c
     assert [row[0] for row in before] == ["1/3", "2/3"], output
     assert [row[5] for row in before] == ["✓ Best Model", "Wait 1/10"]
 
-    resumed = subprocess.run(
-        [*command[:3], "train", "--resume", "--run-name", "killed"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = resume(command, tmp_path)
     after = rows(resumed.stdout)
     assert "going on after epoch 2" in resumed.stdout
     assert after[:2] == before
