@@ -9,10 +9,13 @@
     │   └── UnreachableError   no answer: endpoint, network, throttling
     ├── DataError          what was found cannot be trained on
     ├── PhotoError         one photo cannot be fetched or decoded
+    │   ├── FormatError        it is no image, or of a format that is not read
+    │   └── TooLargeError      it has more bytes or pixels than are read
     ├── WeightsError       the starting weights cannot be had or do not fit
     ├── CheckpointError    a model file is unknown, damaged or unsafe
     ├── TrainingError      a training run cannot start or go on
-    └── PredictionError    a batch of predictions cannot start or go on
+    ├── PredictionError    a batch of predictions cannot start or go on
+    └── ServingError       the HTTP service cannot start
 
 Each takes one finished sentence. They carry nothing else, so that they survive pickling between
 Ray processes; what was attempted, on what, what came and what to do stand in the sentence.
@@ -55,6 +58,14 @@ class PhotoError(PhysiqError):
     """One photo cannot be decoded: empty, truncated, not an image, or too large."""
 
 
+class FormatError(PhotoError):
+    """The bytes are no image, or one of a format that is not read."""
+
+
+class TooLargeError(PhotoError):
+    """The photo has more bytes or pixels than are read."""
+
+
 class WeightsError(PhysiqError):
     """Starting weights cannot be downloaded, read, or do not fit a ResNet50."""
 
@@ -69,3 +80,7 @@ class TrainingError(PhysiqError):
 
 class PredictionError(PhysiqError):
     """Predictions of many photos cannot be made, or those made before cannot be read."""
+
+
+class ServingError(PhysiqError):
+    """The HTTP service cannot start: port, model, tokens, or the cluster's size."""

@@ -22,7 +22,7 @@ from PIL import (  # imported here, once: Pillow's own search for plugins is not
     WebPImagePlugin,  # noqa: F401
 )
 
-from physiq_ray.errors import PhotoError
+from physiq_ray.errors import FormatError, PhotoError, TooLargeError
 
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -107,15 +107,15 @@ def _open(data: bytes) -> Image.Image:
     if not data:
         raise PhotoError("empty: no bytes at all")
     if len(data) > MAX_BYTES:
-        raise PhotoError(f"{len(data)} bytes; at most {MAX_BYTES} are read")
+        raise TooLargeError(f"{len(data)} bytes; at most {MAX_BYTES} are read")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise PhotoError(f"not an image of a supported format ({', '.join(FORMATS)})") from error
+        raise FormatError(f"not an image of a supported format ({', '.join(FORMATS)})") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PhotoError(f"more than {MAX_PIXELS} pixels: {error}") from error
+        raise TooLargeError(f"more than {MAX_PIXELS} pixels: {error}") from error
     if image.width * image.height > MAX_PIXELS:
-        raise PhotoError(f"{image.width} × {image.height} is more than {MAX_PIXELS} pixels")
+        raise TooLargeError(f"{image.width} × {image.height} is more than {MAX_PIXELS} pixels")
     return image
 
 

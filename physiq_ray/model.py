@@ -27,6 +27,14 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PROBE_TIMEOUT_S = 10.0
 WEIGHTS_WORDS = ("imagenet", "random")  # of the setting; all else is an address
+# The environment of processes that compute on CPUs. glibc gives back to the system what a step has freed,
+# and the next step gets it again page by page, zeroed: a tenth of the time of a step. One heap that is kept,
+# for all threads.
+KEEP_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+}
 StateDict = dict[str, Tensor]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from physiq_ray.cli import build_parser
-from physiq_ray.config import Settings
+from physiq_ray.config import LocalServingSettings, Settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,11 +20,13 @@ def test_the_readme_opens_with_the_two_commands():
     assert blocks[1] == "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest\n"
 
 
-def test_every_setting_stands_in_the_readme_with_its_default():
-    rows = dict(re.findall(r"^\| `([a-z_]+)` \| (.*?) \|", README, re.MULTILINE))
-    assert set(rows) == set(Settings.model_fields)
+@pytest.mark.parametrize(("number", "kind"), [(0, Settings), (1, LocalServingSettings)])
+def test_every_setting_stands_in_the_readme_with_its_default(number, kind):
+    tables = README.partition("## Settings")[2].split("| setting | default | |")[1:]
+    rows = dict(re.findall(r"^\| `([a-z_]+)` \| (.*?) \|", tables[number], re.MULTILINE))
+    assert set(rows) == set(kind.model_fields)
     for name, shown in rows.items():
-        default = Settings.model_fields[name].get_default()
+        default = kind.model_fields[name].get_default()
         assert shown == ("" if default in ((), {}, None) else f"`{default}`"), name
 
 

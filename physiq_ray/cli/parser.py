@@ -8,9 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from physiq_ray.cli import commands
 from physiq_ray.cli.predict import FIGURES_FOLDER, predict_command
-from physiq_ray.config import Settings
+from physiq_ray.cli.serve import serve_command
+from physiq_ray.config import LocalServingSettings, Settings
 
 EPILOG = {
     "train": """examples:
@@ -27,6 +30,10 @@ EPILOG = {
   physiq-ray predict photo.jpg
   physiq-ray predict photos/ s3://checkin-poses/new/ --model s3://models/poses --json
   physiq-ray predict s3://checkin-poses --output s3://models/answers --part-rows 50000""",
+    "serve": """examples:
+  physiq-ray serve
+  physiq-ray serve --model s3://models/poses --port 8080 --tokens tokens.txt
+  physiq-ray serve --allowed-sources s3://checkin-poses --feedback s3://checkin-poses/to-label""",
     "demo": """examples:
   physiq-ray demo
   physiq-ray demo --photos my-photos --labels my-photos/db_labels.json --image-size 160""",
@@ -127,6 +134,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_json(predict)
     _add_settings(predict, PREDICT_SETTINGS)
+
+    serve = _command(subparsers, "serve", serve_command, "answer HTTP requests on this machine")
+    _add_settings(serve, list(LocalServingSettings.model_fields), kind=LocalServingSettings)
     return parser
 
 
@@ -154,6 +164,7 @@ def _add_settings(
     show_default: bool = True,
     with_config: bool = True,
     not_in_environment: Sequence[str] = (),
+    kind: type[BaseModel] = Settings,
 ) -> None:
     """Add --config, where the command has one, and a flag a setting."""
     also = "Each is also an environment variable, PHYSIQ_<NAME>"
@@ -164,7 +175,7 @@ def _add_settings(
         parser.add_argument("--config", type=Path, metavar="FILE", help="settings in a TOML file")
     group = parser.add_argument_group("settings", f"{also}.")
     for name in names:
-        setting = Settings.model_fields[name]
+        setting = kind.model_fields[name]
         default = setting.get_default()
         is_list = typing.get_origin(setting.annotation) in (tuple, dict)
         help_text = str(setting.description).replace("%", "%%")

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from physiq_ray.config import Settings
 
 if TYPE_CHECKING:
@@ -17,9 +19,9 @@ if TYPE_CHECKING:
     from physiq_ray.training.progress import Display
 
 
-def given(args: argparse.Namespace) -> dict[str, Any]:
-    """Give the settings among the arguments, None where a flag was left out."""
-    return {name: value for name, value in vars(args).items() if name in Settings.model_fields}
+def given(args: argparse.Namespace, kind: type[BaseModel] = Settings) -> dict[str, Any]:
+    """Give the settings of one kind among the arguments, None where a flag was left out."""
+    return {name: value for name, value in vars(args).items() if name in kind.model_fields}
 
 
 def make_display(*, to_stderr: bool) -> "Display":

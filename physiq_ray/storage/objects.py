@@ -14,19 +14,22 @@ from botocore.exceptions import ClientError
 from physiq_ray.errors import DeniedError, NotFoundError, StorageError
 from physiq_ray.storage.address import split_uri
 from physiq_ray.storage.retry import retry
-from physiq_ray.storage.s3 import read_object, s3_client, translated
+from physiq_ray.storage.s3 import check_size, read_object, s3_client, translated
 
 # What S3 answers to If-None-Match: it was there before, or another writer is just now faster.
 ALREADY_THERE = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
-def read_bytes(uri: str) -> bytes:
+def read_bytes(uri: str, *, max_bytes: int | None = None) -> bytes:
     """Read one object whole, trying again where the fault may pass.
 
-    Raises NotFoundError, DeniedError at once; UnreachableError after as many tries as `retry` makes.
+    Raises NotFoundError, DeniedError at once; UnreachableError after as many tries as `retry` makes;
+    TooLargeError: more than max_bytes, of which none is read.
     """
     if not uri.startswith("s3://"):
         try:
+            if max_bytes is not None:
+                check_size(Path(uri).stat().st_size, max_bytes)
             return Path(uri).read_bytes()
         except OSError as error:
             raise translate_os(error, f"read {uri}") from error
@@ -36,7 +39,7 @@ def read_bytes(uri: str) -> bytes:
 
     def get() -> bytes:
         with translated(f"read {uri}"):
-            return read_object(bucket, key)
+            return read_object(bucket, key, max_bytes)
 
     return retry(get)
 

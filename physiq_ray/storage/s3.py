@@ -33,7 +33,7 @@ from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import BaseError as ObstoreError
 from obstore.store import S3Store
 
-from physiq_ray.errors import DeniedError, NotFoundError, StorageError, UnreachableError
+from physiq_ray.errors import DeniedError, NotFoundError, StorageError, TooLargeError, UnreachableError
 from physiq_ray.storage.address import is_bucket_name
 
 if TYPE_CHECKING:
@@ -85,20 +85,35 @@ def forget_clients() -> None:
         _clients.stores.clear()
 
 
-def read_object(bucket: str, key: str) -> bytes:
-    """Read one object whole, in one try of each client; call within `translated`."""
+def read_object(bucket: str, key: str, max_bytes: int | None = None) -> bytes:
+    """Read one object whole, in one try of each client; call within `translated`.
+
+    Raises TooLargeError: more than max_bytes.
+    """
     client = s3_client()
     if is_bucket_name(bucket) and _is_plain(key):
         # Whatever goes wrong here is asked of boto3 again: it knows redirects, and says what the fault is.
         with contextlib.suppress(ObstoreError, OSError, ValueError):
             result = _store(bucket).get(key)
+            check_size(result.meta["size"], max_bytes)
             data = result.bytes().to_bytes()
             if len(data) == result.meta["size"]:
                 return data
     # The body is read here: botocore retries a request, never a body that breaks off; it does compare
     # its length with the announced one.
-    body: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    answer = client.get_object(Bucket=bucket, Key=key)
+    check_size(answer["ContentLength"], max_bytes)
+    body: bytes = answer["Body"].read()
     return body
+
+
+def check_size(num_bytes: int, max_bytes: int | None) -> None:
+    """Refuse what is larger than may be read.
+
+    Raises TooLargeError.
+    """
+    if max_bytes is not None and num_bytes > max_bytes:
+        raise TooLargeError(f"{num_bytes} bytes; at most {max_bytes} are read")
 
 
 @contextlib.contextmanager

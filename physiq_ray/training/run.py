@@ -32,7 +32,7 @@ from physiq_ray.ingest import (
 )
 from physiq_ray.labels import load_poses
 from physiq_ray.manifest import TRAIN, VALIDATION, Manifest, collect_manifest, describe_manifest
-from physiq_ray.model import load_starting_weights
+from physiq_ray.model import KEEP_MEMORY, load_starting_weights
 from physiq_ray.storage import absolute_uri, join_uri, read_bytes
 from physiq_ray.training.faults import is_out_of_memory, out_of_memory
 from physiq_ray.training.finish import TrainingResult, finish
@@ -51,13 +51,6 @@ from physiq_ray.training.record import (
 )
 from physiq_ray.training.snapshot import CopySnapshot, has_checkpoint
 
-# For workers that compute on CPUs. glibc gives back to the system what a step has freed, and the next step
-# gets it again page by page, zeroed: a tenth of the time of a step. One heap that is kept, for all threads.
-KEEP_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-}
 # Ray asks its workers for reports every 2 s: an epoch of a small set would wait longer than it trains.
 POLL_INTERVAL_S = "0.5"
 

@@ -1,44 +1,17 @@
-"""Every setting of physiq_ray: its name, default, unit and effect, in one place.
+"""What training, auditing, evaluating and predicting need to know."""
 
-In come a TOML file, the environment (`PHYSIQ_<NAME>`) and command-line values, the later winning; out
-comes one frozen `Settings`, checked before any work starts. Flags, help and the README's table are
-generated from the fields below, so a setting is written down once.
-"""
-
-import difflib
-import os
 import re
-import tomllib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from physiq_ray.errors import SettingError
-
-ENVIRONMENT_PREFIX = "PHYSIQ_"
-
-
-def _split_commas(value: object) -> object:
-    """Environment and TOML may give a list as one comma-separated string."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
+from physiq_ray.config.fields import Precision, Share, refuse_booleans, split_commas
 
 
 def _split_pairs(value: object) -> object:
     """`checkins=checkin-poses,training=workout-images` → a mapping; flags come as a tuple of pairs."""
-    parts = _split_commas(value)
+    parts = split_commas(value)
     if not isinstance(parts, tuple | list):
         return parts
     pairs = {}
@@ -52,9 +25,6 @@ def _split_pairs(value: object) -> object:
     return pairs
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
 class Settings(BaseModel):
     """What a run needs to know, typed and bounded. Every field has a default but `sources`.
 
@@ -64,7 +34,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    sources: Annotated[tuple[str, ...], BeforeValidator(_split_commas)] = Field(
+    sources: Annotated[tuple[str, ...], BeforeValidator(split_commas)] = Field(
         (), description="where the photos lie: s3://bucket[/prefix] or a folder, several allowed"
     )
     source_buckets: Annotated[dict[str, str], BeforeValidator(_split_pairs)] = Field(
@@ -105,7 +75,7 @@ class Settings(BaseModel):
     mixup: float = Field(
         0.0, ge=0, le=10, description="both parameters of mixup's Beta distribution; 0 mixes no photos"
     )
-    train_sizes: Annotated[tuple[int, ...], BeforeValidator(_split_commas)] = Field(
+    train_sizes: Annotated[tuple[int, ...], BeforeValidator(split_commas)] = Field(
         (),
         description="sides in pixels to train at, one after the other, the last image_size: 128,160,224",
     )
@@ -138,9 +108,7 @@ class Settings(BaseModel):
         None, ge=1, description="go on with as few workers as this while the cluster has room for no more"
     )
     use_gpu: Literal["auto", "yes", "no"] = Field("auto", description="one GPU per training worker")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 where the hardware has it"
-    )
+    precision: Precision = Field("auto", description="auto: bf16 where the hardware has it")
     compile: Literal["no", "yes"] = Field(
         "no", description="torch.compile: minutes at the start, for faster steps on GPUs"
     )
@@ -162,9 +130,7 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _nothing_is_true_or_false(cls, value: object) -> object:
-        if isinstance(value, bool):  # which pydantic takes for the numbers 1 and 0
-            raise ValueError("a boolean means nothing here")
-        return value
+        return refuse_booleans(value)
 
     @field_validator("sources")
     @classmethod
@@ -220,82 +186,3 @@ class Settings(BaseModel):
         if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
             raise ValueError("letters, digits, '.', '_' and '-' only, at most 100")
         return value
-
-
-def load_settings(
-    flags: Mapping[str, Any],
-    *,
-    file: Path | None = None,
-    environment: Mapping[str, str] = os.environ,
-    defaults: Mapping[str, Any] | None = None,
-) -> Settings:
-    """Merge defaults, a TOML file, the environment and flags, the later winning, and check the result.
-
-    defaults: in place of the fields' own. A flag that is None was not given.
-    Raises SettingError: unknown key, wrong type, out of range, unreadable file; all wrong values at
-    once, each with where it came from.
-    """
-    values: dict[str, Any] = dict(defaults or {})
-    origins: dict[str, str] = {}
-    for origin, layer in (
-        (f"{file}: {{key}}", _read_toml(file) if file else {}),
-        (ENVIRONMENT_PREFIX + "{upper}", _read_environment(environment)),
-        ("--{flag}", {key: value for key, value in flags.items() if value is not None}),
-    ):
-        for key, value in layer.items():
-            values[key] = value
-            origins[key] = origin.format(key=key, upper=key.upper(), flag=key.replace("_", "-"))
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        raise SettingError(
-            # Once a setting, though pydantic finds fault with each item of a list.
-            "; ".join(dict.fromkeys(_describe(detail, values, origins) for detail in error.errors()))
-        ) from error
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingError(
-            f"--config {path}: cannot be read ({error.strerror}); give the path of a TOML file"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingError(f"--config {path}: not TOML: {error}") from error
-
-
-def _read_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    # A PHYSIQ_ variable of no setting is somebody else's and passes; a misspelt one is told apart by
-    # its likeness to a setting, since it would otherwise be ignored in silence.
-    values = {}
-    for variable, value in environment.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX):
-            continue
-        key = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if key in Settings.model_fields:
-            values[key] = value
-        elif near := difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.8):
-            raise SettingError(
-                f"{variable}={value}: no such setting; did you mean {ENVIRONMENT_PREFIX}{near[0].upper()}?"
-            )
-    return values
-
-
-def _describe(detail: Any, values: Mapping[str, Any], origins: Mapping[str, str]) -> str:
-    if not detail["loc"]:  # two settings that exclude each other: the message names both
-        return str(detail["msg"])
-    key = str(detail["loc"][0])
-    if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, Settings.model_fields, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return f"{origins.get(key, key)}: no such setting{hint}"
-    message = detail["msg"]
-    if detail["type"] == "value_error":
-        problem = message.removeprefix("Value error, ")
-    else:
-        problem = "expected " + message.removeprefix("Input should be ")
-    # The whole value, where pydantic would name a list's item only.
-    return (
-        f"{origins.get(key, key)}={values.get(key)!r} ({Settings.model_fields[key].description}): {problem}"
-    )

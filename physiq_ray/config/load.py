@@ -1,0 +1,121 @@
+"""Defaults, a TOML file, the environment and flags → one checked group of settings."""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+from pydantic import BaseModel, ValidationError
+
+from physiq_ray.config.serving import LocalServingSettings
+from physiq_ray.config.settings import Settings
+from physiq_ray.errors import SettingError
+
+ENVIRONMENT_PREFIX = "PHYSIQ_"
+KINDS: tuple[type[BaseModel], ...] = (Settings, LocalServingSettings)
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+@overload
+def load_settings(
+    flags: Mapping[str, Any],
+    *,
+    file: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+    defaults: Mapping[str, Any] | None = None,
+) -> Settings: ...
+
+
+@overload
+def load_settings(
+    flags: Mapping[str, Any],
+    *,
+    file: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+    defaults: Mapping[str, Any] | None = None,
+    kind: type[Kind],
+) -> Kind: ...
+
+
+def load_settings(
+    flags: Mapping[str, Any],
+    *,
+    file: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+    defaults: Mapping[str, Any] | None = None,
+    kind: type[BaseModel] = Settings,
+) -> BaseModel:
+    """Merge defaults, a TOML file, the environment and flags, the later winning, and check the result.
+
+    defaults: in place of the fields' own. kind: the group of settings. A flag that is None was not given.
+    Raises SettingError: unknown key, wrong type, out of range, unreadable file; all wrong values at
+    once, each with where it came from.
+    """
+    values: dict[str, Any] = dict(defaults or {})
+    origins: dict[str, str] = {}
+    for origin, layer in (
+        (f"{file}: {{key}}", _read_toml(file) if file else {}),
+        (ENVIRONMENT_PREFIX + "{upper}", _read_environment(environment, kind)),
+        ("--{flag}", {key: value for key, value in flags.items() if value is not None}),
+    ):
+        for key, value in layer.items():
+            values[key] = value
+            origins[key] = origin.format(key=key, upper=key.upper(), flag=key.replace("_", "-"))
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise SettingError(
+            # Once a setting, though pydantic finds fault with each item of a list.
+            "; ".join(dict.fromkeys(_describe(detail, values, origins, kind) for detail in error.errors()))
+        ) from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(
+            f"--config {path}: cannot be read ({error.strerror}); give the path of a TOML file"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingError(f"--config {path}: not TOML: {error}") from error
+
+
+def _read_environment(environment: Mapping[str, str], kind: type[BaseModel]) -> dict[str, str]:
+    # A PHYSIQ_ variable of no setting is somebody else's and passes; a misspelt one is told apart by
+    # its likeness to a setting, since it would otherwise be ignored in silence.
+    all_names = {name for group in KINDS for name in group.model_fields}
+    values = {}
+    for variable, value in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        key = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if key in kind.model_fields:
+            values[key] = value
+        elif key not in all_names and (near := difflib.get_close_matches(key, all_names, n=1, cutoff=0.8)):
+            raise SettingError(
+                f"{variable}={value}: no such setting; did you mean {ENVIRONMENT_PREFIX}{near[0].upper()}?"
+            )
+    return values
+
+
+def _describe(
+    detail: Any, values: Mapping[str, Any], origins: Mapping[str, str], kind: type[BaseModel]
+) -> str:
+    if not detail["loc"]:  # two settings that exclude each other: the message names both
+        return str(detail["msg"])
+    key = str(detail["loc"][0])
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, kind.model_fields, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{origins.get(key, key)}: no such setting{hint}"
+    message = detail["msg"]
+    if detail["type"] == "value_error":
+        problem = message.removeprefix("Value error, ")
+    else:
+        problem = "expected " + message.removeprefix("Input should be ")
+    # The whole value, where pydantic would name a list's item only.
+    return f"{origins.get(key, key)}={values.get(key)!r} ({kind.model_fields[key].description}): {problem}"

@@ -1,0 +1,404 @@
+"""The HTTP side: routes, who may ask, what is answered when something is wrong.
+
+POST /v1/predict   one photo → one answer, several → {"answers": […]} in their order
+GET  /v1/model     which model answers, for which poses
+GET  /healthz      200 where it answers
+GET  /docs         OpenAPI
+GET  /             the page
+"""
+
+import asyncio
+import contextlib
+import math
+import uuid
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from physiq_ray.errors import PhysiqError
+from physiq_ray.serving.headers import Edge
+from physiq_ray.serving.intake import RequestError, Upload, read_uploads, to_request_error, too_large
+from physiq_ray.serving.limits import RateLimit, Tokens
+from physiq_ray.serving.metrics import Metrics
+from physiq_ray.serving.service import Service
+
+PAGE = Path(__file__).parent / "page"
+
+
+# What the answers look like, for the OpenAPI document; they are built as plain dicts.
+
+
+class Pose(BaseModel):
+    """A pose by its id in the label file and its name."""
+
+    id: int
+    name: str
+
+
+class PoseProbability(Pose):
+    """A pose's share of the answer; all shares add up to 1."""
+
+    probability: float
+
+
+class AnsweringModel(BaseModel):
+    """The model that gave an answer."""
+
+    version: str
+    temperature: float
+
+
+class Answer(BaseModel):
+    """What one photo shows; pose is null where confidence is below min_confidence."""
+
+    pose: Pose | None
+    confidence: float
+    min_confidence: float
+    probabilities: list[PoseProbability]
+    model: AnsweringModel
+
+
+class ErrorDetail(BaseModel):
+    """A code for programs and a sentence for people."""
+
+    code: str
+    message: str
+
+
+class ErrorAnswer(BaseModel):
+    """What is answered in place of a prediction."""
+
+    error: ErrorDetail
+
+
+class NamedAnswer(Answer):
+    """One of several answers; name: the part's file name, or the uri."""
+
+    name: str | None
+
+
+class NamedError(ErrorAnswer):
+    """What is answered for one of several photos that has no answer."""
+
+    name: str | None
+
+
+class Answers(BaseModel):
+    """Answers to several photos, in their order."""
+
+    answers: list[NamedAnswer | NamedError]
+
+
+class Role(BaseModel):
+    """A model that answers, and how often it did since it was loaded into this replica."""
+
+    version: str
+    image_size: int
+    temperature: float
+    poses: list[Pose]
+    num_answers: int
+
+
+class ModelAnswer(Role):
+    """The model that answers; canary: the second one, with its share of the requests."""
+
+    min_confidence: float
+    canary: Role | None
+    canary_share: float
+    refused: str | None
+
+
+class Health(BaseModel):
+    """That the service answers."""
+
+    status: str
+
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "image/*": BINARY,
+            "application/octet-stream": BINARY,
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["photo"],
+                    "properties": {
+                        "photo": {"type": "array", "items": {"type": "string", "format": "binary"}}
+                    },
+                }
+            },
+            "application/json": {
+                "schema": {
+                    "oneOf": [
+                        {
+                            "type": "object",
+                            "required": ["uri"],
+                            "additionalProperties": False,
+                            "properties": {"uri": {"type": "string"}},
+                        },
+                        {
+                            "type": "object",
+                            "required": ["uris"],
+                            "additionalProperties": False,
+                            "properties": {"uris": {"type": "array", "items": {"type": "string"}}},
+                        },
+                    ]
+                }
+            },
+        },
+    }
+}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorAnswer, "description": "Empty, or not what its Content-Type says"},
+    401: {"model": ErrorAnswer, "description": "The bearer token is missing or wrong"},
+    408: {"model": ErrorAnswer, "description": "The upload took too long"},
+    413: {"model": ErrorAnswer, "description": "Too many bytes, pixels or photos"},
+    415: {"model": ErrorAnswer, "description": "No image of a format that is read"},
+    422: {"model": ErrorAnswer, "description": "A damaged photo, or a uri that may not or cannot be read"},
+    429: {"model": ErrorAnswer, "description": "Too many requests of this client; Retry-After says when"},
+    503: {"model": ErrorAnswer, "description": "No room just now; Retry-After says when"},
+}
+
+
+class Handlers:
+    """The routes of one replica, with what they decide on."""
+
+    def __init__(self, service: Service) -> None:
+        """Read the tokens.
+
+        Raises ServingError: those asked for cannot be had.
+        """
+        self.service = service
+        self._settings = service.settings
+        self._tokens = Tokens(self._settings.tokens)
+        self._rate = RateLimit(self._settings.requests_per_minute)
+        self._num_inside = 0
+
+    def allow(
+        self,
+        request: Request,
+        _credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+    ) -> str:
+        """Let in who may ask; give the client's name.
+
+        Raises RequestError: 401, or 429.
+        """
+        client = f"address {request.client.host}" if request.client else "unknown"
+        if not self._tokens.is_open:
+            name = self._tokens.name_of(request.headers.get("authorization"))
+            if name is None:
+                raise RequestError(
+                    401, "unauthorised", "the bearer token is missing or wrong: Authorization: Bearer …"
+                )
+            client = name
+        wait_s = self._rate.wait_s(client)
+        if wait_s:
+            raise RequestError(
+                429,
+                "too_many_requests",
+                f"more than {self._settings.requests_per_minute} requests a minute; come again in {wait_s} s",
+                retry_after_s=wait_s,
+            )
+        return client
+
+    async def predict(self, request: Request) -> Response:
+        """Answer for the photos of one request."""
+        with self._room():
+            length = request.headers.get("content-length", "")
+            if length.isdecimal() and int(length) > self._settings.max_body_bytes:
+                raise too_large(self._settings.max_body_bytes)
+            has_body = False
+            try:
+                async with asyncio.timeout(self._settings.request_timeout_s):
+                    uploads = await read_uploads(request, self._settings)
+                    has_body = True
+                    results = await asyncio.gather(*(self._answer(upload) for upload in uploads))
+            except TimeoutError:
+                seconds = f"{self._settings.request_timeout_s:g} s"
+                if has_body:
+                    raise RequestError(
+                        503, "timeout", f"no answer within {seconds}", retry_after_s=5
+                    ) from None
+                raise RequestError(408, "upload_timeout", f"the upload took more than {seconds}") from None
+        if len(results) == 1:
+            result = results[0]
+            if isinstance(result, RequestError):
+                raise result
+            return JSONResponse(result)
+        return JSONResponse(
+            {
+                "answers": [
+                    {"name": upload.name} | (result.to_dict() if isinstance(result, RequestError) else result)
+                    for upload, result in zip(uploads, results, strict=True)
+                ]
+            }
+        )
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[None]:
+        """Hold a place for one request, before its body is read.
+
+        Raises RequestError: 503, as more are inside than may be, or as it would wait too long.
+        """
+        wait_s = self.service.pace.expected_wait_s
+        if self._num_inside >= self._settings.max_requests or wait_s > self._settings.max_wait_s:
+            raise RequestError(
+                503,
+                "busy",
+                "more requests than can be answered just now; come again",
+                retry_after_s=max(1, math.ceil(wait_s)),
+            )
+        self._num_inside += 1
+        try:
+            yield
+        finally:
+            self._num_inside -= 1
+
+    async def _answer(self, upload: Upload) -> dict[str, Any] | RequestError:
+        """Answer for one photo of a request; what is wrong with it is not the others'."""
+        try:
+            data = upload.data if upload.uri is None else await self.service.fetch(upload.uri)
+            if not data:
+                return RequestError(400, "empty", "the photo has no bytes")
+            return await self.service.answer(data, name=uuid.uuid4().hex)
+        except PhysiqError as error:
+            return to_request_error(error)
+
+    async def model(self) -> Response:
+        """Say which model answers."""
+        models = self.service.models
+
+        def role(name: str) -> dict[str, Any] | None:
+            served = models.main if name == "main" else models.canary
+            if served is None:
+                return None
+            state = served.state
+            return {
+                "version": state.version,
+                "image_size": state.image_size,
+                "temperature": state.temperature,
+                "poses": [
+                    {"id": pose_id, "name": state.pose_names[pose_id]}
+                    for pose_id in state.class_mapping.pose_ids
+                ],
+                "num_answers": self.service.num_answers[name],
+            }
+
+        return JSONResponse(
+            {
+                **(role("main") or {}),
+                "min_confidence": models.live.min_confidence,
+                "canary": role("canary"),
+                "canary_share": models.live.canary_share if models.canary else 0.0,
+                "refused": self.service.refused,
+            }
+        )
+
+    async def healthz(self) -> Response:
+        """Say that the model answers, having asked it where no request did lately."""
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                await self.service.check()
+        except (PhysiqError, TimeoutError) as error:
+            raise RequestError(
+                503, "unavailable", "the model does not answer just now", retry_after_s=5
+            ) from error
+        return JSONResponse({"status": "ok"})
+
+
+def build_api(service: Service, metrics: Metrics) -> FastAPI:
+    """Build the HTTP application of a replica.
+
+    Raises ServingError: the tokens asked for cannot be had.
+    """
+    handlers = Handlers(service)
+    settings = service.settings
+    api = FastAPI(
+        title="physiq_ray",
+        version=version("physiq-ray"),
+        description="Tells the pose in a photo.",
+        redoc_url=None,
+    )
+    allowed = [Depends(handlers.allow)]
+    api.add_api_route(
+        "/v1/predict",
+        handlers.predict,
+        methods=["POST"],
+        dependencies=allowed,
+        response_model=Answer | Answers,
+        responses=REFUSALS,
+        openapi_extra=BODY,
+    )
+    api.add_api_route(
+        "/v1/model",
+        handlers.model,
+        dependencies=allowed,
+        response_model=ModelAnswer,
+        responses={status: REFUSALS[status] for status in (401, 429, 503)},
+    )
+    api.add_api_route("/healthz", handlers.healthz, response_model=Health, responses={503: REFUSALS[503]})
+    for path, name in (("/", "page.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
+        api.add_api_route(path, _file_sender(PAGE / name), include_in_schema=False)
+    api.add_exception_handler(RequestError, _answer_refusal)
+    api.add_exception_handler(PhysiqError, _answer_error)
+    api.add_exception_handler(HTTPException, _answer_http_exception)
+    api.add_exception_handler(Exception, _answer_fault)
+    # The last added is the outermost.
+    if settings.cors_origins:
+        api.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    api.add_middleware(Edge, max_body_bytes=settings.max_body_bytes, count=metrics.count_request)
+    return api
+
+
+def _file_sender(path: Path) -> Any:
+    async def send_file() -> FileResponse:
+        return FileResponse(path)
+
+    return send_file
+
+
+def _refusal(error: RequestError) -> Response:
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(error.to_dict(), status_code=error.status, headers=headers)
+
+
+async def _answer_refusal(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return _refusal(error)
+
+
+async def _answer_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, PhysiqError)
+    return _refusal(to_request_error(error))
+
+
+async def _answer_http_exception(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+    body = {"error": {"code": code, "message": str(error.detail)}}
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+
+async def _answer_fault(_request: Request, _error: Exception) -> Response:
+    # Starlette logs the trace on its way out; the client gets none of it.
+    return JSONResponse({"error": {"code": "internal", "message": "a fault of the service"}}, status_code=500)

@@ -1,0 +1,99 @@
+"""The Serve application: one deployment that takes HTTP, decodes and answers, in each replica.
+
+    serve run physiq_ray.serving:build_app model=s3://models/poses
+    serve deploy serve_config.yaml
+
+One process holds all of it: a photo would cost more on its way between two than in either.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve import Application
+
+from physiq_ray.config import LiveSettings, ServingSettings
+from physiq_ray.model import KEEP_MEMORY
+from physiq_ray.serving.api import build_api
+from physiq_ray.serving.metrics import Metrics
+from physiq_ray.serving.service import Service
+
+# Serve's own queue in front of a replica must not be what fills up: the replica answers 503 by itself, in
+# words, as soon as a request would wait too long.
+MORE_THAN_MAX_REQUESTS = 2
+HEALTH_CHECK_PERIOD_S, HEALTH_CHECK_TIMEOUT_S = 10.0, 30.0
+# How often a replica on its way out looks whether its last requests are done, and how long at most.
+DRAIN_LOOK_S, DRAIN_S = 1.0, 60.0
+
+
+@serve.deployment(name="PoseService")
+@serve.ingress()  # the application is built in each replica, by the method that Serve looks for
+class PoseService:
+    """One replica."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        """Start its threads; the model comes with `reconfigure`, which Serve calls next.
+
+        Raises ServingError: the tokens asked for cannot be had.
+        """
+        metrics = Metrics()
+        self._service = Service(settings, metrics)
+        self._api = build_api(self._service, metrics)
+        self._is_started = False
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Give Serve what answers HTTP."""
+        return self._api
+
+    async def reconfigure(self, live: Mapping[str, Any]) -> None:
+        """Take over user_config: at first load the model, later change to another beside it.
+
+        Raises PhysiqError: the first time, where no model can be had.
+        """
+        if self._is_started:
+            self._service.change(live)
+            return
+        await self._service.start(live)
+        self._is_started = True
+
+    async def check_health(self) -> None:
+        """Ask the model, where no request did lately; Serve replaces a replica that fails at this.
+
+        Raises PhysiqError: it does not answer.
+        """
+        await self._service.check()
+
+    def __del__(self) -> None:
+        """Write what is still to be written; Serve waits for it."""
+        if service := getattr(self, "_service", None):
+            service.close()
+
+
+def build_app(args: ServingSettings) -> Application:
+    """Build the application from its settings; Serve makes them of `key=value` or of the config's args.
+
+    Raises pydantic.ValidationError, which Serve shows: a wrong setting, by its name.
+    """
+    deployment: serve.Deployment = PoseService.options(  # type: ignore[attr-defined]
+        user_config=args.model_dump(include=set(LiveSettings.model_fields)),
+        max_ongoing_requests=args.max_requests * MORE_THAN_MAX_REQUESTS,
+        autoscaling_config={
+            "min_replicas": args.min_replicas,
+            "max_replicas": args.max_replicas,
+            "target_ongoing_requests": args.target_requests,
+            "upscale_delay_s": args.upscale_delay_s,
+            "downscale_delay_s": args.downscale_delay_s,
+        },
+        ray_actor_options={
+            "num_cpus": args.cpus_per_replica,
+            "num_gpus": args.gpus_per_replica,
+            "runtime_env": {"env_vars": {} if args.gpus_per_replica else KEEP_MEMORY},
+        },
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
+        graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
+        graceful_shutdown_timeout_s=DRAIN_S,
+    )
+    application: Application = deployment.bind(args)
+    return application

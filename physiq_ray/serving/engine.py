@@ -1,0 +1,154 @@
+"""Decoded photos → logits, by one thread that never waits for a batch.
+
+The thread takes whatever waits when it is free, up to the largest batch: a lone photo is computed at once,
+and under load batches fill by themselves. Serve's own `@serve.batch` closes a batch before the one at work is
+done, so that without its waiting time every batch holds one photo, and with it every lone photo waits.
+
+All of torch happens in that one thread: a second one with an OpenMP team of its own takes the cores from it.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from physiq_ray.errors import PredictionError
+from physiq_ray.images import UInt8Array
+from physiq_ray.prediction.network import NOT_FINITE, Network
+
+LOGGER = logging.getLogger("ray.serve")  # its handlers, and its form, are those of the deployment
+
+Float32Array = npt.NDArray[np.float32]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Computed:
+    """One photo's answer: logits float32 (C,), and the seconds it waited and was computed."""
+
+    logits: Float32Array
+    waited_s: float
+    computed_s: float
+    batch_size: int
+
+
+@dataclass
+class _Waiting:
+    image: UInt8Array
+    network: Network
+    future: "Future[Computed]" = field(default_factory=Future)
+    since_s: float = field(default_factory=time.monotonic)
+
+
+class Engine:
+    """The computing thread of a replica; its methods may be called from any thread."""
+
+    def __init__(self, *, max_batch_size: int, threads: int | None) -> None:
+        """Start the thread; threads: of the network on a CPU, None leaves torch's choice."""
+        self._max_batch_size = max_batch_size
+        self._waiting: deque[_Waiting] = deque()
+        self._tasks: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._changed = threading.Condition()
+        self._is_open = True
+        self._thread = threading.Thread(target=self._work, args=(threads,), name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, image: UInt8Array, network: Network) -> "Future[Computed]":
+        """Queue one photo, uint8 (size, size, 3) of the network's size.
+
+        The future raises PredictionError: the answer is no number, or the engine is closed.
+        """
+        item = _Waiting(image, network)
+        with self._changed:
+            if not self._is_open:
+                item.future.set_exception(PredictionError("the service is shutting down"))
+                return item.future
+            self._waiting.append(item)
+            self._changed.notify()
+        return item.future
+
+    def call(self, task: Callable[[], T]) -> "Future[T]":
+        """Run a function between two batches, for all else that computes: warming up, checking."""
+        future: Future[T] = Future()
+        with self._changed:
+            if not self._is_open:
+                future.set_exception(PredictionError("the service is shutting down"))
+                return future
+            self._tasks.append((task, future))
+            self._changed.notify()
+        return future
+
+    def close(self) -> None:
+        """Compute what waits, then end the thread."""
+        with self._changed:
+            self._is_open = False
+            self._changed.notify()
+        self._thread.join()
+
+    def _work(self, threads: int | None) -> None:
+        while True:
+            with self._changed:
+                while not (self._waiting or self._tasks):
+                    if not self._is_open:
+                        return
+                    self._changed.wait()
+                task = self._tasks.popleft() if self._tasks else None
+                batch = [] if task else self._next_batch()
+            if task:
+                if threads is not None:
+                    # For this thread, whatever a loading one has set for itself: torch asks for the number
+                    # at a thread's first computation, and keeps it.
+                    torch.set_num_threads(threads)
+                _run(*task)
+            elif batch:
+                _compute(batch)
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Take the photos that wait for one network, as many as a batch holds, in their order."""
+        network = self._waiting[0].network
+        batch: list[_Waiting] = []
+        others: deque[_Waiting] = deque()
+        while self._waiting and len(batch) < self._max_batch_size:
+            item = self._waiting.popleft()
+            if item.network is not network:
+                others.append(item)
+            # False: the client has gone, and nobody waits for the answer.
+            elif item.future.set_running_or_notify_cancel():
+                batch.append(item)
+        self._waiting.extendleft(reversed(others))
+        return batch
+
+
+def _run(task: Callable[[], Any], future: "Future[Any]") -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(task())
+    except Exception as error:  # whatever it was, it is the caller's, and the thread goes on
+        future.set_exception(error)
+
+
+def _compute(batch: Sequence[_Waiting]) -> None:
+    started_s = time.monotonic()
+    try:
+        images = torch.from_numpy(np.stack([item.image for item in batch]))  # (B, H, W, 3)
+        logits: Float32Array = batch[0].network.logits(images).numpy()
+    except Exception as error:  # out of memory, a GPU that is gone: the batch's, and the thread goes on
+        LOGGER.exception("a batch of %d photos failed", len(batch))
+        for item in batch:
+            item.future.set_exception(PredictionError(f"the network failed: {error}"))
+        return
+    computed_s = time.monotonic() - started_s
+    for item, row in zip(batch, logits, strict=True):
+        if np.isfinite(row).all():
+            item.future.set_result(Computed(row, started_s - item.since_s, computed_s, len(batch)))
+        else:
+            item.future.set_exception(PredictionError(NOT_FINITE))

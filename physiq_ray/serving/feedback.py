@@ -1,0 +1,72 @@
+"""Photos whose answer is doubtful → a bucket, ready to be labelled; off unless asked for.
+
+One thread writes, and photos that come faster than it writes are dropped: an answer never waits for this. A
+photo is stored upright and encoded anew, so that nothing of its EXIF data (place, time, camera) is kept.
+"""
+
+import io
+import json
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from PIL import Image
+
+from physiq_ray.errors import PhysiqError
+from physiq_ray.images import decode_image
+from physiq_ray.storage import join_uri, write_bytes
+
+LOGGER = logging.getLogger("ray.serve")
+
+MAX_WAITING = 16  # photos, of megabytes each
+SIDE_PX = 1024  # of the shorter side: enough for whoever labels it
+JPEG_QUALITY = 92
+
+
+class Feedback:
+    """Keeps doubtful photos with their answer as `<address>/<day>/<name>.jpg` and `.json`."""
+
+    def __init__(self, address: str, count: Callable[[str], None]) -> None:
+        """address: a folder or s3:// prefix; count: is told "kept", "dropped" or "failed" of each photo."""
+        self._address = address
+        self._count = count
+        self._waiting: queue.Queue[tuple[bytes, str, dict[str, Any]] | None] = queue.Queue(MAX_WAITING)
+        self._thread = threading.Thread(target=self._work, name="feedback", daemon=True)
+        self._thread.start()
+
+    def offer(self, data: bytes, name: str, answer: dict[str, Any]) -> None:
+        """Take one photo, or drop it where too many wait; returns at once."""
+        try:
+            self._waiting.put_nowait((data, name, answer))
+        except queue.Full:
+            self._count("dropped")
+
+    def close(self) -> None:
+        """Write what waits, then end."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            data, name, answer = item
+            try:
+                self._keep(data, name, answer)
+            except (PhysiqError, OSError) as error:
+                LOGGER.warning("feedback: %s", error)
+                self._count("failed")
+            else:
+                self._count("kept")
+
+    def _keep(self, data: bytes, name: str, answer: dict[str, Any]) -> None:
+        out = io.BytesIO()
+        Image.fromarray(decode_image(data, min_side_px=SIDE_PX)).save(out, "JPEG", quality=JPEG_QUALITY)
+        now = datetime.now(UTC)
+        base = join_uri(self._address, now.strftime("%Y-%m-%d"), name)
+        # The answer first: a photo without one would look like an upload of somebody's.
+        write_bytes(
+            json.dumps({**answer, "time": now.isoformat()}, ensure_ascii=False).encode(), f"{base}.json"
+        )
+        write_bytes(out.getvalue(), f"{base}.jpg")

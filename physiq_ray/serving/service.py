@@ -1,0 +1,297 @@
+"""What one replica does between HTTP and the network: models, decoding, answers.
+
+    service = Service(settings, metrics)
+    await service.start(live)         # loads the model, or raises
+    answer = await service.answer(data, name="…")
+    service.change(live)              # another model, loaded beside the one that answers
+
+Bytes are fetched and decoded by threads (Pillow lets go of the GIL), never by the event loop.
+"""
+
+import asyncio
+import dataclasses
+import functools
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from physiq_ray.checkpoint import ModelState, load_model_state
+from physiq_ray.config import LiveSettings, ServingSettings
+from physiq_ray.errors import PhotoError, PhysiqError, ServingError, SettingError, TooLargeError
+from physiq_ray.images import UInt8Array, decode_square, read_size
+from physiq_ray.labels import load_poses
+from physiq_ray.prediction.network import Network, to_probabilities
+from physiq_ray.serving.engine import Engine
+from physiq_ray.serving.feedback import Feedback
+from physiq_ray.serving.limits import Pace
+from physiq_ray.serving.metrics import Metrics
+from physiq_ray.storage import read_bytes
+
+T = TypeVar("T")
+
+LOGGER = logging.getLogger("ray.serve")
+
+MAIN, CANARY = "main", "canary"
+DECODE_THREADS, FETCH_THREADS = 2, 8
+# A model that answered as lately as this need not be asked whether it can.
+HEALTHY_S = 10.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that is loaded and has answered once."""
+
+    address: str
+    state: ModelState
+    network: Network
+
+
+@dataclass(frozen=True)
+class Models:
+    """What answers at a time; changed as a whole, so that no request sees half of a change."""
+
+    live: LiveSettings
+    main: Served
+    canary: Served | None = None
+
+    def choose(self, random_share: float) -> tuple[Served, str]:
+        """Choose who answers a request; random_share: 0 … 1, below canary_share the canary."""
+        if self.canary is not None and random_share < self.live.canary_share:
+            return self.canary, CANARY
+        return self.main, MAIN
+
+
+class Service:
+    """One replica's work; its methods are called from one event loop."""
+
+    def __init__(self, settings: ServingSettings, metrics: Metrics) -> None:
+        """Start threads; no model yet."""
+        self.settings = settings
+        self.pace = Pace()
+        self.refused: str | None = None  # the latest change that was not made
+        self.num_answers = {MAIN: 0, CANARY: 0}  # of the models that answer now
+        self._metrics = metrics
+        self._models: Models | None = None
+        self._changing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._engine = Engine(
+            max_batch_size=settings.max_batch_size,
+            threads=None if settings.gpus_per_replica else settings.cpus_per_replica,
+        )
+        self._decoders = ThreadPoolExecutor(DECODE_THREADS, "decode")
+        self._fetchers = ThreadPoolExecutor(FETCH_THREADS, "fetch")
+        self._loader = ThreadPoolExecutor(1, "load")
+        self._feedback = Feedback(settings.feedback, metrics.count_feedback) if settings.feedback else None
+        self._random = random.Random()
+        self._answered_s = -HEALTHY_S
+
+    @property
+    def models(self) -> Models:
+        """What answers now.
+
+        Raises ServingError: nothing yet.
+        """
+        if self._models is None:
+            raise ServingError("no model is loaded yet")
+        return self._models
+
+    async def start(self, live: Mapping[str, Any]) -> None:
+        """Load the first models.
+
+        Where those of live cannot be had and the deployment was built with another, that one answers: a
+        replica that starts after a change gone wrong is no worse than those that refused it.
+        Raises PhysiqError: no model at all.
+        """
+        try:
+            self._models = await self._load(self._parse(live))
+        except PhysiqError as error:
+            built_with = LiveSettings.model_validate(
+                self.settings.model_dump(include=set(LiveSettings.model_fields))
+            )
+            if self._would_be_the_same(live, built_with):
+                raise
+            self._refuse(error)
+            self._models = await self._load(built_with)
+
+    def change(self, live: Mapping[str, Any]) -> None:
+        """Take over other settings, loading models beside those that answer; returns at once.
+
+        Serve sends a replica no requests while it is told, so loading must not be waited for. What cannot be
+        loaded is refused: `refused` says why, and the models stay.
+        """
+        task = asyncio.get_running_loop().create_task(self._change(live))
+        self._tasks.add(task)  # the loop itself keeps no reference
+        task.add_done_callback(self._tasks.discard)
+
+    async def answer(self, data: bytes, *, name: str) -> dict[str, Any]:
+        """Tell the pose of one photo; name: of the photo where it is kept as feedback.
+
+        Raises PhotoError: it cannot be decoded; PredictionError: the network's answer is no number.
+        """
+        models = self.models
+        served, role = models.choose(self._random.random())
+        self.pace.enter()
+        try:
+            started_s = time.monotonic()
+            image = await self._in(
+                self._decoders, _decode, data, served.state.image_size, self.settings.max_pixels
+            )
+            self._metrics.observe("decode", time.monotonic() - started_s)
+            computed = await asyncio.wrap_future(self._engine.submit(image, served.network))
+        finally:
+            self.pace.leave()
+        self._answered_s = time.monotonic()
+        self._metrics.observe_computed(computed)
+        answer = to_answer(computed.logits, served.state, min_confidence=models.live.min_confidence)
+        self.num_answers[role] += 1
+        pose_id = answer["pose"]["id"] if answer["pose"] else None
+        self._metrics.count_prediction(pose_id, answer["confidence"], version=served.state.version, role=role)
+        if self._feedback is not None and answer["confidence"] < self.settings.feedback_below:
+            self._feedback.offer(data, name, answer)
+        return answer
+
+    async def fetch(self, uri: str) -> bytes:
+        """Read one photo from S3; the caller has made sure that it may be read.
+
+        Raises StorageError; TooLargeError: more bytes than a request may have.
+        """
+        started_s = time.monotonic()
+        try:
+            return await self._in(
+                self._fetchers, functools.partial(read_bytes, uri, max_bytes=self.settings.max_body_bytes)
+            )
+        finally:
+            self._metrics.observe("fetch", time.monotonic() - started_s)
+
+    async def check(self) -> None:
+        """Make sure that the model answers, by asking it where no request did so lately.
+
+        Raises PhysiqError: it does not.
+        """
+        if time.monotonic() - self._answered_s < HEALTHY_S:
+            return
+        served = self.models.main
+        size = served.state.image_size
+        await asyncio.wrap_future(self._engine.submit(np.zeros((size, size, 3), np.uint8), served.network))
+        self._answered_s = time.monotonic()
+
+    def close(self) -> None:
+        """End the threads, after what they have at hand."""
+        for threads in (self._loader, self._fetchers, self._decoders):
+            threads.shutdown(wait=True, cancel_futures=True)
+        self._engine.close()
+        if self._feedback is not None:
+            self._feedback.close()
+
+    async def _change(self, live: Mapping[str, Any]) -> None:
+        async with self._changing:  # in the order in which they were asked for
+            try:
+                self._models = await self._load(self._parse(live), before=self._models)
+            except PhysiqError as error:
+                self._refuse(error)
+            except Exception as error:
+                LOGGER.exception("a change of models failed")
+                self._refuse(error)
+            else:
+                self.refused = None
+                self.num_answers = {MAIN: 0, CANARY: 0}
+                LOGGER.info("answering by %s", self._models.main.address)
+
+    def _refuse(self, error: Exception) -> None:
+        self.refused = str(error)
+        LOGGER.error("refused, the model before stays: %s", error)
+
+    def _parse(self, live: Mapping[str, Any]) -> LiveSettings:
+        """Fill in what live does not say from what the deployment was built with."""
+        built_with = self.settings.model_dump(include=set(LiveSettings.model_fields))
+        try:
+            return LiveSettings.model_validate(built_with | dict(live))
+        except ValidationError as error:
+            found = "; ".join(
+                f"{'.'.join(map(str, detail['loc']))}={detail['input']!r}: {detail['msg']}"
+                for detail in error.errors()
+            )
+            raise SettingError(f"user_config: {found}") from error
+
+    def _would_be_the_same(self, live: Mapping[str, Any], built_with: LiveSettings) -> bool:
+        try:
+            return self._parse(live) == built_with
+        except SettingError:
+            return False
+
+    async def _load(self, live: LiveSettings, before: Models | None = None) -> Models:
+        known = {}
+        if before is not None:
+            known = {served.address: served for served in (before.main, before.canary) if served}
+        main = known.get(live.model) or await self._load_one(live.model)
+        canary = None
+        if live.canary_model is not None:
+            canary = known.get(live.canary_model) or await self._load_one(live.canary_model)
+        return Models(live, main, canary)
+
+    async def _load_one(self, address: str) -> Served:
+        served = await self._in(self._loader, _load, address, self.settings)
+        # In the thread that will use it, which is also where the first passes lay out the weights.
+        await asyncio.wrap_future(
+            self._engine.call(functools.partial(_warm_up, served, self.settings.max_batch_size))
+        )
+        return served
+
+    async def _in(self, threads: ThreadPoolExecutor, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, function, *args)
+
+
+def _load(address: str, settings: ServingSettings) -> Served:
+    # One thread, and so no OpenMP team: a second one would slow the engine's down for good.
+    torch.set_num_threads(1)
+    poses = Path(settings.poses)
+    state = load_model_state(address, pose_names=load_poses(poses) if poses.exists() else {})
+    network = Network(state, precision=settings.precision)
+    needed = dataclasses.replace(state, state_dict={}, optimizer_state_dict={}, history=(), settings={})
+    return Served(address, needed, network)
+
+
+def _warm_up(served: Served, max_batch_size: int) -> None:
+    size = served.state.image_size
+    for batch_size in {1, max_batch_size}:
+        logits = served.network.logits(torch.zeros((batch_size, size, size, 3), dtype=torch.uint8))
+    if not torch.isfinite(logits).all():
+        raise ServingError(f"{served.address}: the network's answer to a black photo is no number")
+
+
+def _decode(data: bytes, size_px: int, max_pixels: int) -> UInt8Array:
+    width, height = read_size(data)
+    if width * height > max_pixels:
+        raise TooLargeError(f"{width} × {height} is more than {max_pixels} pixels")
+    try:
+        return decode_square(data, size_px=size_px)
+    except MemoryError as error:
+        raise PhotoError("too large to be decoded here") from error
+
+
+def to_answer(logits: np.ndarray, state: ModelState, *, min_confidence: float) -> dict[str, Any]:
+    """Turn one photo's logits (C,) into the HTTP answer, poses by falling probability."""
+    shares = to_probabilities(torch.from_numpy(logits)[None], state.temperature)[0].tolist()
+    named = [
+        {"id": pose_id, "name": state.pose_names[pose_id], "probability": share}
+        for pose_id, share in zip(state.class_mapping.pose_ids, shares, strict=True)
+    ]
+    named.sort(key=lambda item: -item["probability"])
+    best = named[0]
+    is_known = best["probability"] >= min_confidence
+    return {
+        "pose": {"id": best["id"], "name": best["name"]} if is_known else None,
+        "confidence": best["probability"],
+        "min_confidence": min_confidence,
+        "probabilities": named,
+        "model": {"version": state.version, "temperature": state.temperature},
+    }
