@@ -3,6 +3,7 @@
 single    photo bytes → Prediction
 figure    a Prediction beside its photo, as a PNG
 network   the forward pass that all of them share
+openvino  the same by OpenVINO, where it is installed
 parts     answers ↔ Parquet files
 batch     photos' addresses → Parquet files, by Ray Data; imports Ray, so it is not imported here
 """

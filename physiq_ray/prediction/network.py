@@ -1,5 +1,7 @@
 """The network ready to answer: one forward pass for a single photo and for millions of them."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
@@ -9,6 +11,13 @@ from physiq_ray.model import choose_precision, normalise
 
 # Finite weights may still be so large that sums of their products are not.
 NOT_FINITE = "the network's answer is no number; its weights are damaged, or too large for its precision"
+
+
+class Forward(Protocol):
+    """What answers for pixels: `Network`, or the same by another runtime."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Answer for uint8 (B, H, W, 3) RGB with float32 (B, C) on the CPU, no temperature applied."""
 
 
 class Network:

@@ -22,7 +22,7 @@ import torch
 
 from physiq_ray.errors import PredictionError
 from physiq_ray.images import UInt8Array
-from physiq_ray.prediction.network import NOT_FINITE, Network
+from physiq_ray.prediction.network import NOT_FINITE, Forward
 
 LOGGER = logging.getLogger("ray.serve")  # its handlers, and its form, are those of the deployment
 
@@ -43,7 +43,7 @@ class Computed:
 @dataclass
 class _Waiting:
     image: UInt8Array
-    network: Network
+    network: Forward
     future: "Future[Computed]" = field(default_factory=Future)
     since_s: float = field(default_factory=time.monotonic)
 
@@ -61,7 +61,7 @@ class Engine:
         self._thread = threading.Thread(target=self._work, args=(threads,), name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, image: UInt8Array, network: Network) -> "Future[Computed]":
+    def submit(self, image: UInt8Array, network: Forward) -> "Future[Computed]":
         """Queue one photo, uint8 (size, size, 3) of the network's size.
 
         The future raises PredictionError: the answer is no number, or the engine is closed.

@@ -33,7 +33,8 @@ def serve_locally(
     Raises PhysiqError: the model or the tokens cannot be had, the port is taken, or the machine is too small.
     """
     _check_before(settings)
-    with tempfile.TemporaryDirectory(prefix="physiq-") as folder:
+    # A short path: that of a socket has 108 bytes at most, of which Ray takes the node's id.
+    with tempfile.TemporaryDirectory(prefix="physiq-", dir="/tmp") as folder:
         os.environ.update(_ingress_environment(settings, Path(folder)))
         import ray
 
@@ -112,7 +113,7 @@ def _ingress_environment(settings: LocalServingSettings, folder: Path) -> dict[s
 
 
 def _end_haproxy(folder: str) -> None:
-    """End an HAProxy that Ray left behind, as it does where its own processes were killed: it holds the port."""
+    """End an HAProxy that Ray left behind, as where its own processes were killed: it holds the port."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (process / "cmdline").read_bytes().split(b"\0")

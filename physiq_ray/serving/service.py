@@ -29,7 +29,8 @@ from physiq_ray.config import LiveSettings, ServingSettings
 from physiq_ray.errors import PhotoError, PhysiqError, ServingError, SettingError, TooLargeError
 from physiq_ray.images import UInt8Array, decode_square, read_size
 from physiq_ray.labels import load_poses
-from physiq_ray.prediction.network import Network, to_probabilities
+from physiq_ray.prediction.network import Forward, Network, to_probabilities
+from physiq_ray.prediction.openvino import OpenVinoNetwork, has_openvino
 from physiq_ray.serving.engine import Engine
 from physiq_ray.serving.feedback import Feedback
 from physiq_ray.serving.limits import Pace
@@ -52,7 +53,7 @@ class Served:
 
     address: str
     state: ModelState
-    network: Network
+    network: Forward
 
 
 @dataclass(frozen=True)
@@ -255,9 +256,16 @@ def _load(address: str, settings: ServingSettings) -> Served:
     torch.set_num_threads(1)
     poses = Path(settings.poses)
     state = load_model_state(address, pose_names=load_poses(poses) if poses.exists() else {})
-    network = Network(state, precision=settings.precision)
+    network = _build_network(state, settings)
     needed = dataclasses.replace(state, state_dict={}, optimizer_state_dict={}, history=(), settings={})
     return Served(address, needed, network)
+
+
+def _build_network(state: ModelState, settings: ServingSettings) -> Forward:
+    on_cpu = not settings.gpus_per_replica
+    if settings.runtime == "openvino" or (settings.runtime == "auto" and on_cpu and has_openvino()):
+        return OpenVinoNetwork(state, precision=settings.precision, threads=settings.cpus_per_replica)
+    return Network(state, precision=settings.precision)
 
 
 def _warm_up(served: Served, max_batch_size: int) -> None:

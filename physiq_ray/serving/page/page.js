@@ -4,24 +4,45 @@ const drop = document.getElementById("drop");
 const answers = document.getElementById("answers");
 const access = document.getElementById("access");
 const token = document.getElementById("token");
+const refusal = document.getElementById("refusal");
+const said = document.getElementById("said");
+
+const TRIALS = 5; // of one photo, while the service is busy
+const LONGEST_MS = 120_000; // of one trial; the service itself gives up long before
+// What is wrong with the photo, and not with the moment: no second trial would help.
+const LASTING = ["empty", "too_large", "unsupported_format", "unreadable"];
 
 // One photo at a time: the first answer comes soonest, and a service for many is not crowded by one.
 const queue = [];
 let isBusy = false;
 
 function add(files) {
-  for (const file of files) {
-    const card = document.getElementById("card").content.cloneNode(true).firstElementChild;
-    const image = card.querySelector("img");
-    image.alt = `Photo ${file.name}`;
-    image.src = URL.createObjectURL(file);
-    image.addEventListener("error", () => { image.hidden = true; });
-    card.querySelector("h2").textContent = "…";
-    card.querySelector(".file").textContent = file.name;
-    answers.prepend(card);
-    queue.push({ file, card });
-  }
+  const photos = Array.from(files, (file) => ({ file, card: makeCard(file) }));
+  answers.prepend(...photos.map(({ card }) => card)); // above those of before, in their own order
+  queue.push(...photos);
   work();
+}
+
+function makeCard(file) {
+  const card = document.getElementById("card").content.cloneNode(true).firstElementChild;
+  const image = card.querySelector("img");
+  image.alt = `Photo ${file.name}`;
+  image.src = URL.createObjectURL(file);
+  image.addEventListener("load", () => URL.revokeObjectURL(image.src));
+  image.addEventListener("error", () => { // no image, or a TIFF, which browsers do not show
+    URL.revokeObjectURL(image.src);
+    image.hidden = true;
+    card.querySelector(".photo p").hidden = false;
+  });
+  card.querySelector(".file").textContent = file.name;
+  card.querySelector("button").addEventListener("click", () => {
+    card.classList.remove("failed");
+    say(card, "Waiting …");
+    queue.push({ file, card });
+    work();
+  });
+  say(card, "Waiting …");
+  return card;
 }
 
 async function work() {
@@ -32,42 +53,70 @@ async function work() {
     const isDone = await answer(file, card);
     if (!isDone) break; // a token is asked for: the photo stays in the queue
     queue.shift();
+    // Only what came out: each step of each photo would be too much to listen to.
+    const [heading, state] = ["h2", ".state"].map((part) => card.querySelector(part).textContent);
+    said.textContent = `${file.name}: ${heading}. ${state}`;
   }
   isBusy = false;
 }
 
 async function answer(file, card) {
-  const state = card.querySelector(".state");
-  state.textContent = "Looking …";
+  for (let trial = 1; ; trial += 1) {
+    say(card, "Looking …");
+    if (!(await isReadable(file))) {
+      fail(card, "This file cannot be read. It may be a folder, or was changed or removed. Choose again.");
+      return true;
+    }
+    const { response, body } = await ask(file);
+    if (!response) {
+      fail(card, "The service cannot be reached. Check the connection and try again.", true);
+    } else if (response.status === 401) {
+      say(card, "Waiting for a token …");
+      askForToken();
+      return false;
+    } else if ((response.status === 503 || response.status === 429) && trial < TRIALS) {
+      const seconds = Math.min(Number(response.headers.get("Retry-After")) || 2, 30);
+      say(card, "Waiting …", `The service is busy; trying again in ${seconds} s.`);
+      await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+      continue;
+    } else if (response.ok && body?.probabilities) {
+      show(card, body);
+    } else {
+      fail(card, inWords(response.status, body?.error), !LASTING.includes(body?.error?.code));
+    }
+    return true;
+  }
+}
+
+async function isReadable(file) {
+  // To fetch, a file that is gone and a service that is gone are the same error.
+  try {
+    await file.slice(0, 1).arrayBuffer();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+async function ask(file) {
   const headers = { "Content-Type": file.type || "application/octet-stream" };
   const stored = sessionStorage.getItem("token");
   if (stored) headers.Authorization = `Bearer ${stored}`;
-  for (let trial = 1; ; trial += 1) {
-    let response, body;
-    try {
-      response = await fetch("v1/predict", { method: "POST", headers, body: file });
-      body = await response.json();
-    } catch {
-      return fail(card, response
-        ? "The service gave no answer that can be read. Try again in a moment."
-        : "The service cannot be reached. Check the connection and try again.");
-    }
-    if (response.ok) return show(card, body);
-    if (response.status === 401) {
-      state.textContent = stored ? "The token was refused." : "Waiting for a token …";
-      sessionStorage.removeItem("token");
-      access.hidden = false;
-      token.focus();
-      return false;
-    }
-    if ((response.status === 503 || response.status === 429) && trial < 5) {
-      const seconds = Math.min(Number(response.headers.get("Retry-After")) || 2, 30);
-      state.textContent = `Busy; trying again in ${seconds} s …`;
-      await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
-      continue;
-    }
-    return fail(card, inWords(response.status, body.error));
+  try {
+    const signal = AbortSignal.timeout(LONGEST_MS);
+    const response = await fetch("v1/predict", { method: "POST", headers, body: file, signal });
+    const body = await response.json().catch(() => null); // a proxy before the service answers in HTML
+    return { response, body };
+  } catch {
+    return {};
   }
+}
+
+function askForToken() {
+  refusal.textContent = sessionStorage.getItem("token") ? "The token was refused." : "";
+  sessionStorage.removeItem("token");
+  access.hidden = false;
+  token.focus();
 }
 
 function inWords(status, error) {
@@ -80,49 +129,66 @@ function inWords(status, error) {
     busy: "The service is busy. Try again in a moment.",
     too_many_requests: "Too many photos in a short time. Try again in a minute.",
   };
-  return (error && (known[error.code] || error.message)) || `The service answered with status ${status}.`;
+  const fallback = `The service gave no answer that can be read (status ${status}). Try again in a moment.`;
+  return known[error?.code] || error?.message || fallback;
 }
 
-function fail(card, text) {
+function say(card, heading, state = "") {
+  card.querySelector("h2").textContent = heading;
+  card.querySelector(".state").textContent = state;
+  card.querySelector("button").hidden = true;
+}
+
+function fail(card, text, canTryAgain = false) {
   card.classList.add("failed");
-  card.querySelector("h2").textContent = "No answer";
-  card.querySelector(".state").textContent = text;
-  return true;
+  say(card, "No answer", text);
+  card.querySelector("button").hidden = !canTryAgain;
 }
 
 function show(card, body) {
   const percent = (share) => `${(share * 100).toFixed(1)} %`;
-  card.querySelector("h2").textContent = body.pose ? body.pose.name : "No known pose";
-  card.querySelector(".state").textContent = body.pose
-    ? `${percent(body.confidence)} sure`
-    : `Likeliest is ${body.probabilities[0].name}, but only with ${percent(body.confidence)}.`;
+  if (body.pose) {
+    say(card, body.pose.name, `${percent(body.confidence)} sure`);
+  } else {
+    const likeliest = body.probabilities[0].name;
+    say(card, "No known pose", `Likeliest is ${likeliest}, but only with ${percent(body.confidence)}.`);
+  }
   const rows = card.querySelector("tbody");
   for (const pose of body.probabilities) {
-    const row = rows.insertRow();
-    const name = document.createElement("th");
-    name.scope = "row";
-    name.textContent = pose.name;
-    const bar = document.createElement("div");
-    bar.className = "bar";
-    bar.style.width = `${pose.probability * 100}%`;
-    row.append(name);
-    row.insertCell().append(bar);
-    row.insertCell().textContent = percent(pose.probability);
+    const row = document.getElementById("row").content.cloneNode(true).firstElementChild;
+    row.querySelector("th").textContent = pose.name;
+    row.querySelector(".bar").style.width = `${pose.probability * 100}%`;
+    row.querySelector(".share").textContent = percent(pose.probability);
+    rows.append(row);
   }
   card.querySelector("table").hidden = false;
-  return true;
 }
 
+function addIcon() {
+  // Drawn here: without one, browsers ask for /favicon.ico, and the page's policy lets no data: address in.
+  const bars = `<path d="M3 4h26v6H3zM3 13h16v6H3zM3 22h8v6H3z"/>`;
+  const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" fill="#1769aa">${bars}</svg>`;
+  const link = document.createElement("link");
+  link.rel = "icon";
+  link.href = URL.createObjectURL(new Blob([svg], { type: "image/svg+xml" }));
+  document.head.append(link);
+}
+
+addIcon();
 for (const id of ["files", "camera"]) {
   document.getElementById(id).addEventListener("change", (event) => {
     add(event.target.files);
     event.target.value = ""; // the same photo may be chosen again
   });
 }
-drop.addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
-drop.addEventListener("dragleave", () => drop.classList.remove("over"));
 // Anywhere on the page: a photo dropped beside the box must not replace the page.
-document.addEventListener("dragover", (event) => event.preventDefault());
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  drop.classList.add("over");
+});
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) drop.classList.remove("over"); // out of the window, not from part to part of it
+});
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   drop.classList.remove("over");
@@ -134,5 +200,6 @@ access.addEventListener("submit", (event) => {
   sessionStorage.setItem("token", token.value.trim());
   token.value = "";
   access.hidden = true;
+  document.getElementById("files").focus(); // where the hidden field had it, the keyboard would start anew
   work();
 });

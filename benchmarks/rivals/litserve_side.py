@@ -1,0 +1,52 @@
+"""LitServe with our decoder and forward pass: python litserve_side.py MODEL PORT."""
+
+import base64
+import sys
+from typing import Any
+
+import litserve
+import numpy as np
+import torch
+
+from physiq_ray.checkpoint import load_model_state
+from physiq_ray.images import decode_square
+from physiq_ray.prediction.network import Network
+
+MODEL, PORT = sys.argv[1], int(sys.argv[2])
+
+
+class Poses(litserve.LitAPI):
+    """Photos in base64 in JSON, its documented way; batches of what comes within 10 ms."""
+
+    def setup(self, device: str) -> None:
+        """Load the model."""
+        torch.set_num_threads(2)
+        state = load_model_state(MODEL)
+        self.network, self.size = Network(state), state.image_size
+
+    def decode_request(self, request: dict[str, str]) -> Any:
+        """Decode one photo."""
+        return decode_square(base64.b64decode(request["photo"]), size_px=self.size)
+
+    def batch(self, inputs: list[Any]) -> Any:
+        """Stack photos."""
+        return torch.from_numpy(np.stack(inputs))
+
+    def predict(self, images: Any) -> Any:
+        """Answer for a batch."""
+        return self.network.logits(images).softmax(1)
+
+    def unbatch(self, output: Any) -> list[Any]:
+        """Take a batch apart."""
+        return list(output)
+
+    def encode_response(self, output: Any) -> dict[str, Any]:
+        """Give one answer."""
+        return {"probabilities": output.tolist()}
+
+
+if __name__ == "__main__":
+    api = Poses(max_batch_size=16, batch_timeout=0.01, api_path="/v1/predict")
+    litserve.LitServer(api, accelerator="cpu", timeout=60).run(
+        host="127.0.0.1", port=PORT, generate_client_file=False, log_level="error"
+    )

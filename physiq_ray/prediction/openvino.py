@@ -1,0 +1,68 @@
+"""The network by OpenVINO in place of torch: faster on Intel's and AMD's CPUs, for `physiq-ray[openvino]`.
+
+The same weights, decoder and normalisation; probabilities differ by less than 1e-3. Building it takes some
+five seconds. benchmarks/README.md has the figures.
+"""
+
+import importlib.util
+
+import torch
+from torch import Tensor, nn
+
+from physiq_ray.checkpoint import ModelState
+from physiq_ray.errors import PredictionError
+from physiq_ray.model import choose_precision, normalise
+
+
+def has_openvino() -> bool:
+    """Tell whether OpenVINO is installed."""
+    return importlib.util.find_spec("openvino") is not None
+
+
+class OpenVinoNetwork:
+    """A model compiled for this machine's CPU; stands in for `Network`."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, state: ModelState, *, precision: str = "auto", threads: int | None = None) -> None:
+        """Convert and compile it; threads: None takes all cores.
+
+        Raises PredictionError: OpenVINO is not installed. CheckpointError: the weights do not fit.
+        """
+        if not has_openvino():
+            raise PredictionError("runtime=openvino: not installed; pip install 'physiq-ray[openvino]'")
+        import openvino
+
+        is_bf16 = choose_precision(precision, self.device) == torch.bfloat16
+        example = torch.zeros(2, state.image_size, state.image_size, 3, dtype=torch.uint8)
+        normalise(example)  # its constants are made at the first call, which an export cannot look into
+        program = torch.export.export(
+            _FromPixels(state.build()).eval(),
+            (example,),
+            dynamic_shapes={"images": {0: torch.export.Dim.DYNAMIC}},
+        )
+        self._compiled = openvino.Core().compile_model(
+            openvino.convert_model(program),
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": "bf16" if is_bf16 else "f32",
+                "INFERENCE_NUM_THREADS": threads or 0,  # 0: all
+                "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
+            },
+        )
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Answer for uint8 (B, H, W, 3) RGB with float32 (B, C), no temperature applied."""
+        return torch.from_numpy(self._compiled(images.numpy())[0])
+
+
+class _FromPixels(nn.Module):
+    """Pixels in, so that normalising is compiled too."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self._model(normalise(images))
+        return logits

@@ -1,0 +1,307 @@
+"""The shipped serve_config.yaml on a Ray of its own, as operators use it: swap, kill, scale, drain."""
+
+import contextlib
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+import yaml
+from running import MakeModel, wait_for
+
+from physiq_ray.sample import LocalS3
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+SHIPPED = Path(__file__).parents[2] / "serve_config.yaml"
+BIN = Path(sys.executable).parent
+
+
+def free_ports(count: int) -> list[int]:
+    """Find ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+@dataclass
+class Cluster:
+    """A Ray head started as on a cluster's node, and a service deployed to it."""
+
+    folder: Path
+    dashboard: str
+    http_port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        """Where the service answers."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+    def deploy(self, *, live: dict[str, Any] | None = None, **args: Any) -> None:
+        """Deploy the shipped file with some of its lines changed, and wait until it runs."""
+        config = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+        config["http_options"] |= {"host": "127.0.0.1", "port": self.http_port}
+        (application,) = config["applications"]
+        application["args"] |= args
+        application["deployments"][0]["user_config"] |= live or {}
+        path = self.folder / "serve_config.yaml"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        run("serve", "deploy", "--address", self.dashboard, str(path))
+        wait_for(lambda: self.status() == "RUNNING", timeout_s=120, what="the application to run")
+
+    def status(self) -> str:
+        """Give Serve's word for the application's state."""
+        return str(self._application().get("status"))
+
+    def num_replicas(self) -> int:
+        """Count the replicas that run."""
+        deployments = self._application().get("deployments", {})
+        return int(deployments.get("PoseService", {}).get("replica_states", {}).get("RUNNING", 0))
+
+    def _application(self) -> dict[str, Any]:
+        out = run("serve", "status", "--address", self.dashboard)
+        application: dict[str, Any] = (yaml.safe_load(out).get("applications") or {}).get("physiq_ray", {})
+        return application
+
+    def model(self) -> dict[str, Any]:
+        """Ask the service which model answers."""
+        answer: dict[str, Any] = requests.get(f"{self.url}/v1/model", timeout=30).json()
+        return answer
+
+    def replicas(self) -> list[psutil.Process]:
+        """Find the replicas' processes."""
+        return [
+            process
+            for process in psutil.Process(self.process.pid).children(recursive=True)
+            if "ray::ServeReplica" in " ".join(process.cmdline())
+        ]
+
+
+def run(*words: str) -> str:
+    """Run a command of the environment and give what it prints."""
+    done = subprocess.run([str(BIN / words[0]), *words[1:]], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@dataclass
+class Load:
+    """Clients that ask without a break; counts of what came."""
+
+    url: str
+    photo: bytes
+    clients: int
+    statuses: Counter[str] = field(default_factory=Counter)
+    versions: Counter[str] = field(default_factory=Counter)
+    _done: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def __enter__(self) -> "Load":
+        for _ in range(self.clients):
+            self._threads.append(threading.Thread(target=self._ask))
+            self._threads[-1].start()
+        wait_for(lambda: self.statuses["200"] > self.clients, timeout_s=30, what="first answers")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self) -> None:
+        with requests.Session() as session:
+            while not self._done.is_set():
+                try:
+                    answer = session.post(
+                        f"{self.url}/v1/predict",
+                        data=self.photo,
+                        headers={"Content-Type": "image/jpeg"},
+                        timeout=60,
+                    )
+                    self.statuses[str(answer.status_code)] += 1
+                    if answer.status_code == 200:
+                        self.versions[answer.json()["model"]["version"]] += 1
+                except requests.RequestException as error:
+                    self.statuses[type(error).__name__] += 1
+
+
+@pytest.fixture(scope="module")
+def cluster(s3: LocalS3) -> Iterator[Cluster]:
+    """Start a Ray head with the fast ingress, with ports and folders of its own, on four CPUs by its word."""
+    stack = contextlib.ExitStack()
+    # A short path: a socket's has 108 bytes at most, and Ray puts the node's id of 56 into it.
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ps-", dir="/tmp")))
+    port, dashboard, agent, client, http, metrics, stats = free_ports(7)
+    environment = {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "disabled",
+    }
+    with stack, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # for the commands that speak to it
+        process = subprocess.Popen(
+            [
+                *(str(BIN / "ray"), "start", "--head", "--block", "--num-cpus", "4"),
+                *("--node-ip-address", "127.0.0.1", "--port", str(port), "--dashboard-port", str(dashboard)),
+                *("--dashboard-agent-listen-port", str(agent), "--ray-client-server-port", str(client)),
+                *("--temp-dir", str(folder / "ray"), "--object-store-memory", str(200 * 2**20)),
+            ],
+            env={**os.environ, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        running = Cluster(folder, f"http://127.0.0.1:{dashboard}", http, process)
+        try:
+            wait_for(lambda: answers(f"{running.dashboard}/api/version"), timeout_s=60, what="the dashboard")
+            yield running
+        finally:
+            children = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+            for child in children:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+
+
+def answers(url: str) -> bool:
+    """Tell whether a server answers at a URL."""
+    try:
+        return requests.get(url, timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+@pytest.fixture(scope="module")
+def photo(make_photo: Callable[..., bytes]) -> bytes:
+    """Give one photo."""
+    return make_photo(3, size=(200, 250))
+
+
+@pytest.fixture
+def deployed(cluster: Cluster, make_model: MakeModel, model_folder: str) -> Cluster:
+    """Give the service as shipped, with small replicas of one model."""
+    cluster.deploy(
+        model=model_folder,
+        cpus_per_replica=1,
+        min_replicas=1,
+        max_replicas=1,
+        live={"model": model_folder, "min_confidence": 0.0},
+    )
+    wait_for(lambda: cluster.num_replicas() == 1, timeout_s=120, what="one replica")
+    wait_for(lambda: answers(f"{cluster.url}/healthz"), timeout_s=30, what="the service")
+    file = Path(model_folder, "pose_classifier_complete.pth").read_bytes()
+    version = hashlib.sha256(file).hexdigest()[:12]
+    wait_for(lambda: cluster.model()["version"] == version, timeout_s=60, what="the model")
+    return cluster
+
+
+def test_a_swap_of_the_model_under_load_loses_no_request(
+    deployed: Cluster, make_model: MakeModel, model_folder: str, photo: bytes
+) -> None:
+    before, other = deployed.model()["version"], make_model(seed=1)
+    (replica,) = deployed.replicas()
+
+    with Load(deployed.url, photo, clients=4) as load:
+        deployed.deploy(
+            **{"model": model_folder, "cpus_per_replica": 1, "min_replicas": 1, "max_replicas": 1},
+            live={"model": other, "min_confidence": 0.0},
+        )
+        wait_for(lambda: deployed.model()["version"] != before, timeout_s=60, what="the other model")
+        time.sleep(2)
+
+    assert set(load.statuses) == {"200"}
+    assert set(load.versions) == {before, deployed.model()["version"]}
+    assert [process.pid for process in deployed.replicas()] == [replica.pid]  # beside, not in place of it
+
+
+def test_a_swap_to_a_damaged_file_is_refused_and_the_old_model_answers_on(
+    deployed: Cluster, tmp_path: Path, model_folder: str, photo: bytes
+) -> None:
+    before = deployed.model()["version"]
+    damaged = tmp_path / "damaged.pth"
+    damaged.write_bytes(Path(model_folder, "pose_classifier_complete.pth").read_bytes()[:100_000])
+
+    with Load(deployed.url, photo, clients=2) as load:
+        deployed.deploy(
+            **{"model": model_folder, "cpus_per_replica": 1, "min_replicas": 1, "max_replicas": 1},
+            live={"model": str(damaged), "min_confidence": 0.0},
+        )
+        wait_for(lambda: deployed.model()["refused"], timeout_s=60, what="the refusal")
+
+    assert "damaged.pth" in deployed.model()["refused"]
+    assert deployed.model()["version"] == before
+    assert set(load.statuses) == {"200"}
+    assert set(load.versions) == {before}
+
+
+def test_a_killed_replica_loses_no_more_than_what_was_inside_it_and_comes_back(
+    deployed: Cluster, model_folder: str, photo: bytes
+) -> None:
+    deployed.deploy(
+        **{"model": model_folder, "cpus_per_replica": 1, "min_replicas": 2, "max_replicas": 2},
+        live={"model": model_folder, "min_confidence": 0.0},
+    )
+    wait_for(lambda: deployed.num_replicas() == 2, timeout_s=120, what="two replicas")
+    time.sleep(3)  # until the proxy has both
+
+    with Load(deployed.url, photo, clients=4) as load:
+        victim, _ = deployed.replicas()
+        victim.kill()
+        time.sleep(15)
+        wait_for(lambda: deployed.num_replicas() == 2, timeout_s=120, what="the replica to come back")
+
+    lost = sum(load.statuses.values()) - load.statuses["200"]
+    assert lost <= 4, load.statuses  # each client had one request inside at most
+    assert lost <= 0.01 * sum(load.statuses.values()), load.statuses
+
+
+def test_replicas_are_added_under_load_and_taken_away_after_it(
+    deployed: Cluster, model_folder: str, photo: bytes
+) -> None:
+    deployed.deploy(
+        **{"model": model_folder, "cpus_per_replica": 1, "min_replicas": 1, "max_replicas": 2},
+        **{"target_requests": 2, "upscale_delay_s": 1, "downscale_delay_s": 5},
+        live={"model": model_folder, "min_confidence": 0.0},
+    )
+    wait_for(lambda: deployed.num_replicas() == 1, timeout_s=120, what="one replica")
+
+    with Load(deployed.url, photo, clients=12) as load:
+        wait_for(lambda: deployed.num_replicas() == 2, timeout_s=120, what="a second replica")
+    wait_for(lambda: deployed.num_replicas() == 1, timeout_s=120, what="the second to go")
+
+    assert set(load.statuses) <= {"200", "503"}
+
+
+def test_serve_shutdown_finishes_the_requests_at_hand(deployed: Cluster, photo: bytes) -> None:
+    with Load(deployed.url, photo, clients=4) as load:
+        run("serve", "shutdown", "--address", deployed.dashboard, "--yes")
+        time.sleep(5)
+
+    # Refused or told that nothing is there, once it is gone; but no answer breaks off.
+    assert load.statuses["ChunkedEncodingError"] == 0
+    assert load.statuses["500"] == 0

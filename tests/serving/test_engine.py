@@ -1,0 +1,288 @@
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from physiq_ray.errors import PredictionError
+from physiq_ray.images import UInt8Array
+from physiq_ray.serving.engine import Computed, Engine
+
+WAIT_S = 10
+
+
+class Gate:
+    """A network whose passes wait until they may go on, and that writes down what it was asked.
+
+    Its logits are the number that a photo is filled with, twice: 250 stands for weights that are damaged,
+    251 for a GPU that is gone.
+    """
+
+    def __init__(self, *, is_open: bool = True) -> None:
+        self.batches: list[list[int]] = []
+        self.started = threading.Event()
+        self.may_go_on = threading.Event()
+        self.threads: set[int] = set()
+        if is_open:
+            self.may_go_on.set()
+
+    def logits(self, images: Tensor) -> Tensor:
+        numbers = images[:, 0, 0, 0].float()  # (B,)
+        self.batches.append(numbers.int().tolist())
+        self.threads.add(threading.get_ident())
+        self.started.set()
+        assert self.may_go_on.wait(WAIT_S)
+        if (numbers == 251).any():
+            raise RuntimeError("CUDA error: the device is lost")
+        numbers[numbers == 250] = float("nan")
+        return numbers[:, None].repeat(1, 2)
+
+
+def photo(number: int) -> UInt8Array:
+    return np.full((4, 4, 3), number, np.uint8)
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine(max_batch_size=4, threads=1)
+    yield engine
+    engine.close()
+
+
+def submit(engine: Engine, network: Gate, *numbers: int) -> list["Future[Computed]"]:
+    return [engine.submit(photo(number), network) for number in numbers]  # type: ignore[arg-type]
+
+
+def submit_behind(engine: Engine, network: Gate, *numbers: int) -> list["Future[Computed]"]:
+    """Queue photos while a pass of `network` with photo 0 is at work, which then may go on."""
+    submit(engine, network, 0)
+    assert network.started.wait(WAIT_S)
+    return submit(engine, network, *numbers)
+
+
+def firsts(futures: list["Future[Computed]"]) -> list[float]:
+    return [float(future.result(WAIT_S).logits[0]) for future in futures]
+
+
+def test_a_lone_photo_is_computed_at_once(engine: Engine) -> None:
+    network = Gate()
+    started_s = time.monotonic()
+
+    [future] = submit(engine, network, 7)
+    computed = future.result(WAIT_S)
+
+    assert computed.logits.tolist() == [7.0, 7.0]
+    assert computed.logits.dtype == np.float32
+    assert computed.batch_size == 1
+    assert 0 <= computed.waited_s < 0.5
+    assert 0 <= computed.computed_s < 0.5
+    assert time.monotonic() - started_s < 0.5
+
+
+def test_whatever_waits_forms_the_next_batch(engine: Engine) -> None:
+    network = Gate(is_open=False)
+    futures = submit_behind(engine, network, 1, 2, 3)
+
+    network.may_go_on.set()
+
+    assert firsts(futures) == [1, 2, 3]
+    assert network.batches == [[0], [1, 2, 3]]
+    assert [future.result().batch_size for future in futures] == [3, 3, 3]
+
+
+def test_a_batch_holds_no_more_photos_than_it_may(engine: Engine) -> None:
+    network = Gate(is_open=False)
+    futures = submit_behind(engine, network, *range(1, 11))
+
+    network.may_go_on.set()
+
+    assert firsts(futures) == list(range(1, 11))
+    assert network.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+
+
+def test_photos_of_two_networks_never_share_a_batch_and_keep_their_order(engine: Engine) -> None:
+    gate, one, other = Gate(is_open=False), Gate(), Gate()
+    submit(engine, gate, 0)
+    assert gate.started.wait(WAIT_S)
+    order = [(one, 1), (other, 2), (one, 3), (other, 4), (one, 5), (one, 6), (one, 7), (other, 8)]
+    futures = [future for network, number in order for future in submit(engine, network, number)]
+
+    gate.may_go_on.set()
+
+    assert firsts(futures) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert one.batches == [[1, 3, 5, 6], [7]]
+    assert other.batches == [[2, 4, 8]]
+
+
+def test_photos_of_many_threads_get_each_its_own_answer(engine: Engine) -> None:
+    network = Gate()
+
+    def ask(number: int) -> float:
+        [answer] = firsts(submit(engine, network, number))
+        return answer
+
+    with ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(ask, list(range(200)) * 5))
+
+    assert answers == [float(number) for number in range(200)] * 5
+    assert max(map(len, network.batches)) <= 4
+    assert len(network.threads) == 1
+
+
+def test_a_photo_whose_client_has_gone_is_not_computed(engine: Engine) -> None:
+    network = Gate(is_open=False)
+    first, gone, last = submit_behind(engine, network, 1, 2, 3)
+
+    is_cancelled = gone.cancel()
+    network.may_go_on.set()
+
+    assert is_cancelled
+    assert firsts([first, last]) == [1, 3]
+    assert network.batches == [[0], [1, 3]]
+    with pytest.raises(CancelledError):
+        gone.result(WAIT_S)
+
+
+def test_a_queue_of_which_all_clients_have_gone_is_no_batch(engine: Engine) -> None:
+    network = Gate(is_open=False)
+    gone = submit_behind(engine, network, 1, 2, 3, 4, 5)
+
+    for future in gone:
+        future.cancel()
+    network.may_go_on.set()
+
+    assert firsts(submit(engine, network, 9)) == [9]
+    assert network.batches == [[0], [9]]
+
+
+def test_a_fault_in_a_batch_is_that_batchs_and_the_thread_goes_on(engine: Engine) -> None:
+    network = Gate(is_open=False)
+    futures = submit_behind(engine, network, 1, 251, 3, 4, 5, 6)
+
+    network.may_go_on.set()
+
+    for future in futures[:4]:
+        with pytest.raises(PredictionError, match=r"^the network failed: CUDA error: the device is lost$"):
+            future.result(WAIT_S)
+    assert firsts(futures[4:]) == [5, 6]
+    assert firsts(submit(engine, network, 7)) == [7]
+
+
+def test_images_of_two_sizes_in_a_batch_do_not_end_the_thread(engine: Engine) -> None:
+    network = Gate(is_open=False)
+    futures = submit_behind(engine, network, 1)
+    futures.append(engine.submit(np.zeros((5, 5, 3), np.uint8), network))  # type: ignore[arg-type]
+
+    network.may_go_on.set()
+
+    for future in futures:
+        with pytest.raises(PredictionError, match="the network failed: "):
+            future.result(WAIT_S)
+    assert firsts(submit(engine, network, 7)) == [7]
+
+
+class TooFew(Gate):
+    """A network that loses an answer."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        return super().logits(images)[1:]
+
+
+def test_a_network_with_too_few_answers_leaves_no_photo_waiting(engine: Engine) -> None:
+    [future] = submit(engine, TooFew(), 1)
+
+    with pytest.raises(PredictionError):
+        future.result(2)
+    assert firsts(submit(engine, Gate(), 7)) == [7]
+
+
+def test_an_answer_that_is_no_number_fails_alone(engine: Engine) -> None:
+    network = Gate(is_open=False)
+    futures = submit_behind(engine, network, 1, 250, 3)
+
+    network.may_go_on.set()
+
+    assert firsts([futures[0], futures[2]]) == [1, 3]
+    with pytest.raises(PredictionError, match="answer is no number; its weights are damaged, or too large"):
+        futures[1].result(WAIT_S)
+    assert network.batches == [[0], [1, 250, 3]]
+
+
+def test_closing_computes_what_waits_and_refuses_what_comes_later() -> None:
+    engine = Engine(max_batch_size=4, threads=1)
+    network = Gate(is_open=False)
+    futures = submit_behind(engine, network, *range(1, 8))
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    while engine._is_open:
+        time.sleep(0.001)
+
+    late, called = submit(engine, network, 9)[0], engine.call(lambda: 1)
+    network.may_go_on.set()
+    closing.join(WAIT_S)
+
+    assert not closing.is_alive()
+    assert firsts(futures) == [1, 2, 3, 4, 5, 6, 7]
+    for future in (late, called):
+        with pytest.raises(PredictionError, match=r"^the service is shutting down$"):
+            future.result(WAIT_S)
+    assert [9] not in network.batches
+
+
+def test_closing_twice_is_closing_once() -> None:
+    engine = Engine(max_batch_size=4, threads=1)
+
+    engine.close()
+    engine.close()
+
+    with pytest.raises(PredictionError):
+        submit(engine, Gate(), 1)[0].result(WAIT_S)
+
+
+def test_a_call_comes_between_two_batches_and_in_their_thread(engine: Engine) -> None:
+    network = Gate(is_open=False)
+    futures = submit_behind(engine, network, 1, 2)
+
+    called = engine.call(lambda: (threading.get_ident(), len(network.batches)))
+    network.may_go_on.set()
+    thread, num_batches = called.result(WAIT_S)
+
+    assert num_batches == 1  # the batch at work was done, that which waited was not begun
+    assert {thread} == network.threads
+    assert firsts(futures) == [1, 2]
+
+
+def test_a_call_computes_with_the_engines_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    engine = Engine(max_batch_size=4, threads=2)
+    try:
+        assert engine.call(torch.get_num_threads).result(WAIT_S) == 2
+    finally:
+        engine.close()
+        torch.set_num_threads(before)
+
+
+def test_a_fault_in_a_call_is_its_callers_and_the_thread_goes_on(engine: Engine) -> None:
+    def fail() -> None:
+        raise ValueError("a bad model")
+
+    with pytest.raises(ValueError, match="a bad model"):
+        engine.call(fail).result(WAIT_S)
+    assert firsts(submit(engine, Gate(), 7)) == [7]
+
+
+def test_a_call_that_nobody_waits_for_any_more_is_not_made(engine: Engine) -> None:
+    network = Gate(is_open=False)
+    submit_behind(engine, network)
+    made = []
+
+    called = engine.call(lambda: made.append(1))
+    called.cancel()
+    network.may_go_on.set()
+
+    assert firsts(submit(engine, network, 7)) == [7]
+    assert made == []

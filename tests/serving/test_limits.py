@@ -1,0 +1,400 @@
+import math
+from pathlib import Path
+
+import pytest
+
+from physiq_ray.errors import ServingError
+from physiq_ray.serving import limits
+from physiq_ray.serving.limits import MAX_CLIENTS, Pace, RateLimit, Tokens
+
+FIRST, SECOND, THIRD = "first-token-0123456789", "second-token-0123456789", "third-token-0123456789"
+
+
+class Clock:
+    """A time that passes only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "tokens.txt"
+    path.write_text(f"{FIRST}\n{SECOND}\n")
+    return path
+
+
+# Tokens
+
+
+def test_without_the_setting_no_token_is_asked_for() -> None:
+    assert Tokens(None).is_open
+
+
+def test_each_token_of_the_file_has_a_name_that_is_not_the_token(file: Path, clock: Clock) -> None:
+    tokens = Tokens(str(file), clock=clock)
+
+    assert not tokens.is_open
+    assert tokens.name_of(f"Bearer {FIRST}") == "token 1"
+    assert tokens.name_of(f"Bearer {SECOND}") == "token 2"
+
+
+def test_comments_empty_lines_and_blanks_around_a_token_are_no_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.txt"
+    path.write_text(f"# of the coaches\n\n  {FIRST}  \r\n# of the scales\n{SECOND}\n")
+
+    tokens = Tokens(str(path))
+
+    assert tokens.name_of(f"Bearer {FIRST}") == "token 1"
+    assert tokens.name_of(f"Bearer {SECOND}") == "token 2"
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        FIRST,
+        f"Basic {FIRST}",
+        f"Token {FIRST}",
+        f"Bearer {FIRST[:-1]}",
+        f"Bearer {FIRST}x",
+        f"Bearer {FIRST.upper()}",
+        f"Bearer {FIRST} {SECOND}",
+        f"Bearer {FIRST},{SECOND}",
+        f"Bearer {FIRST}\n{SECOND}",
+        "Bearer é\xff",
+        "Bearer token 1",
+        "Bearer # of the coaches",
+    ],
+)
+def test_what_is_not_exactly_bearer_and_a_token_is_refused(file: Path, authorization: str | None) -> None:
+    assert Tokens(str(file)).name_of(authorization) is None
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_the_scheme_is_read_in_either_case_as_http_has_it(file: Path, scheme: str) -> None:
+    assert Tokens(str(file)).name_of(f"{scheme} {FIRST}") == "token 1"
+
+
+def test_a_token_put_into_the_file_counts_after_five_seconds(file: Path, clock: Clock) -> None:
+    tokens = Tokens(str(file), clock=clock)
+    file.write_text(f"{FIRST}\n{SECOND}\n{THIRD}\n")
+
+    clock.now_s += 4.9
+    before = tokens.name_of(f"Bearer {THIRD}")
+    clock.now_s += 0.2
+    after = tokens.name_of(f"Bearer {THIRD}")
+
+    assert before is None
+    assert after == "token 3"
+
+
+def test_a_token_taken_out_of_the_file_is_refused_after_five_seconds(file: Path, clock: Clock) -> None:
+    tokens = Tokens(str(file), clock=clock)
+    file.write_text(f"{SECOND}\n")
+
+    clock.now_s += 4.9
+    before = tokens.name_of(f"Bearer {FIRST}")
+    clock.now_s += 0.2
+    after = tokens.name_of(f"Bearer {FIRST}")
+
+    assert before == "token 1"
+    assert after is None
+    assert tokens.name_of(f"Bearer {SECOND}") == "token 1"
+
+
+@pytest.mark.parametrize("content", [b"", b"# none\n", b"short\n", b"\xff\xfe\x00"], ids=repr)
+def test_a_file_that_breaks_while_serving_keeps_the_tokens_known(
+    file: Path, clock: Clock, content: bytes
+) -> None:
+    tokens = Tokens(str(file), clock=clock)
+    file.write_bytes(content)
+
+    clock.now_s += 6
+
+    assert tokens.name_of(f"Bearer {FIRST}") == "token 1"
+    assert tokens.name_of("Bearer short") is None
+    assert tokens.name_of("Bearer ") is None
+
+
+def test_a_file_that_is_lost_while_serving_keeps_its_tokens_until_it_is_back(
+    file: Path, clock: Clock
+) -> None:
+    tokens = Tokens(str(file), clock=clock)
+    file.unlink()
+    clock.now_s += 6
+    while_lost = tokens.name_of(f"Bearer {FIRST}")
+    file.write_text(THIRD)
+    clock.now_s += 6
+
+    assert while_lost == "token 1"
+    assert tokens.name_of(f"Bearer {FIRST}") is None
+    assert tokens.name_of(f"Bearer {THIRD}") == "token 1"
+
+
+def test_a_file_that_windows_saved_with_a_byte_order_mark_opens_by_its_first_token(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.txt"
+    path.write_text(FIRST, encoding="utf-8-sig")
+
+    assert Tokens(str(path)).name_of(f"Bearer {FIRST}") == "token 1"
+
+
+def test_a_token_of_other_letters_than_ascii_is_known_as_clients_send_it(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.txt"
+    path.write_text("schlüssel-der-trainerin", encoding="utf-8")
+    as_received = "Bearer schlüssel-der-trainerin".encode().decode("latin-1")  # as ASGI servers read headers
+
+    assert Tokens(str(path)).name_of(as_received) == "token 1"
+
+
+def test_a_missing_file_is_refused_at_start_by_the_settings_name(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.txt"
+
+    with pytest.raises(ServingError) as caught:
+        Tokens(str(path))
+
+    assert str(caught.value) == (
+        f"tokens={path}: cannot be read: [Errno 2] No such file or directory: '{path}'"
+    )
+
+
+@pytest.mark.parametrize("setting", ["", "."])
+def test_a_setting_that_names_no_file_does_not_start_an_open_service(setting: str) -> None:
+    with pytest.raises(ServingError, match=r"^tokens=\.: cannot be read: "):
+        Tokens(setting)
+
+
+def test_a_file_without_a_token_is_refused_at_start_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.txt"
+    path.write_text("# later\n")
+
+    with pytest.raises(ServingError) as caught:
+        Tokens(str(path))
+
+    assert str(caught.value) == (f"tokens={path}: no token found; give one a line, or leave tokens out")
+
+
+def test_a_short_token_is_refused_by_its_number_and_is_not_told(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.txt"
+    path.write_text(f"{FIRST}\nhunter2\n")
+
+    with pytest.raises(ServingError) as caught:
+        Tokens(str(path))
+
+    assert str(caught.value) == (
+        f"tokens={path}: token 2 has fewer than 16 characters; make one with: "
+        "python3 -c 'import secrets; print(secrets.token_urlsafe())'"
+    )
+
+
+@pytest.mark.parametrize(("length", "is_enough"), [(15, False), (16, True)])
+def test_a_token_has_sixteen_characters_at_least(length: int, is_enough: bool) -> None:
+    environment = {"PHYSIQ_TOKENS": "x" * length}
+
+    if is_enough:
+        assert Tokens("environment", environment=environment).name_of("Bearer " + "x" * 16) == "token 1"
+    else:
+        with pytest.raises(ServingError, match="token 1 has fewer than 16 characters"):
+            Tokens("environment", environment=environment)
+
+
+def test_tokens_of_the_environment_stand_between_commas() -> None:
+    tokens = Tokens("environment", environment={"PHYSIQ_TOKENS": f"{FIRST}, {SECOND},"})
+
+    assert tokens.name_of(f"Bearer {FIRST}") == "token 1"
+    assert tokens.name_of(f"Bearer {SECOND}") == "token 2"
+    assert tokens.name_of(f"Bearer {FIRST}, {SECOND},") is None
+
+
+@pytest.mark.parametrize("environment", [{}, {"PHYSIQ_TOKENS": ""}, {"PHYSIQ_TOKENS": " , "}])
+def test_an_environment_without_tokens_is_refused_by_the_variables_name(environment: dict[str, str]) -> None:
+    with pytest.raises(ServingError, match=r"^tokens=environment: PHYSIQ_TOKENS: no token found; "):
+        Tokens("environment", environment=environment)
+
+
+@pytest.mark.parametrize("given", [FIRST, SECOND, "wrong"])
+def test_every_token_is_compared_whichever_was_given(
+    file: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    # How long an answer takes must not tell where in the file a token stands; only a count can show it.
+    compared = []
+    compare = limits.hmac.compare_digest
+
+    def count(one: bytes, other: bytes) -> bool:
+        compared.append(other)
+        return compare(one, other)
+
+    tokens = Tokens(str(file))
+    monkeypatch.setattr(limits.hmac, "compare_digest", count)
+    tokens.name_of(f"Bearer {given}")
+
+    assert compared == [FIRST.encode(), SECOND.encode()]
+
+
+# Rates
+
+
+def test_without_a_rate_all_requests_pass(clock: Clock) -> None:
+    rate = RateLimit(None, clock)
+
+    assert {rate.wait_s("one") for _ in range(10_000)} == {0}
+
+
+def test_a_minutes_worth_of_requests_passes_at_once_and_no_more(clock: Clock) -> None:
+    rate = RateLimit(30, clock)
+
+    waits = [rate.wait_s("one") for _ in range(32)]
+
+    assert waits == [0] * 30 + [2, 2]
+
+
+@pytest.mark.parametrize(("per_minute", "wait_s"), [(1, 60), (7, 9), (60, 1), (1000, 1)])
+def test_retry_after_is_the_whole_seconds_until_one_may_pass(
+    clock: Clock, per_minute: int, wait_s: int
+) -> None:
+    rate = RateLimit(per_minute, clock)
+    for _ in range(per_minute):
+        rate.wait_s("one")
+
+    told = rate.wait_s("one")
+    clock.now_s += told
+
+    assert told == wait_s
+    assert rate.wait_s("one") == 0
+
+
+def test_who_asks_all_the_time_gets_the_rate_and_is_not_locked_out(clock: Clock) -> None:
+    rate = RateLimit(60, clock)
+    num_passed = 0
+
+    for _ in range(6000):  # ten minutes at ten a second
+        num_passed += rate.wait_s("one") == 0
+        clock.now_s += 0.1
+
+    assert num_passed in range(60 + 590, 60 + 601)
+
+
+def test_a_quiet_hour_saves_up_one_minutes_worth_only(clock: Clock) -> None:
+    rate = RateLimit(10, clock)
+    for _ in range(10):
+        rate.wait_s("one")
+    clock.now_s += 3600
+
+    assert [rate.wait_s("one") for _ in range(11)] == [0] * 10 + [6]
+
+
+def test_the_requests_of_one_client_are_not_anothers(clock: Clock) -> None:
+    rate = RateLimit(1, clock)
+    rate.wait_s("one")
+
+    assert rate.wait_s("one") == 60
+    assert rate.wait_s("other") == 0
+
+
+def test_no_more_clients_are_remembered_than_memory_is_meant_for(clock: Clock) -> None:
+    rate = RateLimit(2, clock)
+    for number in range(MAX_CLIENTS):
+        rate.wait_s(f"address {number}")
+    rate.wait_s("address 0")  # no longer the one who was quiet for longest
+
+    for number in range(MAX_CLIENTS - 1):
+        rate.wait_s(f"later {number}")
+
+    assert len(rate._clients) == MAX_CLIENTS
+    assert rate.wait_s("address 0") == 30
+    assert [rate.wait_s("address 1") for _ in range(3)] == [0, 0, 30]  # forgotten, and new again
+
+
+# Pace
+
+
+def run_batches(pace: Pace, clock: Clock, *, batch_size: int, photo_s: float, num_photos: int) -> None:
+    """Keep two batches inside, of which one leaves, all of it at once, every batch_size × photo_s."""
+    for _ in range(2 * batch_size):
+        pace.enter()
+    for _ in range(num_photos // batch_size):
+        clock.now_s += batch_size * photo_s
+        for _ in range(batch_size):
+            pace.leave()
+        for _ in range(batch_size):
+            pace.enter()
+
+
+def test_nothing_is_expected_before_anything_was_seen(clock: Clock) -> None:
+    pace = Pace(clock)
+    pace.enter()
+
+    assert pace.expected_wait_s == 0
+
+
+def test_the_wait_comes_to_the_true_time_of_the_photos_inside(clock: Clock) -> None:
+    pace = Pace(clock)
+
+    run_batches(pace, clock, batch_size=1, photo_s=0.02, num_photos=300)
+
+    assert math.isclose(pace.expected_wait_s, 2 * 0.02, rel_tol=0.01)
+
+
+@pytest.mark.parametrize("batch_size", [4, 16])
+def test_the_wait_is_within_two_fifths_where_photos_leave_by_the_batch(clock: Clock, batch_size: int) -> None:
+    pace = Pace(clock)
+    run_batches(pace, clock, batch_size=batch_size, photo_s=0.02, num_photos=1600)
+    seen = []
+
+    for _ in range(batch_size):  # over one whole batch, as the average swings within it
+        seen.append(pace.expected_wait_s / pace._num_inside)
+        clock.now_s += batch_size * 0.02 if not len(seen) - 1 else 0
+        pace.leave()
+
+    assert min(seen) > 0.6 * 0.02
+    assert max(seen) < 1.4 * 0.02
+    assert math.isclose(sum(seen) / batch_size, 0.02, rel_tol=0.05)
+
+
+def test_the_time_in_which_nobody_asked_is_no_photos_time(clock: Clock) -> None:
+    pace = Pace(clock)
+    run_batches(pace, clock, batch_size=1, photo_s=0.02, num_photos=300)
+    for _ in range(2):
+        clock.now_s += 0.02
+        pace.leave()
+
+    clock.now_s += 3600
+    pace.enter()
+    clock.now_s += 0.02
+    pace.leave()
+    pace.enter()
+
+    assert math.isclose(pace.expected_wait_s, 0.02, rel_tol=0.01)
+
+
+def test_an_empty_replica_expects_no_wait_however_slow_it_was(clock: Clock) -> None:
+    pace = Pace(clock)
+    pace.enter()
+    clock.now_s += 3600
+    pace.leave()
+
+    assert pace.expected_wait_s == 0
+
+
+def test_a_replica_that_got_faster_is_believed_after_a_hundred_photos(clock: Clock) -> None:
+    pace = Pace(clock)
+    run_batches(pace, clock, batch_size=1, photo_s=1.0, num_photos=300)
+    slow_s = pace.expected_wait_s
+    for _ in range(2):
+        pace.leave()
+
+    run_batches(pace, clock, batch_size=1, photo_s=0.02, num_photos=150)
+
+    assert math.isclose(slow_s, 2.0, rel_tol=0.01)
+    assert pace.expected_wait_s < 0.05
