@@ -185,7 +185,7 @@ class Handlers:
         self._rate = RateLimit(self._settings.requests_per_minute)
         self._num_inside = 0
 
-    def allow(
+    async def allow(
         self,
         request: Request,
         _credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
@@ -353,7 +353,6 @@ def build_api(service: Service, metrics: Metrics) -> FastAPI:
     api.add_exception_handler(RequestError, _answer_refusal)
     api.add_exception_handler(PhysiqError, _answer_error)
     api.add_exception_handler(HTTPException, _answer_http_exception)
-    api.add_exception_handler(Exception, _answer_fault)
     # The last added is the outermost.
     if settings.cors_origins:
         api.add_middleware(
@@ -397,8 +396,3 @@ async def _answer_http_exception(_request: Request, error: Exception) -> Respons
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
     body = {"error": {"code": code, "message": str(error.detail)}}
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
-
-
-async def _answer_fault(_request: Request, _error: Exception) -> Response:
-    # Starlette logs the trace on its way out; the client gets none of it.
-    return JSONResponse({"error": {"code": "internal", "message": "a fault of the service"}}, status_code=500)

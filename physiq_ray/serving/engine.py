@@ -141,6 +141,8 @@ def _compute(batch: Sequence[_Waiting]) -> None:
     try:
         images = torch.from_numpy(np.stack([item.image for item in batch]))  # (B, H, W, 3)
         logits: Float32Array = batch[0].network.logits(images).numpy()
+        if len(logits) != len(batch):
+            raise ValueError(f"{len(logits)} answers to {len(batch)} photos")
     except Exception as error:  # out of memory, a GPU that is gone: the batch's, and the thread goes on
         LOGGER.exception("a batch of %d photos failed", len(batch))
         for item in batch:

@@ -15,7 +15,6 @@ from typing import Any
 
 from PIL import Image
 
-from physiq_ray.errors import PhysiqError
 from physiq_ray.images import decode_image
 from physiq_ray.storage import join_uri, write_bytes
 
@@ -54,8 +53,8 @@ class Feedback:
             data, name, answer = item
             try:
                 self._keep(data, name, answer)
-            except (PhysiqError, OSError) as error:
-                LOGGER.warning("feedback: %s", error)
+            except Exception as error:  # of whatever kind: without this thread no photo is ever kept again
+                LOGGER.warning("feedback: %s", str(error) or type(error).__name__)
                 self._count("failed")
             else:
                 self._count("kept")

@@ -1,12 +1,17 @@
 """The outermost layer of each answer: headers that keep browsers careful, a count, and the body's limit."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from physiq_ray.serving.intake import limited
+
+LOGGER = logging.getLogger("ray.serve")
 
 # Nothing but what this service sends itself; photos chosen on the page are shown from the browser's memory.
 PAGE_POLICY = (
@@ -38,8 +43,12 @@ class Edge:
             await self._app(scope, receive, send)
             return
 
+        has_started = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal has_started
             if message["type"] == "http.response.start":
+                has_started = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
@@ -48,7 +57,17 @@ class Edge:
                 self._count(_route(scope), message["status"])
             await send(message)
 
-        await self._app(scope, limited(receive, self._max_body_bytes), send_with_headers)
+        try:
+            await self._app(scope, limited(receive, self._max_body_bytes), send_with_headers)
+        except ClientDisconnect:
+            return  # nobody to answer
+        except Exception:
+            # Here and not by a handler: Starlette's is outside of this, without headers and count.
+            LOGGER.exception("a fault in %s", _route(scope))
+            if has_started:
+                raise
+            fault = {"error": {"code": "internal", "message": "a fault of the service"}}
+            await JSONResponse(fault, status_code=500)(scope, receive, send_with_headers)
 
 
 def _route(scope: Scope) -> str:

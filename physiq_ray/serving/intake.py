@@ -5,6 +5,7 @@ of what the client says of it: the type of a body decides how it is taken apart,
 """
 
 import json
+import unicodedata
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +111,8 @@ async def _read_form(request: Request, max_photos: int) -> tuple[Upload, ...]:
     except HTTPException as error:  # Starlette's for what is no form, or has too many parts
         status, code = (413, "too_many") if "Too many" in str(error.detail) else (400, "bad_form")
         raise RequestError(status, code, f"multipart/form-data: {error.detail}") from error
+    except UnicodeError as error:  # of a charset such as "undefined", which Starlette lets through
+        raise RequestError(400, "bad_form", "multipart/form-data: its charset does not read it") from error
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     if len(files) > max_photos:
         raise RequestError(413, "too_many", f"more than {max_photos} photos in one request")
@@ -117,7 +120,9 @@ async def _read_form(request: Request, max_photos: int) -> tuple[Upload, ...]:
         raise RequestError(400, "empty", "multipart/form-data: no part with a file name in it")
     uploads = []
     for file in files:
-        uploads.append(Upload((file.filename or "")[:MAX_NAME_LENGTH] or None, await file.read()))
+        # Half a surrogate, of a charset such as "unicode_escape", could not be sent back.
+        name = (file.filename or "").encode(errors="replace").decode()
+        uploads.append(Upload(name[:MAX_NAME_LENGTH] or None, await file.read()))
         await file.close()  # parts of more than a megabyte are files on the disk
     return tuple(uploads)
 
@@ -149,8 +154,10 @@ def is_allowed(uri: str, allowed: Sequence[str]) -> bool:
     Keys with "." or ".." as a part never are: some S3 servers resolve them, and so lead out of a prefix.
     """
     bucket, key = split_uri(uri)
-    if not uri.startswith("s3://") or not key or not key.isprintable() or "\\" in key:
+    if not uri.startswith("s3://") or not key or "\\" in key:
         return False
+    if any(unicodedata.category(character) in {"Cc", "Cf", "Cs"} for character in key):
+        return False  # control characters, marks that turn text around, half surrogates
     if any(part in {".", ".."} for part in key.split("/")):
         return False
     for source in allowed:

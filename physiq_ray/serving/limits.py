@@ -109,7 +109,7 @@ class Tokens:
         """Give a name for the token of an Authorization header that is not the token; None: refused."""
         self._refresh()
         scheme, _, given = (authorization or "").partition(" ")
-        candidate = given.strip().encode()
+        candidate = given.strip().encode("latin-1", "replace")  # as ASGI has decoded it
         found = None
         for number, token in enumerate(self._tokens):  # all of them: the time tells nothing
             if hmac.compare_digest(candidate, token):
@@ -128,7 +128,7 @@ class Tokens:
 
     def _read(self) -> tuple[bytes, ...]:
         try:
-            text = Path(str(self._path)).read_text(encoding="utf-8")
+            text = Path(str(self._path)).read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             raise ServingError(f"tokens={self._path}: cannot be read: {error}") from error
         return _parse(text, f"tokens={self._path}")

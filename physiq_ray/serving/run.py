@@ -6,6 +6,7 @@ one is read from the environment when ray.serve is imported, so that happens ins
 
 import contextlib
 import importlib.util
+import math
 import os
 import signal
 import socket
@@ -100,6 +101,9 @@ def _ingress_environment(settings: LocalServingSettings, folder: Path) -> dict[s
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # Of silence, in a header too: Ray's own is an hour, and 4096 such connections are all there are.
+        # Longer than a request may take, so that the replica's own words come first.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(math.ceil(settings.request_timeout_s) + 5),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DEREGISTRATION_S),
         # Of its own: the defaults in /tmp are the same for every user and every Ray of a machine.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),

@@ -196,16 +196,29 @@ class Service:
     async def _change(self, live: Mapping[str, Any]) -> None:
         async with self._changing:  # in the order in which they were asked for
             try:
-                self._models = await self._load(self._parse(live), before=self._models)
+                models = await self._load(self._parse(live), before=self._models)
             except PhysiqError as error:
                 self._refuse(error)
             except Exception as error:
                 LOGGER.exception("a change of models failed")
                 self._refuse(error)
             else:
+                self.num_answers = self._counts_of(models)
+                self._models = models
                 self.refused = None
-                self.num_answers = {MAIN: 0, CANARY: 0}
-                LOGGER.info("answering by %s", self._models.main.address)
+                LOGGER.info("answering by %s", models.main.address)
+
+    def _counts_of(self, models: Models) -> dict[str, int]:
+        """Give how often each of these models answered: those that stay go on counting."""
+        known = {}
+        if self._models is not None:
+            known = {id(self._models.main): self.num_answers[MAIN]}
+            if self._models.canary is not None:
+                known[id(self._models.canary)] = self.num_answers[CANARY]
+        return {
+            MAIN: known.get(id(models.main), 0),
+            CANARY: known.get(id(models.canary), 0) if models.canary else 0,
+        }
 
     def _refuse(self, error: Exception) -> None:
         self.refused = str(error)

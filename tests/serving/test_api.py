@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from physiq_ray.checkpoint import load_model_state
 from physiq_ray.config import ServingSettings
 from physiq_ray.prediction.single import Predictor
 from physiq_ray.serving.api import build_api
+from physiq_ray.serving.limits import RateLimit
 
 MakePhoto = Callable[..., bytes]
 Answer = dict[str, Any]
@@ -419,8 +421,8 @@ class Counting:
         self.counted.append((path, status))
 
 
-def test_a_fault_of_the_service_tells_the_client_nothing_and_is_counted() -> None:
-    counting = Counting()
+def get_model(counting: Counting) -> list[Any]:
+    """Ask an application in this process; give the messages that it answers with."""
     api = build_api(Faulty(), counting)  # type: ignore[arg-type]
     scope = {
         "type": "http", "http_version": "1.1", "method": "GET", "path": "/v1/model", "raw_path": b"/v1/model",
@@ -435,13 +437,29 @@ def test_a_fault_of_the_service_tells_the_client_nothing_and_is_counted() -> Non
     async def send(message: Any) -> None:
         sent.append(message)
 
-    with contextlib.suppress(RuntimeError):  # raised on for the server's log
+    with contextlib.suppress(RuntimeError):  # which may be raised on, for the server's log
         asyncio.run(api(scope, receive, send))
+    return sent
 
-    start, body = sent
+
+def test_a_fault_of_the_service_tells_the_client_nothing_and_is_counted() -> None:
+    counting = Counting()
+
+    start, body = get_model(counting)
+
     headers = dict(start["headers"])
     assert start["status"] == 500
     assert json.loads(body["body"]) == {"error": {"code": "internal", "message": "a fault of the service"}}
     assert headers.get(b"x-content-type-options") == b"nosniff"
     assert headers.get(b"cache-control") == b"no-store"
     assert counting.counted == [("/v1/model", 500)]
+
+
+def test_requests_are_counted_by_one_thread_as_the_counting_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of two threads in RateLimit at once, the second finds its client unknown and gives it a new minute.
+    threads = []
+    monkeypatch.setattr(RateLimit, "wait_s", lambda *_: threads.append(threading.current_thread()) or 0)
+
+    get_model(Counting())
+
+    assert threads == [threading.current_thread()]
