@@ -156,13 +156,13 @@ def running(side: str, model: str, photo: bytes, rivals: str | None) -> Iterator
                     time.sleep(0.5)
             yield url, process.pid
         finally:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(30)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+                process.wait(30)
+            # Workers that outlive their server would take the cores from the sides that follow.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 # The probabilities of the first side asked, which all others must give too.

@@ -1,7 +1,8 @@
 """Decoded photos → logits, by one thread that never waits for a batch.
 
 The thread takes whatever waits when it is free, up to the largest batch: a lone photo is computed at once,
-and under load batches fill by themselves. Serve's own `@serve.batch` closes a batch before the one at work is
+and under load batches fill by themselves. Only clients that were answered together are given a moment to come
+back together: they would else fall apart into one that is computed alone and others that wait for it. Serve's own `@serve.batch` closes a batch before the one at work is
 done, so that without its waiting time every batch holds one photo, and with it every lone photo waits.
 
 All of torch happens in that one thread: a second one with an OpenMP team of its own takes the cores from it.
@@ -25,6 +26,10 @@ from physiq_ray.images import UInt8Array
 from physiq_ray.prediction.network import NOT_FINITE, Forward
 
 LOGGER = logging.getLogger("ray.serve")  # its handlers, and its form, are those of the deployment
+
+# Of a batch's time, how long at most the next one waits for as many photos: a tenth of the time lost where
+# they do not come, a third of it won where four clients ask in a row.
+GATHER_SHARE = 0.1
 
 Float32Array = npt.NDArray[np.float32]
 T = TypeVar("T")
@@ -94,12 +99,16 @@ class Engine:
         self._thread.join()
 
     def _work(self, threads: int | None) -> None:
+        last_size, last_s = 1, 0.0
         while True:
             with self._changed:
-                while not (self._waiting or self._tasks):
-                    if not self._is_open:
-                        return
-                    self._changed.wait()
+                self._changed.wait_for(
+                    lambda: len(self._waiting) >= last_size or self._tasks or not self._is_open,
+                    GATHER_SHARE * last_s,
+                )
+                self._changed.wait_for(lambda: self._waiting or self._tasks or not self._is_open)
+                if not (self._waiting or self._tasks):
+                    return
                 task = self._tasks.popleft() if self._tasks else None
                 batch = [] if task else self._next_batch()
             if task:
@@ -109,7 +118,10 @@ class Engine:
                     torch.set_num_threads(threads)
                 _run(*task)
             elif batch:
+                started_s = time.monotonic()
                 _compute(batch)
+                # After a lone photo the next one, of whomever, is computed at once.
+                last_size, last_s = len(batch), (time.monotonic() - started_s) * (len(batch) > 1)
 
     def _next_batch(self) -> list[_Waiting]:
         """Take the photos that wait for one network, as many as a batch holds, in their order."""

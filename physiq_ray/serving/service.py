@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import logging
 import random
+import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,7 @@ T = TypeVar("T")
 LOGGER = logging.getLogger("ray.serve")
 
 MAIN, CANARY = "main", "canary"
+SWITCH_INTERVAL_S = 0.0005
 DECODE_THREADS, FETCH_THREADS = 2, 8
 # A model that answered as lately as this need not be asked whether it can.
 HEALTHY_S = 10.0
@@ -76,6 +78,8 @@ class Service:
 
     def __init__(self, settings: ServingSettings, metrics: Metrics) -> None:
         """Start threads; no model yet."""
+        # The network's many short calls wait for this lock behind HTTP's Python: 5 ms each by default.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.settings = settings
         self.pace = Pace()
         self.refused: str | None = None  # the latest change that was not made
