@@ -304,7 +304,7 @@ def burst(args: argparse.Namespace, model: str, photo: bytes) -> None:
         Path(body.name).write_bytes(photo)
         before = load("ours", url, photo, 16, 5)
         wanted = round(10 * before["rate"])
-        workers = 200
+        workers = 800  # so many that those who wait for an answer are not missed
         out = subprocess.run(
             [
                 *("hey", "-z", "10s", "-c", str(workers), "-q", str(wanted / workers), "-t", "30"),

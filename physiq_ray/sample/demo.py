@@ -173,6 +173,7 @@ def _next_steps(folder: Path, holdout: str | None) -> str:
     return (
         f"Everything is in {shown}/. Next:\n"
         f"  physiq-ray predict {photo} --model {shown}/model\n"
+        f"  physiq-ray serve --model {shown}/model\n"
         f"  physiq-ray demo --photos YOUR-FOLDER --labels YOUR-LABELS.json\n"
         f"  physiq-ray train --sources s3://YOUR-BUCKET --labels YOUR-LABELS.json"
     )

@@ -1,9 +1,10 @@
-"""Decoded photos → logits, by one thread that never waits for a batch.
+"""Decoded photos → logits, by one thread that does not wait for a batch to fill.
 
 The thread takes whatever waits when it is free, up to the largest batch: a lone photo is computed at once,
 and under load batches fill by themselves. Only clients that were answered together are given a moment to come
-back together: they would else fall apart into one that is computed alone and others that wait for it. Serve's own `@serve.batch` closes a batch before the one at work is
-done, so that without its waiting time every batch holds one photo, and with it every lone photo waits.
+back together: they would else fall apart into one that is computed alone and others that wait for it. Serve's
+own `@serve.batch` closes a batch before the one at work is done, so that without its waiting time every batch
+holds one photo, and with it every lone photo waits.
 
 All of torch happens in that one thread: a second one with an OpenMP team of its own takes the cores from it.
 """
@@ -27,8 +28,7 @@ from physiq_ray.prediction.network import NOT_FINITE, Forward
 
 LOGGER = logging.getLogger("ray.serve")  # its handlers, and its form, are those of the deployment
 
-# Of a batch's time, how long at most the next one waits for as many photos: a tenth of the time lost where
-# they do not come, a third of it won where four clients ask in a row.
+# Of a batch's time, how long at most the next one waits for as many photos; lost where they do not come.
 GATHER_SHARE = 0.1
 
 Float32Array = npt.NDArray[np.float32]
@@ -103,7 +103,7 @@ class Engine:
         while True:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: len(self._waiting) >= last_size or self._tasks or not self._is_open,
+                    lambda size=last_size: len(self._waiting) >= size or self._tasks or not self._is_open,
                     GATHER_SHARE * last_s,
                 )
                 self._changed.wait_for(lambda: self._waiting or self._tasks or not self._is_open)

@@ -45,6 +45,7 @@ class Cluster:
     folder: Path
     dashboard: str
     http_port: int
+    metrics_port: int
     process: subprocess.Popen[bytes]
 
     @property
@@ -146,7 +147,7 @@ def cluster(s3: LocalS3) -> Iterator[Cluster]:
     stack = contextlib.ExitStack()
     # A short path: a socket's has 108 bytes at most, and Ray puts the node's id of 56 into it.
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ps-", dir="/tmp")))
-    port, dashboard, agent, client, http, metrics, stats = free_ports(7)
+    port, dashboard, agent, client, http, metrics, stats, export = free_ports(8)
     environment = {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -168,6 +169,7 @@ def cluster(s3: LocalS3) -> Iterator[Cluster]:
                 *(str(BIN / "ray"), "start", "--head", "--block", "--num-cpus", "4"),
                 *("--node-ip-address", "127.0.0.1", "--port", str(port), "--dashboard-port", str(dashboard)),
                 *("--dashboard-agent-listen-port", str(agent), "--ray-client-server-port", str(client)),
+                *("--metrics-export-port", str(export)),
                 *("--temp-dir", str(folder / "ray"), "--object-store-memory", str(200 * 2**20)),
             ],
             env={**os.environ, **environment},
@@ -175,7 +177,7 @@ def cluster(s3: LocalS3) -> Iterator[Cluster]:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        running = Cluster(folder, f"http://127.0.0.1:{dashboard}", http, process)
+        running = Cluster(folder, f"http://127.0.0.1:{dashboard}", http, export, process)
         try:
             wait_for(lambda: answers(f"{running.dashboard}/api/version"), timeout_s=60, what="the dashboard")
             yield running
@@ -218,6 +220,24 @@ def deployed(cluster: Cluster, make_model: MakeModel, model_folder: str) -> Clus
     version = hashlib.sha256(file).hexdigest()[:12]
     wait_for(lambda: cluster.model()["version"] == version, timeout_s=60, what="the model")
     return cluster
+
+
+def test_prometheus_is_told_of_requests_poses_stages_and_batches(deployed: Cluster, photo: bytes) -> None:
+    for data in (photo, photo, b"no photo"):
+        headers = {"Content-Type": "image/jpeg"}
+        requests.post(f"{deployed.url}/v1/predict", data=data, headers=headers, timeout=60)
+
+    def lines(name: str) -> list[str]:
+        text = requests.get(f"http://127.0.0.1:{deployed.metrics_port}/metrics", timeout=30).text
+        return [line for line in text.splitlines() if line.startswith(f"ray_physiq_{name}")]
+
+    wait_for(lambda: any('status="415"' in line for line in lines("requests")), timeout_s=60, what="metrics")
+    assert any('path="/v1/predict"' in line and 'status="200"' in line for line in lines("requests"))
+    assert any('role="main"' in line and "pose_id=" in line for line in lines("predictions"))
+    for stage in ("decode", "queue", "model"):
+        assert any(f'stage="{stage}"' in line for line in lines("stage_seconds_count"))
+    assert lines("confidence_count")
+    assert lines("batch_photos_count")
 
 
 def test_a_swap_of_the_model_under_load_loses_no_request(
