@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -102,11 +103,8 @@ class Engine:
         last_size, last_s = 1, 0.0
         while True:
             with self._changed:
-                self._changed.wait_for(
-                    lambda size=last_size: len(self._waiting) >= size or self._tasks or not self._is_open,
-                    GATHER_SHARE * last_s,
-                )
-                self._changed.wait_for(lambda: self._waiting or self._tasks or not self._is_open)
+                self._changed.wait_for(partial(self._has, last_size), GATHER_SHARE * last_s)
+                self._changed.wait_for(partial(self._has, 1))
                 if not (self._waiting or self._tasks):
                     return
                 task = self._tasks.popleft() if self._tasks else None
@@ -122,6 +120,10 @@ class Engine:
                 _compute(batch)
                 # After a lone photo the next one, of whomever, is computed at once.
                 last_size, last_s = len(batch), (time.monotonic() - started_s) * (len(batch) > 1)
+
+    def _has(self, size: int) -> bool:
+        """Tell whether there is reason to stop waiting for so many photos."""
+        return len(self._waiting) >= size or bool(self._tasks) or not self._is_open
 
     def _next_batch(self) -> list[_Waiting]:
         """Take the photos that wait for one network, as many as a batch holds, in their order."""
