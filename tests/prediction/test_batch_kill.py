@@ -78,6 +78,7 @@ def finish(command, folder):
     return done
 
 
+@pytest.mark.long
 def test_a_killed_batch_goes_on_and_answers_every_photo_exactly_once(command, tmp_path):
     kill_all(start(command, tmp_path))
     before = parts(tmp_path)

@@ -317,6 +317,24 @@ def test_replicas_are_added_under_load_and_taken_away_after_it(
     assert set(load.statuses) <= {"200", "503"}
 
 
+def test_an_idle_service_may_go_and_comes_back_for_a_request(
+    deployed: Cluster, model_folder: str, photo: bytes
+) -> None:
+    deployed.deploy(
+        **{"model": model_folder, "cpus_per_replica": 1, "min_replicas": 0, "max_replicas": 1},
+        **{"downscale_delay_s": 3},
+        live={"model": model_folder, "min_confidence": 0.0},
+    )
+    wait_for(lambda: deployed.num_replicas() == 0, timeout_s=120, what="the last replica to go")
+
+    answer = requests.post(
+        f"{deployed.url}/v1/predict", data=photo, headers={"Content-Type": "image/jpeg"}, timeout=120
+    )
+
+    assert answer.status_code == 200
+    assert deployed.num_replicas() == 1
+
+
 def test_serve_shutdown_finishes_the_requests_at_hand(deployed: Cluster, photo: bytes) -> None:
     with Load(deployed.url, photo, clients=4) as load:
         run("serve", "shutdown", "--address", deployed.dashboard, "--yes")

@@ -47,6 +47,7 @@ def test_whatever_is_sent_the_answer_is_as_the_document_says(document: Any, meth
     ask()
 
 
+@pytest.mark.long
 def test_tokens_and_rates_of_a_closed_service(
     start_service: StartService, make_photo: MakePhoto, tmp_path: Path
 ) -> None:

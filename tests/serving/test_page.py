@@ -25,9 +25,10 @@ TIMEOUT_S = 30
 TOKEN = "of-the-coaches-only"
 POSES = {"Front Lat Spread", "Back Double Biceps", "Abs & Thighs"}
 
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver on the PATH"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver on the PATH"),
+]
 
 # A file with these bytes, as the browser itself hands it over when one is dropped or pasted.
 TRANSFER = """
@@ -557,7 +558,6 @@ def test_the_browser_holds_to_the_policy_that_comes_with_the_page(page: Page, se
     assert "connect-src 'self'" in complaints
 
 
-@pytest.mark.slow
 def test_a_closed_service_is_opened_by_its_token_with_the_keyboard_alone(
     blank: Page, start_service: Callable[..., Any], tmp_path: Path, photo: Path
 ) -> None:

@@ -68,6 +68,7 @@ def resume(command, folder, *flags):
     return done
 
 
+@pytest.mark.long
 def test_ctrl_c_before_the_first_checkpoint_says_how_to_start_again_from_the_given_weights(command, tmp_path):
     start = build_model(1000).state_dict()
     torch.save(start, tmp_path / "start.pth")

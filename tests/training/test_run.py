@@ -74,6 +74,7 @@ def test_six_percent_unreadable_end_the_run_with_the_list(run, pose_folders, tmp
     assert len((tmp_path / "model" / "quarantine.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.long
 def test_a_finished_run_goes_on_until_its_patience_ends_and_its_name_is_taken(run, pose_folders):
     photos = pose_folders({1: 10, 2: 10})
     first, _ = run(sources=[str(photos)], run_name="again", epochs=1)

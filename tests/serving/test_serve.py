@@ -122,7 +122,7 @@ def test_replicas_that_do_not_fit_are_refused_in_words(settings: dict[str, int],
         fit_to_machine(ServingSettings.model_validate(settings), 2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sigterm_lets_the_requests_at_hand_finish(start_service: StartService, make_photo: MakePhoto) -> None:
     service, photo = start_service(), make_photo(1)
     told_s: list[float] = []
