@@ -46,7 +46,7 @@ class ServingSettings(LiveSettings):
         128, ge=1, le=10_000, description="requests inside one replica at most; more are answered by 503"
     )
     max_wait_s: float = Field(
-        1.5, gt=0, description="expected seconds in a replica's queue beyond which requests get 503"
+        1.1, gt=0, description="expected seconds in a replica's queue beyond which requests get 503"
     )
     request_timeout_s: float = Field(30.0, gt=0, description="seconds for one request, its upload included")
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="bytes of one request at most")

@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from physiq_ray.errors import PhysiqError
-from physiq_ray.serving.headers import Edge
+from physiq_ray.serving.headers import PREDICT_PATH, Edge
 from physiq_ray.serving.intake import RequestError, Upload, read_uploads, to_request_error, too_large
 from physiq_ray.serving.limits import RateLimit, Tokens
 from physiq_ray.serving.metrics import Metrics
@@ -214,7 +214,7 @@ class Handlers:
 
     async def predict(self, request: Request) -> Response:
         """Answer for the photos of one request."""
-        with self._room():
+        with self._place():
             length = request.headers.get("content-length", "")
             if length.isdecimal() and int(length) > self._settings.max_body_bytes:
                 raise too_large(self._settings.max_body_bytes)
@@ -246,24 +246,25 @@ class Handlers:
         )
 
     @contextlib.contextmanager
-    def _room(self) -> Iterator[None]:
-        """Hold a place for one request, before its body is read.
-
-        Raises RequestError: 503, as more are inside than may be, or as it would wait too long.
-        """
-        wait_s = self.service.pace.expected_wait_s
-        if self._num_inside >= self._settings.max_requests or wait_s > self._settings.max_wait_s:
-            raise RequestError(
-                503,
-                "busy",
-                "more requests than can be answered just now; come again",
-                retry_after_s=max(1, math.ceil(wait_s)),
-            )
+    def _place(self) -> Iterator[None]:
+        """Count one request as inside, its upload included."""
         self._num_inside += 1
         try:
             yield
         finally:
             self._num_inside -= 1
+
+    def busy(self) -> RequestError | None:
+        """Say 503 where more requests are inside than may be, or where one more would wait too long."""
+        wait_s = self.service.pace.expected_wait_s
+        if self._num_inside < self._settings.max_requests and wait_s <= self._settings.max_wait_s:
+            return None
+        return RequestError(
+            503,
+            "busy",
+            "more requests than can be answered just now; come again",
+            retry_after_s=max(1, math.ceil(wait_s)),
+        )
 
     async def _answer(self, upload: Upload) -> dict[str, Any] | RequestError:
         """Answer for one photo of a request; what is wrong with it is not the others'."""
@@ -332,7 +333,7 @@ def build_api(service: Service, metrics: Metrics) -> FastAPI:
     )
     allowed = [Depends(handlers.allow)]
     api.add_api_route(
-        "/v1/predict",
+        PREDICT_PATH,
         handlers.predict,
         methods=["POST"],
         dependencies=allowed,
@@ -361,7 +362,9 @@ def build_api(service: Service, metrics: Metrics) -> FastAPI:
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type"],
         )
-    api.add_middleware(Edge, max_body_bytes=settings.max_body_bytes, count=metrics.count_request)
+    api.add_middleware(
+        Edge, max_body_bytes=settings.max_body_bytes, busy=handlers.busy, count=metrics.count_request
+    )
     return api
 
 
@@ -372,23 +375,14 @@ def _file_sender(path: Path) -> Any:
     return send_file
 
 
-def _refusal(error: RequestError) -> Response:
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(error.retry_after_s)
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error.to_dict(), status_code=error.status, headers=headers)
-
-
 async def _answer_refusal(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return _refusal(error)
+    return error.to_response()
 
 
 async def _answer_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, PhysiqError)
-    return _refusal(to_request_error(error))
+    return to_request_error(error).to_response()
 
 
 async def _answer_http_exception(_request: Request, error: Exception) -> Response:

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from physiq_ray.serving.intake import limited
+from physiq_ray.serving.intake import RequestError, limited
 
 LOGGER = logging.getLogger("ray.serve")
 
@@ -25,16 +25,25 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+PREDICT_PATH = "/v1/predict"
 DOCS = "/docs"  # FastAPI's, whose scripts come from another host
 
 
 class Edge:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, count: Callable[[str, int], None]) -> None:
-        """count: is told path and status of each answer."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        busy: Callable[[], RequestError | None],
+        count: Callable[[str, int], None],
+    ) -> None:
+        """busy: says why a photo cannot be taken just now; count: is told path and status of each answer."""
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._busy = busy
         self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,6 +66,11 @@ class Edge:
                 self._count(_route(scope), message["status"])
             await send(message)
 
+        is_prediction = scope["method"] == "POST" and scope["path"] == PREDICT_PATH
+        if is_prediction and (refusal := self._busy()):
+            # Before all else: ten times the capacity is mostly refusals, and what they cost answers lose.
+            await refusal.to_response()(scope, receive, send_with_headers)
+            return
         try:
             await self._app(scope, limited(receive, self._max_body_bytes), send_with_headers)
         except ClientDisconnect:
@@ -73,4 +87,4 @@ class Edge:
 def _route(scope: Scope) -> str:
     """Give the route that answered: what a client sends must not become a metric's name."""
     route: Any = scope.get("route")
-    return str(getattr(route, "path", "unknown"))
+    return str(getattr(route, "path", PREDICT_PATH if scope["path"] == PREDICT_PATH else "unknown"))

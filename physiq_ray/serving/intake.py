@@ -13,6 +13,7 @@ from typing import Any
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from physiq_ray.config import ServingSettings
 from physiq_ray.errors import (
@@ -48,6 +49,15 @@ class RequestError(Exception):
     def to_dict(self) -> dict[str, Any]:
         """Give the body of the answer."""
         return {"error": {"code": self.code, "message": self.message}}
+
+    def to_response(self) -> JSONResponse:
+        """Give the answer."""
+        headers = {}
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(self.retry_after_s)
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse(self.to_dict(), status_code=self.status, headers=headers)
 
 
 @dataclass(frozen=True)
