@@ -158,7 +158,10 @@ def _start(settings: LocalServingSettings) -> None:
 def _stop() -> None:
     from ray import serve
 
-    serve.shutdown()  # type: ignore[no-untyped-call]  # the replicas finish what they have at hand
+    # First the replicas, which finish what they have at hand: shutting down ends the proxy beside them, and
+    # with it the connections on which their answers would go.
+    serve.delete(APP_NAME)
+    serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
