@@ -39,7 +39,7 @@ class ServingSettings(LiveSettings):
     poses: str = Field("mappings/poses.json", description="JSON list of pose names, for models without them")
     precision: Precision = Field("auto", description="auto: bf16 where the hardware has it")
     runtime: Literal["auto", "torch", "openvino"] = Field(
-        "auto", description="what computes; auto: OpenVINO on CPUs where it is installed, else torch"
+        "torch", description="what computes; auto: OpenVINO on CPUs where it is installed, else torch"
     )
     max_batch_size: int = Field(16, ge=1, le=512, description="photos in one forward pass at most")
     max_requests: int = Field(

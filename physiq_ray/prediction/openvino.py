@@ -1,7 +1,7 @@
 """The network by OpenVINO in place of torch: faster on Intel's and AMD's CPUs, for `physiq-ray[openvino]`.
 
-The same weights, decoder and normalisation; probabilities differ by less than 1e-3. Building it takes some
-five seconds. benchmarks/README.md has the figures.
+The same weights, decoder and normalisation; in bf16, probabilities of a trained model differ from torch's by
+some 2e-3. Building it takes some five seconds. benchmarks/README.md has the figures.
 """
 
 import importlib.util
