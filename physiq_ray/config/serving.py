@@ -5,7 +5,7 @@ deployment is built with (`serve run physiq_ray.serving:build_app model=…`, `a
 what `physiq-ray serve` adds on one machine.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -31,6 +31,11 @@ class LiveSettings(BaseModel):
     @classmethod
     def _nothing_is_true_or_false(cls, value: object) -> object:
         return refuse_booleans(value)
+
+    @classmethod
+    def of(cls, wider: "LiveSettings") -> Self:
+        """Give this group's part of a group that holds more."""
+        return cls.model_validate(wider.model_dump(include=set(cls.model_fields)))
 
 
 class ServingSettings(LiveSettings):

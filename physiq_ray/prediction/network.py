@@ -23,9 +23,9 @@ class Forward(Protocol):
 class Network:
     """A model on a GPU where there is one, in its fastest form: few bits, channels_last, norms folded.
 
-    Batch norms are folded into the convolutions before them and weights stand in the precision chosen: 1.1 to
-    1.3 times as fast on a CPU as autocast over the model as it was trained (benchmarks/README.md). The last
-    layer stays in float32, as bfloat16 would round logits to two digits.
+    Batch norms are folded into the convolutions before them and weights stand in the precision chosen, which
+    spares what autocast does in each pass. The last layer stays in float32, as bfloat16 would round logits to
+    two digits.
     """
 
     def __init__(self, state: ModelState, *, precision: str = "auto") -> None:

@@ -76,7 +76,7 @@ def build_app(args: ServingSettings) -> Application:
     Raises pydantic.ValidationError, which Serve shows: a wrong setting, by its name.
     """
     deployment: serve.Deployment = PoseService.options(  # type: ignore[attr-defined]
-        user_config=args.model_dump(include=set(LiveSettings.model_fields)),
+        user_config=LiveSettings.of(args).model_dump(),
         max_ongoing_requests=args.max_requests * MORE_THAN_MAX_REQUESTS,
         autoscaling_config={
             "min_replicas": args.min_replicas,

@@ -139,8 +139,7 @@ def _start(settings: LocalServingSettings) -> None:
     from physiq_ray.serving.app import build_app
 
     num_cpus = int(sum(node.get("CPU", 0) for node in cluster_nodes()))
-    own = settings.model_dump(include=set(ServingSettings.model_fields))
-    args = fit_to_machine(ServingSettings.model_validate(own), num_cpus)
+    args = fit_to_machine(ServingSettings.of(settings), num_cpus)
     serve.start(
         proxy_location="HeadOnly",
         http_options=HTTPOptions(host=settings.host, port=settings.port, keep_alive_timeout_s=KEEP_ALIVE_S),

@@ -119,9 +119,7 @@ class Service:
         try:
             self._models = await self._load(self._parse(live))
         except PhysiqError as error:
-            built_with = LiveSettings.model_validate(
-                self.settings.model_dump(include=set(LiveSettings.model_fields))
-            )
+            built_with = LiveSettings.of(self.settings)
             if self._would_be_the_same(live, built_with):
                 raise
             self._refuse(error)
@@ -230,7 +228,7 @@ class Service:
 
     def _parse(self, live: Mapping[str, Any]) -> LiveSettings:
         """Fill in what live does not say from what the deployment was built with."""
-        built_with = self.settings.model_dump(include=set(LiveSettings.model_fields))
+        built_with = LiveSettings.of(self.settings).model_dump()
         try:
             return LiveSettings.model_validate(built_with | dict(live))
         except ValidationError as error:
