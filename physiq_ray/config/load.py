@@ -9,12 +9,13 @@ from typing import Any, TypeVar, overload
 
 from pydantic import BaseModel, ValidationError
 
+from physiq_ray.config.buckets import CleanseSettings, SyncSettings
 from physiq_ray.config.serving import LocalServingSettings
 from physiq_ray.config.settings import Settings
 from physiq_ray.errors import SettingError
 
 ENVIRONMENT_PREFIX = "PHYSIQ_"
-KINDS: tuple[type[BaseModel], ...] = (Settings, LocalServingSettings)
+KINDS: tuple[type[BaseModel], ...] = (Settings, LocalServingSettings, CleanseSettings, SyncSettings)
 
 Kind = TypeVar("Kind", bound=BaseModel)
 

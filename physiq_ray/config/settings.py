@@ -25,8 +25,8 @@ def _split_pairs(value: object) -> object:
     return pairs
 
 
-class Settings(BaseModel):
-    """What a run needs to know, typed and bounded. Every field has a default but `sources`.
+class SourceSettings(BaseModel):
+    """Where the photos and their labels are: what every command that looks at buckets needs to know.
 
     Frozen and made of plain values, so that it travels to Ray processes as it is. No secret is ever a
     setting: AWS access comes from the standard chain (profile, environment, role, AWS_ENDPOINT_URL).
@@ -40,11 +40,51 @@ class Settings(BaseModel):
     source_buckets: Annotated[dict[str, str], BeforeValidator(_split_pairs)] = Field(
         {}, description="a label's source and the bucket (or folder) it means: checkins=checkin-poses"
     )
+    poses: str = Field("mappings/poses.json", description="JSON list of pose ids and names")
+    labels: str = Field("mappings/db_labels.json", description="JSON list of labels")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _nothing_is_true_or_false(cls, value: object) -> object:
+        return refuse_booleans(value)
+
+    @field_validator("sources")
+    @classmethod
+    def _sources_are_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = {source for source in value if value.count(source) > 1}
+        if repeated:
+            raise ValueError(f"{', '.join(sorted(repeated))} is listed twice")
+        return value
+
+
+class SplitSettings(SourceSettings):
+    """How labelled photos are divided into training and validation."""
+
+    validation_share: float = Field(
+        0.2, gt=0, lt=1, description="share of each pose's photos kept for validation"
+    )
+    group_pattern: str | None = Field(
+        None, description="regular expression on the key; photos with the same match stay on one side"
+    )
+    seed: int = Field(42, ge=0, lt=2**32, description="seed of split, shuffling, augmentation and weights")
+
+    @field_validator("group_pattern")
+    @classmethod
+    def _pattern_compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from error
+        return value
+
+
+class Settings(SplitSettings):
+    """What a run needs to know, typed and bounded. Every field has a default but `sources`."""
+
     manifest: str | None = Field(
         None, description="a saved manifest (Parquet file or s3:// address) in place of sources"
     )
-    poses: str = Field("mappings/poses.json", description="JSON list of pose ids and names")
-    labels: str = Field("mappings/db_labels.json", description="JSON list of labels")
     output: str = Field("output", description="folder or s3:// prefix for model files and reports")
     weights: str = Field(
         "imagenet", description="starting weights: imagenet, random, or a file or s3:// address"
@@ -96,13 +136,6 @@ class Settings(BaseModel):
     )
     epochs: int = Field(50, ge=1, description="epochs at most")
     patience: int = Field(10, ge=1, description="epochs without a better validation accuracy before stopping")
-    validation_share: float = Field(
-        0.2, gt=0, lt=1, description="share of each pose's photos kept for validation"
-    )
-    group_pattern: str | None = Field(
-        None, description="regular expression on the key; photos with the same match stay on one side"
-    )
-    seed: int = Field(42, ge=0, lt=2**32, description="seed of split, shuffling, augmentation and weights")
     num_workers: int = Field(1, ge=1, description="training workers, data-parallel")
     min_workers: int | None = Field(
         None, ge=1, description="go on with as few workers as this while the cluster has room for no more"
@@ -126,19 +159,6 @@ class Settings(BaseModel):
     storage: str = Field(
         "runs", description="folder or s3:// prefix for Ray's checkpoints, on shared storage"
     )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _nothing_is_true_or_false(cls, value: object) -> object:
-        return refuse_booleans(value)
-
-    @field_validator("sources")
-    @classmethod
-    def _sources_are_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        repeated = {source for source in value if value.count(source) > 1}
-        if repeated:
-            raise ValueError(f"{', '.join(sorted(repeated))} is listed twice")
-        return value
 
     @field_validator("train_sizes")
     @classmethod
@@ -169,16 +189,6 @@ class Settings(BaseModel):
                 {"head": self.head_epochs, "epochs": self.epochs},
             )
         return self
-
-    @field_validator("group_pattern")
-    @classmethod
-    def _pattern_compiles(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise ValueError(f"not a regular expression: {error}") from error
-        return value
 
     @field_validator("run_name")
     @classmethod

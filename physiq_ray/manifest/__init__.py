@@ -7,6 +7,7 @@ split     groups that must not be torn apart, and which of them are for validati
 """
 
 from physiq_ray.manifest.collect import collect_manifest, describe_manifest, survey_photos
+from physiq_ray.manifest.match import find_labelled
 from physiq_ray.manifest.split import split_groups
 from physiq_ray.manifest.table import (
     MANIFEST_FILE,
@@ -32,6 +33,7 @@ __all__ = [
     "build_manifest",
     "collect_manifest",
     "describe_manifest",
+    "find_labelled",
     "match_photos",
     "require_trainable",
     "split_groups",

@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from physiq_ray.config import Settings
+from physiq_ray.config import SplitSettings
 from physiq_ray.errors import LabelError
 from physiq_ray.labels import LABEL_SCHEMA, Labels, load_labels
 from physiq_ray.manifest.table import TRAIN, VALIDATION, Manifest, match_photos, require_trainable
 from physiq_ray.storage import Folder, list_sources, parse_sources
 
 
-def collect_manifest(settings: Settings, poses: Mapping[int, str]) -> Manifest:
+def collect_manifest(settings: SplitSettings, poses: Mapping[int, str]) -> Manifest:
     """List the sources, read the labels, join and split: what can be trained on.
 
     Raises PhysiqError as parse_sources, load_labels and build_manifest do.
@@ -18,7 +18,7 @@ def collect_manifest(settings: Settings, poses: Mapping[int, str]) -> Manifest:
     return require_trainable(survey_photos(settings, poses))
 
 
-def survey_photos(settings: Settings, poses: Mapping[int, str]) -> Manifest:
+def survey_photos(settings: SplitSettings, poses: Mapping[int, str]) -> Manifest:
     """List the sources, read the labels, join and split, whatever comes of it: `match_photos`.
 
     Raises PhysiqError as parse_sources, load_labels and match_photos do.

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from physiq_ray.labels import Labels
-from physiq_ray.storage import Folder, Listing, parse_source
+from physiq_ray.storage import LISTING_SCHEMA, Folder, Listing, parse_source
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,27 @@ class Matches:
     is_unusable: pa.Array  # named by labels that cannot be used, and by no other
     is_conflict: pa.Array
     labels_without_photo: tuple[str, ...]
+
+
+def find_labelled(
+    listings: Sequence[Listing],
+    labels: Labels,
+    poses: Mapping[int, str],
+    source_buckets: Mapping[str, str],
+) -> tuple[pa.BooleanArray | None, ...]:
+    """Tell for each photo of each listing whether some label names it, be it one that cannot be used.
+
+    One mask a listing, in the order of its rows; None for a source that could not be listed.
+    """
+    tables = [listing.table for listing in listings if listing.table is not None]
+    photos = pa.concat_tables([LISTING_SCHEMA.empty_table(), *tables])
+    is_known = match_labels(listings, photos, labels, folder_poses(listings, poses), source_buckets).is_known
+    masks, start = [], 0
+    for listing in listings:
+        rows = listing.table.num_rows if listing.table is not None else 0
+        masks.append(is_known.slice(start, rows) if listing.table is not None else None)
+        start += rows
+    return tuple(masks)
 
 
 def match_labels(

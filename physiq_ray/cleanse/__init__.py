@@ -1,0 +1,1 @@
+"""Find the photos that no label names, and remove them safely."""
