@@ -2,6 +2,7 @@
 
 address   s3://bucket/key and paths: parse, join, split
 listing   what is there, as Arrow tables
+pages     a bucket's listing from S3's XML
 objects   read and write one object whole
 retry     try again where a fault may pass
 s3        the clients, and their errors in our words

@@ -1,20 +1,19 @@
 """What lies in the sources: one table a source, listed side by side, whole or an error.
 
 A source that cannot be listed keeps its error and the others go on. A listing is never a part of one:
-"could not look" must not read as "nothing there". boto3 parses about 20 000 keys a second and core; a
-large bucket is asked for its folders side by side, which hides the wait for each page.
+"could not look" must not read as "nothing there". A large bucket is asked for its folders side by side,
+which hides the wait for each page.
 """
 
 import hashlib
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ import pyarrow.compute as pc
 from physiq_ray.errors import StorageError, UnreachableError
 from physiq_ray.storage.address import Bucket, Folder, Source
 from physiq_ray.storage.objects import translate_os
+from physiq_ray.storage.pages import PAGE, ObjectPage
 from physiq_ray.storage.retry import retry
 from physiq_ray.storage.s3 import s3_client, translated
 
@@ -62,15 +62,21 @@ class Listing:
     error: StorageError | None = None
 
 
-def list_sources(sources: Sequence[Source]) -> tuple[Listing, ...]:
-    """List all sources side by side, each to a table or an error of its own."""
+OnKeys = Callable[[Source, int], None]  # called from several threads with the keys of one more page
+
+
+def list_sources(
+    sources: Sequence[Source], *, on_keys: OnKeys = lambda _source, _num_keys: None
+) -> tuple[Listing, ...]:
+    """List all sources side by side, each to a table or an error of its own; buckets tell their progress."""
     with ThreadPoolExecutor(max_workers=min(16, len(sources))) as threads:
-        return _with_content_hashes(tuple(threads.map(_list_source, sources)))
+        listings = threads.map(lambda source: _list_source(source, on_keys), sources)
+        return _with_content_hashes(tuple(listings))
 
 
-def _list_source(source: Source) -> Listing:
+def _list_source(source: Source, on_keys: OnKeys) -> Listing:
     try:
-        pages = _list_bucket(source) if isinstance(source, Bucket) else _list_folder(source)
+        pages = _list_bucket(source, on_keys) if isinstance(source, Bucket) else _list_folder(source)
         return Listing(
             source, pa.concat_tables(page.table for page in pages), sum(p.num_others for p in pages)
         )
@@ -88,7 +94,7 @@ def list_names(source: Source) -> tuple[str, ...]:
     """
     if isinstance(source, Bucket):
         pages = _request_pages(source, Prefix=source.prefix, Delimiter="/")
-        keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
+        keys = [key for page in pages for key in page.keys]
         return tuple(sorted(key.removeprefix(source.prefix) for key in keys if not key.endswith("/")))
     try:
         return tuple(sorted(path.name for path in source.path.iterdir() if path.is_file()))
@@ -100,7 +106,8 @@ def list_names(source: Source) -> tuple[str, ...]:
 
 def is_photo(key: str) -> bool:
     """Tell by the extension; case does not matter."""
-    return PurePosixPath(key).suffix.lower() in PHOTO_EXTENSIONS
+    stem, _, extension = key.rpartition("/")[2].rpartition(".")
+    return bool(stem) and f".{extension.lower()}" in PHOTO_EXTENSIONS
 
 
 @dataclass(frozen=True)
@@ -109,67 +116,75 @@ class _Page:
     num_others: int
 
 
-def _list_bucket(source: Bucket) -> list[_Page]:
+def _list_bucket(source: Bucket, on_keys: OnKeys) -> list[_Page]:
     """List a bucket, its folders side by side where they are few and it is large."""
+
+    def to_page(page: ObjectPage) -> _Page:
+        on_keys(source, len(page.keys))
+        return _bucket_page(source, page)
+
     first = _request_page(source, Prefix=source.prefix)
-    if not first["IsTruncated"]:
-        return [_bucket_page(source, first)]
+    if not first.is_truncated:
+        return [to_page(first)]
     top = _request_page(source, Prefix=source.prefix, Delimiter="/")
-    folders = [item["Prefix"] for item in top.get("CommonPrefixes", ())]
-    if top["IsTruncated"] or not 1 < len(folders) <= MAX_FOLDERS:
-        return [_bucket_page(source, answer) for answer in _request_pages(source, Prefix=source.prefix)]
+    folders = top.prefixes
+    if top.is_truncated or not 1 < len(folders) <= MAX_FOLDERS:
+        return [to_page(page) for page in _pages_from(first, source, Prefix=source.prefix)]
 
     def list_folder(prefix: str) -> list[_Page]:
-        return [_bucket_page(source, answer) for answer in _request_pages(source, Prefix=prefix)]
+        return [to_page(page) for page in _request_pages(source, Prefix=prefix)]
 
     with ThreadPoolExecutor(min(16, len(folders))) as threads:
         listed = list(threads.map(list_folder, folders))
-    return [_bucket_page(source, top), *(page for pages in listed for page in pages)]
+    return [to_page(top), *(page for pages in listed for page in pages)]
 
 
-def _request_pages(source: Bucket, **request: str) -> Iterator[Mapping[str, Any]]:
-    """Ask for page after page, to the one that says it is the last.
+def _request_pages(source: Bucket, **request: str) -> Iterator[ObjectPage]:
+    return _pages_from(_request_page(source, **request), source, **request)
+
+
+def _pages_from(page: ObjectPage, source: Bucket, **request: str) -> Iterator[ObjectPage]:
+    """Give a page and those after it, to the one that says it is the last; the next is already on its way.
 
     Not by botocore's paginator: that takes an answer which says nothing of what follows for the last one,
     and a listing that broke off for a short one.
     """
-    answer = _request_page(source, **request)
-    yield answer
-    while answer["IsTruncated"]:
-        answer = _request_page(source, **request, ContinuationToken=answer["NextContinuationToken"])
-        yield answer
+    with ThreadPoolExecutor(1) as ahead:
+        while page.is_truncated and page.next_token:
+            coming = ahead.submit(_request_page, source, **request, ContinuationToken=page.next_token)
+            yield page
+            page = coming.result()
+        yield page
 
 
-def _request_page(source: Bucket, **request: str) -> Mapping[str, Any]:
+def _request_page(source: Bucket, **request: str) -> ObjectPage:
     """Ask for one page, again where the fault may pass; it says whether and where the listing goes on."""
-    with translated(f"list {source}"):
+    attempted, right = f"list {source}", f"s3:ListBucket on arn:aws:s3:::{source.name}"
+    with translated(attempted, right=right):
         client = s3_client()  # what is wrong here stays wrong: not tried again
 
-    def get() -> Mapping[str, Any]:
-        with translated(f"list {source}"):
-            answer: dict[str, Any] = client.list_objects_v2(Bucket=source.name, MaxKeys=PAGE_KEYS, **request)
-        token = answer.get("NextContinuationToken")
-        if "IsTruncated" not in answer or (
-            answer["IsTruncated"] and token in {None, "", request.get("ContinuationToken")}
+    def get() -> ObjectPage:
+        with translated(attempted, right=right):
+            answer = client.list_objects_v2(Bucket=source.name, MaxKeys=PAGE_KEYS, **request)
+        page: ObjectPage | None = answer.get(PAGE)
+        if (
+            page is None
+            or page.is_truncated is None
+            or (page.is_truncated and page.next_token in {None, request.get("ContinuationToken")})
         ):
             raise UnreachableError(
-                f"list {source}: the listing broke off: an answer came that does not say where it goes on; "
+                f"{attempted}: the listing broke off: an answer came that does not say where it goes on; "
                 "try again, and check that AWS_ENDPOINT_URL is that of an S3 server"
             )
-        return answer
+        return page
 
     return retry(get)
 
 
-def _bucket_page(source: Bucket, answer: Mapping[str, Any]) -> _Page:
-    return _to_page(
-        source,
-        [
-            (item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"])
-            for item in answer.get("Contents", ())
-            if not item["Key"].endswith("/")  # what a console shows as a folder
-        ],
-    )
+def _bucket_page(source: Bucket, page: ObjectPage) -> _Page:
+    items = zip(page.keys, page.sizes, page.etags, page.modified, strict=True)
+    # A key that ends in "/" is what a console shows as a folder.
+    return _to_page(source, [item for item in items if not item[0].endswith("/")])
 
 
 def _list_folder(source: Folder) -> list[_Page]:

@@ -10,12 +10,11 @@ import os
 import threading
 import unicodedata
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
-import botocore.session
 from boto3.exceptions import S3UploadFailedError
 from botocore.config import Config
 from botocore.exceptions import (
@@ -28,17 +27,20 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
-from botocore.utils import parse_timestamp
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import BaseError as ObstoreError
 from obstore.store import S3Store
 
 from physiq_ray.errors import DeniedError, NotFoundError, StorageError, TooLargeError, UnreachableError
 from physiq_ray.storage.address import is_bucket_name
+from physiq_ray.storage.pages import take_page
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig
 
+READ_AND_WRITE: Final = (
+    "s3:ListBucket on the bucket and s3:GetObject (for output s3:PutObject too) on its objects"
+)
 MAX_CONNECTIONS = 64  # as many as threads may fetch at once
 
 _CREDENTIALS_LIFETIME: Final = timedelta(minutes=5)  # botocore renews them ten minutes before they end
@@ -66,7 +68,9 @@ def s3_client() -> Any:
     with _clients.lock:
         if _clients.boto is None:
             try:
-                session = _make_session()
+                session = (
+                    boto3.session.Session()
+                )  # boto3's default session must not be shared between threads
                 _clients.boto = _make_client(session)
             except ProfileNotFound as error:
                 raise DeniedError(f"S3: {error}; set AWS_PROFILE to one that exists or unset it") from error
@@ -117,16 +121,16 @@ def check_size(num_bytes: int, max_bytes: int | None) -> None:
 
 
 @contextlib.contextmanager
-def translated(attempted: str) -> Iterator[None]:
-    """Turn boto3's errors into ours, with what was attempted in front."""
+def translated(attempted: str, *, right: str = READ_AND_WRITE) -> Iterator[None]:
+    """Turn boto3's errors into ours, with what was attempted in front; right: what a refusal asks for."""
     try:
         yield
     except ClientError as error:
-        raise _translate_client(error, attempted) from error
+        raise translate_client(error, attempted, right) from error
     except S3UploadFailedError as error:
         cause = error.__context__  # the error that says why
         raise (
-            _translate_client(cause, attempted)
+            translate_client(cause, attempted, right)
             if isinstance(cause, ClientError)
             else StorageError(f"{attempted}: {error}")
         ) from error
@@ -155,22 +159,6 @@ def _is_plain(key: str) -> bool:
     )
 
 
-def _make_session() -> boto3.session.Session:
-    # A session of its own: boto3's default session must not be shared between threads.
-    core = botocore.session.get_session()
-    # Half of a listing's time is dateutil guessing at dates; S3 writes ISO 8601.
-    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_timestamp)
-    return boto3.session.Session(botocore_session=core)
-
-
-def _parse_timestamp(value: Any) -> datetime:
-    try:
-        return datetime.fromisoformat(value)
-    except (TypeError, ValueError):  # headers have another form
-        parsed: datetime = parse_timestamp(value)
-        return parsed
-
-
 def _make_client(session: boto3.session.Session) -> Any:
     config = Config(
         max_pool_connections=MAX_CONNECTIONS,
@@ -179,7 +167,10 @@ def _make_client(session: boto3.session.Session) -> Any:
         retries={"mode": "standard", "max_attempts": 4},
         user_agent_extra="physiq-ray",
     )
-    return session.client("s3", config=config)
+    client = session.client("s3", config=config)
+    # The wildcard puts it before botocore's own handlers, one of which parses every body once more, slowly.
+    client.meta.events.register_first("before-parse.*.ListObjectsV2", take_page)
+    return client
 
 
 def _store(bucket: str) -> S3Store:
@@ -228,7 +219,8 @@ _MISSING = {"NoSuchBucket", "NoSuchKey", "404", "NotFound"}
 _BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthFailure"}
 
 
-def _translate_client(error: ClientError, attempted: str) -> StorageError:
+def translate_client(error: ClientError, attempted: str, right: str = READ_AND_WRITE) -> StorageError:
+    """Turn S3's answer into an error of ours; right: what the role or key needs where it is refused."""
     code = error.response.get("Error", {}).get("Code", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in _MISSING:
@@ -242,10 +234,7 @@ def _translate_client(error: ClientError, attempted: str) -> StorageError:
             f"{attempted}: {code}; the object is in an archive class (Glacier): restore it, then try again"
         )
     if status == 403:
-        return DeniedError(
-            f"{attempted}: {code}; the role or key needs s3:ListBucket on the bucket and s3:GetObject "
-            "(for output s3:PutObject too) on its objects"
-        )
+        return DeniedError(f"{attempted}: {code}; the role or key needs {right}")
     if status >= 500 or status == 429 or code in {"SlowDown", "RequestTimeout"}:
         return UnreachableError(f"{attempted}: {code or status} after several tries; try again later")
     return StorageError(f"{attempted}: {error}")
