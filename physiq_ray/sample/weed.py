@@ -74,6 +74,7 @@ def build_command(binary: Path, directory: Path, ports: Mapping[str, int]) -> li
         "-webdav=false",
         "-s3.autoCreateBucket=false",  # on by default; S3 answers NoSuchBucket
         "-volume.preStopSeconds=0",
+        "-master.volumeSizeLimitMB=64",  # each bucket takes one of free disk / this: 60 buckets by default
         "-master.telemetry=false",  # on by default: it would report to its makers
         *(f"-{flag}={port}" for flag, port in ports.items()),
     ]
