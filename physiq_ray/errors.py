@@ -15,7 +15,8 @@
     ├── CheckpointError    a model file is unknown, damaged or unsafe
     ├── TrainingError      a training run cannot start or go on
     ├── PredictionError    a batch of predictions cannot start or go on
-    └── ServingError       the HTTP service cannot start
+    ├── ServingError       the HTTP service cannot start
+    └── CleanseError       a plan or journal of deletions cannot be read, written or followed
 
 Each takes one finished sentence. They carry nothing else, so that they survive pickling between
 Ray processes; what was attempted, on what, what came and what to do stand in the sentence.
@@ -84,3 +85,7 @@ class PredictionError(PhysiqError):
 
 class ServingError(PhysiqError):
     """The HTTP service cannot start: port, model, tokens, or the cluster's size."""
+
+
+class CleanseError(PhysiqError):
+    """A plan or journal of deletions cannot be read or written, or must not be followed."""

@@ -6,6 +6,9 @@ parser    commands and flags, these from the settings' fields
 commands  train, audit, evaluate, demo
 predict   predict, photo by photo or by the bucket
 serve     the HTTP service on this machine
+sync      buckets into a folder
+cleanse   photos without a label out of buckets
+bars      their progress
 show      results as text
 """
 

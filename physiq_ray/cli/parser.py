@@ -11,9 +11,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from physiq_ray.cli import commands
+from physiq_ray.cli.cleanse import cleanse_command
 from physiq_ray.cli.predict import FIGURES_FOLDER, predict_command
 from physiq_ray.cli.serve import serve_command
-from physiq_ray.config import LocalServingSettings, Settings
+from physiq_ray.cli.sync import sync_command
+from physiq_ray.config import CleanseSettings, LocalServingSettings, Settings, SyncSettings
 
 EPILOG = {
     "train": """examples:
@@ -34,6 +36,15 @@ EPILOG = {
   physiq-ray serve
   physiq-ray serve --model s3://models/poses --port 8080 --tokens tokens.txt
   physiq-ray serve --allowed-sources s3://checkin-poses --feedback s3://checkin-poses/to-label""",
+    "sync": """examples:
+  physiq-ray sync photos --sources s3://checkin-poses s3://workout-images/2026
+  physiq-ray sync photos --sources s3://checkin-poses --labelled-only --dry-run
+  physiq-ray sync sorted --sources s3://checkin-poses s3://workout-images --sorted""",
+    "cleanse": """examples:
+  physiq-ray cleanse --sources s3://checkin-poses s3://workout-images --source-buckets checkins=checkin-poses
+  physiq-ray cleanse --sources s3://checkin-poses --plan plan.jsonl
+  physiq-ray cleanse --sources s3://checkin-poses --apply plan.jsonl --move-to s3://attic/poses
+  physiq-ray cleanse --restore deleted-20261125T031500Z.jsonl""",
     "demo": """examples:
   physiq-ray demo
   physiq-ray demo --photos my-photos --labels my-photos/db_labels.json --image-size 160""",
@@ -137,6 +148,38 @@ def build_parser() -> argparse.ArgumentParser:
 
     serve = _command(subparsers, "serve", serve_command, "answer HTTP requests on this machine")
     _add_settings(serve, list(LocalServingSettings.model_fields), kind=LocalServingSettings)
+
+    sync = _command(subparsers, "sync", sync_command, "download the photos of buckets into a folder")
+    sync.add_argument("folder", metavar="FOLDER", help="where to; each bucket gets a sub-folder")
+    sync.add_argument("--labelled-only", action="store_true", help="only photos that a label names")
+    sync.add_argument(
+        "--sorted",
+        action="store_true",
+        help="only photos fit for training, into training/ and validation/ by pose id, split as train does",
+    )
+    sync.add_argument("--dry-run", action="store_true", help="tell what would be downloaded, write nothing")
+    _add_json(sync)
+    _add_settings(sync, list(SyncSettings.model_fields), kind=SyncSettings)
+
+    cleanse = _command(subparsers, "cleanse", cleanse_command, "find photos without a label, and remove them")
+    cleanse.add_argument("--plan", metavar="FILE", help="write what would go as JSON lines, to look through")
+    deed = cleanse.add_mutually_exclusive_group()
+    deed.add_argument("--delete", action="store_true", help="delete what no label names")
+    deed.add_argument("--apply", metavar="FILE", help="delete just what this plan names and still may go")
+    deed.add_argument("--restore", metavar="FILE", help="bring back what this journal of deletions names")
+    cleanse.add_argument("--move-to", metavar="S3", help="move photos to this s3://bucket/prefix instead")
+    cleanse.add_argument("--yes", action="store_true", help="do not ask (with --expect)")
+    cleanse.add_argument("--expect", type=int, metavar="N", help="photos the plan must hold")
+    cleanse.add_argument(
+        "--journals", default=".", metavar="FOLDER", help="where deleted-<time>.jsonl goes (default: .)"
+    )
+    cleanse.add_argument(
+        "--allow-unconditional",
+        action="store_true",
+        help="delete too where the S3 server cannot be told to spare a photo that has just changed",
+    )
+    _add_json(cleanse)
+    _add_settings(cleanse, list(CleanseSettings.model_fields), kind=CleanseSettings)
     return parser
 
 

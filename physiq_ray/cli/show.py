@@ -58,6 +58,11 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
 
 
+def printable(text: str) -> str:
+    """Escape what a key may hold and a terminal would obey."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def summarise(result: "TrainingResult") -> dict[str, Any]:
     """Give what train --json prints."""
     return {

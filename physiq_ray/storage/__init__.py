@@ -4,6 +4,7 @@ address   s3://bucket/key and paths: parse, join, split
 listing   what is there, as Arrow tables
 pages     a bucket's listing from S3's XML
 objects   read and write one object whole
+download  one object into a file, compared with its ETag
 retry     try again where a fault may pass
 s3        the clients, and their errors in our words
 """

@@ -144,16 +144,14 @@ def _request_pages(source: Bucket, **request: str) -> Iterator[ObjectPage]:
 
 
 def _pages_from(page: ObjectPage, source: Bucket, **request: str) -> Iterator[ObjectPage]:
-    """Give a page and those after it, to the one that says it is the last; the next is already on its way.
+    """Give a page and those after it, to the one that says it is the last.
 
     Not by botocore's paginator: that takes an answer which says nothing of what follows for the last one,
     and a listing that broke off for a short one.
     """
-    with ThreadPoolExecutor(1) as ahead:
-        while page.is_truncated and page.next_token:
-            coming = ahead.submit(_request_page, source, **request, ContinuationToken=page.next_token)
-            yield page
-            page = coming.result()
+    yield page
+    while page.is_truncated and page.next_token:
+        page = _request_page(source, **request, ContinuationToken=page.next_token)
         yield page
 
 
@@ -182,9 +180,7 @@ def _request_page(source: Bucket, **request: str) -> ObjectPage:
 
 
 def _bucket_page(source: Bucket, page: ObjectPage) -> _Page:
-    items = zip(page.keys, page.sizes, page.etags, page.modified, strict=True)
-    # A key that ends in "/" is what a console shows as a folder.
-    return _to_page(source, [item for item in items if not item[0].endswith("/")])
+    return _to_page(source, page.keys, page.sizes, page.etags, page.modified)
 
 
 def _list_folder(source: Folder) -> list[_Page]:
@@ -198,9 +194,9 @@ def _list_folder(source: Folder) -> list[_Page]:
         raise translate_os(error, f"list {source}") from error
     if is_file:
         raise StorageError(f"list {source}: not a folder")
-    pages = [_to_page(source, [])]
+    pages = [_to_page(source, [], [], [], [])]
     for parent, files in _walk(source.path, refuse):
-        page = []
+        keys, sizes, times = [], [], []
         for name in files:
             if name.startswith("."):
                 continue
@@ -212,9 +208,10 @@ def _list_folder(source: Folder) -> list[_Page]:
             except OSError as error:
                 raise translate_os(error, f"list {path}") from error
             if stat.S_ISREG(status.st_mode):
-                modified = datetime.fromtimestamp(status.st_mtime, UTC)
-                page.append((path.relative_to(source.path).as_posix(), status.st_size, "", modified))
-        pages.append(_to_page(source, page))
+                keys.append(path.relative_to(source.path).as_posix())
+                sizes.append(status.st_size)
+                times.append(datetime.fromtimestamp(status.st_mtime, UTC))
+        pages.append(_to_page(source, keys, sizes, [""] * len(keys), times))
     return pages
 
 
@@ -240,26 +237,34 @@ def _walk(top: Path, refuse: Callable[[OSError], None]) -> Iterator[tuple[str, l
             yield parent, files
 
 
-Item = tuple[str, int, str, datetime]  # key, size in bytes, ETag or "", last modified
-
-
-def _to_page(source: Source, items: Sequence[Item]) -> _Page:
-    """Keep the photos of a page as a table of LISTING_SCHEMA."""
-    photos = [item for item in items if is_photo(item[0])]
-    keys = pa.array([item[0] for item in photos], pa.string())
+def _to_page(
+    source: Source,
+    keys: Sequence[str],
+    sizes: Sequence[int],
+    etags: Sequence[str],
+    modified: Sequence[datetime],
+) -> _Page:
+    """Keep a page's photos as a table of LISTING_SCHEMA; sizes in bytes, etags "" where there is none."""
+    is_kept = [is_photo(key) for key in keys]
     base = f"s3://{source.name}/" if isinstance(source, Bucket) else f"{source.path.as_posix()}/"
+    key_column = pa.array(keys, pa.string())
     table = pa.table(
         [
-            pc.binary_join_element_wise(base, keys, ""),
-            pa.repeat(pa.scalar(source.name), len(photos)),
-            keys,
-            pa.array([item[1] for item in photos], pa.int64()),
-            pa.array([item[2] for item in photos], pa.string()),
-            pa.array([item[3] for item in photos], pa.timestamp("ms", tz="UTC")),
+            pc.binary_join_element_wise(base, key_column, ""),
+            pa.repeat(pa.scalar(source.name), len(keys)),
+            key_column,
+            pa.array(sizes, pa.int64()),
+            pa.array(etags, pa.string()),
+            pa.array(modified, pa.timestamp("ms", tz="UTC")),
         ],
         schema=LISTING_SCHEMA,
     )
-    return _Page(table, len(items) - len(photos))
+    num_photos = sum(is_kept)
+    if num_photos < len(keys):
+        table = table.filter(pa.array(is_kept))
+    # A key that ends in "/" is what a console shows as a folder: no object that somebody put there.
+    num_folders = sum(key.endswith("/") for key in keys) if num_photos < len(keys) else 0
+    return _Page(table, len(keys) - num_photos - num_folders)
 
 
 def _with_content_hashes(listings: tuple[Listing, ...]) -> tuple[Listing, ...]:

@@ -5,11 +5,11 @@ from it, in its event `before-parse`, before it walks a model of every element: 
 listing's time. What does not read as a listing is left to botocore, which knows errors and torn answers.
 """
 
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import unquote_plus
+from xml.parsers import expat
 
 PAGE: Final = "ObjectPage"  # where it stands in the answer of list_objects_v2
 
@@ -36,7 +36,7 @@ def take_page(response_dict: dict[str, Any], customized_response_dict: dict[str,
         return
     try:
         page = parse_page(response_dict["body"])
-    except (ElementTree.ParseError, ValueError, TypeError):
+    except (expat.ExpatError, ValueError):
         return
     customized_response_dict[PAGE] = page
     response_dict["body"] = b"<ListBucketResult/>"
@@ -45,39 +45,77 @@ def take_page(response_dict: dict[str, Any], customized_response_dict: dict[str,
 def parse_page(body: bytes) -> ObjectPage:
     """Read the XML of one answer.
 
-    Raises ElementTree.ParseError: no XML. ValueError or TypeError: no listing, or an object without key,
-    size or date.
+    Raises ExpatError: no XML. ValueError: no listing, or an object without key, size or date.
     """
-    # The standard library's parser, as in botocore: expat refuses documents whose entities grow.
-    root = ElementTree.fromstring(body)
-    namespace, brace, name = root.tag.rpartition("}")
-    if name != "ListBucketResult":
-        raise ValueError(f"expected a ListBucketResult, got {name}")
-    namespace += brace
-    contents = root.findall(f"{namespace}Contents")
-
-    def texts(tag: str) -> list[str | None]:
-        return [item.findtext(namespace + tag) for item in contents]
-
+    reader = _Reader()
+    # Not by a tree: its thousands of nodes a page wake the garbage collector, which takes as long again.
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler = reader.start
+    parser.CharacterDataHandler = reader.read
+    parser.EndElementHandler = reader.end
+    parser.Parse(body, True)
+    if reader.root != "ListBucketResult":
+        raise ValueError(f"expected a ListBucketResult, got {reader.root}")
     # Asked for by botocore: XML cannot hold every character that a key can.
-    is_encoded = root.findtext(f"{namespace}EncodingType") == "url"
-    prefixes = [item.findtext(f"{namespace}Prefix") for item in root.findall(f"{namespace}CommonPrefixes")]
-    truncated = root.findtext(f"{namespace}IsTruncated")
+    decode = _unquote if reader.last.get("EncodingType") == "url" else list
+    truncated = reader.last.get("IsTruncated")
     return ObjectPage(
-        keys=_names(texts("Key"), is_encoded=is_encoded),
-        sizes=[int(text or "") for text in texts("Size")],
-        etags=[(text or "").strip('"') for text in texts("ETag")],
-        modified=[datetime.fromisoformat(text or "") for text in texts("LastModified")],
-        prefixes=_names(prefixes, is_encoded=is_encoded),
+        keys=decode(reader.keys),
+        sizes=list(map(int, reader.sizes)),
+        etags=[etag.strip('"') for etag in reader.etags],
+        modified=list(map(datetime.fromisoformat, reader.modified)),
+        prefixes=decode(reader.prefixes),
         is_truncated=truncated == "true" if truncated in ("true", "false") else None,
-        next_token=root.findtext(f"{namespace}NextContinuationToken") or None,
+        next_token=reader.last.get("NextContinuationToken") or None,
     )
 
 
-def _names(texts: list[str | None], *, is_encoded: bool) -> list[str]:
-    names = [text for text in texts if text]
-    if len(names) < len(texts):
-        raise ValueError("an object without a key")
-    if not is_encoded:
-        return names
+class _Reader:
+    """Collects the texts of an answer's elements as expat comes to their ends."""
+
+    def __init__(self) -> None:
+        self.root = ""
+        self.keys: list[str] = []
+        self.sizes: list[str] = []
+        self.etags: list[str] = []
+        self.modified: list[str] = []
+        self.prefixes: list[str] = []
+        self.last: dict[str, str] = {}
+        self._text = ""
+        self._columns = {
+            "Key": self.keys,
+            "Size": self.sizes,
+            "ETag": self.etags,
+            "LastModified": self.modified,
+        }
+
+    def start(self, name: str, _attributes: dict[str, str]) -> None:
+        self._text = ""
+        if not self.root:
+            self.root = name
+
+    def read(self, text: str) -> None:
+        self._text += text
+
+    def end(self, name: str) -> None:
+        column = self._columns.get(name)
+        if column is not None:
+            column.append(self._text)
+        elif name == "Contents":
+            self._end_object()
+        elif name == "CommonPrefixes":
+            self.prefixes.append(self.last.pop("Prefix", ""))
+        else:
+            self.last[name] = self._text
+
+    def _end_object(self) -> None:
+        count = len(self.keys)
+        if len(self.etags) < count:
+            self.etags.append("")
+        if not (len(self.sizes) == len(self.modified) == len(self.etags) == count) or not self.keys[-1]:
+            raise ValueError("an object without key, size or date")
+
+
+def _unquote(names: list[str]) -> list[str]:
     return [unquote_plus(name) if "%" in name or "+" in name else name for name in names]

@@ -95,10 +95,10 @@ def read_object(bucket: str, key: str, max_bytes: int | None = None) -> bytes:
     Raises TooLargeError: more than max_bytes.
     """
     client = s3_client()
-    if is_bucket_name(bucket) and _is_plain(key):
+    if is_bucket_name(bucket) and is_plain(key):
         # Whatever goes wrong here is asked of boto3 again: it knows redirects, and says what the fault is.
         with contextlib.suppress(ObstoreError, OSError, ValueError):
-            result = _store(bucket).get(key)
+            result = open_store(bucket).get(key)
             check_size(result.meta["size"], max_bytes)
             data = result.bytes().to_bytes()
             if len(data) == result.meta["size"]:
@@ -126,11 +126,11 @@ def translated(attempted: str, *, right: str = READ_AND_WRITE) -> Iterator[None]
     try:
         yield
     except ClientError as error:
-        raise translate_client(error, attempted, right) from error
+        raise _translate_client(error, attempted, right) from error
     except S3UploadFailedError as error:
         cause = error.__context__  # the error that says why
         raise (
-            translate_client(cause, attempted, right)
+            _translate_client(cause, attempted, right)
             if isinstance(cause, ClientError)
             else StorageError(f"{attempted}: {error}")
         ) from error
@@ -152,7 +152,7 @@ def translated(attempted: str, *, right: str = READ_AND_WRITE) -> Iterator[None]
         ) from error
 
 
-def _is_plain(key: str) -> bool:
+def is_plain(key: str) -> bool:
     """Tell whether obstore's path type leaves a key as it is: it refuses or rewrites the others."""
     return not any(part in {"", ".", ".."} for part in key.split("/")) and not any(
         unicodedata.category(character) == "Cc" for character in key
@@ -173,7 +173,7 @@ def _make_client(session: boto3.session.Session) -> Any:
     return client
 
 
-def _store(bucket: str) -> S3Store:
+def open_store(bucket: str) -> S3Store:
     """Give the fast reader of one bucket, set up as boto3 is.
 
     Raises ValueError: no credentials.
@@ -219,7 +219,7 @@ _MISSING = {"NoSuchBucket", "NoSuchKey", "404", "NotFound"}
 _BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthFailure"}
 
 
-def translate_client(error: ClientError, attempted: str, right: str = READ_AND_WRITE) -> StorageError:
+def _translate_client(error: ClientError, attempted: str, right: str = READ_AND_WRITE) -> StorageError:
     """Turn S3's answer into an error of ours; right: what the role or key needs where it is refused."""
     code = error.response.get("Error", {}).get("Code", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

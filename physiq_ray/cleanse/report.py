@@ -1,0 +1,138 @@
+"""Plans and what came of them, in words and as plain values."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from physiq_ray.cleanse.plan import EXAMPLES, BucketPlan, CleansePlan
+from physiq_ray.cleanse.remove import Removal
+from physiq_ray.storage import Bucket
+
+MB = 1e6
+
+
+def describe_plan(plan: CleansePlan) -> Iterator[str]:
+    """Say what is there and what would go, line by line: each bucket, then all of them."""
+    for bucket in plan.buckets:
+        yield from _describe_bucket(bucket)
+    listed = [bucket for bucket in plan.buckets if bucket.error is None]
+    total = sum(bucket.total for bucket in listed)
+    labelled = sum(bucket.labelled for bucket in listed)
+    not_listed = len(plan.buckets) - len(listed)
+    yield "🎯 OVERALL TOTALS" + (f" (without {not_listed} not listed):" if not_listed else ":")
+    yield f"   Total: {total}, Labeled: {labelled}, Unlabeled: {total - labelled}"
+    yield (
+        f"   Would go: {plan.num_photos} photos, storage to be freed: {plan.freed_bytes / MB:.1f} MB "
+        f"of {sum(bucket.num_bytes for bucket in listed) / MB:.1f} MB"
+    )
+    for sentence in plan.kept[:EXAMPLES]:
+        yield f"   stays: {sentence}"
+    if len(plan.kept) > EXAMPLES:
+        yield f"   stay: {len(plan.kept) - EXAMPLES} more of the plan's photos"
+
+
+def _describe_bucket(bucket: BucketPlan) -> Iterator[str]:
+    yield f"📦 {str(bucket.source).removeprefix('s3://')}:"
+    if bucket.error is not None:
+        yield f"   NOT LISTED: {bucket.error}"
+        return
+    yield f"   Total: {bucket.total}, Labeled: {bucket.labelled}, Unlabeled: {bucket.unlabelled}"
+    notes = [f"{bucket.num_bytes / MB:.1f} MB, {bucket.freed_bytes / MB:.1f} MB of it would be freed"]
+    if bucket.num_young:
+        notes.append(f"{bucket.num_young} unlabelled too young to go")
+    if bucket.num_without_etag:
+        notes.append(f"{bucket.num_without_etag} stay for want of an ETag")
+    if bucket.num_others:
+        notes.append(f"{bucket.num_others} objects are no photos")
+    yield f"   {'; '.join(notes)}"
+    if bucket.refusal is not None:
+        yield f"   REFUSED: {bucket.refusal}"
+    for row in bucket.table.slice(0, EXAMPLES).to_pylist():
+        yield f"     {row['uri']}  {row['size'] / 1e3:.1f} kB  {row['modified']:%Y-%m-%d}"
+    if bucket.table.num_rows > EXAMPLES:
+        yield f"     … and {bucket.table.num_rows - EXAMPLES} more"
+
+
+def plan_as_dict(plan: CleansePlan) -> dict[str, Any]:
+    """Give a plan as plain values, for JSON; `samples` are some of the photos that would go."""
+    return {
+        "buckets": [
+            {
+                "source": str(bucket.source),
+                "total": bucket.total,
+                "labelled": bucket.labelled,
+                "unlabelled": bucket.unlabelled,
+                "too_young": bucket.num_young,
+                "without_etag": bucket.num_without_etag,
+                "others": bucket.num_others,
+                "bytes": bucket.num_bytes,
+                "would_go": bucket.table.num_rows,
+                "would_free_bytes": bucket.freed_bytes,
+                "samples": bucket.table["uri"].slice(0, EXAMPLES).to_pylist(),
+                "error": str(bucket.error) if bucket.error is not None else None,
+                "refusal": bucket.refusal,
+            }
+            for bucket in plan.buckets
+        ],
+        "would_go": plan.num_photos,
+        "would_free_bytes": plan.freed_bytes,
+        "kept": list(plan.kept),
+    }
+
+
+def describe_removals(removals: Sequence[Removal], *, is_move: bool) -> Iterator[str]:
+    """Say what came of a plan, line by line."""
+    verb = "moved" if is_move else "deleted"
+    for removal in removals:
+        parts = [f"{removal.deleted} of {removal.planned} {verb}", f"{removal.freed_bytes / MB:.1f} MB freed"]
+        if removal.changed:
+            parts.append(f"{len(removal.changed)} stay: changed since the scan")
+        if removal.gone:
+            parts.append(f"{removal.gone} were gone")
+        if removal.failures:
+            parts.append(f"{len(removal.failures)} failed")
+        yield f"{removal.source}: {', '.join(parts)}"
+        for sentence in removal.changed[:EXAMPLES]:
+            yield f"  stays: {sentence}"
+
+
+def removal_as_dict(removal: Removal) -> dict[str, Any]:
+    """Give what came of one source's photos as plain values."""
+    return {
+        "source": str(removal.source),
+        "planned": removal.planned,
+        "deleted": removal.deleted,
+        "freed_bytes": removal.freed_bytes,
+        "changed": list(removal.changed),
+        "gone": removal.gone,
+        "failures": list(removal.failures),
+        "stopped": removal.stopped,
+        "condition": str(removal.condition) if removal.condition is not None else None,
+    }
+
+
+def needed_policy(sources: Sequence[Bucket], *, move_to: Bucket | None = None, restores: bool = False) -> str:
+    """Give the IAM policy that looking and deleting (or moving, or bringing back) needs, as JSON.
+
+    S3 asks for s3:GetObject where it is to compare an ETag before it deletes; s3:PutObject is for the probe
+    that finds out whether the server does.
+    """
+    buckets = [f"arn:aws:s3:::{name}" for name in dict.fromkeys(source.name for source in sources)]
+    objects = [f"arn:aws:s3:::{source.name}/{source.prefix}*" for source in sources]
+    probes = [f"arn:aws:s3:::{source.name}/{source.prefix}.physiq-ray-probe-*" for source in sources]
+    statements = [
+        _allow(["s3:ListBucket"], buckets),
+        _allow(["s3:GetObject", "s3:DeleteObject"], objects),
+        _allow(["s3:PutObject"], objects if restores else probes),
+    ]
+    if move_to is not None:
+        rights = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
+        statements.append(_allow(rights, [f"arn:aws:s3:::{move_to.name}/{move_to.prefix}*"]))
+    if restores:
+        statements.append(_allow(["s3:ListBucketVersions"], buckets))
+        statements.append(_allow(["s3:DeleteObjectVersion"], objects))
+    return json.dumps({"Version": "2012-10-17", "Statement": statements}, indent=2)
+
+
+def _allow(actions: list[str], resources: list[str]) -> dict[str, Any]:
+    return {"Effect": "Allow", "Action": actions, "Resource": resources}

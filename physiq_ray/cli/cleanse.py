@@ -1,0 +1,211 @@
+"""The command cleanse: look, plan, delete or move, and bring back photos that no label names."""
+
+import argparse
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from physiq_ray.cli.bars import Bars
+from physiq_ray.cli.show import as_json, given, printable
+from physiq_ray.config import CleanseSettings, load_settings
+from physiq_ray.errors import DeniedError, SettingError
+
+if TYPE_CHECKING:
+    from physiq_ray.cleanse import CleansePlan
+    from physiq_ray.storage import Bucket, Source
+
+SHOWN_FAILURES = 10
+
+
+def cleanse_command(args: argparse.Namespace) -> int:
+    """Look, and only where asked and confirmed, delete or move."""
+    _check_flags(args)
+    settings = load_settings(given(args, CleanseSettings), file=args.config, kind=CleanseSettings)
+    if args.restore:
+        return _restore(args)
+    from physiq_ray import cleanse
+
+    buckets = cleanse.parse_buckets(settings.sources)
+    move_to = _parse_move_to(args.move_to, buckets) if args.move_to else None
+    reviewed = cleanse.read_plan(Path(args.apply)) if args.apply else None
+    now = datetime.now(UTC)
+    keys: Counter[str] = Counter()
+    with Bars(unit="objects") as bars:
+
+        def count(source: "Source", num_keys: int) -> None:
+            keys[str(source)] += num_keys
+            bars.update(str(source), keys[str(source)], 0)
+
+        plan = cleanse.scan_buckets(settings, now=now, reviewed=reviewed, on_keys=count)
+    answer = cleanse.plan_as_dict(plan)
+    if not args.json:
+        print("\n".join(map(printable, cleanse.describe_plan(plan))), flush=True)
+    for sentence in plan.problems:
+        print(f"NOT COMPLETE: {printable(sentence)}", file=sys.stderr)
+    if args.plan:
+        _write_plan(plan, args)
+    is_denied = any(isinstance(bucket.error, DeniedError) for bucket in plan.buckets)
+    failed = any(bucket.error is not None for bucket in plan.buckets)
+    if args.delete or args.apply or move_to:
+        failed = failed or bool(plan.problems)
+        if plan.num_photos:
+            num_reviewed = reviewed.num_rows if reviewed is not None else plan.num_photos
+            _confirm(plan, args, num_reviewed, is_move=move_to is not None)
+            ended = _remove(plan, args, now, move_to, answer)
+            failed, is_denied = failed or ended.failed, is_denied or ended.is_denied
+        elif not args.json:
+            print("Nothing to delete.")
+    elif plan.num_photos and not args.json:
+        print("Nothing was deleted: this was a look. --delete deletes them, --plan writes them down.")
+    if is_denied:
+        policy = cleanse.needed_policy(buckets, move_to=move_to)
+        print(f"The role or key needs this policy:\n{policy}", file=sys.stderr)
+    if args.json:
+        print(as_json(answer))
+    return 1 if failed else 0
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Refuse flags that exclude each other. Raises SettingError."""
+    acts = args.delete or args.apply or args.move_to
+    if args.restore and (acts or args.plan):
+        raise SettingError("--restore goes alone: it brings back what a journal names")
+    if args.apply and args.plan:
+        raise SettingError("--plan writes a plan and --apply follows one; give one of the two")
+    if args.yes and args.expect is None:
+        raise SettingError("--yes needs --expect N: the number of photos that the plan must hold")
+    if (args.yes or args.expect is not None) and not acts:
+        raise SettingError("--yes and --expect go with --delete, --move-to or --apply")
+
+
+def _parse_move_to(text: str, buckets: "tuple[Bucket, ...]") -> "Bucket":
+    from physiq_ray.cleanse import check_target
+    from physiq_ray.storage import Bucket, parse_source
+
+    move_to = parse_source(text)
+    if not isinstance(move_to, Bucket):
+        raise SettingError(f"--move-to {text}: give s3://bucket/prefix")
+    check_target(move_to, buckets)
+    return move_to
+
+
+def _write_plan(plan: "CleansePlan", args: argparse.Namespace) -> None:
+    from physiq_ray.cleanse import format_plan
+    from physiq_ray.storage import absolute_uri, write_bytes
+
+    write_bytes(format_plan(plan), absolute_uri(args.plan))
+    if not args.json:
+        print(f"wrote {args.plan}: {plan.num_photos} photos; look through it, then --apply {args.plan}")
+
+
+def _confirm(plan: "CleansePlan", args: argparse.Namespace, num_reviewed: int, *, is_move: bool) -> None:
+    """Go on only with the right number, given or typed in. Raises SettingError."""
+    if args.expect is not None and args.expect != num_reviewed:
+        raise SettingError(
+            f"--expect {args.expect}: the plan holds {num_reviewed} photos; nothing was deleted"
+        )
+    if args.yes:
+        return
+    what = f"{plan.num_photos} photos ({plan.freed_bytes / 1e6:.1f} MB)"
+    deed = f"move {what} to {args.move_to}" if is_move else f"delete {what}"
+    print(
+        f"Type {plan.num_photos} to {deed}, anything else to leave them: ",
+        end="",
+        file=sys.stderr,
+        flush=True,
+    )
+    typed = sys.stdin.readline().strip()
+    if typed != str(plan.num_photos):
+        raise SettingError(
+            f"{typed!r} is not {plan.num_photos}: nothing was deleted (scripts give --yes --expect N)"
+        )
+
+
+class _Ended(NamedTuple):
+    failed: bool
+    is_denied: bool
+
+
+def _remove(
+    plan: "CleansePlan",
+    args: argparse.Namespace,
+    now: datetime,
+    move_to: "Bucket | None",
+    answer: dict[str, Any],
+) -> _Ended:
+    from physiq_ray import cleanse
+
+    verb = "moved" if move_to else "deleted"
+    with cleanse.Journal(cleanse.name_journal(Path(args.journals), now)) as journal, Bars() as bars:
+        try:
+            removals = cleanse.remove_photos(
+                plan,
+                journal,
+                move_to=move_to,
+                allow_unconditional=args.allow_unconditional,
+                on_progress=lambda source, done, total: bars.update(str(source), done, total, verb),
+            )
+        except KeyboardInterrupt:
+            print(
+                f"interrupted: {journal.path} says what was {verb}; the same command goes on", file=sys.stderr
+            )
+            raise
+    answer |= {
+        "removals": [cleanse.removal_as_dict(removal) for removal in removals],
+        "journal": str(journal.path),
+    }
+    if not args.json:
+        lines = cleanse.describe_removals(removals, is_move=move_to is not None)
+        print("\n".join(map(printable, lines)))
+        print(f"Every photo is in {journal.path}")
+    for removal in removals:
+        _print_failures(removal.failures)
+        if removal.stopped is not None:
+            print(f"NOT COMPLETE: {removal.source}: {removal.stopped}", file=sys.stderr)
+    return _Ended(
+        failed=not all(removal.is_complete for removal in removals),
+        is_denied=any(removal.is_denied for removal in removals),
+    )
+
+
+def _restore(args: argparse.Namespace) -> int:
+    from physiq_ray import cleanse
+    from physiq_ray.storage import Bucket, split_uri
+
+    entries = cleanse.read_journal(Path(args.restore))
+    with Bars() as bars:
+        restoral = cleanse.restore_photos(
+            entries, on_progress=lambda done, total: bars.update(args.restore, done, total, "looked at")
+        )
+    if args.json:
+        print(
+            as_json(
+                {
+                    "photos": restoral.total,
+                    "restored": restoral.restored,
+                    "in_place": restoral.in_place,
+                    "failures": list(restoral.failures),
+                }
+            )
+        )
+    else:
+        print(
+            f"{restoral.total} photos in the journal: {restoral.restored} brought back, "
+            f"{restoral.in_place} in their place before, {len(restoral.failures)} failed"
+        )
+    _print_failures(restoral.failures)
+    if restoral.is_denied:
+        buckets = [Bucket(name) for name in {split_uri(entry.uri)[0]: None for entry in entries}]
+        moved = {split_uri(entry.moved_to)[0] for entry in entries if entry.moved_to}
+        policy = cleanse.needed_policy(buckets, move_to=Bucket(*moved) if moved else None, restores=True)
+        print(f"The role or key needs this policy:\n{policy}", file=sys.stderr)
+    return 1 if restoral.failures else 0
+
+
+def _print_failures(failures: tuple[str, ...]) -> None:
+    for sentence in failures[:SHOWN_FAILURES]:
+        print(f"physiq-ray cleanse: {printable(sentence)}", file=sys.stderr)
+    if len(failures) > SHOWN_FAILURES:
+        print(f"physiq-ray cleanse: … and {len(failures) - SHOWN_FAILURES} more", file=sys.stderr)

@@ -1,0 +1,274 @@
+"""One sync: list, plan, download, report.
+
+A source that cannot be listed costs its own photos only. Where there is nothing to do, the cost is the
+listing and a `stat` a photo; the label file and the manifest are read only for those who ask for them.
+"""
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from physiq_ray.config import SyncSettings
+from physiq_ray.errors import SettingError, StorageError
+from physiq_ray.storage import Bucket, Listing, Source, list_sources, parse_sources
+from physiq_ray.storage.objects import translate_os
+from physiq_ray.sync.partial import PartialFolder, remove_dead
+from physiq_ray.sync.paths import find_clashes, folded, is_case_sensitive_by_custom, local_path, probe_case
+from physiq_ray.sync.plan import LocalFiles, Photo, Plan, needed_bytes, plan_downloads
+from physiq_ray.sync.report import BucketReport, SyncReport
+from physiq_ray.sync.sides import (
+    Sorting,
+    apply_sorting,
+    plan_sorting,
+    refuse_half_a_split,
+    seconds_of,
+    sorted_photos,
+)
+from physiq_ray.sync.transfer import Tally, Transfer
+
+if TYPE_CHECKING:
+    from physiq_ray.labels import Labels
+
+OnProgress = Callable[[str, int, int, str], None]  # label, done, total (0: not known yet), note
+
+_NAME_MAX = 255  # bytes, where the system does not tell
+_NOTHING_SORTED = Sorting((), (), ())
+
+
+def sync(
+    settings: SyncSettings,
+    folder: Path,
+    *,
+    labelled_only: bool = False,
+    is_sorted: bool = False,
+    dry_run: bool = False,
+    on_progress: OnProgress = lambda _label, _done, _total, _note: None,
+) -> SyncReport:
+    """Download the photos that are not in the folder; dry_run: find out which, and write nothing.
+
+    is_sorted: the photos of the manifest only, by side and pose.
+    Raises SettingError: a source that is a folder. LabelError, DataError: the labels cannot be read or give
+    no manifest. StorageError: the folder cannot be written, or has not enough room; no download has begun.
+    KeyboardInterrupt: what is whole stays, nothing else does.
+    """
+    sources = _parse_buckets(settings)
+    _check_folder(folder)
+    words = _read_words(settings) if labelled_only or is_sorted else None
+    found = [0] * len(sources)
+    lock = threading.Lock()
+
+    def on_keys(source: Source, num_keys: int) -> None:
+        with lock:
+            found[sources.index(source)] += num_keys
+        on_progress(f"list {source}", found[sources.index(source)], 0, "")
+
+    listings = list_sources(sources, on_keys=on_keys)
+    try:
+        return _Run(settings, folder, listings, dry_run, on_progress).run(words, is_sorted=is_sorted)
+    except OSError as error:
+        raise translate_os(error, f"write {error.filename or folder}") from error
+
+
+def _parse_buckets(settings: SyncSettings) -> tuple[Source, ...]:
+    sources = parse_sources(settings.sources)
+    for source in sources:
+        if not isinstance(source, Bucket):
+            raise SettingError(f"sources: {source} is a folder; sync downloads s3:// buckets")
+    return sources
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise StorageError(f"write {folder}: not a folder; give the path of one, or of none yet")
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The label file and the poses."""
+
+    labels: "Labels"
+    poses: Mapping[int, str]
+
+
+def _read_words(settings: SyncSettings) -> _Words:
+    from physiq_ray.labels import load_labels, load_poses
+
+    poses = load_poses(Path(settings.poses))
+    return _Words(load_labels(Path(settings.labels), poses), poses)
+
+
+class _Run:
+    """One sync from the listings on."""
+
+    def __init__(
+        self,
+        settings: SyncSettings,
+        folder: Path,
+        listings: Sequence[Listing],
+        dry_run: bool,
+        on_progress: OnProgress,
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._listings = listings
+        self._dry_run = dry_run
+        self._on_progress = on_progress
+        self._tallies = [Tally() for _ in listings]
+        self._files = LocalFiles(folder)
+
+    def run(self, words: _Words | None, *, is_sorted: bool) -> SyncReport:
+        """Plan and do it."""
+        name_max = _name_max(self._folder)
+        sorting = _NOTHING_SORTED
+        if words is not None and is_sorted:
+            refuse_half_a_split(self._listings, self._files)
+            photos = self._sorted(words, name_max)
+            sorting = plan_sorting(photos, self._files)
+        else:
+            photos = self._listed(self._labelled(words) if words is not None else None, name_max)
+        if not self._dry_run:
+            remove_dead(self._folder)
+        # Where a file is that has yet to be moved.
+        places = {new: old for old, new in sorting.moves}
+        plan = plan_downloads(
+            photos, lambda path: self._files.look(places.get(path, path)), self._clashes(photos)
+        )
+        for photo in plan.skips:
+            self._tallies[photo.source].skipped += 1
+        for photo, reason in plan.refused:
+            self._tallies[photo.source].failures.append((photo.uri, f"{photo.uri}: {reason}"))
+        if not self._dry_run:
+            apply_sorting(sorting, self._folder)
+            places = {}
+        downloads = self._do(plan, places, photos)
+        return self._report(photos, downloads, sorting)
+
+    def _listed(self, masks: Sequence[Any] | None, name_max: int) -> list[Photo]:
+        photos = []
+        for number, listing in enumerate(self._listings):
+            table = listing.table
+            if table is None:
+                continue
+            if masks is not None:
+                table = table.filter(masks[number])
+            columns = [table[name].to_pylist() for name in ("uri", "bucket", "key", "size", "etag")]
+            photos += [
+                Photo(uri, local_path(bucket, key, name_max), size, etag, second, number)
+                for uri, bucket, key, size, etag, second in zip(
+                    *columns, seconds_of(table["modified"]), strict=True
+                )
+            ]
+        return photos
+
+    def _labelled(self, words: _Words) -> Sequence[Any]:
+        from physiq_ray.manifest import find_labelled
+
+        return find_labelled(self._listings, words.labels, words.poses, self._settings.source_buckets)
+
+    def _sorted(self, words: _Words, name_max: int) -> list[Photo]:
+        from physiq_ray.manifest import match_photos, require_trainable
+
+        manifest = match_photos(
+            self._listings,
+            words.labels,
+            words.poses,
+            source_buckets=self._settings.source_buckets,
+            group_pattern=self._settings.group_pattern,
+            validation_share=self._settings.validation_share,
+            seed=self._settings.seed,
+        )
+        return sorted_photos(require_trainable(manifest), self._listings, name_max)
+
+    def _clashes(self, photos: Sequence[Photo]) -> dict[str, str]:
+        paths = [photo.path for photo in photos]
+        if len(set(map(folded, paths))) == len(paths):
+            return {}
+        if self._dry_run:
+            return find_clashes(paths, is_case_sensitive=is_case_sensitive_by_custom())
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with PartialFolder(self._folder) as partial:
+            return find_clashes(paths, is_case_sensitive=probe_case(partial.path))
+
+    def _do(self, plan: Plan, places: Mapping[str, str], photos: Sequence[Photo]) -> list[Photo]:
+        """Compare, then download; give what is, or in a dry run would be, downloaded."""
+        totals = [0] * len(self._listings)
+        for photo in photos:
+            totals[photo.source] += 1
+
+        def show() -> None:
+            for listing, tally, total in zip(self._listings, self._tallies, totals, strict=True):
+                if total:
+                    self._on_progress(
+                        str(listing.source), tally.done, total, f"{tally.bytes / 1e6:.1f} MB downloaded"
+                    )
+
+        transfer = Transfer(self._folder, self._tallies, show)
+        downloads = plan.downloads + transfer.compare(
+            plan.comparisons, min(8, self._settings.transfers), lambda path: places.get(path, path)
+        )
+        if downloads and not self._dry_run:
+            _check_room(self._folder, downloads)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with PartialFolder(self._folder) as partial:
+                transfer.download(downloads, partial.path, self._settings.transfers)
+            show()
+        return downloads
+
+    def _report(self, photos: Sequence[Photo], downloads: Sequence[Photo], sorting: Sorting) -> SyncReport:
+        wanted, to_download, num_bytes = ([0] * len(self._listings) for _ in range(3))
+        for photo in photos:
+            wanted[photo.source] += 1
+        for photo in downloads:
+            to_download[photo.source] += 1
+            num_bytes[photo.source] += photo.size
+        reports = []
+        for number, (listing, tally) in enumerate(zip(self._listings, self._tallies, strict=True)):
+            found = listing.table.num_rows if listing.table is not None else 0
+            reports.append(
+                BucketReport(
+                    source=str(listing.source),
+                    found=found,
+                    left_out=found - wanted[number],
+                    to_download=to_download[number],
+                    to_download_bytes=num_bytes[number],
+                    downloaded=tally.downloaded,
+                    skipped=tally.skipped,
+                    bytes=tally.bytes,
+                    seconds=tally.seconds,
+                    gone=tuple(tally.gone),
+                    failures=tuple(tally.failures),
+                    error=str(listing.error) if listing.error is not None else None,
+                )
+            )
+        times = [(tally.started_s, tally.finished_s) for tally in self._tallies]
+        starts = [start for start, _ in times if start is not None]
+        ends = [end for _, end in times if end is not None]
+        seconds = max(ends) - min(starts) if ends and starts else 0.0
+        return SyncReport(
+            tuple(reports), self._dry_run, seconds, sorting.moves, sorting.copies, sorting.stale
+        )
+
+
+def _name_max(folder: Path) -> int:
+    try:
+        return int(os.pathconf(_nearest(folder), "PC_NAME_MAX"))
+    except (AttributeError, OSError, ValueError):  # Windows has no pathconf
+        return _NAME_MAX
+
+
+def _nearest(folder: Path) -> Path:
+    """Give the folder, or the next above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def _check_room(folder: Path, photos: Sequence[Photo]) -> None:
+    need, free = needed_bytes(photos), shutil.disk_usage(_nearest(folder)).free
+    if need > free:
+        raise StorageError(
+            f"write {folder}: {len(photos)} photos need {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free; "
+            "make room, give a folder on another disk, or name fewer --sources"
+        )

@@ -1,0 +1,214 @@
+"""Photos downloaded side by side: to a partial file first, under the final name when whole.
+
+A thread a transfer takes photo after photo from one list, so memory holds as many as there are threads, of
+16 MiB at most each. What goes wrong with a photo is noted by its name
+and the others go on; what goes wrong with the disk ends all. Interrupted, the threads are given a few seconds
+to come to an end: what they write later goes into a folder that is gone.
+"""
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, TypeVar
+
+from botocore.exceptions import ClientError
+
+from physiq_ray.errors import NotFoundError, StorageError, UnreachableError
+from physiq_ray.storage.download import MAX_MEMORY_BYTES, RANGES_AT_ONCE, download, file_md5
+from physiq_ray.sync.plan import Photo, version_ns
+
+THREAD_NAME: Final = "physiq-sync"
+TICK_S: Final = 0.2  # between two looks at how far it is
+WIND_UP_S: Final = 2.0  # for the threads to end, when somebody interrupts
+LAST_REQUESTS_S: Final = 60.0  # for the same, when the disk is full: nobody waits, and all may be said
+# In a row without an answer: the store is away, and a million photos would each be waited for.
+MAX_UNREACHABLE: Final = 64
+# EFBIG: a limit of the file system, or ulimit's.
+_DISK_FULL = {errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else [])}
+
+Item = TypeVar("Item")
+
+
+@dataclass
+class Tally:
+    """What came of one source's photos; failures: uri and sentence."""
+
+    downloaded: int = 0
+    skipped: int = 0
+    bytes: int = 0
+    gone: list[str] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    started_s: float | None = None
+    finished_s: float | None = None
+    num_unreachable: int = 0  # in a row
+
+    @property
+    def done(self) -> int:
+        """Photos that need nothing more."""
+        return self.downloaded + self.skipped + len(self.gone) + len(self.failures)
+
+    @property
+    def seconds(self) -> float:
+        """From the first download's start to the last one's end."""
+        return 0.0 if self.started_s is None or self.finished_s is None else self.finished_s - self.started_s
+
+
+class Transfer:
+    """The downloads of one sync; tallies are by the photos' source."""
+
+    def __init__(self, folder: Path, tallies: Sequence[Tally], on_tick: Callable[[], None]) -> None:
+        """on_tick: called now and then by the thread that waits."""
+        self._folder = str(folder)
+        self._tallies = tallies
+        self._on_tick = on_tick
+        self._lock = threading.Lock()
+        self._made: set[str] = set()
+
+    def compare(self, photos: Sequence[Photo], num_threads: int, place: Callable[[str], str]) -> list[Photo]:
+        """Read files of the right size for their MD5; give the photos whose file is another version.
+
+        Of the right ones the time of change is set, but where `place` says that they lie elsewhere yet.
+        """
+        others: list[Photo] = []
+
+        def compare_one(_: int, photo: Photo) -> None:
+            path = Path(self._folder, place(photo.path))
+            if file_md5(path) != photo.etag:
+                others.append(photo)
+                return
+            if place(photo.path) == photo.path:
+                _set_version(path, photo.etag, photo.modified_s)
+            with self._lock:
+                self._tallies[photo.source].skipped += 1
+
+        work_through(photos, compare_one, num_threads, self._on_tick)
+        return others
+
+    def download(self, photos: Sequence[Photo], partial: Path, num_threads: int) -> None:
+        """Download photos, the small ones first; partial: a folder of this process.
+
+        Raises StorageError: the disk is full.
+        """
+        small = [photo for photo in photos if photo.size <= MAX_MEMORY_BYTES]
+        large = [photo for photo in photos if photo.size > MAX_MEMORY_BYTES]
+        partials = [partial / str(number) for number in range(num_threads)]
+
+        def download_one(number: int, photo: Photo) -> None:
+            self._download_one(photo, partials[number])
+
+        work_through(small, download_one, num_threads, self._on_tick)
+        # Each of these has several requests under way by itself.
+        work_through(large, download_one, max(1, num_threads // RANGES_AT_ONCE), self._on_tick)
+
+    def _download_one(self, photo: Photo, partial: Path) -> None:
+        tally = self._tallies[photo.source]
+        if tally.started_s is None:
+            tally.started_s = time.monotonic()
+        try:
+            if tally.num_unreachable >= MAX_UNREACHABLE:
+                raise UnreachableError(
+                    f"download {photo.uri}: not tried: the {MAX_UNREACHABLE} before it had no answer; "
+                    "run the same command again when the store answers"
+                )
+            version = download(photo.uri, partial, photo.size)
+            _set_version(partial, version.etag, version.modified_s)
+            target = f"{self._folder}/{photo.path}"
+            self._make_folder(target.rpartition("/")[0])
+            partial.replace(target)
+        except StorageError as error:
+            self._note_failure(tally, photo, error)
+            return
+        except OSError as error:
+            if error.errno in _DISK_FULL:
+                raise StorageError(
+                    f"write {self._folder}/{photo.path}: {error.strerror}; make room and run the same "
+                    "command again: what is whole stays"
+                ) from error
+            # A name too long for the path, or a folder that somebody made here meanwhile.
+            self._note_failure(
+                tally, photo, StorageError(f"write {self._folder}/{photo.path}: {error.strerror}")
+            )
+            return
+        with self._lock:
+            tally.downloaded += 1
+            tally.bytes += version.size
+            tally.num_unreachable = 0
+            tally.finished_s = time.monotonic()
+
+    def _note_failure(self, tally: Tally, photo: Photo, error: StorageError) -> None:
+        with self._lock:
+            tally.finished_s = time.monotonic()
+            if _is_gone(error):
+                tally.gone.append(photo.uri)
+            else:
+                tally.failures.append((photo.uri, str(error)))
+            tally.num_unreachable = tally.num_unreachable + 1 if isinstance(error, UnreachableError) else 0
+
+    def _make_folder(self, path: str) -> None:
+        if path not in self._made:
+            Path(path).mkdir(parents=True, exist_ok=True)
+            self._made.add(path)
+
+
+def work_through(
+    items: Sequence[Item], do: Callable[[int, Item], None], num_threads: int, on_tick: Callable[[], None]
+) -> None:
+    """Do all items, num_threads at once; `do` gets the number of its thread too.
+
+    Raises what the first `do` raised, or KeyboardInterrupt; nothing new is begun then.
+    """
+    todo = iter(items)  # next() of a list's is one step to all threads
+    stop = threading.Event()
+    errors: list[BaseException] = []
+
+    def run(number: int) -> None:
+        for item in todo:
+            try:
+                do(number, item)
+            except BaseException as error:
+                errors.append(error)
+                stop.set()
+            if stop.is_set():
+                return
+
+    # Daemons: an answer that does not come must not keep an interrupted process.
+    threads = [
+        threading.Thread(target=run, args=(number,), name=THREAD_NAME, daemon=True)
+        for number in range(min(num_threads, len(items)))
+    ]
+    wait_s = WIND_UP_S
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive() and not stop.is_set():
+                thread.join(TICK_S)
+                on_tick()
+        wait_s = LAST_REQUESTS_S
+    finally:
+        stop.set()
+        deadline = time.monotonic() + wait_s
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+    if errors:
+        raise errors[0]
+
+
+def _set_version(path: Path, etag: str, modified_s: int) -> None:
+    time_ns = version_ns(etag, modified_s)
+    os.utime(path, ns=(time_ns, time_ns))
+
+
+def _is_gone(error: StorageError) -> bool:
+    """Tell a photo that was deleted since the listing from a bucket that is not there."""
+    cause = error.__cause__
+    return (
+        isinstance(error, NotFoundError)
+        and isinstance(cause, ClientError)
+        and cause.response.get("Error", {}).get("Code") != "NoSuchBucket"
+    )

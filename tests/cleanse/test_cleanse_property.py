@@ -1,0 +1,222 @@
+"""Whatever is in a bucket, whatever goes wrong: what must stay, stays."""
+
+import itertools
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from physiq_ray import storage
+from physiq_ray.cleanse import Journal, remove_photos, scan_buckets
+from physiq_ray.config import CleanseSettings
+from physiq_ray.errors import PhysiqError
+from physiq_ray.storage import Bucket, listing, retry
+from physiq_ray.storage.s3 import s3_client
+
+NAMES = (
+    "a.jpg",
+    "b.JPG",
+    "c.jpeg",
+    "é.png",
+    "d e.webp",
+    "f.heic",
+    "g.txt",
+    "h",
+    "i.jpg.bak",
+    "%41+.gif",
+    "j\nk.jpg",
+)
+KEYS = tuple(f"{folder}{name}" for folder in ("", "x/", "x.jpg/") for name in NAMES)
+PHOTOS = tuple(key for key in KEYS if not key.endswith((".txt", "h", ".bak")))
+
+_examples = itertools.count()
+
+
+@dataclass(frozen=True)
+class Faults:
+    """kill_at: the request before which, or after which, the process dies. cut_at: the listing's page that
+    says nothing of those after it. refused: keys that DeleteObjects cannot delete. rewritten: a key that
+    somebody writes anew while deletions are under way.
+    """
+
+    kill_at: int | None
+    is_after: bool
+    cut_at: int | None
+    refused: frozenset[str]
+    rewritten: str | None
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def bucket(s3_direct: Any) -> str:
+    s3_direct.create_bucket(Bucket="cleanse-property")
+    return "cleanse-property"
+
+
+@st.composite
+def scenes(draw: st.DrawFn) -> tuple[set[str], set[str], float, Faults, bool]:
+    """Draw a bucket's keys, the labelled names, max_delete_share, faults, and whether photos are moved."""
+    present = draw(st.sets(st.sampled_from(KEYS), min_size=2, max_size=20))
+    some = st.sampled_from(sorted(present))
+    labelled = (
+        {key.rpartition("/")[2] for key in draw(st.sets(some, min_size=1))} if draw(st.booleans()) else set()
+    )
+    labelled |= draw(st.sets(st.sampled_from(NAMES), max_size=3))
+    faults = Faults(
+        kill_at=draw(st.none() | st.integers(1, 12)),
+        is_after=draw(st.booleans()),
+        cut_at=draw(st.sampled_from([None, None, None, 1, 2, 3])),
+        refused=draw(st.frozensets(some, max_size=2)),
+        rewritten=draw(st.none() | some),
+    )
+    return present, labelled, draw(st.sampled_from([1.0, 1.0, 0.5, 0.3])), faults, draw(st.booleans())
+
+
+shares_fixtures = [HealthCheck.function_scoped_fixture]
+
+
+@settings(max_examples=20, suppress_health_check=shares_fixtures)
+@given(scene=scenes())
+def test_nothing_but_unlabelled_unchanged_photos_ever_goes(bucket, s3_direct, tmp_path, monkeypatch, scene):
+    check(bucket, s3_direct, tmp_path, monkeypatch, *scene)
+
+
+@pytest.mark.long
+@settings(max_examples=200, suppress_health_check=shares_fixtures)
+@given(scene=scenes())
+def test_nothing_but_unlabelled_unchanged_photos_ever_goes_in_many_cases(
+    bucket, s3_direct, tmp_path, monkeypatch, scene
+):
+    check(bucket, s3_direct, tmp_path, monkeypatch, *scene)
+
+
+def check(bucket, s3_direct, tmp_path, monkeypatch, present, labelled, share, faults, moves):
+    monkeypatch.setattr(listing, "PAGE_KEYS", 7)
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0)
+    monkeypatch.setattr(retry, "ATTEMPTS", 2)
+    monkeypatch.setattr("physiq_ray.cleanse.remove.MAX_BATCH", 5)
+    number = next(_examples)
+    prefix = f"example-{number}/"
+    attic = Bucket(bucket, f"attic-{number}/") if moves else None
+    before = {key: f"{key} of old".encode() for key in present}
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda key: put(s3_direct, bucket, prefix + key, before[key]), present))
+    (tmp_path / "labels.json").write_text(
+        json.dumps([{"poseId": 7, "s3Filename": name} for name in (*labelled, "of-elsewhere.jpg")])
+    )
+    (tmp_path / "poses.json").write_text('[{"id": 7, "name": "Back Lat Spread"}]')
+    keep_settings = CleanseSettings(
+        sources=(f"s3://{bucket}/{prefix}",),
+        labels=str(tmp_path / "labels.json"),
+        poses=str(tmp_path / "poses.json"),
+        max_delete_share=share,
+        min_age_hours=0,
+    )
+    must_stay = {key for key in present if key not in PHOTOS or key.rpartition("/")[2] in labelled}
+
+    storage.forget_clients()
+    rewritten = inject(faults, bucket, prefix, s3_direct, present)
+    attempt(keep_settings, attic, tmp_path)
+    after_faults = contents(s3_direct, bucket, prefix)
+
+    assert must_stay <= set(after_faults)
+    for key, body in after_faults.items():
+        assert body == before[key] or (key in rewritten and body == b"anew")
+    assert set(rewritten) <= set(after_faults)  # its old ETag was to go
+    if attic is not None:  # moved, never lost
+        moved = contents(s3_direct, bucket, f"{attic.prefix}{bucket}/{prefix}")
+        assert all(moved[key] == before[key] for key in present - set(after_faults))
+
+    storage.forget_clients()
+    attempt(keep_settings, attic, tmp_path)
+    at_the_end = set(contents(s3_direct, bucket, prefix))
+    assert must_stay <= at_the_end
+    photos = set(after_faults) & set(PHOTOS)
+    doomed = photos - must_stay
+    may_go = bool(photos & must_stay) and len(doomed) <= share * len(photos)
+    if attic is None or not rewritten:  # else the attic holds the old one, and both stay
+        assert at_the_end == (set(after_faults) - doomed if may_go else set(after_faults))
+
+
+def attempt(keep_settings: CleanseSettings, attic: Bucket | None, folder: Path) -> None:
+    number = next(_examples)
+    try:
+        plan = scan_buckets(keep_settings, now=datetime.now(UTC))
+        with Journal(folder / f"journal-{number}.jsonl") as journal:
+            remove_photos(plan, journal, move_to=attic)
+    except (Killed, PhysiqError):
+        pass
+
+
+def inject(faults: Faults, bucket: str, prefix: str, direct: Any, present: set[str]) -> list[str]:
+    """Put faults into this process's client; what is given back grows by what was written anew."""
+    events = s3_client().meta.events
+    requests = itertools.count(1)
+    pages = itertools.count(1)
+    dead: list[bool] = []
+    rewritten: list[str] = []
+
+    def before(**_: Any) -> None:
+        if dead or (faults.kill_at == next(requests) and not faults.is_after):
+            dead.append(True)
+            raise Killed
+
+    def after(**_: Any) -> None:
+        if dead or (faults.is_after and faults.kill_at is not None and next(requests) > faults.kill_at):
+            dead.append(True)
+            raise Killed
+
+    def cut(response_dict: dict[str, Any], **_: Any) -> None:
+        if next(pages) == faults.cut_at:
+            body = response_dict["body"]
+            head, tag, rest = body.partition(b"<IsTruncated>")
+            response_dict["body"] = head + rest.partition(b"</IsTruncated>")[2] if tag else body
+
+    def ask_for_less(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+        objects = params["Delete"]["Objects"]
+        wanted = [item for item in objects if item["Key"].removeprefix(prefix) not in faults.refused]
+        if wanted:
+            params["Delete"] = {"Objects": wanted}
+            context["refused"] = [item["Key"] for item in objects if item not in wanted]
+
+    def refuse(parsed: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+        parsed.setdefault("Errors", []).extend(
+            {"Key": key, "Code": "InternalError", "Message": ""} for key in context.get("refused", ())
+        )
+
+    def rewrite(**_: Any) -> None:
+        if faults.rewritten in present and not dead:
+            key = prefix + str(faults.rewritten)
+            # Only what is there: a photo that is gone would be a new one, which nobody spoke of.
+            if direct.list_objects_v2(Bucket=bucket, Prefix=key).get("Contents"):
+                put(direct, bucket, key, b"anew")
+                rewritten.append(str(faults.rewritten))
+
+    events.register("before-send.s3", before)
+    events.register("after-call.s3", after)
+    events.register_first("before-parse.*.ListObjectsV2", cut)
+    events.register("provide-client-params.s3.DeleteObjects", ask_for_less)
+    events.register("after-call.s3.DeleteObjects", refuse)
+    events.register("before-send.s3.DeleteObjects", rewrite)
+    return rewritten
+
+
+def put(client: Any, bucket: str, key: str, body: bytes) -> None:
+    client.put_object(Bucket=bucket, Key=key, Body=body)
+
+
+def contents(client: Any, bucket: str, prefix: str) -> dict[str, bytes]:
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
+    return {
+        key.removeprefix(prefix): client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys
+    }

@@ -1,0 +1,142 @@
+"""Kills at any moment, and two syncs at once: no half file ever, and in the end all that the bucket has."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from physiq_ray.errors import StorageError
+from physiq_ray.sync.partial import MAX_AGE_S, PartialFolder, remove_dead
+
+COMMAND = (sys.executable, "-m", "physiq_ray.cli", "sync", "f", "--transfers", "3", "--sources")
+
+
+def start(bucket: str, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        (*COMMAND, f"s3://{bucket}"),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def make_files(num_files: int) -> dict[str, bytes]:
+    return {f"{n % 7}/{n:03d}.jpg": os.urandom(20_000 + 500 * n) for n in range(num_files)}
+
+
+def kill_and_go_on(bucket: str, wanted: dict[str, bytes], folder: Path, contents: Any, wait_s: float) -> int:
+    """Kill a sync wait_s after its first download began; tell how many files it had done."""
+    folder.mkdir()
+    process = start(bucket, folder)
+    while not (folder / "f" / ".partial").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    time.sleep(wait_s)
+    process.kill()
+    process.communicate()
+    found = {path: data for path, data in contents(folder / "f").items() if not path.startswith(".partial/")}
+    assert all(wanted[path] == data for path, data in found.items())
+    out, err = start(bucket, folder).communicate(timeout=60)
+    assert err == "", err
+    assert f"{len(found)} skipped, 0 failed" in out
+    assert contents(folder / "f") == wanted
+    assert not (folder / "f" / ".partial").exists()
+    return len(found)
+
+
+def kill_often(make_bucket: Any, contents: Any, tmp_path: Path, num_kills: int, files: Any) -> None:
+    bucket = make_bucket(files)
+    wanted = {f"{bucket}/{key}": data for key, data in files.items()}
+    waits = random.Random(num_kills)
+    done = [
+        kill_and_go_on(bucket, wanted, tmp_path / str(number), contents, waits.uniform(0, 0.25))
+        for number in range(num_kills)
+    ]
+    assert any(0 < count < len(files) for count in done), done
+
+
+def test_a_killed_sync_leaves_no_half_file_and_goes_on(
+    make_bucket: Any, contents: Any, tmp_path: Path
+) -> None:
+    kill_often(make_bucket, contents, tmp_path, 3, make_files(150))
+
+
+@pytest.mark.long
+def test_twenty_kills_at_random_moments_leave_the_folder_equal_to_the_bucket(
+    make_bucket: Any, contents: Any, tmp_path: Path
+) -> None:
+    files = make_files(250) | {"large.jpg": os.urandom(18_000_000)}
+    kill_often(make_bucket, contents, tmp_path, 20, files)
+
+
+def test_two_syncs_into_one_folder_do_no_harm(make_bucket: Any, contents: Any, tmp_path: Path) -> None:
+    files = make_files(150)
+    bucket = make_bucket(files)
+    processes = [start(bucket, tmp_path) for _ in range(2)]
+    for process in processes:
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, "")
+    assert contents(tmp_path / "f") == {f"{bucket}/{key}": data for key, data in files.items()}
+    assert not (tmp_path / "f" / ".partial").exists()
+
+
+def test_what_a_living_process_has_begun_is_not_removed(tmp_path: Path) -> None:
+    with PartialFolder(tmp_path) as first:
+        (first.path / "0").write_bytes(b"half")
+        with PartialFolder(tmp_path) as second:
+            assert remove_dead(tmp_path) == 0
+            assert first.path != second.path
+        assert (first.path / "0").read_bytes() == b"half"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_dead_process_has_begun_is_removed(tmp_path: Path) -> None:
+    dead = tmp_path / ".partial" / "0123456789abcdef"
+    dead.mkdir(parents=True)
+    (dead / "lock").touch()
+    (dead / "0").write_bytes(b"half")
+    assert remove_dead(tmp_path) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_locks_a_day_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("physiq_ray.sync.partial.fcntl", None)
+    begun = tmp_path / ".partial" / "0123456789abcdef"
+    begun.mkdir(parents=True)
+    (begun / "lock").touch()
+    assert remove_dead(tmp_path, now_s=time.time() + MAX_AGE_S - 60) == 0
+    assert remove_dead(tmp_path, now_s=time.time() + MAX_AGE_S + 60) == 1
+    with PartialFolder(tmp_path) as partial:
+        assert partial.path.is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_whose_lock_is_not_made_yet_is_left_for_a_minute(tmp_path: Path) -> None:
+    (tmp_path / ".partial" / "0123456789abcdef").mkdir(parents=True)
+    assert remove_dead(tmp_path) == 0
+    assert remove_dead(tmp_path, now_s=time.time() + 61) == 1
+
+
+def test_a_link_in_the_place_of_partial_files_is_refused_and_nothing_behind_it_removed(
+    tmp_path: Path,
+) -> None:
+    folder, outside = tmp_path / "f", tmp_path / "outside"
+    (outside / "0123456789abcdef").mkdir(parents=True)
+    folder.mkdir()
+    (folder / ".partial").symlink_to(outside)
+    assert remove_dead(folder, now_s=time.time() + 2 * MAX_AGE_S) == 0
+    with pytest.raises(StorageError, match="a link, which is not followed"), PartialFolder(folder):
+        pass
+    assert [path.name for path in outside.iterdir()] == ["0123456789abcdef"]
+
+
+def test_what_no_sync_has_made_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".partial" / "mine").mkdir(parents=True)
+    assert remove_dead(tmp_path, now_s=time.time() + 2 * MAX_AGE_S) == 0
+    assert (tmp_path / ".partial" / "mine").is_dir()

@@ -1,0 +1,48 @@
+import io
+import subprocess
+import sys
+
+from rich.console import Console
+
+from physiq_ray.cli.bars import Bars
+
+
+def test_a_log_gets_a_line_a_label_every_ten_seconds():
+    log, now_s = io.StringIO(), [0.0]
+    with Bars(log, "photos", clock=lambda: now_s[0]) as bars:
+        for second in range(25):
+            now_s[0] = float(second)
+            bars.update("s3://checkins", second, 100, f"{second} MB")
+            if second > 5:
+                bars.update("s3://workouts", second, 0)
+    assert log.getvalue().splitlines() == [
+        "  s3://checkins: 10/100 photos 10 MB",
+        "  s3://workouts: 16 photos",
+        "  s3://checkins: 20/100 photos 20 MB",
+    ]
+
+
+def test_a_terminal_gets_a_bar_a_label_and_one_over_all():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with Bars(console, "photos") as bars:
+        bars.update("s3://[red]checkins", 5, 10, "1 MB")
+        assert not any(task.description.startswith("all") for task in bars._progress.tasks)
+        bars.update("s3://workouts", 1, 20)
+        tasks = {task.description: (task.completed, task.total) for task in bars._progress.tasks}
+        assert tasks == {
+            "s3://[red]checkins photos": (5, 10),
+            "s3://workouts photos": (1, 20),
+            "all photos": (6, 30),
+        }
+        bars.restart()
+        assert bars._progress.tasks == []
+    assert "s3://[red]checkins" in console.file.getvalue()
+
+
+def test_neither_rich_nor_ray_is_imported_for_a_log():
+    code = (
+        "import sys; from physiq_ray.cli.bars import Bars\n"
+        "with Bars(sys.stderr, 'photos') as bars: bars.update('a', 1, 2)\n"
+        "print([name for name in ('rich', 'ray', 'torch') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
