@@ -35,6 +35,11 @@ settings.load_profile("physiq")
 _bucket_numbers = itertools.count(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long: at the end two processes can share only short tests evenly."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[LocalS3]:
     """Start the run's S3 server; the standard AWS chain leads to it, here and in every process started."""

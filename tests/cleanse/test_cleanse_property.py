@@ -215,8 +215,11 @@ def put(client: Any, bucket: str, key: str, body: bytes) -> None:
 
 
 def contents(client: Any, bucket: str, prefix: str) -> dict[str, bytes]:
+    """Read a folder of the bucket; a probe that a killed process left there is nobody's."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
     return {
-        key.removeprefix(prefix): client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys
+        key.removeprefix(prefix): client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        for key in keys
+        if ".physiq-ray-probe-" not in key
     }

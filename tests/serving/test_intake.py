@@ -176,6 +176,7 @@ STATUSES = {
     "TrainingError": (503, "unavailable"),
     "PredictionError": (503, "unavailable"),
     "ServingError": (503, "unavailable"),
+    "CleanseError": (503, "unavailable"),
 }
 
 

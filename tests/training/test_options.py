@@ -12,6 +12,7 @@ from physiq_ray.model import build_model
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_all_that_practitioners_add_works_together_on_two_workers(run, pose_folders):
     photos = pose_folders({1: 24, 2: 12})  # 29 to train on in steps of 2 × 2 × 4, 7 to validate with
     result, _ = run(
@@ -38,6 +39,7 @@ def test_all_that_practitioners_add_works_together_on_two_workers(run, pose_fold
     assert all(np.isfinite(e["train_loss"]) and np.isfinite(e["validation_loss"]) for e in result.history)
 
 
+@pytest.mark.long
 def test_one_worker_and_two_with_the_same_global_batch_have_the_same_losses(run, pose_folders):
     photos = pose_folders({1: 20, 2: 20})
     common = {"sources": [str(photos)], "augment": "none", "epochs": 2, "learning_rate": 1e-4}
