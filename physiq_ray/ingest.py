@@ -45,6 +45,12 @@ DECODE_THREADS = 2
 # waited for. It gives back one block: Ray Data lets a task run two blocks ahead of a loop that looks every
 # 0.1 s, so thumbnails in small blocks come at half the speed.
 TASKS_PER_CPU, TASK_IMAGE_BYTES, MIN_TASK_ROWS = 4, 64 * 2**20, 8
+# What a decode task may take of a node's memory: two photos of 64 megapixels side by side, what is fetched
+# ahead, and its block. Where Ray counts less memory than it has CPUs for, fewer run at once.
+TASK_MEMORY_BYTES = 512 * 2**20
+MIN_STORE_BYTES = (
+    128 * 2**20
+)  # two blocks of a task, and what else needs room: with less, Ray Data stands still
 # Of a node's object store: the rest is for blocks in flight, checkpoints and other users.
 CACHE_SHARE = 0.5
 
@@ -121,10 +127,16 @@ def connect(*, local: bool = False, debug: bool = False) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def build_dataset(table: pa.Table, *, image_size: int) -> ray.data.Dataset:
+ReadTask = Callable[..., dict[str, Any]]  # as _read_task
+
+
+def build_dataset(
+    table: pa.Table, *, image_size: int, decode_resource: str | None = None, read: ReadTask | None = None
+) -> ray.data.Dataset:
     """Describe fetching and decoding the photos of table, in their order; nothing is read yet.
 
     table: uri and size, as in manifest or listing; its class_index, where there is one, becomes label.
+    decode_resource: of the nodes that decode. read: what a task does with its rows; by default, that.
     """
     rows = _task_rows(table.num_rows, image_size)
     inputs = table.select([name for name in ("uri", "size", "class_index") if name in table.column_names])
@@ -132,8 +144,20 @@ def build_dataset(table: pa.Table, *, image_size: int) -> ray.data.Dataset:
     dataset = ray.data.from_arrow(blocks)
     dataset.context.enable_progress_bars = False
     dataset.context.execution_options.preserve_order = True
-    read = functools.partial(_read_task, image_size=image_size)
-    return dataset.map_batches(read, batch_size=None, batch_format="pyarrow", num_cpus=1)
+    return dataset.map_batches(
+        functools.partial(read or _read_task, image_size=image_size),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1,
+        memory=_task_memory(cluster_nodes()) or None,
+        # So little of it that a node's CPUs are the limit.
+        resources={decode_resource: 0.001} if decode_resource else None,
+    )
+
+
+def _task_memory(nodes: Sequence[dict[str, float]]) -> int:
+    """Give the bytes of memory to ask for: no more than half of what the largest node has."""
+    return int(min(TASK_MEMORY_BYTES, max((node.get("memory", 0) for node in nodes), default=0) / 2))
 
 
 def _task_rows(num_rows: int, image_size: int) -> int:
@@ -232,6 +256,7 @@ class StreamedPhotos:
     table: pa.Table
     image_size: int
     unreadable: tuple[tuple[int, Unreadable], ...] = ()
+    decode_resource: str | None = None
 
     @property
     def num_rows(self) -> int:
@@ -242,7 +267,11 @@ class StreamedPhotos:
         """Give rows in their order, in ⌈len(rows) / batch_size⌉ batches."""
         if not len(rows):
             return
-        dataset = build_dataset(self.table.take(pa.array(rows)), image_size=self.image_size)
+        dataset = build_dataset(
+            self.table.take(pa.array(rows)),
+            image_size=self.image_size,
+            decode_resource=self.decode_resource,
+        )
         stream = dataset.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=2)
         for number, columns in enumerate(stream):
             yield _to_batch(columns, rows[number * batch_size :][: len(columns["label"])])
@@ -285,13 +314,23 @@ class CachedPhotos:
 
 
 def open_photos(
-    table: pa.Table, *, image_size: int, cached: bool, on_progress: Callable[[int], None] = lambda _: None
+    table: pa.Table,
+    *,
+    image_size: int,
+    cached: bool,
+    decode_resource: str | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> CachedPhotos | StreamedPhotos:
-    """Make one split readable; with cached, fetch and decode it now, saying how many photos each time."""
+    """Make one split readable; with cached, fetch and decode it now, saying how many photos each time.
+
+    Raises TrainingError: a node's object store is too small to decode into.
+    """
+    _check_store(smallest_object_store())
     if not cached:
-        return StreamedPhotos(table, image_size)
+        return StreamedPhotos(table, image_size, decode_resource=decode_resource)
     blocks, counts = [], []
-    for bundle in build_dataset(table, image_size=image_size).iter_internal_ref_bundles():
+    dataset = build_dataset(table, image_size=image_size, decode_resource=decode_resource)
+    for bundle in dataset.iter_internal_ref_bundles():
         for entry in bundle.blocks:
             blocks.append(entry.ref)
             counts.append(entry.metadata.num_rows)
@@ -342,6 +381,14 @@ def cluster_nodes() -> list[dict[str, float]]:
 def smallest_object_store() -> int:
     """Give the bytes of the smallest object store among the cluster's nodes."""
     return min(int(node.get("object_store_memory", 0)) for node in cluster_nodes())
+
+
+def _check_store(store_bytes: int) -> None:
+    if store_bytes < MIN_STORE_BYTES:
+        raise TrainingError(
+            f"a node's object store has {store_bytes / 2**20:.0f} MiB; decoding needs "
+            f"{MIN_STORE_BYTES // 2**20} at least: start Ray with --object-store-memory 500000000 or more, or give /dev/shm more room"
+        )
 
 
 def check_unreadable(unreadable: Sequence[Unreadable], num_photos: int, max_share: float) -> None:

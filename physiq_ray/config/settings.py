@@ -141,6 +141,15 @@ class Settings(SplitSettings):
         None, ge=1, description="go on with as few workers as this while the cluster has room for no more"
     )
     use_gpu: Literal["auto", "yes", "no"] = Field("auto", description="one GPU per training worker")
+    placement: Literal["auto", "pack", "spread"] = Field(
+        "auto", description="where training workers go; auto: with GPUs on few nodes, else on many"
+    )
+    decode_resource: str | None = Field(
+        None, description="custom Ray resource of the nodes that decode; none: wherever a CPU is free"
+    )
+    wait_for_nodes_s: float = Field(
+        0.0, ge=0, description="seconds that the autoscaler has to bring missing nodes; 0 fails at once"
+    )
     precision: Precision = Field("auto", description="auto: bf16 where the hardware has it")
     compile: Literal["no", "yes"] = Field(
         "no", description="torch.compile: minutes at the start, for faster steps on GPUs"

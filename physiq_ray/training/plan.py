@@ -201,12 +201,50 @@ def plan_workers(settings: Settings, nodes: Sequence[dict[str, Any]]) -> WorkerP
         )
     if num_cpus < 2:
         raise TrainingError(f"the cluster has {num_cpus:g} CPUs; training and decoding need one each")
+    _check_decoders(settings.decode_resource, nodes)
     largest = max(node.get("CPU", 0) for node in nodes)
-    spare = (num_cpus if use_gpu or largest < 2 else largest) - 1
+    cpus = _cpus_beside_gpus(settings, nodes) if use_gpu else _cpus_of_workers(workers, num_cpus, largest)
+    per_node = -(-workers // sum(node.get("CPU", 0) > 0 for node in nodes))
+    threads = max(1, int(largest) // per_node)
+    by_kind = "PACK" if use_gpu else "SPREAD"
+    placement = by_kind if settings.placement == "auto" else settings.placement.upper()
+    return WorkerPlan(use_gpu, cpus, threads, placement)
+
+
+def wanted_bundles(settings: Settings) -> list[dict[str, float]]:
+    """Give what an autoscaler is asked for: a bundle a worker, and one that decodes."""
+    gpu = {} if settings.use_gpu == "no" else {"GPU": 1.0}
+    decoder = {settings.decode_resource: 0.001} if settings.decode_resource else {}
+    return [{"CPU": 1.0, **gpu}] * settings.num_workers + [{"CPU": 1.0, **decoder}]
+
+
+def _check_decoders(decode_resource: str | None, nodes: Sequence[dict[str, Any]]) -> None:
+    if decode_resource and not any(node.get(decode_resource, 0) and node.get("CPU", 0) for node in nodes):
+        raise TrainingError(
+            f"decode_resource={decode_resource}: no node with CPUs has it; start those that shall decode "
+            f"with --resources '{{\"{decode_resource}\": 1000}}', or leave the setting out"
+        )
+
+
+def _cpus_of_workers(workers: int, num_cpus: float, largest: float) -> float:
+    spare = (num_cpus if largest < 2 else largest) - 1
     if workers > spare * MOST_WORKERS_PER_CPU:
         raise TrainingError(f"num_workers={workers} is too many for {num_cpus:g} CPUs")
     # A power of two is exact: Ray counts how many workers fit by dividing, and 0.6 // 0.1 is 5.
-    cpus = min(1.0, 2.0 ** math.floor(math.log2(spare / workers)))
-    per_node = -(-workers // sum(node.get("CPU", 0) > 0 for node in nodes))
-    threads = max(1, int(largest) // per_node)
-    return WorkerPlan(use_gpu, cpus, threads, "PACK" if use_gpu else "SPREAD")
+    return min(1.0, 2.0 ** math.floor(math.log2(spare / workers)))
+
+
+def _cpus_beside_gpus(settings: Settings, nodes: Sequence[dict[str, Any]]) -> float:
+    """Give the share of a CPU that each worker finds beside a GPU on one node, with a CPU left to decode."""
+    workers = settings.num_workers
+    num_cpus = sum(node.get("CPU", 0) for node in nodes)
+    cpus = 1.0
+    while cpus >= 1 / MOST_WORKERS_PER_CPU:
+        fitting = sum(min(int(node.get("GPU", 0)), int(node.get("CPU", 0) / cpus)) for node in nodes)
+        if fitting >= (settings.min_workers or workers) and num_cpus - workers * cpus >= 1:
+            return cpus
+        cpus /= 2
+    raise TrainingError(
+        f"num_workers={workers} with a GPU each: the nodes with GPUs have too few CPUs beside them "
+        f"({num_cpus:g} in all, one of which decodes); start them with more --num-cpus"
+    )

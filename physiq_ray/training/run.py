@@ -3,7 +3,8 @@
 import math
 import os
 import signal
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import ray
 import ray.train
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
@@ -39,7 +41,7 @@ from physiq_ray.training.finish import TrainingResult, finish
 from physiq_ray.training.history import HistoryFiles
 from physiq_ray.training.lock import locked
 from physiq_ray.training.loop import Job, train_loop
-from physiq_ray.training.plan import WorkerPlan, balanced_weights, plan_workers
+from physiq_ray.training.plan import WorkerPlan, balanced_weights, plan_workers, wanted_bundles
 from physiq_ray.training.progress import Display, ReportEpochs, received
 from physiq_ray.training.record import (
     RunRecord,
@@ -53,6 +55,7 @@ from physiq_ray.training.snapshot import CopySnapshot, has_checkpoint
 
 # Ray asks its workers for reports every 2 s: an epoch of a small set would wait longer than it trains.
 POLL_INTERVAL_S = "0.5"
+NODE_POLL_S = 2.0
 
 
 class InterruptedRunError(TrainingError):
@@ -82,7 +85,7 @@ def train(
         weights = None if goes_on else load_starting_weights(settings.weights)
         display.epochs = settings.epochs
         connect(local=local, debug=debug)
-        workers = plan_workers(settings, cluster_nodes())
+        workers = _await_workers(settings, display.note)
         photos = _open_splits(settings, record.manifest, output, display)
         save_record(record, settings, run_name)
         display.note(
@@ -119,6 +122,31 @@ def _interruption_told(settings: Settings, run_name: str) -> Iterator[None]:
             if has_checkpoint(settings.storage, run_name)
             else f"interrupted before the first epoch was done; start again with: {go_on}"
         ) from error
+
+
+def _await_workers(settings: Settings, note: Callable[[str], None]) -> WorkerPlan:
+    """Fit the workers into the cluster; where they do not fit, wait for the autoscaler, if that is wished.
+
+    Ray would wait for ever, and say nothing, for resources that no node will bring.
+    Raises TrainingError: what is missing, by name.
+    """
+    deadline_s = time.monotonic() + settings.wait_for_nodes_s
+    is_asked = False
+    try:
+        while True:
+            try:
+                return plan_workers(settings, cluster_nodes())
+            except TrainingError as error:
+                if time.monotonic() >= deadline_s:
+                    raise
+                if not is_asked:
+                    note(f"{error}; waiting {settings.wait_for_nodes_s:g} s at most for the autoscaler")
+                    request_resources(bundles=wanted_bundles(settings))
+                    is_asked = True
+            time.sleep(NODE_POLL_S)
+    finally:
+        if is_asked:  # a request stands until the next: the nodes would never go again
+            request_resources(bundles=[])
 
 
 def _make_queue() -> Queue:
@@ -211,7 +239,11 @@ def _open_splits(
     with display.live():
         photos = {
             split: open_photos(
-                manifest.split(split), image_size=settings.image_size, cached=cached, on_progress=count
+                manifest.split(split),
+                image_size=settings.image_size,
+                cached=cached,
+                decode_resource=settings.decode_resource,
+                on_progress=count,
             )
             for split in (TRAIN, VALIDATION)
         }

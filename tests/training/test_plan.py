@@ -15,6 +15,7 @@ from physiq_ray.training.plan import (
     plan_workers,
     train_size,
     validation_rows,
+    wanted_bundles,
 )
 
 
@@ -128,6 +129,33 @@ def test_one_node_s_cpus_are_enough_for_all_workers_and_a_decoder():
     assert (plan.cpus, plan.placement) == (1.0, "PACK")
 
 
+def test_workers_with_gpus_find_their_cpus_on_the_same_node():
+    mixed = [{"GPU": 4, "CPU": 1}, {"CPU": 16, "decode": 1000}]
+    plan = plan_workers(Settings(num_workers=4, decode_resource="decode"), mixed)
+    assert (plan.use_gpu, plan.cpus) == (True, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("placement", "nodes", "word"),
+    [
+        ("auto", [{"CPU": 8}], "SPREAD"),
+        ("pack", [{"CPU": 8}], "PACK"),
+        ("spread", [{"CPU": 8, "GPU": 2}], "SPREAD"),
+    ],
+)
+def test_workers_go_where_the_setting_says(placement, nodes, word):
+    assert plan_workers(Settings(placement=placement), nodes).placement == word
+
+
+def test_an_autoscaler_is_asked_for_workers_and_a_decoder():
+    assert wanted_bundles(Settings(num_workers=2, use_gpu="yes", decode_resource="decode")) == [
+        {"CPU": 1.0, "GPU": 1.0},
+        {"CPU": 1.0, "GPU": 1.0},
+        {"CPU": 1.0, "decode": 0.001},
+    ]
+    assert wanted_bundles(Settings(use_gpu="no")) == [{"CPU": 1.0}, {"CPU": 1.0}]
+
+
 @pytest.mark.parametrize(
     ("epoch", "size", "counts"),
     [(1, 128, False), (2, 128, False), (3, 160, False), (4, 160, False), (5, 224, True), (6, 224, True)],
@@ -193,6 +221,16 @@ def test_gpus_are_used_where_each_worker_gets_one():
         (Settings(num_workers=4), [{"CPU": 8, "GPU": 2}], "num_workers=4 with a GPU each.*cluster has 2"),
         (Settings(use_gpu="yes"), [{"CPU": 8}], "cluster has 0.*use_gpu=no"),
         (Settings(), [{"CPU": 1}], "1 CPUs; training and decoding need one each"),
+        (
+            Settings(num_workers=2),
+            [{"GPU": 2, "CPU": 0}, {"CPU": 8}],
+            "nodes with GPUs have too few CPUs beside them .8 in all",
+        ),
+        (
+            Settings(decode_resource="decode"),
+            [{"CPU": 8, "GPU": 1}, {"decode": 5, "CPU": 0}],
+            "decode_resource=decode: no node with CPUs has it; start those that shall decode with",
+        ),
     ],
 )
 def test_what_the_cluster_lacks_is_named(settings, nodes, message):
