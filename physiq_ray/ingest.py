@@ -387,7 +387,8 @@ def _check_store(store_bytes: int) -> None:
     if store_bytes < MIN_STORE_BYTES:
         raise TrainingError(
             f"a node's object store has {store_bytes / 2**20:.0f} MiB; decoding needs "
-            f"{MIN_STORE_BYTES // 2**20} at least: start Ray with --object-store-memory 500000000 or more, or give /dev/shm more room"
+            f"{MIN_STORE_BYTES // 2**20} at least: start Ray with --object-store-memory 500000000 or more, "
+            "or give /dev/shm more room"
         )
 
 

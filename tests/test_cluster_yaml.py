@@ -1,0 +1,281 @@
+"""cluster.yaml and the README's Kubernetes objects against Ray's and AWS's own descriptions; no network."""
+
+import copy
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import requires, version
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import jsonschema
+import pytest
+import yaml
+from botocore.validate import ParamValidator
+from packaging.requirements import Requirement
+from ray.autoscaler._private.aws import config as aws
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.scripts.scripts import start
+from ray.serve.schema import ServeDeploySchema
+
+from physiq_ray.config import Settings
+from physiq_ray.config.serving import LiveSettings, ServingSettings
+from physiq_ray.training.plan import wanted_bundles
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+WORKERS = ["gpu_spot", "gpu_on_demand", "cpu"]
+TRAINING, DECODING = wanted_bundles(Settings(decode_resource="decode"))
+REPLICA: dict[str, float] = {"CPU": 2}  # cpus_per_replica of serve_config.yaml
+
+Config = dict[str, Any]
+
+
+@pytest.fixture
+def config() -> Config:
+    """Give the shipped file as `ray up` reads it."""
+    loaded: Config = yaml.safe_load(SHIPPED)
+    return loaded
+
+
+@pytest.fixture
+def no_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let whoever asks AWS for anything fail."""
+
+    def refuse(name: str, config: Config) -> None:
+        raise ConnectionRefusedError(name)
+
+    monkeypatch.setattr(aws, "_resource", refuse)
+
+
+def check(config: Config) -> None:
+    """Validate as `ray up` does."""
+    validate_config(prepare_config(copy.deepcopy(config)))
+
+
+def test_ray_accepts_the_file(config: Config) -> None:
+    check(config)
+
+
+def misspell(path: str) -> Callable[[Config], None]:
+    """Give a function that takes the last letter off the last key of a path."""
+    *way, last = path.split("/")
+
+    def change(config: Config) -> None:
+        for key in way:
+            config = config[key]
+        config[last[:-1]] = config.pop(last)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "idle_timeout_minutes",
+        "worker_start_ray_commands",
+        "auth/ssh_user",
+        "available_node_types/cpu/max_workers",
+        "available_node_types/gpu_spot/priority",
+    ],
+)
+def test_a_misspelt_key_is_refused(config: Config, path: str) -> None:
+    misspell(path)(config)
+    with pytest.raises(jsonschema.ValidationError, match=path.rpartition("/")[2][:-1]):
+        check(config)
+
+
+def test_a_misspelt_provider_key_is_found(config: Config) -> None:
+    """Ray lets any key of the provider pass; those its source reads are these."""
+    assert set(config["provider"]) <= {
+        *("type", "region", "availability_zone", "cache_stopped_nodes", "use_internal_ips", "key_pair")
+    }
+
+
+def launch_errors(node_config: Config) -> str:
+    """Say what EC2's description of RunInstances has against a group's machines."""
+    call = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances")
+    report = ParamValidator().validate({**node_config, "MinCount": 1, "MaxCount": 1}, call.input_shape)
+    return str(report.generate_report())
+
+
+@pytest.mark.parametrize("group", ["head", *WORKERS])
+def test_ec2_knows_every_key_of_the_machines(config: Config, group: str) -> None:
+    machine = config["available_node_types"][group]["node_config"]
+    assert launch_errors(machine) == ""
+
+    misspell("MetadataOptions/HttpTokens")(machine)
+    assert 'Unknown parameter in MetadataOptions: "HttpToken"' in launch_errors(machine)
+
+
+def test_no_rule_lets_the_world_in() -> None:
+    assert not re.search(r"0\.0\.0\.0|::/0|\[::\]", SHIPPED)
+
+
+def test_ray_neither_makes_nor_opens_a_security_group(config: Config, no_aws: None) -> None:
+    """A group of Ray's own opens port 22 to the world; what `provider` says of rules only comes on top."""
+    assert "security_group" not in config["provider"]
+    assert aws._configure_security_group(copy.deepcopy(config)) == config
+    assert aws._create_default_ssh_inbound_rules()[0]["IpRanges"] == [{"CidrIp": "0.0.0.0/0"}]
+
+
+@pytest.mark.parametrize("group", ["head", *WORKERS])
+def test_a_group_without_a_security_group_would_get_rays(config: Config, no_aws: None, group: str) -> None:
+    node_type = config["available_node_types"][group]["node_config"]
+    del node_type["SecurityGroupIds"]
+    node_type["SubnetIds"] = ["subnet-1"]
+    with pytest.raises(ConnectionRefusedError, match="ec2"):
+        aws._configure_security_group(config)
+
+
+def test_every_node_has_a_profile_and_ray_makes_none(config: Config, no_aws: None) -> None:
+    machines = {name: group["node_config"] for name, group in config["available_node_types"].items()}
+    profiles = {name: machine["IamInstanceProfile"]["Name"] for name, machine in machines.items()}
+    assert profiles == {"head": "physiq-ray-head", **dict.fromkeys(WORKERS, "physiq-ray-worker")}
+    aws._configure_iam_role(copy.deepcopy(config))
+
+    del machines["head"]["IamInstanceProfile"]
+    with pytest.raises(ConnectionRefusedError, match="iam"):
+        aws._configure_iam_role(config)
+
+
+@pytest.mark.parametrize("group", ["head", *WORKERS])
+def test_a_nodes_keys_are_not_for_other_machines(config: Config, group: str) -> None:
+    machine = config["available_node_types"][group]["node_config"]
+    assert machine["MetadataOptions"] == {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}
+    assert machine["BlockDeviceMappings"][0]["Ebs"]["Encrypted"] is True
+
+
+@pytest.mark.parametrize("who", ["head", "worker"])
+def test_ray_starts_with_the_token_or_not_at_all(config: Config, who: str) -> None:
+    (command,) = (line for line in config[f"{who}_start_ray_commands"] if "ray start" in line)
+    before, options = command.split("ray start")
+    assert before == "export RAY_AUTH_MODE=token; ulimit -n 65536; "
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+
+    asked = start.make_context("ray start", shlex.split(options.replace("$RAY_HEAD_IP", "10.0.0.1"))).params
+    assert asked["head"] == (who == "head")
+    assert asked["dashboard_host"] in ("127.0.0.1", "localhost")
+    assert bool(asked["autoscaling_config"]) == (who == "head")
+
+
+def nodes_for(config: Config, *demands: dict[str, float], gone: str = "") -> dict[str, int]:
+    """Ask Ray's autoscaler which nodes it would start for these, with AWS lately out of one group's."""
+    types = AutoscalingConfig(copy.deepcopy(config), skip_content_hash=True)
+    request = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs=types.get_node_type_configs(),
+        max_num_nodes=types.get_max_num_worker_nodes(),
+        resource_requests=ResourceRequestUtil.group_by_count(list(map(ResourceRequestUtil.make, demands))),
+        recoverable_resource_availabilities={gone: 0.0} if gone else {},
+    )
+    reply = ResourceDemandScheduler(None).schedule(request)
+    return {launched.instance_type: launched.count for launched in reply.to_launch}
+
+
+def test_training_goes_to_spot_machines_first_and_to_others_where_there_are_none(config: Config) -> None:
+    assert nodes_for(config, TRAINING) == {"gpu_spot": 1}
+    assert nodes_for(config, *[TRAINING] * 5) == {"gpu_spot": 4, "gpu_on_demand": 1}
+    assert nodes_for(config, TRAINING, gone="gpu_spot") == {"gpu_on_demand": 1}
+
+
+def test_decoding_and_replicas_on_cpus_leave_the_gpus_alone(config: Config) -> None:
+    assert nodes_for(config, *[DECODING] * 20) == {"cpu": 2}
+    assert nodes_for(config, *[REPLICA] * 8) == {"cpu": 1}
+    assert nodes_for(config, TRAINING, *[DECODING] * 16) == {"gpu_spot": 1, "cpu": 1}
+    assert nodes_for(config, *[{"CPU": 1, "GPU": 0.5}] * 2) == {"gpu_spot": 1}
+
+
+def test_the_head_computes_nothing(config: Config) -> None:
+    assert config["available_node_types"]["head"]["resources"] == {"CPU": 0, "GPU": 0}
+    assert "max_workers" not in config["available_node_types"]["head"]  # Ray: none of its kind but itself
+
+
+def test_the_groups_together_keep_to_the_limit(config: Config) -> None:
+    groups = config["available_node_types"]
+    assert sum(groups[name]["max_workers"] for name in WORKERS) == config["max_workers"]
+
+
+def test_the_nodes_install_the_submitters_versions(config: Config, tmp_path: Path) -> None:
+    (line,) = re.findall(r"^#   (pip list .*)$", SHIPPED, re.MULTILINE)
+    (tmp_path / "dist").mkdir()
+    command = line.replace("pip", f"{sys.executable} -m pip", 1)
+    subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=tmp_path, check=True, timeout=60)
+
+    pinned = dict(row.split("==") for row in (tmp_path / "dist/constraints.txt").read_text().splitlines())
+    assert pinned["ray"] == version("ray")
+    assert pinned["torch"] == version("torch").partition("+")[0]  # a CPU build's name is not on PyPI
+    assert "physiq-ray" not in pinned or pinned["physiq-ray"] == version("physiq-ray")
+
+    (install,) = (command for command in config["setup_commands"] if "uv pip install" in command)
+    assert "--constraint ~/physiq/constraints.txt" in install
+    assert config["file_mounts"]["/home/ubuntu/physiq"] == "dist"
+    assert not re.search(r"nightly|latest/|ray-wheels|\bray\[", SHIPPED)
+
+
+def test_the_nodes_environment(config: Config, tmp_path: Path) -> None:
+    (write,) = (command for command in config["setup_commands"] if "physiq.env" in command[-20:])
+    subprocess.run(["bash", "-c", write], env={"HOME": str(tmp_path)}, check=True)
+    told = subprocess.check_output(
+        ["/bin/bash", "-c", ". ~/physiq.env; /usr/bin/env"],
+        env={"HOME": str(tmp_path), "PATH": "/bin"},
+        text=True,
+    )
+    found = dict(row.split("=", 1) for row in told.splitlines())
+
+    assert found["PATH"] == f"{tmp_path}/venv/bin:/bin"
+    assert {name: value for name, value in found.items() if name.startswith("RAY_")} == {
+        "RAY_AUTH_MODE": "token",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_JOB_STOP_SIGNAL": "SIGINT",
+        "RAY_JOB_STOP_WAIT_TIME_S": "120",
+    }
+    settings = {name.removeprefix("PHYSIQ_").lower() for name in found if name.startswith("PHYSIQ_")}
+    assert settings == {"storage", "output", "decode_resource", "use_gpu", "wait_for_nodes_s"}
+    assert settings <= set(Settings.model_fields)
+
+
+def blocks(language: str) -> list[str]:
+    """List the README's code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_policies_grant_no_more_than_they_name() -> None:
+    policies = [json.loads(block) for block in blocks("json") if '"Statement"' in block]
+    assert len(policies) == 2
+    for statement in (statement for policy in policies for statement in policy["Statement"]):
+        actions = statement["Action"]
+        assert not any("*" in action for action in actions), actions
+        if statement["Resource"] == "*":  # EC2 cannot narrow these down
+            assert all(action.startswith("ec2:Describe") for action in actions)
+        if "iam:PassRole" in actions:
+            assert statement["Resource"].endswith(":role/physiq-ray-worker")
+
+
+def test_the_kubernetes_objects_are_what_kuberay_reads() -> None:
+    objects = [yaml.safe_load(block) for block in blocks("yaml") if "apiVersion: ray.io" in block]
+    assert [(each["apiVersion"], each["kind"]) for each in objects] == [
+        ("ray.io/v1", "RayJob"),
+        ("ray.io/v1", "RayService"),
+    ]
+    job, service = (each["spec"] for each in objects)
+    (ray,) = (each for each in map(Requirement, requires("physiq-ray") or []) if each.name == "ray")
+    for cluster in (job["rayClusterSpec"], service["rayClusterConfig"]):
+        assert cluster["rayVersion"] in ray.specifier
+        assert cluster["authOptions"] == {"mode": "token"}
+        assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+    (application,) = ServeDeploySchema.model_validate(yaml.safe_load(service["serveConfigV2"])).applications
+    ServingSettings.model_validate(application.args)
+    LiveSettings.model_validate(application.deployments[0].user_config)
