@@ -24,7 +24,7 @@ from physiq_ray.storage.removal import (
 )
 
 THREADS = 16
-BEGUN_OR_DONE = (DELETING, MOVING, MOVED, State.DELETED, State.GONE)
+BEGUN_OR_DONE = (DELETING, MOVING, MOVED, State.DELETED)  # what was gone before is somebody else's doing
 
 
 @dataclass(frozen=True)
