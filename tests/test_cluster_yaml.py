@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from importlib.metadata import requires, version
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 import yaml
 from botocore.validate import ParamValidator
 from packaging.requirements import Requirement
+from ray._private.runtime_env.packaging import create_package
 from ray.autoscaler._private.aws import config as aws
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
@@ -279,3 +281,13 @@ def test_the_kubernetes_objects_are_what_kuberay_reads() -> None:
     (application,) = ServeDeploySchema.model_validate(yaml.safe_load(service["serveConfigV2"])).applications
     ServingSettings.model_validate(application.args)
     LiveSettings.model_validate(application.deployments[0].user_config)
+
+
+def test_a_job_s_working_directory_is_what_it_needs_and_no_more(tmp_path: Path) -> None:
+    package = tmp_path / "package.zip"
+    create_package(str(ROOT), package, include_gitignore=True, include_parent_dir=False, excludes=[])
+    with zipfile.ZipFile(package) as names:
+        tops = {name.split("/")[0] for name in names.namelist()}
+    assert {"physiq_ray", "mappings"} <= tops
+    assert not tops & {".git", ".venv", "tests", "benchmarks", "dist", "demo", "runs", "output"}
+    assert package.stat().st_size < 2**20
