@@ -282,11 +282,17 @@ def _probe(url: str, access_key: str, secret_key: str) -> Any:
 
 
 def _why_not_ready(client: Any) -> str | None:
-    """None when the server answers a signed request, else what came instead."""
+    """None when the server answers a signed request and reads what it has, else what came instead.
+
+    Started again, it lists its objects before it knows the volumes that hold them.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        client.list_buckets()
+        for bucket in client.list_buckets()["Buckets"]:
+            listed = client.list_objects_v2(Bucket=bucket["Name"], MaxKeys=1).get("Contents", ())
+            for item in listed:
+                client.get_object(Bucket=bucket["Name"], Key=item["Key"])["Body"].read(1)
     except (BotoCoreError, ClientError) as error:
         return f"{type(error).__name__}: {error}"
     return None

@@ -89,9 +89,11 @@ def epochs_done(nodes: Nodes, run_name: str) -> int:
 
 
 def test_a_job_trains_on_two_buckets_and_streams_its_table(make_cluster, work, folder):
-    nodes = make_cluster()
+    nodes = make_cluster(others=1)
+    nodes.add("--resources", '{"decode": 1000}')
+    settings = {"PHYSIQ_NUM_WORKERS": "2", "PHYSIQ_DECODE_RESOURCE": "decode"}
 
-    done = submit(nodes, work | {"PHYSIQ_NUM_WORKERS": "2"}, "train", "--epochs", "2", job_id="first")
+    done = submit(nodes, work | settings, "train", "--epochs", "2", job_id="first")
 
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
