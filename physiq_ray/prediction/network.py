@@ -1,10 +1,11 @@
 """The network ready to answer: one forward pass for a single photo and for millions of them."""
 
+import itertools
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.model import choose_precision, normalise
@@ -38,7 +39,8 @@ class Network:
         model = state.build()
         self._head = model.get_submodule("fc").to(self.device)
         model.set_submodule("fc", nn.Identity())
-        body = fuse(model).to(self.device, self._dtype)
+        _fold_norms(model)
+        body = model.to(self.device, self._dtype)
         self._body = body.to(memory_format=torch.channels_last)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -47,6 +49,19 @@ class Network:
             features = self._body(normalise(images.to(self.device), dtype=self._dtype))  # (B, 2048)
             logits: Tensor = self._head(features.float())
         return logits.cpu()
+
+
+def _fold_norms(model: nn.Module) -> None:
+    """Fold each batch norm of a ResNet into the convolution before it, which its definition names before it.
+
+    Not by torch.fx: while that traces, it changes what calling a module means in all threads, and the model
+    that answers in another one meanwhile fails.
+    """
+    for module in list(model.modules()):
+        for (name, first), (norm_name, norm) in itertools.pairwise(list(module.named_children())):
+            if isinstance(first, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(first, norm))
+                setattr(module, norm_name, nn.Identity())
 
 
 def to_probabilities(logits: Tensor, temperature: float) -> Tensor:

@@ -256,8 +256,10 @@ class Handlers:
 
     def busy(self) -> RequestError | None:
         """Say 503 where more requests are inside than may be, or where one more would wait too long."""
-        wait_s = self.service.pace.expected_wait_s
-        if self._num_inside < self._settings.max_requests and wait_s <= self._settings.max_wait_s:
+        pace, wait_s = self.service.pace, self.service.pace.expected_wait_s
+        # What the next batch holds is no queue, whatever a pause has made of the pace.
+        is_short = pace.num_inside < self._settings.max_batch_size or wait_s <= self._settings.max_wait_s
+        if self._num_inside < self._settings.max_requests and is_short:
             return None
         return RequestError(
             503,

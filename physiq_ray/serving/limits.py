@@ -50,6 +50,11 @@ class Pace:
         self._last_s = now_s
 
     @property
+    def num_inside(self) -> int:
+        """Photos that have not left."""
+        return self._num_inside
+
+    @property
     def expected_wait_s(self) -> float:
         """Seconds until the photos that are inside now will have left."""
         return self._num_inside * self._photo_s

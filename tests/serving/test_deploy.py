@@ -109,6 +109,7 @@ class Load:
     clients: int
     statuses: Counter[str] = field(default_factory=Counter)
     versions: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)  # what they said
     _done: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -137,6 +138,8 @@ class Load:
                     self.statuses[str(answer.status_code)] += 1
                     if answer.status_code == 200:
                         self.versions[answer.json()["model"]["version"]] += 1
+                    else:
+                        self.refusals[answer.text[:300]] += 1
                 except requests.RequestException as error:
                     self.statuses[type(error).__name__] += 1
 
@@ -254,7 +257,7 @@ def test_a_swap_of_the_model_under_load_loses_no_request(
         wait_for(lambda: deployed.model()["version"] != before, timeout_s=60, what="the other model")
         time.sleep(2)
 
-    assert set(load.statuses) == {"200"}
+    assert set(load.statuses) == {"200"}, load.refusals
     assert set(load.versions) == {before, deployed.model()["version"]}
     assert [process.pid for process in deployed.replicas()] == [replica.pid]  # beside, not in place of it
 
@@ -275,7 +278,7 @@ def test_a_swap_to_a_damaged_file_is_refused_and_the_old_model_answers_on(
 
     assert "damaged.pth" in deployed.model()["refused"]
     assert deployed.model()["version"] == before
-    assert set(load.statuses) == {"200"}
+    assert set(load.statuses) == {"200"}, load.refusals
     assert set(load.versions) == {before}
 
 
