@@ -12,9 +12,7 @@ decoded anew in each epoch, for data larger than the store. Both give the same b
 
 import functools
 import json
-import logging
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +26,7 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
+from physiq_ray.cluster import cluster_nodes, smallest_object_store
 from physiq_ray.errors import DataError, PhotoError, StorageError, TrainingError
 from physiq_ray.images import MAX_BYTES, UInt8Array, decode_square
 from physiq_ray.storage import join_uri, read_bytes, write_bytes
@@ -48,9 +47,8 @@ TASKS_PER_CPU, TASK_IMAGE_BYTES, MIN_TASK_ROWS = 4, 64 * 2**20, 8
 # What a decode task may take of a node's memory: two photos of 64 megapixels side by side, what is fetched
 # ahead, and its block. Where Ray counts less memory than it has CPUs for, fewer run at once.
 TASK_MEMORY_BYTES = 512 * 2**20
-MIN_STORE_BYTES = (
-    128 * 2**20
-)  # two blocks of a task, and what else needs room: with less, Ray Data stands still
+# Two blocks of a task, and what else needs room: with less, Ray Data stands still.
+MIN_STORE_BYTES = 128 * 2**20
 # Of a node's object store: the rest is for blocks in flight, checkpoints and other users.
 CACHE_SHARE = 0.5
 
@@ -95,36 +93,6 @@ class Photos(Protocol):
 
     def batches(self, rows: IntArray, batch_size: int) -> Iterator[Batch]:
         """Give rows in their order, in ⌈len(rows) / batch_size⌉ batches."""
-
-
-def connect(*, local: bool = False, debug: bool = False) -> None:
-    """Join the cluster that RAY_ADDRESS names, or start Ray on this machine.
-
-    local: on this machine even if RAY_ADDRESS is set. A cluster found by chance is never joined; a process
-    that has joined one stays there.
-    """
-    if ray.is_initialized():
-        return
-    # Read by Ray's own processes when they start, so the environment is the only way to say it: no usage
-    # report leaves the machine, and CPU tasks keep seeing the GPUs as they are (Ray's coming default).
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = (None if local else os.environ.get("RAY_ADDRESS")) or "local"
-    level = logging.INFO if debug else logging.ERROR
-    # A training worker and a decode task need a CPU each: on one core they share it.
-    # The dashboard would take a port and seconds; debugging may want it.
-    own: dict[str, Any] = {}
-    if address == "local":
-        # On a machine of one's own Ray's workers need not give way to all else, nor look out for its end.
-        os.environ.setdefault("RAY_worker_niceness", "0")
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        own = {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": debug}
-    try:
-        ray.init(address=address, logging_level=level, log_to_driver=debug, **own)
-    except (ConnectionError, ValueError) as error:
-        raise TrainingError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {error}") from error
-    for name in ("ray.data", "ray.train"):  # these print their plan and every start-up step
-        logging.getLogger(name).setLevel(level)
 
 
 ReadTask = Callable[..., dict[str, Any]]  # as _read_task
@@ -370,17 +338,6 @@ def decide_cache(setting: str, *, num_photos: int, image_size: int, store_bytes:
     if needed <= room:
         return True, f"cache auto: {sizes}, which fit {room / 2**20:.0f} MiB: decoded once"
     return False, f"cache auto: {sizes}, more than {room / 2**20:.0f} MiB: decoded in each epoch"
-
-
-def cluster_nodes() -> list[dict[str, float]]:
-    """Give the resources of each node that is alive, by Ray's names for them."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"] for node in nodes if node["Alive"]]
-
-
-def smallest_object_store() -> int:
-    """Give the bytes of the smallest object store among the cluster's nodes."""
-    return min(int(node.get("object_store_memory", 0)) for node in cluster_nodes())
 
 
 def _check_store(store_bytes: int) -> None:

@@ -86,7 +86,7 @@ def ray_local(s3: LocalS3) -> Iterator[None]:
     """Start Ray on this machine, once a run; its processes reach the S3 server."""
     import ray
 
-    from physiq_ray.ingest import connect
+    from physiq_ray.cluster import connect
 
     connect(local=True)
     yield

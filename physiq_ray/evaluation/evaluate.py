@@ -11,11 +11,12 @@ import pyarrow.compute as pc
 import torch
 
 from physiq_ray.checkpoint import ModelState
+from physiq_ray.cluster import connect
 from physiq_ray.config import Settings
 from physiq_ray.errors import DataError, NotFoundError, PhysiqError, SettingError
 from physiq_ray.evaluation.card import Facts, ScoredPhotos, TrainingPhotos
 from physiq_ray.evaluation.scores import Answers
-from physiq_ray.ingest import Unreadable, connect
+from physiq_ray.ingest import Unreadable
 from physiq_ray.labels import load_poses
 from physiq_ray.manifest import MANIFEST_FILE, TRAIN, VALIDATION, Manifest, collect_manifest
 from physiq_ray.prediction.batch import predict_table

@@ -39,7 +39,7 @@ def serve_locally(
         os.environ.update(_ingress_environment(settings, Path(folder)))
         import ray
 
-        from physiq_ray.ingest import connect
+        from physiq_ray.cluster import connect
 
         connect(local=True, debug=debug)
         try:
@@ -135,7 +135,7 @@ def _start(settings: LocalServingSettings) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions
 
-    from physiq_ray.ingest import cluster_nodes
+    from physiq_ray.cluster import cluster_nodes
     from physiq_ray.serving.app import build_app
 
     num_cpus = int(sum(node.get("CPU", 0) for node in cluster_nodes()))

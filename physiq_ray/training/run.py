@@ -19,17 +19,15 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from physiq_ray.cluster import cluster_nodes, connect, smallest_object_store
 from physiq_ray.config import Settings
 from physiq_ray.errors import PhysiqError, SettingError, TrainingError
 from physiq_ray.ingest import (
     Photos,
     Unreadable,
     check_unreadable,
-    cluster_nodes,
-    connect,
     decide_cache,
     open_photos,
-    smallest_object_store,
     write_quarantine,
 )
 from physiq_ray.labels import load_poses
