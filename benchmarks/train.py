@@ -8,7 +8,8 @@ plain-2   the same with 2 DataLoader workers
 bare      our step (precision, layout, fused Adam, augmentation) over pixels already in memory: the limit
 ours-1    physiq_ray, one worker
 ours-2    physiq_ray, two workers, half the batch each
-ours-grow physiq_ray, one worker, with growing sizes (--train-sizes), validated at full size
+ours-grow physiq_ray, one worker, with growing sizes (--train-sizes) up to the size that all are validated at,
+          over --grow-epochs with --grow-settings: for the time to an accuracy
 
 Photos: thumbnails (200 × 250) or phones (4032 × 3024) of invented content for the speed; generated (drawn
 athletes in eight poses) or a folder of buckets with its labels for the time to an accuracy.
@@ -149,7 +150,7 @@ def bare(work: dict[str, Any]) -> Iterator[dict[str, Any]]:
 # --- Ours ---------------------------------------------------------------------------------------------
 
 
-def ours(work: dict[str, Any], *, num_workers: int = 1, train_sizes: str = "") -> Iterator[dict[str, Any]]:
+def ours(work: dict[str, Any], *, num_workers: int = 1, **changes: Any) -> Iterator[dict[str, Any]]:
     """Train with physiq_ray on the same split, given as a manifest."""
     from rich.console import Console
 
@@ -173,7 +174,7 @@ def ours(work: dict[str, Any], *, num_workers: int = 1, train_sizes: str = "") -
                     "patience": work["epochs"],
                     "seed": work["seed"],
                     "num_workers": num_workers,
-                    "train_sizes": train_sizes,
+                    **changes,
                 }
             ),
             Display(Console(stderr=True)),
@@ -194,7 +195,7 @@ RUN: dict[str, Callable[[dict[str, Any]], Iterator[dict[str, Any]]]] = {
     "bare": bare,
     "ours-1": ours,
     "ours-2": lambda work: ours(work, num_workers=2),
-    "ours-grow": lambda work: ours(work, train_sizes=work["train_sizes"]),
+    "ours-grow": lambda work: ours(work, **work["grow"]),
 }
 
 
@@ -263,12 +264,17 @@ def make_work(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         **{"folder": str(folder), "manifest": str(folder / "manifest.parquet"), "poses": settings.poses},
         **{"size": args.size, "batch": args.batch, "rate": args.rate, "epochs": args.epochs},
-        **{"seed": args.seed, "train_sizes": args.train_sizes or _growing(args.size)},
+        **{"seed": args.seed, "grow": _growing(args)},
     }
 
 
-def _growing(size: int) -> str:
-    return f"{max(64, size * 4 // 7)},{max(64, size * 5 // 7)},{size}"
+def _growing(args: argparse.Namespace) -> dict[str, Any]:
+    epochs = args.grow_epochs or args.epochs
+    sizes = f"{max(64, args.size * 4 // 7)},{max(64, args.size * 5 // 7)},{args.size}"
+    return {
+        **{"train_sizes": args.train_sizes or sizes, "epochs": epochs, "patience": epochs},
+        **dict(setting.split("=") for setting in args.grow_settings),
+    }
 
 
 def measure(side: str, work: dict[str, Any]) -> Result:
@@ -329,6 +335,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--train-sizes", help="default: 4/7 and 5/7 of --size, then --size")
+    parser.add_argument("--grow-epochs", type=int, help="of ours-grow, if not --epochs")
+    parser.add_argument("--grow-settings", nargs="+", default=(), metavar="NAME=VALUE", help="of ours-grow")
     parser.add_argument("--target", type=float, help="an accuracy to reach; default: plain-0's best")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)

@@ -68,6 +68,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "stall_timeout_s": 300.0,
         "run_name": None,
         "storage": "runs",
+        "mlflow": None,
     }
 
 
@@ -96,6 +97,11 @@ def test_flags_come_as_text_and_become_numbers() -> None:
     settings = settings_of({"epochs": "3", "learning_rate": "1e-3"})
 
     assert (settings.epochs, settings.learning_rate) == (3, 0.001)
+
+
+def test_a_password_is_not_kept_with_the_settings() -> None:
+    with pytest.raises(SettingError, match=r"mlflow.*MLFLOW_TRACKING_USERNAME"):
+        settings_of({"mlflow": "http://coach:secret@tracking:5000"})
 
 
 def test_lists_and_pairs_come_from_the_environment_separated_by_commas() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -168,6 +169,19 @@ class Settings(SplitSettings):
     storage: str = Field(
         "runs", description="folder or s3:// prefix for Ray's checkpoints, on shared storage"
     )
+    mlflow: str | None = Field(
+        None, description="tracking server to log the run to, http://host:5000; needs physiq-ray[mlflow]"
+    )
+
+    @field_validator("mlflow")
+    @classmethod
+    def _address_has_no_password(cls, value: str | None) -> str | None:
+        if value is not None and "@" in urlsplit(value).netloc:
+            raise ValueError(
+                "give user and password by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD: "
+                "settings are kept in the model file"
+            )
+        return value
 
     @field_validator("train_sizes")
     @classmethod

@@ -48,8 +48,10 @@ from physiq_ray.training.record import (
     resume_command,
     resumed_settings,
     save_record,
+    stored_settings,
 )
 from physiq_ray.training.snapshot import CopySnapshot, has_checkpoint
+from physiq_ray.training.tracking import tracked
 
 # Ray asks its workers for reports every 2 s: an epoch of a small set would wait longer than it trains.
 POLL_INTERVAL_S = "0.5"
@@ -79,33 +81,35 @@ def train(
     with locked(settings.storage, run_name, display.note):
         output = absolute_uri(settings.output)
         record = _start_record(settings, poses, run_name, resume=resume, display=display)
-        goes_on = resume and has_checkpoint(settings.storage, run_name)
-        weights = None if goes_on else load_starting_weights(settings.weights)
-        display.epochs = settings.epochs
-        connect(local=local, debug=debug)
-        workers = _await_workers(settings, display.note)
-        photos = _open_splits(settings, record.manifest, output, display)
-        save_record(record, settings, run_name)
-        display.note(
-            f"run {run_name}: {settings.num_workers} worker(s) on {'GPU' if workers.use_gpu else 'CPU'}, "
-            f"{settings.image_size} px, batch {settings.batch_size}, "
-            + ("from its latest checkpoint" if goes_on else f"from {settings.weights} weights")
-        )
-        with _interruption_told(settings, run_name):
-            events = _make_queue()
-            job = Job(
-                settings=settings,
-                class_mapping=record.manifest.class_mapping,
-                photos=photos,
-                weights=ray.put(weights) if weights is not None else None,
-                class_weights=_class_weights(settings, record.manifest),
-                threads=workers.threads,
-                events=events,
+        params = stored_settings(settings, run_name)
+        with tracked(settings.mlflow, run_name, params, display.note) as trackers:
+            goes_on = resume and has_checkpoint(settings.storage, run_name)
+            weights = None if goes_on else load_starting_weights(settings.weights)
+            display.epochs = settings.epochs
+            connect(local=local, debug=debug)
+            workers = _await_workers(settings, display.note)
+            photos = _open_splits(settings, record.manifest, output, display)
+            save_record(record, settings, run_name)
+            display.note(
+                f"run {run_name}: {settings.num_workers} worker(s) on {'GPU' if workers.use_gpu else 'CPU'}, "
+                f"{settings.image_size} px, batch {settings.batch_size}, "
+                + ("from its latest checkpoint" if goes_on else f"from {settings.weights} weights")
             )
-            files = HistoryFiles(output, run_name)
-            with display.live(), received(events, [display.handle, files.handle]):
-                result = _fit(_make_trainer(job, workers, run_name), settings, run_name)
-            return finish(settings, record, run_name, result, output, poses)
+            with _interruption_told(settings, run_name):
+                events = _make_queue()
+                job = Job(
+                    settings=settings,
+                    class_mapping=record.manifest.class_mapping,
+                    photos=photos,
+                    weights=ray.put(weights) if weights is not None else None,
+                    class_weights=_class_weights(settings, record.manifest),
+                    threads=workers.threads,
+                    events=events,
+                )
+                files = HistoryFiles(output, run_name)
+                with display.live(), received(events, [display.handle, files.handle, *trackers]):
+                    result = _fit(_make_trainer(job, workers, run_name), settings, run_name)
+                return finish(settings, record, run_name, result, output, poses)
 
 
 @contextmanager

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from physiq_ray.checkpoint import load_model_state
 from physiq_ray.errors import DataError, SettingError, TrainingError
@@ -13,10 +14,12 @@ from physiq_ray.storage import read_bytes
 pytestmark = pytest.mark.slow
 
 
-def test_a_run_writes_the_best_epoch_s_model_and_says_what_it_used(run, pose_folders, tmp_path):
+def test_a_run_writes_the_best_epoch_s_model_and_says_what_it_used(run, pose_folders, tmp_path, monkeypatch):
     # Epochs after the best one go on changing the weights: only the best one's give its accuracy again.
     photos = pose_folders({1: 20, 2: 20})
-    result, shown = run(sources=[str(photos)], epochs=4, learning_rate=1e-2, augment="none")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    address = f"file:{tmp_path}/mlruns"
+    result, shown = run(sources=[str(photos)], epochs=4, learning_rate=1e-2, augment="none", mlflow=address)
     assert [epoch["epoch"] for epoch in result.history] == [1, 2, 3, 4]
     assert {(epoch["train_photos"], epoch["validation_photos"]) for epoch in result.history} == {(32, 8)}
     assert result.num_used == {"train": 32, "validation": 8}
@@ -24,6 +27,11 @@ def test_a_run_writes_the_best_epoch_s_model_and_says_what_it_used(run, pose_fol
     assert "Epoch  Train Loss  Train Acc  Val Loss   Val Acc      Time  Status" in shown
     assert shown.count("✓ Best Model") >= 1
     assert "(RayTrainWorker" not in shown
+    client = MlflowClient(tracking_uri=address)
+    experiment = client.get_experiment_by_name("physiq-ray")
+    (tracked,) = client.search_runs([experiment.experiment_id])
+    assert tracked.info.status == "FINISHED"
+    assert tracked.data.metrics["accuracy/train"] == result.history[-1]["train_accuracy"]
     for name in ("pose_classifier.pth", "pose_classifier_complete.pth"):
         torch.load(tmp_path / "model" / name, weights_only=True)
     assert json.loads((tmp_path / "model" / "class_mapping.json").read_text())["classes"] == ["1", "2"]
