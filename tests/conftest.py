@@ -4,6 +4,7 @@ import functools
 import io
 import itertools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,9 @@ from PIL import Image
 
 from physiq_ray import storage
 from physiq_ray.sample import LocalS3
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and commands under test inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MakeBucket = Callable[..., str]
 MakePhoto = Callable[..., bytes]
