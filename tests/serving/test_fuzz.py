@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 import schemathesis
@@ -45,6 +46,27 @@ def test_whatever_is_sent_the_answer_is_as_the_document_says(document: Any, meth
         case.validate_response(response, excluded_checks=[ignored_auth, positive_data_acceptance])
 
     ask()
+
+
+def listening_ports(service: RunningService) -> set[int]:
+    main = psutil.Process(service.process.pid)
+    return {
+        connection.laddr.port
+        for process in (main, *main.children(recursive=True))
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+@pytest.mark.long
+def test_two_services_of_a_machine_share_no_port(
+    service: RunningService, start_service: StartService
+) -> None:
+    # The system deals out a shared port's connections: an open service would answer for a closed one.
+    other = start_service()
+
+    assert int(service.url.rpartition(":")[2]) in listening_ports(service)
+    assert not listening_ports(service) & listening_ports(other)
 
 
 @pytest.mark.long
