@@ -32,7 +32,7 @@ from physiq_ray.ingest import (
 )
 from physiq_ray.labels import load_poses
 from physiq_ray.manifest import TRAIN, VALIDATION, Manifest, collect_manifest, describe_manifest
-from physiq_ray.model import KEEP_MEMORY, load_starting_weights
+from physiq_ray.model import KEEP_MEMORY, StateDict, load_starting_weights
 from physiq_ray.storage import absolute_uri, join_uri, read_bytes
 from physiq_ray.training.faults import is_out_of_memory, out_of_memory
 from physiq_ray.training.finish import TrainingResult, finish
@@ -96,18 +96,9 @@ def train(
                 + ("from its latest checkpoint" if goes_on else f"from {settings.weights} weights")
             )
             with _interruption_told(settings, run_name):
-                events = _make_queue()
-                job = Job(
-                    settings=settings,
-                    class_mapping=record.manifest.class_mapping,
-                    photos=photos,
-                    weights=ray.put(weights) if weights is not None else None,
-                    class_weights=_class_weights(settings, record.manifest),
-                    threads=workers.threads,
-                    events=events,
-                )
-                files = HistoryFiles(output, run_name)
-                with display.live(), received(events, [display.handle, files.handle, *trackers]):
+                job = _make_job(settings, record.manifest, photos, weights, workers)
+                handlers = [display.handle, HistoryFiles(output, run_name).handle, *trackers]
+                with display.live(), received(job.events, handlers):
                     result = _fit(_make_trainer(job, workers, run_name), settings, run_name)
                 return finish(settings, record, run_name, result, output, poses)
 
@@ -149,6 +140,24 @@ def _await_workers(settings: Settings, note: Callable[[str], None]) -> WorkerPla
     finally:
         if is_asked:  # a request stands until the next: the nodes would never go again
             request_resources(bundles=[])
+
+
+def _make_job(
+    settings: Settings,
+    manifest: Manifest,
+    photos: Mapping[str, Photos],
+    weights: StateDict | None,
+    workers: WorkerPlan,
+) -> Job:
+    return Job(
+        settings=settings,
+        class_mapping=manifest.class_mapping,
+        photos=photos,
+        weights=ray.put(weights) if weights is not None else None,
+        class_weights=_class_weights(settings, manifest),
+        threads=workers.threads,
+        events=_make_queue(),
+    )
 
 
 def _make_queue() -> Queue:

@@ -73,7 +73,7 @@ class _TrackedRun:
             )
             if found:
                 self._id = found[0].info.run_id
-                self._client.set_terminated(self._id, "RUNNING")
+                self._client.update_run(self._id, status="RUNNING")
             else:
                 self._id = self._client.create_run(experiment_id, run_name=run_name).info.run_id
                 self._client.log_batch(
@@ -101,6 +101,8 @@ class _TrackedRun:
             self._note(f"mlflow={self._address}: the run's end could not be logged: {error}")
 
     def _send(self) -> None:
+        if not self._waiting:
+            return
         try:
             self._client.log_batch(self._id, metrics=self._waiting)
         except self._error:

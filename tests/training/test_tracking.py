@@ -63,6 +63,8 @@ def test_a_resumed_run_goes_on_in_its_own(address):
         follow(address, epochs=(1,), params={"epochs": 1}, ends_with=stopped)
     assert logged(address)[0].info.status == "KILLED"
 
+    with tracking.tracked(address, "first", {"epochs": 2}, print):
+        assert logged(address)[0].info.status == "RUNNING"
     follow(address, epochs=(2,), params={"epochs": 2})  # MLflow refuses another value of a parameter
 
     run, losses = logged(address)
