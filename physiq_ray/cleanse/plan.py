@@ -98,7 +98,8 @@ def plan_cleanse(
     """
     if not labels.table.num_rows and not labels.unusable.num_rows:
         raise LabelError("no label in the label file: every photo would pass for one that nobody labelled")
-    masks = find_labelled(listings, labels, poses, source_buckets or {})
+    named = find_labelled(listings, labels, poses, source_buckets or {})
+    masks = [found.is_labelled if found is not None else None for found in named]
     found = [_look_at(listing, mask, now - min_age) for listing, mask in zip(listings, masks, strict=True)]
     kept: tuple[str, ...] = ()
     if reviewed is not None:

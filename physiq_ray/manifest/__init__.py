@@ -7,7 +7,7 @@ split     groups that must not be torn apart, and which of them are for validati
 """
 
 from physiq_ray.manifest.collect import collect_manifest, describe_manifest, survey_photos
-from physiq_ray.manifest.match import find_labelled
+from physiq_ray.manifest.match import NamedPhotos, find_labelled
 from physiq_ray.manifest.split import split_groups
 from physiq_ray.manifest.table import (
     MANIFEST_FILE,
@@ -29,6 +29,7 @@ __all__ = [
     "VALIDATION",
     "Manifest",
     "ManifestReport",
+    "NamedPhotos",
     "SourceReport",
     "build_manifest",
     "collect_manifest",

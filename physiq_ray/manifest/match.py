@@ -29,25 +29,51 @@ class Matches:
     labels_without_photo: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class NamedPhotos:
+    """What the labels say of one listing's photos, in the order of its rows.
+
+    is_labelled: some label means this photo, be it one of a null pose, one that cannot be used or one that
+    contradicts another, and also each object of a comparison that is not unique. resembles: for a photo that
+    no label means, the name of a label without a photo that it resembles; null otherwise. num_labels: labels
+    that concern this listing: those that mean a photo in it, and those without a photo that name its bucket
+    or no bucket. unmatched: the names of the latter.
+    """
+
+    is_labelled: pa.BooleanArray
+    resembles: pa.StringArray
+    num_labels: int
+    unmatched: tuple[str, ...]
+
+
 def find_labelled(
     listings: Sequence[Listing],
     labels: Labels,
     poses: Mapping[int, str],
     source_buckets: Mapping[str, str],
-) -> tuple[pa.BooleanArray | None, ...]:
-    """Tell for each photo of each listing whether some label names it, be it one that cannot be used.
+) -> tuple[NamedPhotos | None, ...]:
+    """Find the photos of each listing that some label means, and the labels that mean none.
 
-    One mask a listing, in the order of its rows; None for a source that could not be listed.
+    One answer a listing, in the order of the listings; None for a source that could not be listed.
     """
     tables = [listing.table for listing in listings if listing.table is not None]
     photos = pa.concat_tables([LISTING_SCHEMA.empty_table(), *tables])
-    is_known = match_labels(listings, photos, labels, folder_poses(listings, poses), source_buckets).is_known
-    masks, start = [], 0
+    matches = match_labels(listings, photos, labels, folder_poses(listings, poses), source_buckets)
+    answers: list[NamedPhotos | None] = []
+    start = 0
     for listing in listings:
-        rows = listing.table.num_rows if listing.table is not None else 0
-        masks.append(is_known.slice(start, rows) if listing.table is not None else None)
+        if listing.table is None:
+            answers.append(None)
+            continue
+        rows = listing.table.num_rows
+        is_labelled = matches.is_known.slice(start, rows)
+        unmatched = matches.labels_without_photo
+        num_labels = pc.sum(is_labelled).as_py() or 0
+        answers.append(
+            NamedPhotos(is_labelled, pa.nulls(rows, pa.string()), num_labels + len(unmatched), unmatched)
+        )
         start += rows
-    return tuple(masks)
+    return tuple(answers)
 
 
 def match_labels(

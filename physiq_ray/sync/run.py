@@ -167,7 +167,8 @@ class _Run:
     def _labelled(self, words: _Words) -> Sequence[Any]:
         from physiq_ray.manifest import find_labelled
 
-        return find_labelled(self._listings, words.labels, words.poses, self._settings.source_buckets)
+        named = find_labelled(self._listings, words.labels, words.poses, self._settings.source_buckets)
+        return [found.is_labelled if found is not None else None for found in named]
 
     def _sorted(self, words: _Words, name_max: int) -> list[Photo]:
         from physiq_ray.manifest import match_photos, require_trainable
