@@ -19,8 +19,11 @@
     └── CleanseError       a plan or journal of deletions cannot be read, written or followed
 
 Each takes one finished sentence. They carry nothing else, so that they survive pickling between
-Ray processes; what was attempted, on what, what came and what to do stand in the sentence.
+Ray processes; what was attempted, on what, what came and what to do stand in the sentence. A name from
+outside, such as a key or a label's, stands in it as `quoted` gives it.
 """
+
+import unicodedata
 
 
 class PhysiqError(Exception):
@@ -89,3 +92,22 @@ class ServingError(PhysiqError):
 
 class CleanseError(PhysiqError):
     """A plan or journal of deletions cannot be read or written, or must not be followed."""
+
+
+def quoted(name: str) -> str:
+    """Give a name for a sentence: bare where every letter can be seen, else in quotes with escapes.
+
+    So `a.jpg` and `a.jpg ` differ, as do é in one code point and in two, and no letter turns the line.
+    """
+    is_composed = unicodedata.is_normalized("NFC", name)
+
+    def shown(letter: str) -> str:
+        if letter in '"\\':
+            return f"\\{letter}"
+        if letter.isprintable() and (is_composed or not unicodedata.combining(letter)):
+            return letter
+        return letter.encode("unicode_escape").decode("ascii")
+
+    text = "".join(map(shown, name))
+    is_bare = bool(name) and text == name and not any(letter in "' " for letter in name)
+    return name if is_bare else f'"{text}"'

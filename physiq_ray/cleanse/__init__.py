@@ -9,14 +9,16 @@ remove    carry a plan out
 restore   bring back what a journal names
 journal   every deletion, before and after
 report    plans and results in words, and the rights they need
+watch     the label files, read again where they change before the last deletion
 """
 
 from physiq_ray.cleanse.journal import Entry, Journal, name_journal, read_journal
-from physiq_ray.cleanse.plan import BucketPlan, CleansePlan, format_plan, plan_cleanse, read_plan
+from physiq_ray.cleanse.plan import BucketPlan, CleansePlan, Kept, format_plan, plan_cleanse, read_plan
 from physiq_ray.cleanse.remove import Removal, check_target, remove_photos
 from physiq_ray.cleanse.report import (
     describe_plan,
     describe_removals,
+    find_needed_policy,
     needed_policy,
     plan_as_dict,
     removal_as_dict,
@@ -29,11 +31,13 @@ __all__ = [
     "CleansePlan",
     "Entry",
     "Journal",
+    "Kept",
     "Removal",
     "Restoral",
     "check_target",
     "describe_plan",
     "describe_removals",
+    "find_needed_policy",
     "format_plan",
     "name_journal",
     "needed_policy",

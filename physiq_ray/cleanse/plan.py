@@ -1,26 +1,37 @@
 """Which photos would go: listings and labels in, a plan out; nothing is touched.
 
-A photo goes only if no label names it, not even one that cannot be used, if it is older than a set age, and
-if its bucket gives no reason for doubt. A plan that was written out and reviewed is held against the buckets
-and labels of now: it can only shrink.
+A photo goes only if no label means it, not even one that cannot be used, if it resembles no label that is
+left without a photo, if it is older than a set age, and if its bucket gives no reason for doubt. A plan that
+was written out and reviewed is held against the buckets and labels of now: it can only shrink.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from physiq_ray.errors import CleanseError, LabelError, SettingError, StorageError
+from physiq_ray.errors import CleanseError, LabelError, SettingError, StorageError, quoted
 from physiq_ray.labels import Labels
-from physiq_ray.manifest import find_labelled
+from physiq_ray.manifest import NamedPhotos, find_labelled
 from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing, is_photo, split_uri
 
 EXAMPLES = 5
+RESEMBLING_SCHEMA = pa.schema([("uri", pa.string()), ("label", pa.string())])
+
+
+class Kept(NamedTuple):
+    """A photo that stays, and why."""
+
+    uri: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{quoted(self.uri)} {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -28,8 +39,9 @@ class BucketPlan:
     """What of one source would go, and why it does not where it does not.
 
     table: the photos that would go, LISTING_SCHEMA in the order of their uris, empty where error or refusal
-    is set. unlabelled: photos that no label names; of these num_young are too young, and num_without_etag
-    cannot be told from what may be written in their place. num_bytes: of all photos.
+    is set. unlabelled: photos that no label means; of these num_young are too young, num_without_etag
+    cannot be told from what may be written in their place, and those of `resembling` (RESEMBLING_SCHEMA)
+    resemble a label without a photo. num_bytes: of all photos. named: what the labels say of the listing.
     """
 
     source: Bucket
@@ -42,6 +54,18 @@ class BucketPlan:
     num_others: int = 0
     error: StorageError | None = None
     refusal: str | None = None
+    resembling: pa.Table = field(default_factory=RESEMBLING_SCHEMA.empty_table)
+    named: NamedPhotos | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def unmatched(self) -> tuple[str, ...]:
+        """The names of this bucket's labels that match no photo."""
+        return self.named.unmatched if self.named is not None else ()
+
+    @property
+    def num_labels(self) -> int:
+        """Labels that concern this bucket."""
+        return self.named.num_labels if self.named is not None else 0
 
     @property
     def unlabelled(self) -> int:
@@ -56,10 +80,15 @@ class BucketPlan:
 
 @dataclass(frozen=True)
 class CleansePlan:
-    """What would go of all sources. kept: of a reviewed plan, what stays after all, a sentence each."""
+    """What would go of all sources. kept: of a reviewed plan, what stays after all.
+
+    recheck: gives the plan as the labels of now have it, which is the same object where no file changed;
+    raises LabelError where they cannot be relied on any more. None: the labels come from no file.
+    """
 
     buckets: tuple[BucketPlan, ...]
-    kept: tuple[str, ...] = ()
+    kept: tuple[Kept, ...] = ()
+    recheck: Callable[[], "CleansePlan"] | None = field(default=None, repr=False, compare=False)
 
     @property
     def num_photos(self) -> int:
@@ -89,46 +118,64 @@ def plan_cleanse(
     now: datetime,
     source_buckets: Mapping[str, str] | None = None,
     max_delete_share: float = 0.5,
+    max_unmatched_share: float = 0.05,
     min_age: timedelta = timedelta(days=1),
     reviewed: pa.Table | None = None,
+    before: CleansePlan | None = None,
 ) -> CleansePlan:
     """Say which photos would go; of a reviewed plan (LISTING_SCHEMA), those that still may.
 
+    before: an earlier plan of the same listings; a bucket is refused where labels that it knew are gone.
     Raises LabelError: there is no label at all. SettingError: a source is no bucket.
     """
     if not labels.table.num_rows and not labels.unusable.num_rows:
         raise LabelError("no label in the label file: every photo would pass for one that nobody labelled")
     named = find_labelled(listings, labels, poses, source_buckets or {})
-    masks = [found.is_labelled if found is not None else None for found in named]
-    found = [_look_at(listing, mask, now - min_age) for listing, mask in zip(listings, masks, strict=True)]
-    kept: tuple[str, ...] = ()
+    found = [_look_at(listing, names, now - min_age) for listing, names in zip(listings, named, strict=True)]
+    kept: tuple[Kept, ...] = ()
     if reviewed is not None:
-        kept = tuple(_why_kept(reviewed, found, listings, masks))
-        found = [_only(bucket, reviewed) for bucket in found]
-    doubt = _doubt_in_labels(labels)
-    return CleansePlan(tuple(_refuse(bucket, doubt, max_delete_share) for bucket in found), kept)
+        shrunk = [_only(bucket, reviewed) for bucket in found]
+        kept = tuple(_why_kept(reviewed, shrunk, listings))
+        found = shrunk
+    doubts = [_doubt_in_labels(labels)] * len(found)
+    if before is not None:
+        doubts = [
+            doubt or _doubt_in_lost_labels(listing, old.named, new.named)
+            for doubt, listing, old, new in zip(doubts, listings, before.buckets, found, strict=True)
+        ]
+    return CleansePlan(
+        tuple(
+            _refuse(bucket, doubt, max_delete_share, max_unmatched_share)
+            for bucket, doubt in zip(found, doubts, strict=True)
+        ),
+        kept,
+    )
 
 
-def _look_at(listing: Listing, is_labelled: pa.BooleanArray | None, old_enough: datetime) -> BucketPlan:
+def _look_at(listing: Listing, named: NamedPhotos | None, old_enough: datetime) -> BucketPlan:
     if not isinstance(listing.source, Bucket):
         raise SettingError(f"sources: {listing.source}: cleanse looks after buckets; delete files yourself")
-    if listing.table is None or is_labelled is None:
+    if listing.table is None or named is None:
         return BucketPlan(listing.source, error=listing.error)
     photos = listing.table
-    unlabelled = photos.filter(pc.invert(is_labelled))
+    is_unlabelled = pc.invert(named.is_labelled)
+    unlabelled, label = photos.filter(is_unlabelled), named.resembles.filter(is_unlabelled)
     is_old = pc.less_equal(
         unlabelled["modified"], pa.scalar(old_enough, LISTING_SCHEMA.field("modified").type)
     )
     has_etag = pc.not_equal(unlabelled["etag"], "")
+    resembling = pa.table([unlabelled["uri"], label], schema=RESEMBLING_SCHEMA)
     return BucketPlan(
         listing.source,
-        unlabelled.filter(pc.and_(is_old, has_etag)).sort_by("uri"),
+        unlabelled.filter(pc.and_(pc.and_(is_old, has_etag), pc.is_null(label))).sort_by("uri"),
         total=photos.num_rows,
         labelled=photos.num_rows - unlabelled.num_rows,
         num_young=_count(pc.invert(is_old)),
         num_without_etag=_count(pc.and_not(is_old, has_etag)),
         num_bytes=pc.sum(photos["size"]).as_py() or 0,
         num_others=listing.num_others,
+        resembling=resembling.filter(pc.is_valid(label)).sort_by("uri"),
+        named=named,
     )
 
 
@@ -145,22 +192,50 @@ def _doubt_in_labels(labels: Labels) -> str | None:
     )
 
 
-def find_refusal(*, total: int, labelled: int, doomed: int, max_delete_share: float) -> str | None:
-    """Say why nothing of a bucket may go, from the numbers of its photos; None where it may.
+def _doubt_in_lost_labels(listing: Listing, old: NamedPhotos | None, new: NamedPhotos | None) -> str | None:
+    """Doubt a label file that names less than before: it may be half written, and more of it missing."""
+    if listing.table is None or old is None or new is None:
+        return None
+    lost = listing.table["uri"].filter(pc.and_not(old.is_labelled, new.is_labelled))
+    if not len(lost):
+        return None
+    return (
+        f"{len(lost)} photos that had a label have none any more, such as {quoted(lost[0].as_py())}; "
+        "wait until the label file is complete"
+    )
 
-    | photos that would go | labelled | share of all              | |
-    |----------------------|----------|---------------------------|---------|
-    | none                 | any      |                           | may     |
-    | some                 | none     |                           | refused |
-    | some                 | some     | more than max_delete_share | refused |
-    | some                 | some     | at most max_delete_share  | may     |
+
+def find_refusal(
+    *,
+    total: int,
+    labelled: int,
+    doomed: int,
+    max_delete_share: float,
+    num_labels: int = 0,
+    unmatched: Sequence[str] = (),
+    max_unmatched_share: float = 1.0,
+) -> str | None:
+    """Say why nothing of a bucket may go, from the numbers of its photos and labels; None where it may.
+
+    | photos that would go | labelled | labels without a photo        | share of all photos        | |
+    |----------------------|----------|-------------------------------|----------------------------|---------|
+    | none                 | any      | any                           | any                        | may     |
+    | some                 | none     | any                           | any                        | refused |
+    | some                 | some     | more than max_unmatched_share | any                        | refused |
+    | some                 | some     | at most max_unmatched_share   | more than max_delete_share | refused |
+    | some                 | some     | at most max_unmatched_share   | at most max_delete_share   | may     |
     """
     if not doomed:
         return None
     if not labelled:
+        named = f" (the labels name {name_some(unmatched)})" if unmatched else ""
+        return f"no label matches any of its {total} photos{named}; check labels, sources and source_buckets"
+    if len(unmatched) > max_unmatched_share * num_labels:
         return (
-            f"no label matches any of its {total} photos; check labels, sources and source_buckets "
-            "(labels are matched on the last part of the key)"
+            f"{len(unmatched)} of its {num_labels} labels match no photo, more than "
+            f"max_unmatched_share={max_unmatched_share:g} of them ({name_some(unmatched)}); correct the "
+            "names, give all sources that the labels are of, map them with source_buckets, or raise "
+            "--max-unmatched-share if it is right"
         )
     if doomed > max_delete_share * total:
         return (
@@ -170,12 +245,26 @@ def find_refusal(*, total: int, labelled: int, doomed: int, max_delete_share: fl
     return None
 
 
-def _refuse(bucket: BucketPlan, doubt: str | None, max_delete_share: float) -> BucketPlan:
+def name_some(names: Sequence[str]) -> str:
+    """Give a few names for a sentence, and how many more there are."""
+    more = f", … and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""
+    return ", ".join(map(quoted, names[:EXAMPLES])) + more
+
+
+def _refuse(
+    bucket: BucketPlan, doubt: str | None, max_delete_share: float, max_unmatched_share: float
+) -> BucketPlan:
     if bucket.error is not None:
         return bucket
     doomed = bucket.table.num_rows
     refusal = (doubt if doomed else None) or find_refusal(
-        total=bucket.total, labelled=bucket.labelled, doomed=doomed, max_delete_share=max_delete_share
+        total=bucket.total,
+        labelled=bucket.labelled,
+        doomed=doomed,
+        max_delete_share=max_delete_share,
+        num_labels=bucket.num_labels,
+        unmatched=bucket.unmatched,
+        max_unmatched_share=max_unmatched_share,
     )
     if refusal is None:
         return bucket
@@ -192,40 +281,35 @@ def _only(bucket: BucketPlan, reviewed: pa.Table) -> BucketPlan:
     return replace(bucket, table=bucket.table.filter(pc.fill_null(is_same, False)))
 
 
-def _why_kept(
-    reviewed: pa.Table,
-    found: Sequence[BucketPlan],
-    listings: Sequence[Listing],
-    masks: Sequence[pa.BooleanArray | None],
-) -> list[str]:
+def _why_kept(reviewed: pa.Table, found: Sequence[BucketPlan], listings: Sequence[Listing]) -> list[Kept]:
     """Say of each photo of a reviewed plan that stays why it does; those of a failed source need no word."""
-    still = set[str]()
-    for bucket in found:
-        still.update(_only(bucket, reviewed).table["uri"].to_pylist())
-    now: dict[str, tuple[str, bool]] = {}
-    wanted = reviewed["uri"].combine_chunks()
-    for listing, mask in zip(listings, masks, strict=True):
-        if listing.table is not None:
-            is_wanted = pc.is_in(listing.table["uri"], wanted)
-            named = listing.table.append_column("labelled", mask).filter(is_wanted)
-            now |= {row["uri"]: (row["etag"], row["labelled"]) for row in named.to_pylist()}
+    still = pa.concat_arrays([pa.nulls(0, pa.string()), *(b.table["uri"].combine_chunks() for b in found)])
+    staying = reviewed.filter(pc.invert(pc.is_in(reviewed["uri"], still)))
+    wanted = staying["uri"].combine_chunks()
+    now: dict[str, dict[str, Any]] = {}
+    for listing, bucket in zip(listings, found, strict=True):
+        if listing.table is not None and bucket.named is not None:
+            photos = listing.table.select(["uri", "etag"])
+            photos = photos.append_column("is_labelled", bucket.named.is_labelled)
+            photos = photos.append_column("label", bucket.named.resembles)
+            now |= {row["uri"]: row for row in photos.filter(pc.is_in(photos["uri"], wanted)).to_pylist()}
     kept = []
-    for row in reviewed.to_pylist():
+    for row in staying.to_pylist():
         uri, source = row["uri"], _source_of(row["uri"], listings)
-        if uri in still:
-            continue
         if source is None:
-            kept.append(f"{uri} is in none of the sources")
+            kept.append(Kept(uri, "is in none of the sources"))
         elif source.error is not None:
             continue
         elif uri not in now:
-            kept.append(f"{uri} is not there any more")
-        elif now[uri][1]:
-            kept.append(f"{uri} is labelled now")
-        elif now[uri][0] != row["etag"]:
-            kept.append(f"{uri} changed since the plan (ETag {row['etag']} → {now[uri][0]})")
+            kept.append(Kept(uri, "is not there any more"))
+        elif now[uri]["is_labelled"]:
+            kept.append(Kept(uri, "is labelled now"))
+        elif now[uri]["label"] is not None:
+            kept.append(Kept(uri, f"resembles the label {quoted(now[uri]['label'])}, which matches no photo"))
+        elif now[uri]["etag"] != row["etag"]:
+            kept.append(Kept(uri, f"changed since the plan (ETag {row['etag']} → {now[uri]['etag']})"))
         else:
-            kept.append(f"{uri} is too young, or not as the plan has it")
+            kept.append(Kept(uri, "is too young, or not as the plan has it"))
     return kept
 
 

@@ -1,7 +1,8 @@
 """Carry a plan out: delete or move its photos, batch by batch, side by side, and write down each.
 
 50 000 photos take about as long as the server needs for 50 requests. Interrupted, no new batch is started;
-those under way end and are written down. A bucket that refuses is left after the first refusal.
+those under way end and are written down. The labels are looked at before each batch: what is labelled by then
+stays. A fault of one photo costs that photo; a bucket that refuses a whole batch is left.
 """
 
 from collections import Counter
@@ -11,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from physiq_ray.cleanse.journal import DELETING, MOVED, MOVING, Journal
-from physiq_ray.cleanse.plan import BucketPlan, CleansePlan
-from physiq_ray.errors import DeniedError, SettingError, StorageError
+from physiq_ray.cleanse.plan import BucketPlan, CleansePlan, Kept
+from physiq_ray.errors import LabelError, SettingError, StorageError, quoted
 from physiq_ray.storage import Bucket
+from physiq_ray.storage.refusal import find_missing_right
 from physiq_ray.storage.removal import (
     MAX_BATCH,
     Condition,
@@ -38,8 +41,9 @@ OnProgress = Callable[[Bucket, int, int], None]  # a source, photos done, photos
 class Removal:
     """What came of one source's photos.
 
-    deleted counts the moved ones too; changed and gone stay out of it. failures: "uri: reason".
-    stopped: why the rest was not tried, None where all was.
+    deleted counts the moved ones too; kept, changed and gone stay out of it. kept: photos that a label came
+    to mean, or that resemble one, after the plan was made. failures: "uri: reason". stopped: why the rest
+    was not tried, None where all was. missing_rights: actions that were refused, "" where S3 named none.
     """
 
     source: Bucket
@@ -48,9 +52,10 @@ class Removal:
     freed_bytes: int = 0
     changed: tuple[str, ...] = ()
     gone: int = 0
+    kept: tuple[Kept, ...] = ()
     failures: tuple[str, ...] = ()
     stopped: str | None = None
-    is_denied: bool = False
+    missing_rights: frozenset[str] = frozenset()
     condition: Condition | None = None
 
     @property
@@ -81,11 +86,12 @@ def remove_photos(
     """Delete the plan's photos, or move them to move_to's prefix, each under its bucket's name and key.
 
     Nothing is deleted of a bucket whose server does not honour a condition, unless allow_unconditional: then
-    each photo is looked at just before. Raises CleanseError: the journal cannot be written.
-    KeyboardInterrupt: after the batches under way.
+    each photo is looked at just before. The plan's recheck decides before each batch what stays after all.
+    Raises CleanseError: the journal cannot be written. KeyboardInterrupt: after the batches under way.
     """
+    recheck = plan.recheck or (lambda: plan)
     return tuple(
-        _Keeper(bucket, journal, move_to, on_progress).run(allow_unconditional=allow_unconditional)
+        _Keeper(bucket, journal, move_to, on_progress, recheck).run(allow_unconditional=allow_unconditional)
         for bucket in plan.buckets
         if bucket.table.num_rows
     )
@@ -95,22 +101,31 @@ class _Keeper:
     """The removal of one bucket's photos."""
 
     def __init__(
-        self, plan: BucketPlan, journal: Journal, move_to: Bucket | None, on_progress: OnProgress
+        self,
+        plan: BucketPlan,
+        journal: Journal,
+        move_to: Bucket | None,
+        on_progress: OnProgress,
+        recheck: Callable[[], CleansePlan],
     ) -> None:
         self.plan, self.journal, self.move_to, self.on_progress = plan, journal, move_to, on_progress
+        self.recheck, self.latest = recheck, plan
+        self.rest = plan.table  # not begun
         self.counts: Counter[State] = Counter()
         self.freed_bytes = 0
         self.changed: list[str] = []
+        self.kept: list[Kept] = []
         self.failures: list[str] = []
         self.stopped: str | None = None
-        self.is_denied = False
+        self.missing_rights: set[str] = set()
         self.condition: Condition | None = None
 
     def run(self, *, allow_unconditional: bool) -> Removal:
         try:
             self.condition = find_condition(self.plan.source)
         except StorageError as error:
-            self.stopped, self.is_denied = str(error), isinstance(error, DeniedError)
+            self.stopped = str(error)
+            self._note_right(error)
             return self._result()
         if self.condition == Condition.LOOK and not allow_unconditional:
             self.stopped = (
@@ -120,17 +135,48 @@ class _Keeper:
             return self._result()
         by_thousands = self.condition == Condition.BATCH and self.move_to is None
         size, num_threads = (MAX_BATCH, BATCHES_AT_ONCE) if by_thousands else (SMALL_BATCH, THREADS)
-        batches = iter(self.plan.table.combine_chunks().to_batches(max_chunksize=size))
-        running: dict[Future[list[Outcome]], pa.RecordBatch] = {}
+        running: dict[Future[list[Outcome]], pa.Table] = {}
         with ThreadPoolExecutor(num_threads) as threads:
             while True:
-                # No more than the threads can begin: a refusal or Ctrl-C finds no batch waiting.
-                while self.stopped is None and len(running) < num_threads and (batch := next(batches, None)):
+                # No more than the threads can begin: a refusal, Ctrl-C or a new label finds no batch waiting.
+                while len(running) < num_threads and (batch := self._next_batch(size)) is not None:
                     running[threads.submit(self._remove, batch, self.condition)] = batch
                 if not running:
                     return self._result()
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     self._count(running.pop(future), future.result())
+
+    def _next_batch(self, size: int) -> pa.Table | None:
+        """Give the next photos, of which the labels of now mean none; None: no more, or stopped."""
+        if self.stopped is None and self.rest.num_rows:
+            self._look_at_labels()
+        if self.stopped is not None or not self.rest.num_rows:
+            return None
+        batch, self.rest = self.rest.slice(0, size), self.rest.slice(size)
+        return batch
+
+    def _look_at_labels(self) -> None:
+        """Take out of the rest what the labels of now keep, or stop where they cannot be relied on."""
+        try:
+            plan = self.recheck()
+        except LabelError as error:
+            self.stopped = f"{error}; {self.rest.num_rows} photos were not tried; run cleanse again"
+            return
+        latest = next(bucket for bucket in plan.buckets if bucket.source == self.plan.source)
+        if latest is self.latest:
+            return
+        self.latest = latest
+        if latest.refusal is not None:
+            self.stopped = (
+                f"the label file changed: {latest.refusal}; {self.rest.num_rows} photos were not tried; "
+                "run cleanse again"
+            )
+            return
+        may_go = pc.is_in(self.rest["uri"], latest.table["uri"].combine_chunks())
+        staying = set(self.rest["uri"].filter(pc.invert(may_go)).to_pylist())
+        self.rest = self.rest.filter(may_go)
+        self.kept += [kept for kept in plan.kept if kept.uri in staying]
+        self._show()
 
     def _remove(self, batch: pa.RecordBatch, condition: Condition) -> list[Outcome]:
         """Delete one batch, with a line in the journal a photo before and after."""
@@ -176,20 +222,30 @@ class _Keeper:
             line["error"] = outcome.error
         return line
 
-    def _count(self, batch: pa.RecordBatch, outcomes: Sequence[Outcome]) -> None:
+    def _count(self, batch: pa.Table, outcomes: Sequence[Outcome]) -> None:
         for outcome, size in zip(outcomes, batch["size"].to_pylist(), strict=True):
             self.counts[outcome.state] += 1
-            uri = f"s3://{self.plan.source.name}/{outcome.key}"
+            uri = quoted(f"s3://{self.plan.source.name}/{outcome.key}")
             if outcome.state == State.DELETED:
                 self.freed_bytes += size
             elif outcome.state == State.CHANGED:
                 self.changed.append(f"{uri} {outcome.error}")
             elif outcome.state == State.FAILED:
                 self.failures.append(f"{uri}: {outcome.error}")
-                if outcome.is_denied:
-                    self.is_denied = True
-                    self.stopped = "deletion is denied; the rest was not tried"
-        self.on_progress(self.plan.source, sum(self.counts.values()), self.plan.table.num_rows)
+                self._note_right(outcome.fault)
+        failed = [outcome for outcome in outcomes if outcome.state == State.FAILED]
+        # One refusal among others may be about its photo only: a tag, an owner, a part of the bucket.
+        if failed and len(failed) == len(outcomes) and all(outcome.is_denied for outcome in failed):
+            self.stopped = "a whole batch is denied; the rest was not tried"
+        self._show()
+
+    def _note_right(self, error: StorageError | None) -> None:
+        if (right := find_missing_right(error)) is not None:
+            self.missing_rights.add(right)
+
+    def _show(self) -> None:
+        done = sum(self.counts.values()) + len(self.kept)
+        self.on_progress(self.plan.source, done, self.plan.table.num_rows)
 
     def _result(self) -> Removal:
         return Removal(
@@ -199,9 +255,10 @@ class _Keeper:
             freed_bytes=self.freed_bytes,
             changed=tuple(self.changed),
             gone=self.counts[State.GONE],
+            kept=tuple(self.kept),
             failures=tuple(self.failures),
             stopped=self.stopped,
-            is_denied=self.is_denied,
+            missing_rights=frozenset(self.missing_rights),
             condition=self.condition,
         )
 

@@ -1,11 +1,12 @@
 """Plans and what came of them, in words and as plain values."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from physiq_ray.cleanse.plan import EXAMPLES, BucketPlan, CleansePlan
+from physiq_ray.cleanse.plan import EXAMPLES, BucketPlan, CleansePlan, name_some
 from physiq_ray.cleanse.remove import Removal
+from physiq_ray.errors import quoted
 from physiq_ray.storage import Bucket
 
 MB = 1e6
@@ -45,10 +46,19 @@ def _describe_bucket(bucket: BucketPlan) -> Iterator[str]:
     if bucket.num_others:
         notes.append(f"{bucket.num_others} objects are no photos")
     yield f"   {'; '.join(notes)}"
+    if bucket.unmatched:
+        num, total = len(bucket.unmatched), bucket.num_labels
+        yield f"   {num} of {total} labels match no photo: {name_some(bucket.unmatched)}"
     if bucket.refusal is not None:
         yield f"   REFUSED: {bucket.refusal}"
+    if num := bucket.resembling.num_rows:
+        yield f"   {num} unlabelled photos stay: each resembles a label that matches no photo"
+        for row in bucket.resembling.slice(0, EXAMPLES).to_pylist():
+            yield f"     {quoted(row['uri'])} resembles {quoted(row['label'])}"
+        if num > EXAMPLES:
+            yield f"     … and {num - EXAMPLES} more"
     for row in bucket.table.slice(0, EXAMPLES).to_pylist():
-        yield f"     {row['uri']}  {row['size'] / 1e3:.1f} kB  {row['modified']:%Y-%m-%d}"
+        yield f"     {quoted(row['uri'])}  {row['size'] / 1e3:.1f} kB  {row['modified']:%Y-%m-%d}"
     if bucket.table.num_rows > EXAMPLES:
         yield f"     … and {bucket.table.num_rows - EXAMPLES} more"
 
@@ -62,6 +72,11 @@ def plan_as_dict(plan: CleansePlan) -> dict[str, Any]:
                 "total": bucket.total,
                 "labelled": bucket.labelled,
                 "unlabelled": bucket.unlabelled,
+                "labels": bucket.num_labels,
+                "unmatched": len(bucket.unmatched),
+                "unmatched_labels": list(bucket.unmatched),
+                "resembling": bucket.resembling.num_rows,
+                "resembling_photos": bucket.resembling.to_pylist(),
                 "too_young": bucket.num_young,
                 "without_etag": bucket.num_without_etag,
                 "others": bucket.num_others,
@@ -76,7 +91,7 @@ def plan_as_dict(plan: CleansePlan) -> dict[str, Any]:
         ],
         "would_go": plan.num_photos,
         "would_free_bytes": plan.freed_bytes,
-        "kept": list(plan.kept),
+        "kept": list(map(str, plan.kept)),
     }
 
 
@@ -85,6 +100,8 @@ def describe_removals(removals: Sequence[Removal], *, is_move: bool) -> Iterator
     verb = "moved" if is_move else "deleted"
     for removal in removals:
         parts = [f"{removal.deleted} of {removal.planned} {verb}", f"{removal.freed_bytes / MB:.1f} MB freed"]
+        if removal.kept:
+            parts.append(f"{len(removal.kept)} stay: the labels changed since the scan")
         if removal.changed:
             parts.append(f"{len(removal.changed)} stay: changed since the scan")
         if removal.gone:
@@ -92,8 +109,9 @@ def describe_removals(removals: Sequence[Removal], *, is_move: bool) -> Iterator
         if removal.failures:
             parts.append(f"{len(removal.failures)} failed")
         yield f"{removal.source}: {', '.join(parts)}"
-        for sentence in removal.changed[:EXAMPLES]:
-            yield f"  stays: {sentence}"
+        for stays in (removal.kept, removal.changed):
+            for sentence in stays[:EXAMPLES]:
+                yield f"  stays: {sentence}"
 
 
 def removal_as_dict(removal: Removal) -> dict[str, Any]:
@@ -103,12 +121,29 @@ def removal_as_dict(removal: Removal) -> dict[str, Any]:
         "planned": removal.planned,
         "deleted": removal.deleted,
         "freed_bytes": removal.freed_bytes,
+        "kept": list(map(str, removal.kept)),
         "changed": list(removal.changed),
         "gone": removal.gone,
         "failures": list(removal.failures),
         "stopped": removal.stopped,
         "condition": str(removal.condition) if removal.condition is not None else None,
     }
+
+
+def find_needed_policy(
+    missing_rights: Collection[str],
+    sources: Sequence[Bucket],
+    *,
+    move_to: Bucket | None = None,
+    restores: bool = False,
+) -> str | None:
+    """Give `needed_policy` where it grants what is missing; None where another remedy is needed.
+
+    missing_rights: actions as S3 names them, "" for one that it does not name.
+    """
+    policy = needed_policy(sources, move_to=move_to, restores=restores)
+    granted = {action for statement in json.loads(policy)["Statement"] for action in statement["Action"]}
+    return policy if granted.union({""}).intersection(missing_rights) else None
 
 
 def needed_policy(sources: Sequence[Bucket], *, move_to: Bucket | None = None, restores: bool = False) -> str:

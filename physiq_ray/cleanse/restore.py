@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from physiq_ray.cleanse.journal import DELETING, MOVED, MOVING, Entry
-from physiq_ray.errors import DeniedError, StorageError
+from physiq_ray.errors import StorageError, quoted
 from physiq_ray.storage import split_uri
+from physiq_ray.storage.refusal import find_missing_right
 from physiq_ray.storage.removal import (
     Condition,
+    Outcome,
     State,
     Target,
     copy_object,
@@ -29,13 +31,16 @@ BEGUN_OR_DONE = (DELETING, MOVING, MOVED, State.DELETED)  # what was gone before
 
 @dataclass(frozen=True)
 class Restoral:
-    """What came of a journal's photos; failures: "uri: reason"."""
+    """What came of a journal's photos; failures: "uri: reason".
+
+    missing_rights: actions that were refused, "" where S3 named none.
+    """
 
     total: int
     restored: int
     in_place: int
     failures: tuple[str, ...] = ()
-    is_denied: bool = False
+    missing_rights: frozenset[str] = frozenset()
 
 
 def restore_photos(
@@ -44,18 +49,19 @@ def restore_photos(
     """Bring back the photos of a journal that are not in their place, sixteen at once."""
     removed = [entry for entry in entries if entry.state in BEGUN_OR_DONE]
     restored = in_place = 0
-    failures, is_denied = [], False
+    failures, missing_rights = [], set[str]()
     with ThreadPoolExecutor(THREADS) as threads:
         for done, (entry, result) in enumerate(
             zip(removed, threads.map(_try_to_restore, removed), strict=True), 1
         ):
             if isinstance(result, StorageError):
-                failures.append(f"{entry.uri}: {result}")
-                is_denied |= isinstance(result, DeniedError)
+                failures.append(f"{quoted(entry.uri)}: {result}")
+                if (right := find_missing_right(result)) is not None:
+                    missing_rights.add(right)
             else:
                 restored, in_place = restored + result, in_place + (not result)
             on_progress(done, len(removed))
-    return Restoral(len(removed), restored, in_place, tuple(failures), is_denied)
+    return Restoral(len(removed), restored, in_place, tuple(failures), frozenset(missing_rights))
 
 
 def _try_to_restore(entry: Entry) -> bool | StorageError:
@@ -99,8 +105,18 @@ def _move_back(entry: Entry, bucket: str, key: str, found: Target | None) -> boo
     if moved.size != entry.size or (moved.etag != entry.etag and "-" not in entry.etag):
         raise StorageError(f"what is at {entry.moved_to} is another object; it stays there")
     if found is None and (problem := copy_object(to_bucket, moved, bucket, key)) is not None:
-        raise StorageError(f"cannot be copied back from {entry.moved_to}: {problem.error or problem.state}")
+        reason = problem.error or problem.state
+        raise _error_of(problem, f"cannot be copied back from {entry.moved_to}: {reason}")
     (outcome,) = delete_objects(to_bucket, [moved], Condition.BATCH)
     if outcome.state == State.FAILED:
-        raise StorageError(f"back, but its copy stays at {entry.moved_to}: {outcome.error}")
+        raise _error_of(outcome, f"back, but its copy stays at {entry.moved_to}: {outcome.error}")
     return found is None
+
+
+def _error_of(outcome: Outcome, sentence: str) -> StorageError:
+    """Give an error with the kind and the cause of what went wrong with one object."""
+    if outcome.fault is None:
+        return StorageError(sentence)
+    error = type(outcome.fault)(sentence)
+    error.__cause__ = outcome.fault.__cause__
+    return error

@@ -1,16 +1,16 @@
 """From the settings to a plan: list the buckets, read the labels, decide."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pyarrow as pa
 
 from physiq_ray.cleanse.plan import CleansePlan, plan_cleanse
+from physiq_ray.cleanse.watch import LabelFiles, Recheck
 from physiq_ray.config import CleanseSettings
 from physiq_ray.errors import SettingError
-from physiq_ray.labels import load_labels, load_poses
-from physiq_ray.storage import Bucket, Source, list_sources, parse_sources
+from physiq_ray.storage import LISTING_SCHEMA, Bucket, Source, list_sources, parse_sources
 
 
 def parse_buckets(texts: Sequence[str]) -> tuple[Bucket, ...]:
@@ -32,19 +32,29 @@ def scan_buckets(
 ) -> CleansePlan:
     """List the buckets and say which photos would go; nothing is touched.
 
-    now: with a time zone. reviewed: a plan file's photos, of which only those go that still may.
+    The plan's `recheck` holds it against the label files of later on. now: with a time zone. reviewed: a
+    plan file's photos, of which only those go that still may.
     Raises SettingError: no bucket given. LabelError: the labels cannot be relied on.
     """
     buckets = parse_buckets(settings.sources)
-    poses = load_poses(Path(settings.poses))
-    labels = load_labels(Path(settings.labels), poses)  # before the listing, which may take long
-    return plan_cleanse(
-        list_sources(buckets, on_keys=on_keys),
-        labels,
-        poses,
-        now=now,
-        source_buckets=settings.source_buckets,
-        max_delete_share=settings.max_delete_share,
-        min_age=timedelta(hours=settings.min_age_hours),
-        reviewed=reviewed,
-    )
+    files = LabelFiles(settings)  # before the listing, which may take long
+    listings = list_sources(buckets, on_keys=on_keys)
+    files.refresh()
+
+    def plan(reviewed: pa.Table | None, before: CleansePlan | None = None) -> CleansePlan:
+        return plan_cleanse(
+            listings,
+            files.labels,
+            files.poses,
+            now=now,
+            source_buckets=settings.source_buckets,
+            max_delete_share=settings.max_delete_share,
+            max_unmatched_share=settings.max_unmatched_share,
+            min_age=timedelta(hours=settings.min_age_hours),
+            reviewed=reviewed,
+            before=before,
+        )
+
+    first = plan(reviewed)
+    confirmed = pa.concat_tables([LISTING_SCHEMA.empty_table(), *(bucket.table for bucket in first.buckets)])
+    return replace(first, recheck=Recheck(files, first, lambda: plan(confirmed, before=first)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from physiq_ray.cli.bars import Bars
 from physiq_ray.cli.show import as_json, given, printable
 from physiq_ray.config import CleanseSettings, load_settings
-from physiq_ray.errors import DeniedError, SettingError
+from physiq_ray.errors import SettingError
 
 if TYPE_CHECKING:
     from physiq_ray.cleanse import CleansePlan
@@ -26,6 +26,7 @@ def cleanse_command(args: argparse.Namespace) -> int:
     if args.restore:
         return _restore(args)
     from physiq_ray import cleanse
+    from physiq_ray.storage.refusal import find_missing_right
 
     buckets = cleanse.parse_buckets(settings.sources)
     move_to = _parse_move_to(args.move_to, buckets) if args.move_to else None
@@ -46,7 +47,8 @@ def cleanse_command(args: argparse.Namespace) -> int:
         print(f"NOT COMPLETE: {printable(sentence)}", file=sys.stderr)
     if args.plan:
         _write_plan(plan, args)
-    is_denied = any(isinstance(bucket.error, DeniedError) for bucket in plan.buckets)
+    rights = [find_missing_right(bucket.error) for bucket in plan.buckets]
+    missing_rights = {right for right in rights if right is not None}
     failed = any(bucket.error is not None for bucket in plan.buckets)
     if args.delete or args.apply or move_to:
         failed = failed or bool(plan.problems)
@@ -54,14 +56,13 @@ def cleanse_command(args: argparse.Namespace) -> int:
             num_reviewed = reviewed.num_rows if reviewed is not None else plan.num_photos
             _confirm(plan, args, num_reviewed, is_move=move_to is not None)
             ended = _remove(plan, args, now, move_to, answer)
-            failed, is_denied = failed or ended.failed, is_denied or ended.is_denied
+            failed = failed or ended.failed
+            missing_rights |= ended.missing_rights
         elif not args.json:
             print("Nothing to delete.")
     elif plan.num_photos and not args.json:
         print("Nothing was deleted: this was a look. --delete deletes them, --plan writes them down.")
-    if is_denied:
-        policy = cleanse.needed_policy(buckets, move_to=move_to)
-        print(f"The role or key needs this policy:\n{policy}", file=sys.stderr)
+    _print_policy(cleanse.find_needed_policy(missing_rights, buckets, move_to=move_to))
     if args.json:
         print(as_json(answer))
     return 1 if failed else 0
@@ -125,7 +126,7 @@ def _confirm(plan: "CleansePlan", args: argparse.Namespace, num_reviewed: int, *
 
 class _Ended(NamedTuple):
     failed: bool
-    is_denied: bool
+    missing_rights: frozenset[str]
 
 
 def _remove(
@@ -163,10 +164,10 @@ def _remove(
     for removal in removals:
         _print_failures(removal.failures)
         if removal.stopped is not None:
-            print(f"NOT COMPLETE: {removal.source}: {removal.stopped}", file=sys.stderr)
+            print(f"NOT COMPLETE: {removal.source}: {printable(removal.stopped)}", file=sys.stderr)
     return _Ended(
         failed=not all(removal.is_complete for removal in removals),
-        is_denied=any(removal.is_denied for removal in removals),
+        missing_rights=frozenset().union(*(removal.missing_rights for removal in removals)),
     )
 
 
@@ -196,12 +197,19 @@ def _restore(args: argparse.Namespace) -> int:
             f"{restoral.in_place} in their place before, {len(restoral.failures)} failed"
         )
     _print_failures(restoral.failures)
-    if restoral.is_denied:
+    if restoral.missing_rights:
         buckets = [Bucket(name) for name in {split_uri(entry.uri)[0]: None for entry in entries}]
         moved = {split_uri(entry.moved_to)[0] for entry in entries if entry.moved_to}
-        policy = cleanse.needed_policy(buckets, move_to=Bucket(*moved) if moved else None, restores=True)
-        print(f"The role or key needs this policy:\n{policy}", file=sys.stderr)
+        move_to = Bucket(*moved) if moved else None
+        _print_policy(
+            cleanse.find_needed_policy(restoral.missing_rights, buckets, move_to=move_to, restores=True)
+        )
     return 1 if restoral.failures else 0
+
+
+def _print_policy(policy: str | None) -> None:
+    if policy is not None:
+        print(f"The role or key needs this policy:\n{policy}", file=sys.stderr)
 
 
 def _print_failures(failures: tuple[str, ...]) -> None:

@@ -12,6 +12,9 @@ class CleanseSettings(SourceSettings):
     max_delete_share: Share = Field(
         0.5, description="refuse a bucket of whose photos more than this share would go"
     )
+    max_unmatched_share: Share = Field(
+        0.05, description="refuse a bucket of whose labels more than this share match no photo"
+    )
     min_age_hours: float = Field(24.0, ge=0, description="younger photos stay: uploaded, not yet labelled")
 
 

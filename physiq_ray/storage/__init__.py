@@ -7,6 +7,7 @@ objects   read and write one object whole
 download  one object into a file, compared with its ETag
 retry     try again where a fault may pass
 s3        the clients, and their errors in our words
+refusal   what S3's refusal means: a missing right, or a fault of one object
 """
 
 from physiq_ray.storage.address import (

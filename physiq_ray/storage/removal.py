@@ -63,13 +63,21 @@ class Target:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one object; marker: the version id of the delete marker a versioned bucket made."""
+    """What became of one object; marker: the version id of the delete marker a versioned bucket made.
+
+    fault: what a failed request raised; error says the same in words.
+    """
 
     key: str
     state: State
     marker: str | None = None
     error: str | None = None
-    is_denied: bool = False
+    fault: StorageError | None = None
+
+    @property
+    def is_denied(self) -> bool:
+        """Whether credentials or a right are missing, which other objects will need too."""
+        return isinstance(self.fault, DeniedError)
 
 
 def rights_to_delete(bucket: str) -> str:
@@ -96,16 +104,19 @@ def find_object(bucket: str, key: str) -> Target | None:
 def find_condition(source: Bucket) -> Condition:
     """Find out, on an object made for it and removed again, which condition the server honours.
 
-    Raises DeniedError: s3:PutObject is denied. StorageError: unreachable, missing bucket.
+    Raises DeniedError: s3:PutObject or s3:DeleteObject is denied. StorageError: unreachable, missing bucket.
     """
     key = f"{source.prefix}.physiq-ray-probe-{uuid.uuid4().hex}"
     wrong = Target(key, "0" * 32, 0)
     with _probe(source.name, key) as put:
         for condition in (Condition.BATCH, Condition.SINGLE):
             put()
-            delete_objects(source.name, [wrong], condition)
-            if find_object(source.name, key) is not None:
+            (outcome,) = delete_objects(source.name, [wrong], condition)
+            if outcome.state == State.CHANGED:
                 return condition
+            # A failed request leaves the object too, but does not show that the server compared anything.
+            if isinstance(outcome.fault, DeniedError | UnreachableError):
+                raise outcome.fault
     return Condition.LOOK
 
 
@@ -137,8 +148,8 @@ def delete_objects(bucket: str, targets: Sequence[Target], condition: Condition)
     Raises nothing but for what is no fault of the storage: every target has its outcome, FAILED with the
     reason where nothing else is known.
     """
-    # XML, which DeleteObjects is written in, cannot carry them all as they are.
-    singly = [target for target in targets if condition != Condition.BATCH or _has_controls(target.key)]
+    # XML, which DeleteObjects is written in, cannot carry all keys as they are.
+    singly = [target for target in targets if condition != Condition.BATCH or _is_odd_in_xml(target.key)]
     outcomes = {target.key: _delete_singly(bucket, target, condition) for target in singly}
     batch = [target for target in targets if target.key not in outcomes]
     if batch:
@@ -192,7 +203,8 @@ def _delete_singly(bucket: str, target: Target, condition: Condition) -> Outcome
 
     def attempt() -> Outcome:
         nonlocal may_be_done
-        if condition == Condition.LOOK and (changed := _look(bucket, target, may_be_done=may_be_done)):
+        # BATCH was tried out for DeleteObjects only: here the server may overlook the condition.
+        if condition != Condition.SINGLE and (changed := _look(bucket, target, may_be_done=may_be_done)):
             return changed
         request = {} if condition == Condition.LOOK else {"IfMatch": f'"{target.etag}"'}
         with translated(f"delete s3://{bucket}/{target.key}", right=rights_to_delete(bucket)):
@@ -222,9 +234,21 @@ def _refused(bucket: str, target: Target, code: str, message: str, *, may_be_don
             return _failed(target.key, error)
         return unmet or Outcome(target.key, State.FAILED, error=f"{code}, though its ETag is as listed")
     if code in _DENIED:
-        reason = f"{code}; the role or key needs {rights_to_delete(bucket)}"
-        return Outcome(target.key, State.FAILED, error=reason, is_denied=True)
+        return _failed(target.key, _translate_item(bucket, target.key, code, message))
     return Outcome(target.key, State.FAILED, error=f"{code} {message}".strip())
+
+
+def _translate_item(bucket: str, key: str, code: str, message: str) -> StorageError:
+    """Translate what DeleteObjects says of one key as if it were the answer to a request of its own."""
+    answer = {
+        "Error": {"Code": code, "Message": message},
+        "ResponseMetadata": {"HTTPStatusCode": 403},
+    }
+    try:
+        with translated(f"delete s3://{bucket}/{key}", right=rights_to_delete(bucket)):
+            raise ClientError(answer, "DeleteObjects")
+    except StorageError as error:
+        return error
 
 
 def _look(bucket: str, target: Target, *, may_be_done: bool) -> Outcome | None:
@@ -250,21 +274,23 @@ def copy_object(bucket: str, target: Target, to_bucket: str, to_key: str) -> Out
     right = f"s3:GetObject on arn:aws:s3:::{bucket}/* and s3:PutObject on arn:aws:s3:::{to_bucket}/*"
 
     def attempt() -> Outcome | None:
-        is_made = True
-        with translated(f"copy s3://{bucket}/{target.key} to {to_uri}", right=right):
-            try:
-                s3_client().copy_object(
-                    Bucket=to_bucket,
-                    Key=to_key,
-                    CopySource={"Bucket": bucket, "Key": target.key},
-                    CopySourceIfMatch=f'"{target.etag}"',
-                    IfNoneMatch="*",
-                )
-            except ClientError as error:
-                if _code(error) not in _UNMET:
-                    raise
-                is_made = False
-        copied = find_object(to_bucket, to_key)
+        copied = _find_before_copy(to_bucket, to_key)
+        is_made = copied is None
+        if is_made:
+            with translated(f"copy s3://{bucket}/{target.key} to {to_uri}", right=right):
+                try:
+                    s3_client().copy_object(
+                        Bucket=to_bucket,
+                        Key=to_key,
+                        CopySource={"Bucket": bucket, "Key": target.key},
+                        CopySourceIfMatch=f'"{target.etag}"',
+                        IfNoneMatch="*",
+                    )
+                except ClientError as error:
+                    if _code(error) not in _UNMET:
+                        raise
+                    is_made = False
+            copied = find_object(to_bucket, to_key)
         if copied is None:
             return _look(bucket, target, may_be_done=False) or Outcome(
                 target.key, State.FAILED, error=f"copied to {to_uri}, but no copy is there"
@@ -278,6 +304,14 @@ def copy_object(bucket: str, target: Target, to_bucket: str, to_key: str) -> Out
         return retry(attempt)
     except StorageError as error:
         return _failed(target.key, error)
+
+
+def _find_before_copy(bucket: str, key: str) -> Target | None:
+    """Look at the place of a copy: some servers overlook If-None-Match and would overwrite what is there."""
+    try:
+        return find_object(bucket, key)
+    except DeniedError:  # S3's own answer for what is not there, where s3:ListBucket is missing
+        return None
 
 
 @dataclass(frozen=True)
@@ -325,11 +359,14 @@ def delete_version(bucket: str, key: str, version_id: str) -> None:
 
 
 def _failed(key: str, error: StorageError) -> Outcome:
-    return Outcome(key, State.FAILED, error=str(error), is_denied=isinstance(error, DeniedError))
+    return Outcome(key, State.FAILED, error=str(error), fault=error)
 
 
-def _has_controls(key: str) -> bool:
-    return any(unicodedata.category(letter) == "Cc" or letter in "\ufffe\uffff" for letter in key)
+def _is_odd_in_xml(key: str) -> bool:
+    """Tell whether XML loses letters of the key, or a server may trim it to the key of another object."""
+    return key != key.strip() or any(
+        unicodedata.category(letter) == "Cc" or letter in "\ufffe\uffff" for letter in key
+    )
 
 
 def _code(error: ClientError) -> str:

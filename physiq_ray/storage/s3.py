@@ -34,6 +34,14 @@ from obstore.store import S3Store
 from physiq_ray.errors import DeniedError, NotFoundError, StorageError, TooLargeError, UnreachableError
 from physiq_ray.storage.address import is_bucket_name
 from physiq_ray.storage.pages import take_page
+from physiq_ray.storage.refusal import (
+    BAD_CLOCK,
+    BAD_KEYS,
+    describe_right,
+    find_object_fault,
+    read_error,
+    with_message,
+)
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig
@@ -216,25 +224,27 @@ def _bucket_region(client: Any, bucket: str) -> str:
 # botocore has no class for it (credentials.py, RefreshableCredentials).
 _STALE_CREDENTIALS = "refreshed credentials are still expired"
 _MISSING = {"NoSuchBucket", "NoSuchKey", "404", "NotFound"}
-_BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthFailure"}
 
 
 def _translate_client(error: ClientError, attempted: str, right: str = READ_AND_WRITE) -> StorageError:
-    """Turn S3's answer into an error of ours; right: what the role or key needs where it is refused."""
-    code = error.response.get("Error", {}).get("Code", "")
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    """Turn S3's answer into an error of ours; right: what the role or key needs where it is refused.
+
+    A fault of this one object is a plain StorageError: it says nothing of the rights to other objects.
+    """
+    code, message, status = read_error(error)
+    kind: type[StorageError] = StorageError
     if code in _MISSING:
-        return NotFoundError(f"{attempted}: {code}; check the name, the region and AWS_ENDPOINT_URL")
-    if code in _BAD_KEYS:
-        return DeniedError(f"{attempted}: the credentials were refused ({code}); check AWS_PROFILE and keys")
-    if code == "RequestTimeTooSkewed":
-        return DeniedError(f"{attempted}: {code}; this machine's clock is off by minutes: set it right")
-    if code == "InvalidObjectState":
-        return StorageError(
-            f"{attempted}: {code}; the object is in an archive class (Glacier): restore it, then try again"
-        )
-    if status == 403:
-        return DeniedError(f"{attempted}: {code}; the role or key needs {right}")
-    if status >= 500 or status == 429 or code in {"SlowDown", "RequestTimeout"}:
-        return UnreachableError(f"{attempted}: {code or status} after several tries; try again later")
-    return StorageError(f"{attempted}: {error}")
+        kind, reason = NotFoundError, f"{code}; check the name, the region and AWS_ENDPOINT_URL"
+    elif code in BAD_KEYS:
+        kind, reason = DeniedError, f"the credentials were refused ({code}); check AWS_PROFILE and keys"
+    elif code == BAD_CLOCK:
+        kind, reason = DeniedError, f"{code}; this machine's clock is off by minutes: set it right"
+    elif fault := find_object_fault(code, message):
+        reason = f"{code}; {fault}"
+    elif status == 403:
+        kind, reason = DeniedError, f"{code}; the role or key needs {describe_right(message, right)}"
+    elif (status >= 500 and status != 501) or status == 429 or code in {"SlowDown", "RequestTimeout"}:
+        kind, reason = UnreachableError, f"{code or status} after several tries; try again later"
+    else:
+        return StorageError(f"{attempted}: {error}")  # which has the message
+    return kind(f"{attempted}: {with_message(reason, message)}")

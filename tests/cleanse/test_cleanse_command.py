@@ -86,6 +86,7 @@ def test_scripts_say_how_many_they_expect(make_bucket, label, cleanse, contents)
         "planned": 1,
         "deleted": 1,
         "freed_bytes": 1,
+        "kept": [],
         "changed": [],
         "gone": 0,
         "failures": [],

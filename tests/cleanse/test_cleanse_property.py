@@ -119,6 +119,7 @@ def check(bucket, s3_direct, tmp_path, monkeypatch, present, labelled, share, fa
         labels=str(tmp_path / "labels.json"),
         poses=str(tmp_path / "poses.json"),
         max_delete_share=share,
+        max_unmatched_share=1.0,
         min_age_hours=0,
     )
     must_stay = {key for key in present if key not in PHOTOS or key.rpartition("/")[2] in labelled}
