@@ -414,3 +414,30 @@ def test_what_sync_writes_is_what_the_bucket_s_md5_says(make_bucket: Any, tmp_pa
     (listing,) = storage.list_sources([storage.Bucket(bucket)])
     for key, etag in zip(listing.table["key"].to_pylist(), listing.table["etag"].to_pylist(), strict=True):
         assert hashlib.md5((tmp_path / bucket / key).read_bytes()).hexdigest() == etag
+
+
+def test_what_s3_refuses_for_one_photo_is_said_with_its_own_words(
+    run_cli: Any, start_proxy: Any, make_bucket: Any, contents: Any, tmp_path: Path
+) -> None:
+    bucket = make_bucket({"archived.jpg": b"x", "secret.jpg": b"s", "ok.jpg": b"o"})
+    key = "arn:aws:kms:eu-west-1:1:key/k"
+    no_kms = f"User: u is not authorized to perform: kms:Decrypt on resource: {key} because no policy allows"
+    refusals = {
+        "archived": "<Error><Code>InvalidObjectState</Code><Message>cold</Message></Error>",
+        "secret": f"<Error><Code>AccessDenied</Code><Message>{no_kms}</Message></Error>",
+    }
+
+    def rule(_: str, path: str) -> Any:
+        found = [body.encode() for name, body in refusals.items() if name in path]
+        return (403, {}, found[0]) if found else None
+
+    start_proxy(rule)
+    done = run_cli("sync", "f", "--sources", f"s3://{bucket}")
+    assert done.returncode == 1
+    assert sorted(done.stderr.splitlines()) == [
+        f"physiq-ray sync: download s3://{bucket}/archived.jpg: InvalidObjectState; the object is in an "
+        "archive class (Glacier): restore it, then try again (S3: cold)",
+        f"physiq-ray sync: download s3://{bucket}/secret.jpg: AccessDenied; the role or key needs "
+        f"kms:Decrypt on {key}, which encrypts the object (S3: {no_kms})",
+    ]
+    assert contents(tmp_path / "f") == {f"{bucket}/ok.jpg": b"o"}
