@@ -13,6 +13,7 @@
     │   └── TooLargeError      it has more bytes or pixels than are read
     ├── WeightsError       the starting weights cannot be had or do not fit
     ├── CheckpointError    a model file is unknown, damaged or unsafe
+    ├── ClusterError       no Ray cluster answers, or Ray does not start here
     ├── TrainingError      a training run cannot start or go on
     ├── PredictionError    a batch of predictions cannot start or go on
     ├── ServingError       the HTTP service cannot start
@@ -76,6 +77,10 @@ class WeightsError(PhysiqError):
 
 class CheckpointError(PhysiqError):
     """A model file is unknown, damaged, or holds more than tensors and plain values."""
+
+
+class ClusterError(PhysiqError):
+    """No Ray cluster answers at RAY_ADDRESS, or Ray does not start on this machine."""
 
 
 class TrainingError(PhysiqError):

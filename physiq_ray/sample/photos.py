@@ -9,7 +9,6 @@ About 50 ms a photo and core.
 
 import json
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -22,6 +21,7 @@ from typing import Final
 import numpy as np
 from PIL import ExifTags, Image
 
+from physiq_ray.machine import usable_cpus
 from physiq_ray.sample.figures import Athlete, draw_empty_photo, draw_photo
 from physiq_ray.sample.skeletons import POSE_IDS
 
@@ -105,7 +105,7 @@ def write_sample_photos(
     for parent in {shot.path.parent for shot in plan.shots} | {copy.parent for _, copy in plan.copies}:
         parent.mkdir(parents=True, exist_ok=True)
     shots = [*plan.shots, plan.holdout]
-    for done, _ in enumerate(_write_all(shots, num_processes or os.cpu_count() or 1), start=1):
+    for done, _ in enumerate(_write_all(shots, num_processes or usable_cpus()), start=1):
         if on_progress is not None:
             on_progress(done, len(shots))
     for original, copy in plan.copies:

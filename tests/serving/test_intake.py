@@ -173,6 +173,7 @@ STATUSES = {
     "TooLargeError": (413, "too_large"),
     "WeightsError": (503, "unavailable"),
     "CheckpointError": (503, "unavailable"),
+    "ClusterError": (503, "unavailable"),
     "TrainingError": (503, "unavailable"),
     "PredictionError": (503, "unavailable"),
     "ServingError": (503, "unavailable"),

@@ -1,0 +1,78 @@
+"""What this machine gives the process: CPUs, and folders that can be written. No Ray."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from physiq_ray.errors import StorageError
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+def usable_cpus(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
+    """Count the CPUs that this process may use, at least 1: its affinity, and less where a quota says so.
+
+    A container may be given 2 of a machine's 16 CPUs by either way, and sees 16 all the same. Ray counts
+    quotas like this, rounded down, but only some affinities. cgroups: where the cgroup file systems are,
+    version 1 or 2; own: the file that names this process's cgroups.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # neither on macOS nor on Windows
+    num_cpus = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return max(1, min([num_cpus, *(int(quota) for quota in _quotas(cgroups, own))]))
+
+
+def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
+    """Give the quotas, in CPUs, of this process's cgroups and of those around them."""
+    for folder in _folders(cgroups, own):
+        # Version 2: "200000 100000", or "max 100000" without a quota.
+        yield from _share(_read(folder / "cpu.max").split())
+        # Version 1: microseconds in two files, -1 without a quota.
+        yield from _share([_read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")])
+
+
+def _folders(cgroups: Path, own: Path) -> Iterator[Path]:
+    yield from (cgroups, cgroups / "cpu")  # all that a container sees: its own cgroup is the root there
+    for line in _read(own).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for root in (cgroups / controllers, cgroups / "cpu", cgroups / "unified"):
+            folder = root
+            for part in Path(path).parts[1:]:
+                folder /= part
+                yield folder
+
+
+def _share(quota_and_period: list[str]) -> list[float]:
+    try:
+        quota, period = map(int, quota_and_period)
+    except ValueError:  # no such file, or "max"
+        return []
+    return [quota / period] if quota > 0 and period > 0 else []
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def check_writable(name: str, address: str, remedy: str = "give another folder") -> None:
+    """Find out before long work whether a folder can be written, without leaving anything in it.
+
+    name: what the user calls it, a setting or a flag; address: a path, of which the last parts need not be
+    there yet, or s3://, which is not looked at. Raises StorageError: with name, address and remedy.
+    """
+    if address.startswith("s3://"):
+        return
+    folder = Path(address).expanduser().absolute()
+    try:
+        while not os.path.lexists(folder) and folder != folder.parent:
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(f"{name}={address}: cannot be written: {error.strerror}; {remedy}") from error

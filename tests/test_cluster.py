@@ -1,0 +1,243 @@
+"""Joining and starting Ray on machines as they are: one sentence within a minute, no trace, no open token."""
+
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import ray
+
+from physiq_ray import cluster
+from physiq_ray.errors import ClusterError
+
+Connect = Callable[..., str]
+
+CONNECT = """
+import sys
+from physiq_ray.cluster import connect
+from physiq_ray.errors import PhysiqError
+{before}
+try:
+    connect()
+except PhysiqError as error:
+    sys.exit(f"{{type(error).__name__}}: {{error}}")
+import ray
+{after}
+"""
+SECONDS = 60
+SESSION = "/ray/session_2026-11-26_23-35-41_653852_1234567/sockets/plasma_store"  # by a process of 7 digits
+
+
+@pytest.fixture
+def connect_in_process(tmp_path: Path) -> Connect:
+    """Give a function that connects in a process of its own and returns all it said, within SECONDS."""
+
+    def call(env: Mapping[str, str], *, before: str = "", after: str = "") -> str:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        done = subprocess.run(
+            [sys.executable, "-c", CONNECT.format(before=before, after=after)],
+            env={**kept, **env},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            cwd=tmp_path,
+            check=False,
+        )
+        return (done.stdout + done.stderr).strip()
+
+    return call
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Give a port that takes connections and never answers, as where a firewall swallows packets."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_an_address_where_nothing_listens_is_said_at_once(
+    connect_in_process: Connect, closed_port: int
+) -> None:
+    assert connect_in_process({"RAY_ADDRESS": f"127.0.0.1:{closed_port}"}) == (
+        f"ClusterError: RAY_ADDRESS=127.0.0.1:{closed_port}: no Ray cluster answers there: "
+        "Connection refused; start it, correct RAY_ADDRESS, or leave it out to run on this machine; a firewall "
+        f"must let port {closed_port} pass"
+    )
+
+
+def test_an_address_that_never_answers_is_said_within_a_minute(
+    connect_in_process: Connect, silent_port: int
+) -> None:
+    said = connect_in_process({"RAY_ADDRESS": f"ray://127.0.0.1:{silent_port}"})
+    address = f"RAY_ADDRESS=ray://127.0.0.1:{silent_port}"
+    assert said.startswith(f"ClusterError: {address}: no Ray cluster answers there: no answer; start it")
+
+
+def test_an_address_whose_packets_are_swallowed_is_said_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def swallow(address: tuple[str, int], timeout: float) -> None:
+        assert (address, timeout) == (("10.255.255.1", 6379), 10.0)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", swallow)
+    with pytest.raises(
+        ClusterError, match=r"^RAY_ADDRESS=10\.255\.255\.1:6379: .*there: no answer; start it"
+    ):
+        cluster._check_answers("10.255.255.1:6379")
+
+
+def test_a_host_that_has_no_address_is_said(connect_in_process: Connect) -> None:
+    said = connect_in_process({"RAY_ADDRESS": "no-such-host.invalid:6379"})
+    assert said.startswith(
+        "ClusterError: RAY_ADDRESS=no-such-host.invalid:6379: no Ray cluster answers there: "
+    )
+    assert len(said.splitlines()) == 1
+
+
+def test_another_service_at_the_address_is_told_from_a_cluster(silent_port: int, s3) -> None:  # type: ignore[no-untyped-def]
+    address = s3.environment["AWS_ENDPOINT_URL"].removeprefix("http://")
+    with pytest.raises(ClusterError, match=rf"^RAY_ADDRESS={address}: what answers there is no Ray cluster"):
+        cluster._check_answers(address)
+
+
+@pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_folder_too_long_for_sockets_is_said_with_the_length_there_is(
+    connect_in_process: Connect, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    said = connect_in_process({name: str(folder), "HOME": str(tmp_path)})
+    found = re.fullmatch(
+        rf"ClusterError: {name}={folder}: too long for the paths of Ray's sockets, by which its processes "
+        r"talk; set RAY_TMPDIR to a folder of (\d+) bytes at most, such as /tmp",
+        said,
+    )
+    assert found, said
+    assert 107 - len(SESSION) <= int(found[1]) <= 107 - len(SESSION) + 6
+
+
+def test_a_folder_of_ray_that_cannot_be_written_is_named(connect_in_process: Connect, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert connect_in_process({"RAY_TMPDIR": f"{tmp_path}/file", "HOME": str(tmp_path)}) == (
+        f"ClusterError: RAY_TMPDIR={tmp_path}/file/ray: cannot be written: Not a directory; set "
+        "RAY_TMPDIR to a short folder that can be"
+    )
+
+
+def test_a_home_that_cannot_be_written_is_named_with_both_ways_out(
+    connect_in_process: Connect, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert connect_in_process({"HOME": f"{tmp_path}/file"}) == (
+        f"ClusterError: HOME={tmp_path}/file: Ray's token cannot be written there, to "
+        f"{tmp_path}/file/.ray/auth_token: Not a directory; set HOME to a folder that can be written, or "
+        "RAY_AUTH_TOKEN to a secret of your own"
+    )
+
+
+@pytest.mark.slow
+def test_ray_starts_with_a_token_that_only_its_user_can_read(
+    connect_in_process: Connect, tmp_path: Path
+) -> None:
+    # What listens there is a head, as the look before joining a cluster must find.
+    look = "from physiq_ray.cluster import _check_answers as check; "
+    look += "check(ray.get_runtime_context().gcs_address); print('a head')"
+    said = connect_in_process({"HOME": str(tmp_path)}, before="import os; os.umask(0o022)", after=look)
+    assert said == "a head"
+    token = tmp_path / ".ray" / "auth_token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert re.fullmatch("[0-9a-f]{64}", token.read_text())
+
+
+def test_a_token_that_all_can_read_is_closed_and_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("a" * 64)
+    token.chmod(0o644)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    cluster._make_private_token()
+    assert (stat.S_IMODE(token.stat().st_mode), token.read_text()) == (0o600, "a" * 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RAY_AUTH_MODE", "disabled"), ("RAY_AUTH_TOKEN", "mine"), ("RAY_AUTH_TOKEN_PATH", "/k")],
+)
+def test_who_brings_a_token_or_wants_none_gets_no_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(name, value)
+    cluster._make_private_token()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_start_that_times_out_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def time_out(**_: object) -> None:
+        raise Exception(  # as Ray 2.60 does, ray/_private/node.py
+            "The current node timed out during startup. This could happen because some of the raylet failed "
+            "to startup or the GCS has become overloaded."
+        )
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", time_out)
+    with pytest.raises(ClusterError) as caught:
+        cluster.connect(local=True)
+    assert str(caught.value) == (
+        "Ray does not start on this machine: The current node timed out during startup. This could happen "
+        "because some of the raylet failed to startup or the GCS has become overloaded; try again when the "
+        "machine is less busy, and look at its free memory and disk; --debug shows more"
+    )
+
+
+def test_ray_gets_the_cpus_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    def note(**options: object) -> None:
+        given.append(options["num_cpus"])
+        raise ValueError
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", note)
+    for cpus in ({0}, {3, 5, 7}):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, cpus=cpus: cpus)
+        with pytest.raises(ClusterError, match="not start on this machine: ValueError"):
+            cluster.connect(local=True)
+    assert given == [2, 3]  # training and decoding need one each
+
+
+@pytest.mark.long
+def test_a_raylet_that_does_not_come_up_is_one_sentence_within_a_minute(
+    connect_in_process: Connect, tmp_path: Path
+) -> None:
+    stuck = tmp_path / "raylet"
+    stuck.write_text("#!/bin/sh\nexec sleep 100\n")
+    stuck.chmod(0o755)
+    started_s = time.monotonic()
+    said = connect_in_process(
+        {"HOME": str(tmp_path)},
+        before=f"import ray._private.services as services; services.RAYLET_EXECUTABLE = {str(stuck)!r}",
+    )
+    assert "Traceback" not in said
+    assert "ClusterError: Ray does not start on this machine: " in said.splitlines()[-1]
+    assert time.monotonic() - started_s < SECONDS
