@@ -13,7 +13,7 @@ def serve_command(args: argparse.Namespace) -> int:
     from physiq_ray.serving.run import serve_locally
 
     print("starting Ray and loading the model …", file=sys.stderr, flush=True)
-    if settings.tokens is None and settings.host != "127.0.0.1":
+    if settings.tokens is None and settings.host not in {"127.0.0.1", "::1", "localhost"}:
         print(
             f"physiq-ray serve: host={settings.host} without --tokens: whoever reaches this port may ask",
             file=sys.stderr,

@@ -5,6 +5,8 @@ deployment is built with (`serve run physiq_ray.serving:build_app model=…`, `a
 what `physiq-ray serve` adds on one machine.
 """
 
+import re
+from ipaddress import ip_network
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -53,6 +55,13 @@ class ServingSettings(LiveSettings):
     max_wait_s: float = Field(
         1.1, gt=0, description="expected seconds in a replica's queue beyond which requests get 503"
     )
+    max_uploads: int = Field(
+        256, ge=2, le=10_000, description="uploads in progress in one replica at most; half of them slow ones"
+    )
+    max_slow_uploads: int = Field(
+        32, ge=1, description="uploads of one client at most that take more than slow_upload_s"
+    )
+    slow_upload_s: float = Field(5.0, gt=0, description="seconds after which an upload is a slow one")
     request_timeout_s: float = Field(30.0, gt=0, description="seconds for one request, its upload included")
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="bytes of one request at most")
     max_pixels: int = Field(64_000_000, ge=4096, le=89_478_485, description="pixels of one photo at most")
@@ -66,6 +75,9 @@ class ServingSettings(LiveSettings):
     )
     requests_per_minute: int | None = Field(
         None, ge=1, description="requests of one client (its token, or else address) to one replica"
+    )
+    trusted_proxies: Texts = Field(
+        (), description="addresses or networks of proxies whose X-Forwarded-For is believed; none: no one's"
     )
     cors_origins: Texts = Field((), description="origins whose pages may call the service from a browser")
     feedback: str | None = Field(
@@ -95,6 +107,16 @@ class ServingSettings(LiveSettings):
             )
         return self
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in value:
+            try:
+                ip_network(proxy, strict=False)
+            except ValueError:
+                raise ValueError(f"{proxy!r} is no address or network, such as 10.0.0.0/8") from None
+        return value
+
     @field_validator("allowed_sources")
     @classmethod
     def _sources_are_buckets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -109,6 +131,17 @@ class LocalServingSettings(ServingSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 is every network's")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    root_path: str | None = Field(
+        None, description="path under which a reverse proxy shows the service, such as /poses"
+    )
     ingress: Literal["auto", "haproxy", "proxy"] = Field(
         "auto", description="Ray's HAProxy straight to the replicas, where there is one, or Serve's own proxy"
     )
+
+    @field_validator("root_path")
+    @classmethod
+    def _root_path_is_a_path(cls, value: str | None) -> str | None:
+        path = (value or "").rstrip("/")
+        if path and not re.fullmatch(r"(/(?!\.)[A-Za-z0-9._~-]+)+", path):
+            raise ValueError("a path starts with / and has letters, digits, '.', '_', '~' and '-'")
+        return path or None

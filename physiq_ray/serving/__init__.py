@@ -3,13 +3,20 @@
 app       the Serve application and its builder
 run       the same on this machine, until it is interrupted
 api       routes and their answers
+document  what they look like, for OpenAPI
 headers   what each answer has around it
 intake    a request → the photos in it
+encodings gzip, base64
+refusals  what is answered in place of a prediction
+clients   which client asks
 limits    tokens, rates, room
+uploads   how many at a time, and how slow
 service   a replica's models, decoding and answers
 engine    the thread that computes
 feedback  doubtful photos → a bucket
 metrics   what Prometheus is told
+requestlog  which model answered, in the log
+closing   no new requests, and the last answers
 page/     what a coach sees at /
 """
 

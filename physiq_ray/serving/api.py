@@ -10,6 +10,7 @@ GET  /             the page
 import asyncio
 import contextlib
 import math
+import time
 import uuid
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -20,181 +21,55 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from physiq_ray.errors import PhysiqError
+from physiq_ray.serving.clients import FORWARDED_FOR, name_client, parse_networks, peer_header
+from physiq_ray.serving.document import BODY, REFUSALS, Answer, Answers, Health, ModelAnswer
 from physiq_ray.serving.headers import PREDICT_PATH, Edge
-from physiq_ray.serving.intake import RequestError, Upload, read_uploads, to_request_error, too_large
+from physiq_ray.serving.intake import Upload, read_uploads, to_request_error
 from physiq_ray.serving.limits import RateLimit, Tokens
 from physiq_ray.serving.metrics import Metrics
+from physiq_ray.serving.refusals import RequestError, too_large
+from physiq_ray.serving.requestlog import RequestLog
 from physiq_ray.serving.service import Service
+from physiq_ray.serving.uploads import Uploads
 
 PAGE = Path(__file__).parent / "page"
-
-
-# What the answers look like, for the OpenAPI document; they are built as plain dicts.
-
-
-class Pose(BaseModel):
-    """A pose by its id in the label file and its name."""
-
-    id: int
-    name: str
-
-
-class PoseProbability(Pose):
-    """A pose's share of the answer; all shares add up to 1."""
-
-    probability: float
-
-
-class AnsweringModel(BaseModel):
-    """The model that gave an answer."""
-
-    version: str
-    temperature: float
-
-
-class Answer(BaseModel):
-    """What one photo shows; pose is null where confidence is below min_confidence."""
-
-    pose: Pose | None
-    confidence: float
-    min_confidence: float
-    probabilities: list[PoseProbability]
-    model: AnsweringModel
-
-
-class ErrorDetail(BaseModel):
-    """A code for programs and a sentence for people."""
-
-    code: str
-    message: str
-
-
-class ErrorAnswer(BaseModel):
-    """What is answered in place of a prediction."""
-
-    error: ErrorDetail
-
-
-class NamedAnswer(Answer):
-    """One of several answers; name: the part's file name, or the uri."""
-
-    name: str | None
-
-
-class NamedError(ErrorAnswer):
-    """What is answered for one of several photos that has no answer."""
-
-    name: str | None
-
-
-class Answers(BaseModel):
-    """Answers to several photos, in their order."""
-
-    answers: list[NamedAnswer | NamedError]
-
-
-class Role(BaseModel):
-    """A model that answers, and how often it did since it was loaded into this replica."""
-
-    version: str
-    image_size: int
-    temperature: float
-    poses: list[Pose]
-    num_answers: int
-
-
-class ModelAnswer(Role):
-    """The model that answers; canary: the second one, with its share of the requests."""
-
-    min_confidence: float
-    canary: Role | None
-    canary_share: float
-    refused: str | None
-
-
-class Health(BaseModel):
-    """That the service answers."""
-
-    status: str
-
-
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "image/*": BINARY,
-            "application/octet-stream": BINARY,
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["photo"],
-                    "properties": {
-                        "photo": {"type": "array", "items": {"type": "string", "format": "binary"}}
-                    },
-                }
-            },
-            "application/json": {
-                "schema": {
-                    "oneOf": [
-                        {
-                            "type": "object",
-                            "required": ["uri"],
-                            "additionalProperties": False,
-                            "properties": {"uri": {"type": "string"}},
-                        },
-                        {
-                            "type": "object",
-                            "required": ["uris"],
-                            "additionalProperties": False,
-                            "properties": {"uris": {"type": "array", "items": {"type": "string"}}},
-                        },
-                    ]
-                }
-            },
-        },
-    }
-}
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorAnswer, "description": "Empty, or not what its Content-Type says"},
-    401: {"model": ErrorAnswer, "description": "The bearer token is missing or wrong"},
-    408: {"model": ErrorAnswer, "description": "The upload took too long"},
-    413: {"model": ErrorAnswer, "description": "Too many bytes, pixels or photos"},
-    415: {"model": ErrorAnswer, "description": "No image of a format that is read"},
-    422: {"model": ErrorAnswer, "description": "A damaged photo, or a uri that may not or cannot be read"},
-    429: {"model": ErrorAnswer, "description": "Too many requests of this client; Retry-After says when"},
-    503: {"model": ErrorAnswer, "description": "No room just now; Retry-After says when"},
-}
 
 
 class Handlers:
     """The routes of one replica, with what they decide on."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, log: RequestLog) -> None:
         """Read the tokens.
 
         Raises ServingError: those asked for cannot be had.
         """
         self.service = service
+        self._log = log
         self._settings = service.settings
         self._tokens = Tokens(self._settings.tokens)
         self._rate = RateLimit(self._settings.requests_per_minute)
+        self._trusted = parse_networks(self._settings.trusted_proxies)
+        self._peer_header = peer_header()
+        self._uploads = Uploads(
+            max_uploads=self._settings.max_uploads,
+            max_slow_per_client=self._settings.max_slow_uploads,
+            slow_after_s=self._settings.slow_upload_s,
+        )
         self._num_inside = 0
 
     async def allow(
         self,
         request: Request,
         _credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
-    ) -> str:
-        """Let in who may ask; give the client's name.
+    ) -> None:
+        """Let in who may ask; leave the client's name in the request's state.
 
         Raises RequestError: 401, or 429.
         """
-        client = f"address {request.client.host}" if request.client else "unknown"
+        client = f"address {self._address_of(request)}"
         if not self._tokens.is_open:
             name = self._tokens.name_of(request.headers.get("authorization"))
             if name is None:
@@ -210,27 +85,37 @@ class Handlers:
                 f"more than {self._settings.requests_per_minute} requests a minute; come again in {wait_s} s",
                 retry_after_s=wait_s,
             )
-        return client
+        request.state.client = client
+
+    def _address_of(self, request: Request) -> str:
+        headers = request.headers
+        return name_client(
+            request.client.host if request.client else None,
+            headers.getlist(FORWARDED_FOR),
+            headers.getlist(self._peer_header) if self._peer_header else (),
+            self._trusted,
+        )
 
     async def predict(self, request: Request) -> Response:
         """Answer for the photos of one request."""
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._settings.max_body_bytes:
+            raise too_large(self._settings.max_body_bytes)
+        timeout_s, started_s = self._settings.request_timeout_s, time.monotonic()
+        async with self._uploads.receiving(request.state.client, timeout_s=timeout_s):
+            uploads = await read_uploads(request, self._settings)
+        if refusal := self.busy():  # others may have come while this one was uploaded
+            raise refusal
+        left_s = timeout_s - (time.monotonic() - started_s)
         with self._place():
-            length = request.headers.get("content-length", "")
-            if length.isdecimal() and int(length) > self._settings.max_body_bytes:
-                raise too_large(self._settings.max_body_bytes)
-            has_body = False
             try:
-                async with asyncio.timeout(self._settings.request_timeout_s):
-                    uploads = await read_uploads(request, self._settings)
-                    has_body = True
+                async with asyncio.timeout(left_s):
                     results = await asyncio.gather(*(self._answer(upload) for upload in uploads))
             except TimeoutError:
-                seconds = f"{self._settings.request_timeout_s:g} s"
-                if has_body:
-                    raise RequestError(
-                        503, "timeout", f"no answer within {seconds}", retry_after_s=5
-                    ) from None
-                raise RequestError(408, "upload_timeout", f"the upload took more than {seconds}") from None
+                raise RequestError(
+                    503, "timeout", f"no answer within {timeout_s:g} s", retry_after_s=5
+                ) from None
+        self._log.note(result["model"]["version"] for result in results if isinstance(result, dict))
         if len(results) == 1:
             result = results[0]
             if isinstance(result, RequestError):
@@ -247,7 +132,7 @@ class Handlers:
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
-        """Count one request as inside, its upload included."""
+        """Count one request as inside, once its bytes are here."""
         self._num_inside += 1
         try:
             yield
@@ -320,12 +205,13 @@ class Handlers:
         return JSONResponse({"status": "ok"})
 
 
-def build_api(service: Service, metrics: Metrics) -> FastAPI:
+def build_api(service: Service, metrics: Metrics, log: RequestLog | None = None) -> FastAPI:
     """Build the HTTP application of a replica.
 
+    log: is told which models answered a request.
     Raises ServingError: the tokens asked for cannot be had.
     """
-    handlers = Handlers(service)
+    handlers = Handlers(service, log or RequestLog())
     settings = service.settings
     api = FastAPI(
         title="physiq_ray",
@@ -356,17 +242,18 @@ def build_api(service: Service, metrics: Metrics) -> FastAPI:
     api.add_exception_handler(RequestError, _answer_refusal)
     api.add_exception_handler(PhysiqError, _answer_error)
     api.add_exception_handler(HTTPException, _answer_http_exception)
-    # The last added is the outermost.
+    # The last added is the outermost: a page elsewhere must be able to read that the service is busy, too.
+    api.add_middleware(
+        Edge, max_body_bytes=settings.max_body_bytes, busy=handlers.busy, count=metrics.count_request
+    )
     if settings.cors_origins:
         api.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["Authorization", "Content-Type", "Content-Encoding", "X-Request-Id"],
+            expose_headers=["Retry-After", "X-Request-Id"],
         )
-    api.add_middleware(
-        Edge, max_body_bytes=settings.max_body_bytes, busy=handlers.busy, count=metrics.count_request
-    )
     return api
 
 
@@ -391,4 +278,7 @@ async def _answer_http_exception(_request: Request, error: Exception) -> Respons
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
     body = {"error": {"code": code, "message": str(error.detail)}}
-    return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+    headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"
+    return JSONResponse(body, status_code=error.status_code, headers=headers)

@@ -6,6 +6,7 @@
 One process holds all of it: a photo would cost more on its way between two than in either.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from physiq_ray.config import LiveSettings, ServingSettings
 from physiq_ray.model import KEEP_MEMORY
 from physiq_ray.serving.api import build_api
 from physiq_ray.serving.metrics import Metrics
+from physiq_ray.serving.requestlog import RequestLog
 from physiq_ray.serving.service import Service
 
 # Serve's own queue in front of a replica must not be what fills up: the replica answers 503 by itself, in
@@ -39,7 +41,9 @@ class PoseService:
         """
         metrics = Metrics()
         self._service = Service(settings, metrics)
-        self._api = build_api(self._service, metrics)
+        log = RequestLog()
+        logging.getLogger("ray.serve").addFilter(log)
+        self._api = build_api(self._service, metrics, log)
         self._is_started = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -77,7 +81,7 @@ def build_app(args: ServingSettings) -> Application:
     """
     deployment: serve.Deployment = PoseService.options(  # type: ignore[attr-defined]
         user_config=LiveSettings.of(args).model_dump(),
-        max_ongoing_requests=args.max_requests * MORE_THAN_MAX_REQUESTS,
+        max_ongoing_requests=args.max_requests * MORE_THAN_MAX_REQUESTS + args.max_uploads,
         autoscaling_config={
             "min_replicas": args.min_replicas,
             "max_replicas": args.max_replicas,

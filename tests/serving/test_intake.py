@@ -1,4 +1,8 @@
 import asyncio
+import base64
+import gzip
+import json
+import zlib
 from collections.abc import Sequence
 
 import pytest
@@ -9,14 +13,8 @@ from starlette.requests import Request
 from physiq_ray import errors
 from physiq_ray.config import ServingSettings
 from physiq_ray.errors import PhysiqError
-from physiq_ray.serving.intake import (
-    RequestError,
-    Upload,
-    is_allowed,
-    limited,
-    read_uploads,
-    to_request_error,
-)
+from physiq_ray.serving.intake import Upload, is_allowed, limited, read_uploads, to_request_error
+from physiq_ray.serving.refusals import RequestError
 
 ERRORS = [
     value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, PhysiqError)
@@ -219,7 +217,9 @@ def test_what_is_not_of_the_photo_is_not_told_to_the_client(error: type[PhysiqEr
 # Requests, without a server
 
 
-def request_of(*chunks: bytes, content_type: str | None = None) -> Request:
+def request_of(
+    *chunks: bytes, content_type: str | None = None, encoding: str | None = None, max_bytes: int = 1000
+) -> Request:
     messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
     messages.append({"type": "http.request", "body": b"", "more_body": False})
     waiting = iter(messages)
@@ -228,19 +228,21 @@ def request_of(*chunks: bytes, content_type: str | None = None) -> Request:
         return next(waiting)
 
     headers = [] if content_type is None else [(b"content-type", content_type.encode())]
+    if encoding is not None:
+        headers.append((b"content-encoding", encoding.encode()))
     # With "app", as under FastAPI: Starlette then gives its form errors as HTTP errors.
     scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, "app": None}
-    return Request(scope, limited(receive, 1000))
+    return Request(scope, limited(receive, max_bytes))
 
 
-def read(request: Request, *allowed: str) -> tuple[Upload, ...]:
-    settings = ServingSettings(allowed_sources=allowed, max_photos=2)
+def read(request: Request, *allowed: str, max_body_bytes: int = 2**20) -> tuple[Upload, ...]:
+    settings = ServingSettings(allowed_sources=allowed, max_photos=2, max_body_bytes=max_body_bytes)
     return asyncio.run(read_uploads(request, settings))
 
 
-def refusal(request: Request, *allowed: str) -> RequestError:
+def refusal(request: Request, *allowed: str, max_body_bytes: int = 2**20) -> RequestError:
     with pytest.raises(RequestError) as caught:
-        read(request, *allowed)
+        read(request, *allowed, max_body_bytes=max_body_bytes)
     return caught.value
 
 
@@ -301,3 +303,189 @@ def test_a_forms_charset_leads_to_no_other_error_than_ours_and_to_names_that_can
     else:
         assert uploads[0].data == b"photo"
         (uploads[0].name or "").encode()  # raises for what is not Unicode
+
+
+# Photos in JSON
+
+PHOTO = b"\xff\xd8\xff\xe0 a photo \xfb\xff\xbf?>"
+PLAIN = "/9j/4CBhIHBob3RvIPv/vz8+"
+assert base64.b64encode(PHOTO).decode() == PLAIN
+
+
+def json_of(value: object) -> Request:
+    return request_of(json.dumps(value).encode(), content_type="application/json")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PLAIN,
+        "_9j_4CBhIHBob3RvIPv_vz8-",  # url-safe
+        f"data:image/jpeg;base64,{PLAIN}",
+        f"DATA:image/jpeg;charset=utf-8;BASE64,{PLAIN}",
+        f"data:;base64,{PLAIN}",
+        "\n".join(PLAIN[start : start + 4] for start in range(0, len(PLAIN), 4)),
+        "\r\n ".join(PLAIN[start : start + 5] for start in range(0, len(PLAIN), 5)) + "\n",
+        f"{PLAIN}====",
+    ],
+)
+def test_a_photo_in_json_is_read_as_clients_write_base64(text: str) -> None:
+    assert read(json_of({"image": text})) == (Upload(None, PHOTO),)
+
+
+@pytest.mark.parametrize(("text", "data"), [("QQ==", b"A"), ("QQ", b"A"), ("QUI=", b"AB"), ("QUI", b"AB")])
+def test_base64_is_read_with_its_padding_or_without(text: str, data: bytes) -> None:
+    assert read(json_of({"image": text})) == (Upload(None, data),)
+
+
+def test_base64_with_line_breaks_as_a_shell_puts_them_into_json_is_read() -> None:
+    body = b'{"image": "' + base64.encodebytes(PHOTO * 20) + b'"}'
+
+    assert read(request_of(body, content_type="application/json")) == (Upload(None, PHOTO * 20),)
+
+
+def test_several_photos_in_json_become_uploads_in_their_order() -> None:
+    assert read(json_of({"images": ["QQ==", "data:image/png;base64,Qg=="]})) == (
+        Upload(None, b"A"), Upload(None, b"B"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "code", "message"),
+    [
+        ({"image": "no base64!"}, 400, "bad_base64",
+         "'image' is not a photo in base64: it has other characters, or ends too early"),
+        ({"image": "é" * 8}, 400, "bad_base64",
+         "'image' is not a photo in base64: it has other characters, or ends too early"),
+        ({"image": "QQ==QQ=="}, 400, "bad_base64",
+         "'image' is not a photo in base64: it has other characters, or ends too early"),
+        ({"images": ["QQ==", "Q"]}, 400, "bad_base64",
+         "'images[1]' is not a photo in base64: it has other characters, or ends too early"),
+        ({"image": "data:image/jpeg,QQ=="}, 400, "bad_base64",
+         "'image' is not a photo in base64: its data: address is not data:image/…;base64,…"),
+        ({"image": "data:image/jpeg;base64"}, 400, "bad_base64",
+         "'image' is not a photo in base64: its data: address is not data:image/…;base64,…"),
+        ({"image": ""}, 400, "empty", "no photo in the request: its body is empty"),
+        ({"image": "data:image/jpeg;base64,"}, 400, "empty", "no photo in the request: its body is empty"),
+        ({"images": ["QQ=="] * 3}, 413, "too_many", "more than 2 photos in one request"),
+    ],
+)  # fmt: skip
+def test_what_is_no_base64_is_refused_with_its_place(
+    value: object, status: int, code: str, message: str
+) -> None:
+    error = refusal(json_of(value))
+
+    assert (error.status, error.code, error.message) == (status, code, message)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "QQ==", ["QQ=="], None, 7, {}, {"image": None}, {"image": ["QQ=="]}, {"images": "QQ=="},
+        {"images": []}, {"images": [7]}, {"images": [["QQ=="]]}, {"image": "QQ==", "uri": "s3://a/b"},
+        {"photo": "QQ=="},
+    ],
+    ids=json.dumps,
+)  # fmt: skip
+def test_json_without_a_photo_says_what_to_send(value: object) -> None:
+    error = refusal(json_of(value))
+
+    assert (error.status, error.code) == (422, "bad_json")
+    assert error.message == (
+        'neither photos nor addresses in the JSON; send {"image": "<base64>"}, {"images": ["<base64>", …]}, '
+        '{"uri": "s3://bucket/key"} or {"uris": ["s3://…", …]}'
+    )
+
+
+def test_a_photo_in_json_may_be_as_long_as_a_body() -> None:
+    photo = bytes(700_000)
+    body = json.dumps({"image": base64.b64encode(photo).decode()}).encode()
+
+    assert read(request_of(body, content_type="application/json", max_bytes=2**20)) == (Upload(None, photo),)
+
+
+def test_long_json_of_something_else_is_refused_before_it_is_parsed() -> None:
+    body = b'{"image": [' + b"[]," * 100_000 + b"[]]}"
+
+    error = refusal(request_of(body, content_type="application/json", max_bytes=2**20))
+
+    assert (error.status, error.message) == (413, "JSON of more than 65536 bytes besides its photos")
+
+
+def test_long_addresses_are_refused() -> None:
+    body = json.dumps({"uri": "s3://athletes/open/" + "a" * 70_000}).encode()
+
+    error = refusal(request_of(body, content_type="application/json", max_bytes=2**20), "s3://athletes/open")
+
+    assert (error.status, error.code) == (413, "too_large")
+
+
+# Content-Encoding
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", " identity , gzip"])
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 1000])
+def test_a_body_in_gzip_is_read(encoding: str, chunk_bytes: int) -> None:
+    body = gzip.compress(PHOTO) + gzip.compress(PHOTO)  # as `cat` puts two together
+    chunks = [body[start : start + chunk_bytes] for start in range(0, len(body), chunk_bytes)]
+
+    assert read(request_of(*chunks, encoding=encoding)) == (Upload(None, PHOTO + PHOTO),)
+
+
+def test_json_in_gzip_is_read() -> None:
+    body = gzip.compress(json.dumps({"image": PLAIN}).encode())
+
+    assert read(request_of(body, content_type="application/json", encoding="gzip")) == (Upload(None, PHOTO),)
+
+
+@pytest.mark.parametrize("encoding", ["", "identity", "identity, identity"])
+def test_a_body_in_no_encoding_is_read_as_it_is(encoding: str) -> None:
+    assert read(request_of(PHOTO, encoding=encoding)) == (Upload(None, PHOTO),)
+
+
+@pytest.mark.parametrize("encoding", ["br", "deflate", "zstd", "gzip, gzip", "gzip, br", "x" * 200])
+def test_another_encoding_is_refused_by_its_name(encoding: str) -> None:
+    error = refusal(request_of(PHOTO, encoding=encoding))
+
+    assert (error.status, error.code) == (415, "unsupported_encoding")
+    assert error.message == f"Content-Encoding {encoding[:100]!r}: send the body as it is, or by gzip"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (PHOTO, "Content-Encoding 'gzip': the body is not gzip"),
+        (zlib.compress(PHOTO), "Content-Encoding 'gzip': the body is not gzip"),
+        (gzip.compress(PHOTO)[:-9], "Content-Encoding 'gzip': the body ends before its gzip does"),
+        (gzip.compress(PHOTO) + b"rest", "Content-Encoding 'gzip': the body is not gzip"),
+    ],
+)
+def test_what_is_no_gzip_is_refused(body: bytes, message: str) -> None:
+    error = refusal(request_of(body, encoding="gzip"))
+
+    assert (error.status, error.code, error.message) == (400, "bad_encoding", message)
+
+
+def test_an_empty_body_in_gzip_is_empty() -> None:
+    assert refusal(request_of(b"", encoding="gzip")).code == "empty"
+    assert refusal(request_of(gzip.compress(b""), encoding="gzip")).code == "empty"
+
+
+def test_gzip_is_decoded_to_the_limit_and_no_further() -> None:
+    exact, bomb = gzip.compress(bytes(5 * 2**20)), gzip.compress(bytes(5 * 2**20 + 1))
+
+    assert read(request_of(exact, encoding="gzip", max_bytes=2**20), max_body_bytes=5 * 2**20) == (
+        Upload(None, bytes(5 * 2**20)),
+    )
+    error = refusal(request_of(bomb, encoding="gzip", max_bytes=2**20), max_body_bytes=5 * 2**20)
+    assert (error.status, error.code) == (413, "too_large")
+
+
+@given(st.binary(max_size=300), st.integers(1, 50))
+def test_whatever_is_called_gzip_is_read_or_refused_as_the_clients_fault(data: bytes, size: int) -> None:
+    body = gzip.compress(data)[: -size if size < 20 else None] + data[:size]
+
+    try:
+        read(request_of(body, encoding="gzip"))
+    except RequestError as error:
+        assert error.status in {400, 413}  # noqa: PT017

@@ -48,7 +48,7 @@ def here(example: str, service: RunningService) -> str:
     )
 
 
-@pytest.mark.parametrize("line", re.findall(r"^curl .*$", README, re.MULTILINE))
+@pytest.mark.parametrize("line", re.findall(r"^(?:echo .*\| )?curl .*$", README, re.MULTILINE))
 def test_the_readmes_curl_lines_answer(service: RunningService, folder: Path, line: str) -> None:
     done = subprocess.run(
         here(line, service).replace("curl ", "curl --silent --fail ", 1),

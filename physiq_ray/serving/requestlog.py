@@ -1,0 +1,39 @@
+"""Which model answered, in Serve's own log line of the request."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from ray.serve import context
+
+MAX_WAITING = 10_000  # requests whose line is not written yet
+
+
+class RequestLog(logging.Filter):
+    """A filter of Serve's logger that adds model_version to the line of a request, and lets all pass."""
+
+    def __init__(self) -> None:
+        """Start with no request; the filter is yet to be added to the logger."""
+        super().__init__()
+        self._versions: OrderedDict[str, str] = OrderedDict()  # by Serve's own id of the request
+
+    def note(self, versions: Iterable[str]) -> None:
+        """Note the models that answered the request at hand."""
+        if answered := ",".join(sorted(set(versions))):
+            self._versions[_request_id()] = answered
+            if len(self._versions) > MAX_WAITING:  # as where no lines are written
+                self._versions.popitem(last=False)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the version to a request's line; Serve writes it in the context of the request."""
+        if getattr(record, "serve_access_log", False):
+            version = self._versions.pop(_request_id(), None)
+            if version is not None:
+                record.model_version = version
+                record.msg = f"{record.getMessage()} model={version}"
+                record.args = ()
+        return True
+
+
+def _request_id() -> str:
+    return str(context._get_serve_request_context()._internal_request_id)

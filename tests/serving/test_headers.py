@@ -1,0 +1,183 @@
+"""What every answer has around it, of an application in this process that cannot answer by itself."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from physiq_ray.config import ServingSettings
+from physiq_ray.serving.api import build_api
+
+APP = "https://app.example"
+
+
+class Pace:
+    """Of a service with more inside than it can answer, or with nothing."""
+
+    def __init__(self, wait_s: float) -> None:
+        self.num_inside = 1000
+        self.expected_wait_s = wait_s
+
+
+class Empty:
+    """A service without a model."""
+
+    def __init__(self, wait_s: float = 0.0) -> None:
+        self.settings = ServingSettings(cors_origins=(APP,), requests_per_minute=100)
+        self.pace = Pace(wait_s)
+
+    @property
+    def models(self) -> None:
+        raise RuntimeError("at /home/coach/secret.py")
+
+    async def check(self) -> None:
+        return None
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.counted: list[tuple[str, int]] = []
+
+    def count_request(self, path: str, status: int) -> None:
+        self.counted.append((path, status))
+
+
+@dataclass
+class Asked:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    counted: list[tuple[str, int]]
+
+
+def ask(
+    method: str, path: str, *, root_path: str = "", wait_s: float = 0.0, origin: str | None = APP, **more: str
+) -> Asked:
+    """Ask the application as a server does."""
+    counting = Counting()
+    api = build_api(Empty(wait_s), counting)  # type: ignore[arg-type]
+    headers = {"host": "10.0.0.9:8000", "content-type": "image/jpeg", "content-length": "1"}
+    headers |= ({"origin": origin} if origin else {}) | {key.replace("_", "-"): more[key] for key in more}
+    scope = {
+        "type": "http", "http_version": "1.1", "method": method, "path": path, "raw_path": path.encode(),
+        "root_path": root_path, "query_string": b"a=1", "client": ("127.0.0.1", 1), "scheme": "http",
+        "headers": [(key.encode(), value.encode()) for key, value in headers.items()],
+        "server": ("127.0.0.1", 80),
+    }  # fmt: skip
+    sent: list[Any] = []
+    bodies = [{"type": "http.request", "body": b"x", "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if bodies:
+            return bodies.pop()
+        await asyncio.Event().wait()  # the client stays
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(api(scope, receive, send))
+    found = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
+    return Asked(
+        sent[0]["status"], found, b"".join(message.get("body", b"") for message in sent[1:]), counting.counted
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "wait_s", "status"),
+    [
+        ("GET", "/healthz", 0.0, 200),
+        ("GET", "/none", 0.0, 404),
+        ("GET", "/v1/predict", 0.0, 405),
+        ("GET", "/v1/model", 0.0, 500),
+        ("POST", "/v1/predict", 7.2, 503),
+    ],
+)
+def test_a_page_elsewhere_can_read_every_answer(method: str, path: str, wait_s: float, status: int) -> None:
+    asked = ask(method, path, wait_s=wait_s)
+
+    assert asked.status == status
+    assert asked.headers["access-control-allow-origin"] == APP
+    assert asked.headers["access-control-expose-headers"] == "Retry-After, X-Request-Id"
+    assert asked.headers["x-content-type-options"] == "nosniff"
+    assert asked.headers.get("retry-after") == ("8" if status == 503 else None)
+
+
+def test_a_page_of_another_origin_reads_nothing() -> None:
+    assert "access-control-allow-origin" not in ask("GET", "/healthz", origin="https://evil.example").headers
+
+
+def test_a_page_elsewhere_may_ask_as_programs_do() -> None:
+    asked = ask(
+        "OPTIONS",
+        "/v1/predict",
+        access_control_request_method="POST",
+        access_control_request_headers="authorization,content-type,content-encoding,x-request-id",
+    )
+
+    assert asked.status == 200
+    assert asked.headers["access-control-allow-methods"] == "GET, HEAD, POST"
+
+
+@pytest.mark.parametrize("path", ["/", "/page.js", "/docs", "/openapi.json", "/healthz"])
+def test_head_is_answered_where_get_is(path: str) -> None:
+    got, head = ask("GET", path), ask("HEAD", path)
+
+    assert (got.status, head.status) == (200, 200)
+    assert head.headers["content-length"] == got.headers["content-length"] == str(len(got.body))
+    assert head.body == b""
+    assert head.counted[0][1] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [("POST", "/healthz", "GET, HEAD"), ("DELETE", "/", "GET, HEAD"), ("HEAD", "/v1/predict", "POST")],
+)
+def test_a_method_that_is_not_allowed_is_told_which_are(method: str, path: str, allow: str) -> None:
+    asked = ask(method, path)
+
+    assert (asked.status, asked.headers["allow"]) == (405, allow)
+
+
+@pytest.mark.parametrize("path", ["/a/poses/v1/predict", "/a/poses/a/poses/v1/predict"])
+def test_under_a_path_a_busy_service_says_so_and_counts_by_its_routes(path: str) -> None:
+    asked = ask("POST", path, root_path="/a/poses", wait_s=7.2)
+
+    assert asked.status == 503
+    assert asked.counted == [("/v1/predict", 503)]
+
+
+@pytest.mark.parametrize("path", ["/poses/docs", "/poses/poses/docs"])
+def test_under_a_path_the_docs_have_no_policy_and_name_their_document(path: str) -> None:
+    asked = ask("GET", path, root_path="/poses")
+
+    assert asked.status == 200
+    assert "content-security-policy" not in asked.headers
+    assert b"'/poses/openapi.json'" in asked.body
+
+
+def test_under_a_path_the_document_names_it_as_the_server() -> None:
+    document = json.loads(ask("GET", "/poses/openapi.json", root_path="/poses").body)
+
+    assert document["servers"] == [{"url": "/poses"}]
+    assert list(document["paths"]) == ["/v1/predict", "/v1/model", "/healthz"]
+
+
+@pytest.mark.parametrize(
+    ("root_path", "path", "location"),
+    [
+        ("", "/healthz/", "/healthz?a=1"),
+        ("/poses", "/poses/healthz/", "/poses/healthz?a=1"),
+        ("/poses", "/poses/poses/healthz/", "/poses/healthz?a=1"),
+        ("/poses", "/poses", "/poses/?a=1"),
+        ("/poses", "/poses/poses", "/poses/?a=1"),
+    ],
+)
+def test_a_redirect_stays_on_the_address_and_path_that_the_client_used(
+    root_path: str, path: str, location: str
+) -> None:
+    asked = ask("GET", path, root_path=root_path)
+
+    assert (asked.status, asked.headers["location"]) == (307, location)
