@@ -67,7 +67,7 @@ def test_predict_has_these_flags_and_no_others():
     }
     assert options - {"-h", "--help", "--debug", "--json"} == {
         *("--model", "--figures", "--no-figures", "--output", "--part-rows", "--poses", "--precision"),
-        "--config",
+        *("--config", "--format", "--top"),
     }
 
 
@@ -295,7 +295,9 @@ def test_predict_with_an_output_answers_a_bucket_and_names_what_it_could_not(
     first, second = (line for line in done.stderr.splitlines() if "core_worker.cc" not in line)
     assert first.startswith(f"physiq-ray predict: s3://{bucket}/new/broken.jpeg: not an image")
     assert second.startswith(f"NOT COMPLETE: predicted without list {tmp_path / 'nowhere'}: No such file")
-    assert {path.name for path in out.iterdir()} == {"part-00000.parquet", "_unreadable.jsonl"}
+    assert {path.name for path in out.iterdir()} == {
+        *("part-00000.parquet", "unreadable.parquet", "_unreadable.jsonl"),
+    }
 
 
 def test_an_unknown_and_a_hostile_model_file_are_refused(run_cli, tmp_path, make_photo):

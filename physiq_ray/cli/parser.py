@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from physiq_ray.cli import commands
+from physiq_ray.cli.answers import FORMATS
 from physiq_ray.cli.cleanse import cleanse_command
 from physiq_ray.cli.predict import FIGURES_FOLDER, predict_command
 from physiq_ray.cli.serve import serve_command
@@ -31,6 +32,7 @@ EPILOG = {
     "predict": """examples:
   physiq-ray predict photo.jpg
   physiq-ray predict photos/ s3://checkin-poses/new/ --model s3://models/poses --json
+  physiq-ray predict @list.txt --format csv --top 3 --no-figures > answers.csv
   physiq-ray predict s3://checkin-poses --output s3://models/answers --part-rows 50000""",
     "serve": """examples:
   physiq-ray serve
@@ -125,7 +127,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_settings(evaluate, EVALUATE_SETTINGS, not_in_environment=("sources", "manifest"))
 
     predict = _command(subparsers, "predict", predict_command, "tell the pose in photos")
-    predict.add_argument("photos", nargs="+", help="files, folders, s3:// objects or prefixes")
+    predict.add_argument(
+        "photos",
+        nargs="+",
+        help="files, folders, s3:// objects or prefixes; @FILE: a file with one of them a line",
+    )
     predict.add_argument(
         "--model", default="output", help="model file, or the folder or s3:// prefix of one (default: output)"
     )
@@ -142,6 +148,14 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="photos in one Parquet file (with --output; default: 10000)",
+    )
+    predict.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="one entry a photo on stdout, unreadable ones too (default: a block each for a reader)",
+    )
+    predict.add_argument(
+        "--top", type=int, metavar="N", help="poses of each answer, the likeliest first (csv, table: 1)"
     )
     _add_json(predict)
     _add_settings(predict, PREDICT_SETTINGS)

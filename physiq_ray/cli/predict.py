@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from physiq_ray.cli.show import as_json, given, make_display, no_words_of_ray, print_prediction
+from physiq_ray.cli.answers import make_answers
+from physiq_ray.cli.show import as_json, given, make_display, no_words_of_ray
 from physiq_ray.config import Settings, load_settings
 from physiq_ray.errors import PhysiqError, SettingError
 
@@ -19,12 +20,10 @@ FIGURES_FOLDER = "predictions"
 def predict_command(args: argparse.Namespace) -> int:
     """Tell the poses in photos."""
     settings = load_settings(given(args), file=args.config)
-    if args.output is None and args.part_rows is not None:
-        raise SettingError(f"--part-rows={args.part_rows}: only with --output, which it divides into files")
-    if args.output is not None and (args.figures is not None or args.no_figures):
-        raise SettingError(
-            f"--output={args.output}: never with figures; leave out --figures and --no-figures"
-        )
+    _check_flags(args)
+    from physiq_ray.prediction import read_addresses
+
+    args.photos = read_addresses(args.photos)  # before the model, which takes seconds
     from physiq_ray.checkpoint import load_model_state
     from physiq_ray.labels import load_poses
 
@@ -33,6 +32,32 @@ def predict_command(args: argparse.Namespace) -> int:
     return (
         _predict_each(args, settings, state) if args.output is None else _predict_all(args, settings, state)
     )
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Refuse what does not go together; --json means --format json from here on.
+
+    Raises SettingError.
+    """
+    if args.output is None and args.part_rows is not None:
+        raise SettingError(f"--part-rows={args.part_rows}: only with --output, which it divides into files")
+    if args.output is not None and (args.figures is not None or args.no_figures):
+        raise SettingError(
+            f"--output={args.output}: never with figures; leave out --figures and --no-figures"
+        )
+    if args.json and args.format not in (None, "json"):
+        raise SettingError(f"--format={args.format}: excludes --json, which means --format json")
+    if args.json:
+        args.format = "json"
+    if args.output is not None and args.format not in (None, "json"):
+        raise SettingError(
+            f"--format={args.format}: never with --output, which writes Parquet files (--json prints their "
+            "summary); leave out one of the two"
+        )
+    if args.output is not None and args.top is not None:
+        raise SettingError(f"--top={args.top}: never with --output, whose files hold all probabilities")
+    if args.top is not None and args.top < 1:
+        raise SettingError(f"--top={args.top} (poses of each answer): expected at least 1")
 
 
 def _predict_all(args: argparse.Namespace, settings: Settings, state: "ModelState") -> int:
@@ -57,7 +82,7 @@ def _predict_all(args: argparse.Namespace, settings: Settings, state: "ModelStat
             file=sys.stderr,
         )
         return 1
-    if args.json:
+    if args.format == "json":
         print(as_json(_batch_summary(result, args.output)))
     else:
         print(
@@ -94,12 +119,14 @@ def _predict_each(args: argparse.Namespace, settings: Settings, state: "ModelSta
     from physiq_ray.storage import join_uri, read_bytes
 
     predictor = Predictor(state, precision=settings.precision)
-    answers, failures, taken = [], [], set()
+    answers = make_answers(args.format, top=args.top, num_poses=len(state.class_mapping.classes))
+    failures, taken = [], set()
     for address in args.photos:
         try:
             uris = list(find_photos([address]))
         except PhysiqError as error:
-            failures.append({"uri": address, "error": str(error)})
+            failures.append(str(error))
+            answers.add(address, None, str(error))
             continue
         for uri in uris:
             figure_uri = None
@@ -115,21 +142,19 @@ def _predict_each(args: argparse.Namespace, settings: Settings, state: "ModelSta
                 data = read_bytes(uri)
                 prediction = predictor.predict(data, uri=uri)
             except PhysiqError as error:
-                failures.append({"uri": uri, "error": str(error)})
+                failures.append(str(error))
+                answers.add(uri, None, str(error))
                 continue
-            answers.append(prediction)
+            problem = None
             if figure_uri is not None:
                 try:
                     write_figure(prediction, data, figure_uri)
                 except PhysiqError as error:  # the answer stands without it
-                    failures.append(
-                        {"uri": uri, "error": f"{uri}: answered, but without its figure: {error}"}
-                    )
+                    problem = f"{uri}: answered, but without its figure: {error}"
+                    failures.append(problem)
                     figure_uri = None
-            if not args.json:
-                print_prediction(prediction, figure_uri)
-    if args.json:
-        print(as_json({"predictions": [answer.to_dict() for answer in answers], "errors": failures}))
+            answers.add(uri, prediction, problem, figure_uri)
+    answers.close()
     for failure in failures:
-        print(f"physiq-ray predict: {failure['error']}", file=sys.stderr)
+        print(f"physiq-ray predict: {failure}", file=sys.stderr)
     return 1 if failures else 0

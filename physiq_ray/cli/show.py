@@ -105,14 +105,14 @@ def print_report(report: "Report") -> None:
         print(f"  {pose.name:<22} {pose.precision:>9.1%} {pose.recall:>7.1%} {pose.f1:>7.1%} {pose.count:>7}")
 
 
-def print_prediction(prediction: "Prediction", figure_uri: str | None) -> None:
-    """Print one answer for a reader."""
+def print_prediction(prediction: "Prediction", figure_uri: str | None, *, top: int | None = None) -> None:
+    """Print one answer for a reader; top: its likeliest poses, None for all."""
     pose = prediction.pose
     shape = " × ".join(map(str, prediction.tensor_shape))
     print(f"{prediction.uri}")
     print(f"  pose        {pose.name} (id {pose.pose_id})")
     print(f"  confidence  {pose.probability:.2%}")
-    for rank, item in enumerate(prediction.probabilities):
+    for rank, item in enumerate(prediction.probabilities[:top]):
         mark = "▶" if rank == 0 else " "
         bar = "█" * round(item.probability * 24)
         print(f"  {mark} {item.pose_id:>4}  {item.name:<22} {item.probability:>7.2%}  {bar}".rstrip())

@@ -8,11 +8,10 @@ price of the answers since its last part. Two runs at once must not share an out
 """
 
 import dataclasses
-import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,20 +30,10 @@ from physiq_ray.errors import PhysiqError, PredictionError, SettingError, Storag
 from physiq_ray.ingest import Unreadable, build_dataset
 from physiq_ray.prediction.network import NOT_FINITE, Network
 from physiq_ray.prediction.parts import Float32Array, PartWriter, read_parts
-from physiq_ray.storage import (
-    absolute_uri,
-    is_photo,
-    join_uri,
-    list_sources,
-    parse_source,
-    read_bytes,
-    write_file,
-)
+from physiq_ray.prediction.unreadable import UnreadableList
+from physiq_ray.storage import absolute_uri, is_photo, list_sources, parse_source, read_bytes
 
 PART_ROWS = 10_000
-# Beside the parts: Parquet's readers pass over names with an underscore when they are given the folder.
-UNREADABLE_FILE = "_unreadable.jsonl"
-EXAMPLES = 3
 OUTAGE_RUN = 64  # photos in a row that cannot be fetched, before it is asked whether any can
 # Of what an actor reserves. Asking for a whole one, as decoding does, it would be fused with decoding: Ray
 # Data then runs both in the actors, one photo after another, and leaves the other CPUs idle.
@@ -226,8 +215,8 @@ def predict_to_parquet(
     """Answer for all photos at the addresses that the parts in output do not answer yet.
 
     addresses: folders, files, s3:// prefixes and objects; one that fails does not stop the others. output:
-    a folder or s3:// prefix. Photos that cannot be read go to UNREADABLE_FILE, which tells of the latest
-    run only, and not into the parts: the next run tries them again.
+    a folder or s3:// prefix. Photos that cannot be read are rows of a file of their own (`unreadable`), which
+    describes the latest run only, and not of the parts: the next run tries them again.
     Raises SettingError: a wrong address, or answers of another model in output; PredictionError: a damaged
     part, or Ray failed, or the photos cannot be reached any more; StorageError: no photos at all, or output
     cannot be written, and how many answers that costs.
@@ -244,7 +233,7 @@ def predict_to_parquet(
     num_answered = 0
     go_on = f"{output} keeps the answers before; run the same command again to go on"
     with tempfile.NamedTemporaryFile(mode="w", encoding="utf-8") as file:
-        unreadable = _UnreadableList(file, join_uri(output, UNREADABLE_FILE))
+        unreadable = UnreadableList(file, output, state)
         unreadable.save()  # the former run's list ends here; and an output that refuses is told of now
         if todo.num_rows:
             connect(debug=debug)
@@ -311,27 +300,3 @@ def list_photos(addresses: Sequence[str]) -> tuple[pa.Table, tuple[str, ...]]:
 def _is_one_photo(address: str) -> bool:
     # Path.is_file would raise for a name too long or a folder closed to us; os.path tells of those by False.
     return is_photo(address) if address.startswith("s3://") else os.path.isfile(address)  # noqa: PTH113
-
-
-class _UnreadableList:
-    """The photos of a run that cannot be read, in a local file until they are saved: they may be many."""
-
-    def __init__(self, file: "tempfile._TemporaryFileWrapper[str]", uri: str) -> None:
-        self.uri = uri
-        self.num_photos = 0
-        self.examples: list[Unreadable] = []
-        self._file = file
-        self._num_saved = -1
-
-    def add(self, items: Iterable[Unreadable]) -> None:
-        for item in items:
-            self.num_photos += 1
-            if len(self.examples) < EXAMPLES:
-                self.examples.append(item)
-            self._file.write(json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n")
-
-    def save(self) -> None:
-        if self._num_saved != self.num_photos:
-            self._file.flush()
-            write_file(Path(self._file.name), self.uri)
-            self._num_saved = self.num_photos

@@ -1,7 +1,8 @@
 """Answers ↔ Parquet files: part-00000.parquet, part-00001.parquet, … in a folder or s3:// prefix.
 
-One row is one answered photo: uri string, pose_id int32, pose string, confidence float32 and, for each pose
-in the order of the network's outputs, probability_<pose id> float32. The schema's metadata name the model.
+One row is one answered photo: uri string, pose_id int32, pose string, confidence float32, error string (null
+here, see `unreadable`) and, for each pose in the order of the network's outputs, probability_<pose id>
+float32. The schema's metadata name the model.
 Parts appear whole or not at all and are never written again; at most part_rows answers wait in memory.
 """
 
@@ -125,6 +126,7 @@ def part_schema(state: ModelState) -> pa.Schema:
             ("pose_id", pa.int32()),
             ("pose", pa.string()),
             ("confidence", pa.float32()),
+            ("error", pa.string()),
             *((f"probability_{pose_id}", pa.float32()) for pose_id in mapping.pose_ids),
         ],
         metadata={VERSION_KEY: state.version.encode(), CLASSES_KEY: json.dumps(mapping.classes).encode()},
@@ -140,6 +142,7 @@ def to_table(uris: Sequence[str], logits: Float32Array, state: ModelState) -> pa
         pose_ids,
         [state.pose_names[pose_id] for pose_id in pose_ids],
         probabilities.max(axis=1),
+        [None] * len(pose_ids),
         *probabilities.T,
     ]
     schema = part_schema(state)

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -90,6 +91,7 @@ def test_a_bucket_and_a_folder_become_parts_of_so_many_rows(
         ("pose_id", "int32"),
         ("pose", "string"),
         ("confidence", "float"),
+        ("error", "string"),
         ("probability_11", "float"),
         ("probability_2", "float"),
         ("probability_7", "float"),
@@ -99,6 +101,15 @@ def test_a_bucket_and_a_folder_become_parts_of_so_many_rows(
         b"physiq_ray.classes": b'["11", "2", "7"]',
     }
     table = rows(tmp_path / "out")
+    # Read as one table, the folder has the photo without an answer too.
+    (without,) = (row for row in table if row["error"] is not None)
+    assert without == {
+        "uri": str(tmp_path / "folder" / "empty.png"),
+        "error": "empty: no bytes at all",
+        **dict.fromkeys(["pose_id", "pose", "confidence"]),
+        **dict.fromkeys(["probability_11", "probability_2", "probability_7"]),
+    }
+    table.remove(without)
     expected = {f"s3://{bucket}/{key}" for key in photos} | {str(tmp_path / "folder" / "a.jpeg")}
     assert {row["uri"] for row in table} == expected
     for row in table:
@@ -121,16 +132,26 @@ def test_a_second_run_answers_what_is_new_or_was_unreadable_and_touches_no_part(
         listed = s3_direct.list_objects_v2(Bucket=output.split("/")[2])["Contents"]
         return {item["Key"].removeprefix("answers/"): item["ETag"] for item in listed}
 
+    def num_rows(name):
+        stored = s3_direct.get_object(Bucket=output.split("/")[2], Key=f"answers/{name}")["Body"].read()
+        return pq.read_metadata(io.BytesIO(stored)).num_rows
+
     before = objects()
-    assert set(before) == {"part-00000.parquet", "part-00001.parquet", "_unreadable.jsonl"}
+    assert set(before) == {
+        "part-00000.parquet",
+        "part-00001.parquet",
+        "unreadable.parquet",
+        "_unreadable.jsonl",
+    }
+    assert num_rows("unreadable.parquet") == 1
     s3_direct.put_object(Bucket=bucket, Key="new/later.jpeg", Body=make_photo(seed=30, size=SIZE))
     second = predict_to_parquet([f"s3://{bucket}"], state, output, precision="fp32", part_rows=8)
     assert (second.num_answered, second.num_unreadable, second.num_skipped) == (1, 0, 11)
     assert second.files == (f"{output}/part-00002.parquet",)
     after = objects()
-    assert {name: tag for name, tag in after.items() if name in before and name != "_unreadable.jsonl"} == {
-        name: tag for name, tag in before.items() if name != "_unreadable.jsonl"
-    }
+    parts = ("part-00000.parquet", "part-00001.parquet")
+    assert [after[name] for name in parts] == [before[name] for name in parts]
+    assert num_rows("unreadable.parquet") == 0  # no photo stands in two rows
     assert (
         s3_direct.get_object(Bucket=output.split("/")[2], Key="answers/_unreadable.jsonl")["Body"].read()
         == b""
@@ -212,7 +233,8 @@ def test_what_was_answered_before_the_store_went_is_kept(answering, monkeypatch,
         predict_to_parquet([photos], state, output)
     assert "the last 70 photos could not be fetched" in str(caught.value)
     assert f"{output} keeps the answers before; run the same command again to go on" in str(caught.value)
-    assert len(rows(output)) == 7
+    table = rows(output)
+    assert [row["error"] for row in table] == [None] * 7 + ["away"] * 70
 
 
 @pytest.mark.parametrize(("num_refusals", "kept", "lost"), [(1, 10, None), (9, 4, 6)])
