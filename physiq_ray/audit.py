@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
@@ -24,6 +25,7 @@ from physiq_ray.errors import PhotoError, SettingError, StorageError, Unreachabl
 from physiq_ray.images import UInt8Array, decode_image, decode_square
 from physiq_ray.manifest import TRAIN, Manifest, describe_manifest
 from physiq_ray.storage import read_bytes, write_bytes
+from physiq_ray.storage.etag import failed_step
 
 CHECK_THREADS = 16
 CHECKS_AHEAD = 4 * CHECK_THREADS  # of a million photos, no more are waiting to be read at a time
@@ -49,7 +51,10 @@ class PoseCount:
 
 @dataclass(frozen=True)
 class UnreadablePhoto:
-    """A photo that could not be checked (step "fetch") or is bad (step "decode")."""
+    """A photo that is bad (step "decode"), or could not be checked.
+
+    The step is then "fetch", or "changed" or "gone" if it is not what was listed any more.
+    """
 
     uri: str
     step: str
@@ -70,7 +75,7 @@ class PhotoCheck:
     gave_up: str | None = None
 
     def of_step(self, step: str) -> tuple[UnreadablePhoto, ...]:
-        """Give the photos that failed in "fetch" or in "decode"."""
+        """Give the photos that failed in one step."""
         return tuple(photo for photo in self.unreadable if photo.step == step)
 
 
@@ -109,6 +114,11 @@ class Audit:
             return tuple(sentences)
         if not_fetched := self.check.of_step("fetch"):
             sentences.append(f"{len(not_fetched)} photos not fetched, the first: {not_fetched[0].error}")
+        if others := (*self.check.of_step("changed"), *self.check.of_step("gone")):
+            sentences.append(
+                f"{len(others)} photos changed or disappeared since they were listed, the first: "
+                f"{others[0].error}"
+            )
         if self.check.gave_up is not None:
             sentences.append(self.check.gave_up)
         return tuple(sentences)
@@ -191,7 +201,7 @@ def audit_manifest(
     copies, check = _find_copies(manifest), None
     if check_photos or near_duplicates:
         image_hash = _load_hash() if near_duplicates else None
-        check = _check(table["uri"].to_pylist(), copies, image_hash, on_progress)
+        check = _check(_versions(table), copies, image_hash, on_progress)
     return Audit(manifest, tuple(poses), copies, check)
 
 
@@ -209,11 +219,11 @@ def write_contact_sheet(
     rng = np.random.default_rng(seed)
     rows = []
     for pose_id in manifest.class_mapping.pose_ids:
-        of_pose = manifest.table["uri"].filter(pc.equal(manifest.table["pose_id"], pose_id)).to_pylist()
+        of_pose = _versions(manifest.table.filter(pc.equal(manifest.table["pose_id"], pose_id)))
         drawn = sorted(rng.choice(len(of_pose), min(SHEET_COLUMNS, len(of_pose)), replace=False))
         rows.append([of_pose[index] for index in drawn])
     with ThreadPoolExecutor(CHECK_THREADS) as threads:
-        shown = list(threads.map(_look, [uri for row in rows for uri in row]))
+        shown = list(threads.map(_look, [version for row in rows for version in row]))
     figure = Figure(figsize=(1.5 * SHEET_COLUMNS + 1.6, 2.1 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), SHEET_COLUMNS, squeeze=False)
     photos = iter(shown)
@@ -223,7 +233,7 @@ def write_contact_sheet(
             cell.set(xticks=[], yticks=[])
             cell.spines[:].set_visible(False)
         row_axes[0].set_ylabel(f"{pose_names.get(pose_id, '')}\n(id {pose_id})", fontsize=10, **plain)
-        for cell, photo_uri in zip(row_axes, row, strict=False):
+        for cell, (photo_uri, _) in zip(row_axes, row, strict=False):
             photo = next(photos)
             if isinstance(photo, str):
                 cell.text(*(0.5, 0.5, photo[:60]), **plain, fontsize=5, ha="center", va="center", wrap=True)
@@ -286,17 +296,25 @@ class _Checked:
     is_unreachable: bool = False
 
 
+Version = tuple[str, str]  # uri and listed etag
+
+
+def _versions(table: pa.Table) -> list[Version]:
+    return list(zip(table["uri"].to_pylist(), table["etag"].to_pylist(), strict=True))
+
+
 def _check(
-    uris: Sequence[str],
+    photos: Sequence[Version],
     copies: Sequence[Sequence[str]],
     image_hash: Hash | None,
     on_progress: Callable[[int, int], None],
 ) -> PhotoCheck:
-    def check(uri: str) -> _Checked:
+    def check(photo: Version) -> _Checked:
+        uri, etag = photo
         try:
-            pixels = decode_square(read_bytes(uri), size_px=HASH_PX)
+            pixels = decode_square(read_bytes(uri, etag=etag), size_px=HASH_PX)
         except StorageError as error:
-            failure = UnreadablePhoto(uri, "fetch", str(error))
+            failure = UnreadablePhoto(uri, failed_step(error), str(error))
             return _Checked(uri, failure=failure, is_unreachable=isinstance(error, UnreachableError))
         except PhotoError as error:
             return _Checked(uri, failure=UnreadablePhoto(uri, "decode", str(error)))
@@ -307,9 +325,9 @@ def _check(
     hashes: dict[int | str, tuple[str, int]] = {}  # by content: a thousand copies make no million pairs
     num_checked = num_unreachable = 0
     gave_up = None
-    with closing(_call_side_by_side(check, uris)) as results:
+    with closing(_call_side_by_side(check, photos)) as results:
         for num_checked, checked in enumerate(results, 1):
-            on_progress(num_checked, len(uris))
+            on_progress(num_checked, len(photos))
             num_unreachable = num_unreachable + 1 if checked.is_unreachable else 0
             if checked.failure is None:
                 hashes.setdefault(content.get(checked.uri, checked.uri), (checked.uri, checked.bits))
@@ -317,8 +335,8 @@ def _check(
             unreadable.append(checked.failure)
             if num_unreachable == GIVE_UP_AFTER:
                 gave_up = (
-                    f"gave up after {num_checked} of {len(uris)} photos: no answer for {GIVE_UP_AFTER} in a "
-                    f"row, the last {checked.failure.error}"
+                    f"gave up after {num_checked} of {len(photos)} photos: no answer for {GIVE_UP_AFTER} in "
+                    f"a row, the last {checked.failure.error}"
                 )
                 break
     near = None
@@ -330,25 +348,26 @@ def _check(
 
 
 def _call_side_by_side(
-    call: Callable[[str], _Checked], uris: Sequence[str]
+    call: Callable[[Version], _Checked], photos: Sequence[Version]
 ) -> Generator[_Checked, None, None]:
-    """Call for each uri in threads and give the results in order; closed early, start no more."""
+    """Call for each photo in threads and give the results in order; closed early, start no more."""
     threads = ThreadPoolExecutor(CHECK_THREADS)
     ahead: deque[Future[_Checked]] = deque()
     try:
-        for uri in uris:
+        for photo in photos:
             if len(ahead) == CHECKS_AHEAD:
                 yield ahead.popleft().result()
-            ahead.append(threads.submit(call, uri))
+            ahead.append(threads.submit(call, photo))
         while ahead:
             yield ahead.popleft().result()
     finally:
         threads.shutdown(cancel_futures=True)
 
 
-def _look(uri: str) -> UInt8Array | str:
+def _look(photo: Version) -> UInt8Array | str:
+    uri, etag = photo
     try:
-        return decode_image(read_bytes(uri), min_side_px=200)
+        return decode_image(read_bytes(uri, etag=etag), min_side_px=200)
     except (StorageError, PhotoError) as error:
         return str(error)
 

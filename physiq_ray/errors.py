@@ -5,6 +5,7 @@
     ├── LabelError         poses, labels or class mapping cannot be used as they are
     ├── StorageError       a bucket, folder or object
     │   ├── NotFoundError      it is not there
+    │   ├── ChangedError       it is not what was listed any more
     │   ├── DeniedError        credentials missing, wrong, or without the right
     │   └── UnreachableError   no answer: endpoint, network, throttling
     ├── DataError          what was found cannot be trained on
@@ -45,6 +46,10 @@ class StorageError(PhysiqError):
 
 class NotFoundError(StorageError):
     """The bucket, folder or object does not exist."""
+
+
+class ChangedError(StorageError):
+    """An object or file is another version than the one that was listed."""
 
 
 class DeniedError(StorageError):

@@ -11,7 +11,6 @@ decoded anew in each epoch, for data larger than the store. Both give the same b
 """
 
 import functools
-import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,13 +26,17 @@ import ray
 import ray.data
 
 from physiq_ray.cluster import cluster_nodes, smallest_object_store
-from physiq_ray.errors import DataError, PhotoError, StorageError, TrainingError
+from physiq_ray.errors import PhotoError, StorageError, TrainingError
 from physiq_ray.images import MAX_BYTES, UInt8Array, decode_square
-from physiq_ray.storage import join_uri, read_bytes, write_bytes
+from physiq_ray.quarantine import QUARANTINE_FILE as QUARANTINE_FILE
+from physiq_ray.quarantine import Unreadable as Unreadable
+from physiq_ray.quarantine import check_unreadable as check_unreadable
+from physiq_ray.quarantine import write_quarantine as write_quarantine
+from physiq_ray.storage import read_bytes
+from physiq_ray.storage.etag import check_num_bytes, failed_step
 
 IntArray = npt.NDArray[np.int64]
 
-QUARANTINE_FILE = "quarantine.jsonl"
 # Fetched ahead of the decoder in each task: enough to hide the way to S3 behind decoding, for thumbnails
 # by their number, for phone photos by their bytes.
 FETCH_THREADS, FETCH_AHEAD_BYTES = 16, 12 * 2**20
@@ -51,15 +54,6 @@ TASK_MEMORY_BYTES = 512 * 2**20
 MIN_STORE_BYTES = 128 * 2**20
 # Of a node's object store: the rest is for blocks in flight, checkpoints and other users.
 CACHE_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A photo that could not be used: step is "fetch" or "decode"."""
-
-    uri: str
-    step: str
-    error: str
 
 
 @dataclass(frozen=True)
@@ -103,11 +97,14 @@ def build_dataset(
 ) -> ray.data.Dataset:
     """Describe fetching and decoding the photos of table, in their order; nothing is read yet.
 
-    table: uri and size, as in manifest or listing; its class_index, where there is one, becomes label.
+    table: uri, size and etag, as in manifest or listing; photos that are another version by now keep their
+    row as `changed` or `gone`. Its class_index, where there is one, becomes label.
     decode_resource: of the nodes that decode. read: what a task does with its rows; by default, that.
     """
     rows = _task_rows(table.num_rows, image_size)
-    inputs = table.select([name for name in ("uri", "size", "class_index") if name in table.column_names])
+    inputs = table.select(
+        [name for name in ("uri", "size", "etag", "class_index") if name in table.column_names]
+    )
     blocks = [inputs.slice(start, rows).combine_chunks() for start in range(0, table.num_rows, rows)]
     dataset = ray.data.from_arrow(blocks)
     dataset.context.enable_progress_bars = False
@@ -134,13 +131,16 @@ def _task_rows(num_rows: int, image_size: int) -> int:
     return max(MIN_TASK_ROWS, math.ceil(most))
 
 
-def _fetch(uri: str, size: int) -> bytes | Unreadable:
+def _fetch(uri: str, size: int, etag: str) -> bytes | Unreadable:
     if size > MAX_BYTES:
         return Unreadable(uri, "fetch", f"{size} bytes; at most {MAX_BYTES} are read")
     try:
-        return read_bytes(uri)
+        data = read_bytes(uri, etag=etag)
+        if size and not etag:  # 0 where nothing was listed
+            check_num_bytes(uri, size, len(data))
     except StorageError as error:
-        return Unreadable(uri, "fetch", str(error))
+        return Unreadable(uri, failed_step(error), str(error))
+    return data
 
 
 def _decode(uri: str, data: bytes | Unreadable, image_size: int) -> UInt8Array | Unreadable:
@@ -152,7 +152,9 @@ def _decode(uri: str, data: bytes | Unreadable, image_size: int) -> UInt8Array |
         return Unreadable(uri, "decode", str(error))
 
 
-def _fetch_ahead(uris: Sequence[str], sizes: Sequence[int]) -> Iterator[bytes | Unreadable]:
+def _fetch_ahead(
+    uris: Sequence[str], sizes: Sequence[int], etags: Sequence[str]
+) -> Iterator[bytes | Unreadable]:
     """Give the photos' bytes in order, fetching those that follow meanwhile, within FETCH_AHEAD_BYTES."""
     with ThreadPoolExecutor(FETCH_THREADS) as threads:
         ahead: deque[tuple[Future[bytes | Unreadable], int]] = deque()
@@ -163,7 +165,8 @@ def _fetch_ahead(uris: Sequence[str], sizes: Sequence[int]) -> Iterator[bytes | 
                 and len(ahead) < 2 * FETCH_THREADS
                 and (not ahead or ahead_bytes + sizes[next_row] <= FETCH_AHEAD_BYTES)
             ):
-                ahead.append((threads.submit(_fetch, uris[next_row], sizes[next_row]), sizes[next_row]))
+                row = (uris[next_row], sizes[next_row], etags[next_row])
+                ahead.append((threads.submit(_fetch, *row), sizes[next_row]))
                 ahead_bytes += sizes[next_row]
                 next_row += 1
             future, size = ahead.popleft()
@@ -188,9 +191,10 @@ def _decode_ahead(
 def _read_task(inputs: pa.Table, *, image_size: int) -> dict[str, Any]:
     """Read one task's photos into one block, which is read later without being copied."""
     uris, sizes = inputs["uri"].to_pylist(), inputs["size"].to_pylist()
+    etags = inputs["etag"].to_pylist() if "etag" in inputs.column_names else [""] * len(uris)
     images = np.zeros((len(uris), image_size, image_size, 3), np.uint8)
     steps, errors = [""] * len(uris), [""] * len(uris)
-    for index, result in enumerate(_decode_ahead(uris, _fetch_ahead(uris, sizes), image_size)):
+    for index, result in enumerate(_decode_ahead(uris, _fetch_ahead(uris, sizes, etags), image_size)):
         if isinstance(result, Unreadable):
             steps[index], errors[index] = result.step, result.error
         else:
@@ -347,28 +351,3 @@ def _check_store(store_bytes: int) -> None:
             f"{MIN_STORE_BYTES // 2**20} at least: start Ray with --object-store-memory 500000000 or more, "
             "or give /dev/shm more room"
         )
-
-
-def check_unreadable(unreadable: Sequence[Unreadable], num_photos: int, max_share: float) -> None:
-    """Refuse to go on with too many photos missing.
-
-    Raises DataError: more than max_share of num_photos, the first five named.
-    """
-    if len(unreadable) > max_share * num_photos:
-        named = "; ".join(f"{item.uri}: {item.error}" for item in unreadable[:5])
-        raise DataError(
-            f"{len(unreadable)} of {num_photos} photos cannot be read, more than "
-            f"max_unreadable_share={max_share:g} allows: {named}"
-            + (f"; and {len(unreadable) - 5} more in {QUARANTINE_FILE}" if len(unreadable) > 5 else "")
-        )
-
-
-def write_quarantine(unreadable: Iterable[Unreadable], output: str) -> str:
-    """Write quarantine.jsonl into a folder or s3:// prefix, one {uri, step, error} a line; give its uri."""
-    lines = [
-        json.dumps({"uri": item.uri, "step": item.step, "error": item.error}, ensure_ascii=False) + "\n"
-        for item in unreadable
-    ]
-    uri = join_uri(output, QUARANTINE_FILE)
-    write_bytes("".join(lines).encode(), uri)
-    return uri

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from physiq_ray.config import Settings
+from physiq_ray.quarantine import count_steps
 
 if TYPE_CHECKING:
     from physiq_ray.evaluation import Report
@@ -72,6 +73,7 @@ def summarise(result: "TrainingResult") -> dict[str, Any]:
         "report": result.report.to_dict() if result.report is not None else None,
         "files": list(result.files),
         "photos": {**result.num_used, "skipped": result.num_skipped, "quarantined": len(result.unreadable)},
+        "quarantined_by_step": count_steps(result.unreadable),
         "failed_sources": list(result.failed_sources),
         "history": list(result.history),
     }
@@ -83,7 +85,11 @@ def print_result(result: "TrainingResult") -> None:
     if result.report is not None:
         print_report(result.report)
     used = " + ".join(f"{count} {split}" for split, count in result.num_used.items())
-    print(f"Photos: {used} used, {result.num_skipped} skipped, {len(result.unreadable)} quarantined")
+    steps = ", ".join(f"{count} {step}" for step, count in count_steps(result.unreadable).items())
+    print(
+        f"Photos: {used} used, {result.num_skipped} skipped, {len(result.unreadable)} quarantined"
+        + (f" ({steps})" if steps else "")
+    )
     for item in result.unreadable[:3]:
         print(f"  quarantined {item.uri}: {item.error}")
     print("Files:")

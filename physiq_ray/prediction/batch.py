@@ -31,7 +31,14 @@ from physiq_ray.ingest import Unreadable, build_dataset
 from physiq_ray.prediction.network import NOT_FINITE, Network
 from physiq_ray.prediction.parts import Float32Array, PartWriter, read_parts
 from physiq_ray.prediction.unreadable import UnreadableList
-from physiq_ray.storage import absolute_uri, is_photo, list_sources, parse_source, read_bytes
+from physiq_ray.storage import (
+    LISTING_SCHEMA,
+    absolute_uri,
+    is_photo,
+    list_sources,
+    parse_source,
+    read_bytes,
+)
 
 PART_ROWS = 10_000
 OUTAGE_RUN = 64  # photos in a row that cannot be fetched, before it is asked whether any can
@@ -111,7 +118,8 @@ def predict_table(
 ) -> Iterator[AnsweredBatch]:
     """Answer for the photos of a table in its order; Ray must be connected.
 
-    table: uri string, size int64 in bytes; other columns are passed over. batch_size: photos in one forward
+    table: uri string, size int64 in bytes, and where it has one etag string; other columns are passed over.
+    batch_size: photos in one forward
     pass; the batches given back may hold more.
     Raises CheckpointError: the weights do not fit; PredictionError: the cluster is too small, a process of
     it failed for good, or the photos cannot be reached any more.
@@ -121,7 +129,8 @@ def predict_table(
     state.build()  # weights that do not fit are refused here, by our name, not in a process far away
     plan = plan_actors(cluster_nodes())
     needed = dataclasses.replace(state, optimizer_state_dict={}, history=(), settings={})
-    answers = build_dataset(table.select(["uri", "size"]), image_size=state.image_size).map_batches(
+    known = [name for name in ("uri", "size", "etag") if name in table.column_names]
+    answers = build_dataset(table.select(known), image_size=state.image_size).map_batches(
         _NetworkActor,
         fn_constructor_args=(ray.put(needed), precision, plan.threads),
         batch_size=batch_size,
@@ -271,18 +280,19 @@ def predict_to_parquet(
 def list_photos(addresses: Sequence[str]) -> tuple[pa.Table, tuple[str, ...]]:
     """List the photos at the addresses: folders, files, s3:// prefixes and objects.
 
-    Returns a table (uri string, size int64 in bytes) with each photo once, and a sentence on each address
+    Returns a table (uri string, size int64 in bytes, etag string, "" where it is not known) with each photo
+    once, and a sentence on each address
     that has no photos or cannot be listed.
     Raises SettingError: no address at all, or of an unknown kind.
     """
-    tables = [pa.table({"uri": pa.array([], pa.string()), "size": pa.array([], pa.int64())})]
+    tables = [_listed_columns(LISTING_SCHEMA.empty_table())]
     sources, failures = [], []
     for address in addresses:
         if _is_one_photo(address):
             uri = absolute_uri(address)
             # In S3 not asked for: it only says how many photos may be fetched ahead, and reading tells.
             size = 0 if uri.startswith("s3://") else Path(uri).stat().st_size
-            tables.append(pa.table({"uri": [uri], "size": [size]}))
+            tables.append(pa.table({"uri": [uri], "size": [size], "etag": [""]}))
         else:
             sources.append(parse_source(address))
     for listing in list_sources(sources) if sources else ():
@@ -291,10 +301,15 @@ def list_photos(addresses: Sequence[str]) -> tuple[pa.Table, tuple[str, ...]]:
         elif not listing.table.num_rows:
             failures.append(f"{listing.source}: no photos in it")
         else:
-            tables.append(listing.table.select(["uri", "size"]))
+            tables.append(_listed_columns(listing.table))
     # One address may lie within another.
-    once = pa.TableGroupBy(pa.concat_tables(tables), "uri", use_threads=False).aggregate([("size", "max")])
-    return once.select(["uri", "size_max"]).rename_columns(["uri", "size"]), tuple(failures)
+    listed = pa.TableGroupBy(pa.concat_tables(tables), "uri", use_threads=False)
+    once = listed.aggregate([("size", "max"), ("etag", "max")])
+    return _listed_columns(once.rename_columns(["uri", "size", "etag"])), tuple(failures)
+
+
+def _listed_columns(table: pa.Table) -> pa.Table:
+    return table.select(["uri", "size", "etag"])
 
 
 def _is_one_photo(address: str) -> bool:

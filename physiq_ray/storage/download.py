@@ -7,7 +7,6 @@ disk. An object that is overwritten meanwhile comes whole as it was or as it is,
 import contextlib
 import hashlib
 import os
-import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +21,7 @@ from s3transfer.exceptions import S3DownloadFailedError
 
 from physiq_ray.errors import StorageError, UnreachableError
 from physiq_ray.storage.address import is_bucket_name, split_uri
+from physiq_ray.storage.etag import is_md5
 from physiq_ray.storage.retry import retry
 from physiq_ray.storage.s3 import is_plain, open_store, s3_client, translated
 
@@ -47,11 +47,6 @@ class Version:
     size: int
     etag: str
     modified_s: int
-
-
-def is_md5(etag: str) -> bool:
-    """Tell whether an ETag looks like the MD5 of the content; that of a multipart upload does not."""
-    return re.fullmatch("[0-9a-f]{32}", etag) is not None
 
 
 def file_md5(path: Path) -> str:

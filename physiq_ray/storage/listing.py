@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from physiq_ray.errors import StorageError, UnreachableError
 from physiq_ray.storage.address import Bucket, Folder, Source
+from physiq_ray.storage.etag import file_etag
 from physiq_ray.storage.objects import translate_os
 from physiq_ray.storage.pages import PAGE, ObjectPage
 from physiq_ray.storage.retry import retry
@@ -196,7 +197,7 @@ def _list_folder(source: Folder) -> list[_Page]:
         raise StorageError(f"list {source}: not a folder")
     pages = [_to_page(source, [], [], [], [])]
     for parent, files in _walk(source.path, refuse):
-        keys, sizes, times = [], [], []
+        keys, sizes, etags, times = [], [], [], []
         for name in files:
             if name.startswith("."):
                 continue
@@ -210,8 +211,9 @@ def _list_folder(source: Folder) -> list[_Page]:
             if stat.S_ISREG(status.st_mode):
                 keys.append(path.relative_to(source.path).as_posix())
                 sizes.append(status.st_size)
+                etags.append(file_etag(status))
                 times.append(datetime.fromtimestamp(status.st_mtime, UTC))
-        pages.append(_to_page(source, keys, sizes, [""] * len(keys), times))
+        pages.append(_to_page(source, keys, sizes, etags, times))
     return pages
 
 
@@ -270,7 +272,8 @@ def _to_page(
 def _with_content_hashes(listings: tuple[Listing, ...]) -> tuple[Listing, ...]:
     """Give files in folders the ETag S3 would: the MD5 of their content.
 
-    Only files that share their size with another photo are read; no other can be a copy.
+    Only files that share their size with another photo are read; no other can be a copy. Those keep the ETag
+    of their time of change.
     """
     tables = [listing.table for listing in listings if listing.table is not None]
     if not tables or all(isinstance(listing.source, Bucket) for listing in listings):
@@ -289,7 +292,8 @@ def _with_content_hashes(listings: tuple[Listing, ...]) -> tuple[Listing, ...]:
                 read = iter(list(threads.map(_file_md5, uris.filter(shared).to_pylist())))
         except StorageError as error:
             return Listing(listing.source, error=error)
-        etags = [next(read) if is_shared else "" for is_shared in shared.to_pylist()]
+        listed = zip(listing.table["etag"].to_pylist(), shared.to_pylist(), strict=True)
+        etags = [next(read) if is_shared else etag for etag, is_shared in listed]
         position = listing.table.schema.get_field_index("etag")
         table = listing.table.set_column(position, "etag", pa.array(etags, pa.string()))
         return Listing(listing.source, table, listing.num_others)

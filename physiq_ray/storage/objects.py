@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError
 
 from physiq_ray.errors import DeniedError, NotFoundError, StorageError
 from physiq_ray.storage.address import split_uri
+from physiq_ray.storage.etag import check_file
 from physiq_ray.storage.retry import retry
 from physiq_ray.storage.s3 import check_size, read_object, s3_client, translated
 
@@ -20,17 +21,21 @@ from physiq_ray.storage.s3 import check_size, read_object, s3_client, translated
 ALREADY_THERE = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
-def read_bytes(uri: str, *, max_bytes: int | None = None) -> bytes:
+def read_bytes(uri: str, *, max_bytes: int | None = None, etag: str = "") -> bytes:
     """Read one object whole, trying again where the fault may pass.
 
-    Raises NotFoundError, DeniedError at once; UnreachableError after as many tries as `retry` makes;
-    TooLargeError: more than max_bytes, of which none is read.
+    etag: of the version wanted, as listed; "" takes any. It costs no request more.
+    Raises NotFoundError, ChangedError, DeniedError at once; UnreachableError after as many tries as `retry`
+    makes; TooLargeError: more than max_bytes, of which none is read.
     """
     if not uri.startswith("s3://"):
         try:
-            if max_bytes is not None:
-                check_size(Path(uri).stat().st_size, max_bytes)
-            return Path(uri).read_bytes()
+            with Path(uri).open("rb") as file:
+                if max_bytes is not None:
+                    check_size(os.fstat(file.fileno()).st_size, max_bytes)
+                data = file.read()
+                check_file(uri, etag, data, os.fstat(file.fileno()))
+            return data
         except OSError as error:
             raise translate_os(error, f"read {uri}") from error
     bucket, key = split_uri(uri)
@@ -39,7 +44,7 @@ def read_bytes(uri: str, *, max_bytes: int | None = None) -> bytes:
 
     def get() -> bytes:
         with translated(f"read {uri}"):
-            return read_object(bucket, key, max_bytes)
+            return read_object(bucket, key, max_bytes, etag=etag)
 
     return retry(get)
 

@@ -33,6 +33,7 @@ from obstore.store import S3Store
 
 from physiq_ray.errors import DeniedError, NotFoundError, StorageError, TooLargeError, UnreachableError
 from physiq_ray.storage.address import is_bucket_name
+from physiq_ray.storage.etag import check_object, if_match, refused
 from physiq_ray.storage.pages import take_page
 from physiq_ray.storage.refusal import (
     BAD_CLOCK,
@@ -97,23 +98,31 @@ def forget_clients() -> None:
         _clients.stores.clear()
 
 
-def read_object(bucket: str, key: str, max_bytes: int | None = None) -> bytes:
+def read_object(bucket: str, key: str, max_bytes: int | None = None, *, etag: str = "") -> bytes:
     """Read one object whole, in one try of each client; call within `translated`.
 
-    Raises TooLargeError: more than max_bytes.
+    etag: of the version wanted, as listed; "" takes any.
+    Raises TooLargeError: more than max_bytes. ChangedError: another version.
     """
-    client = s3_client()
+    client, uri, condition = s3_client(), f"s3://{bucket}/{key}", if_match(etag)
     if is_bucket_name(bucket) and is_plain(key):
         # Whatever goes wrong here is asked of boto3 again: it knows redirects, and says what the fault is.
         with contextlib.suppress(ObstoreError, OSError, ValueError):
-            result = open_store(bucket).get(key)
+            result = open_store(bucket).get(key, options={"if_match": condition} if condition else None)
+            check_object(uri, etag, result.meta["e_tag"])
             check_size(result.meta["size"], max_bytes)
             data = result.bytes().to_bytes()
             if len(data) == result.meta["size"]:
                 return data
     # The body is read here: botocore retries a request, never a body that breaks off; it does compare
     # its length with the announced one.
-    answer = client.get_object(Bucket=bucket, Key=key)
+    try:
+        answer = client.get_object(Bucket=bucket, Key=key, **({"IfMatch": condition} if condition else {}))
+    except ClientError as error:
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 412:
+            raise
+        raise refused(uri, etag) from error
+    check_object(uri, etag, answer.get("ETag"))
     check_size(answer["ContentLength"], max_bytes)
     body: bytes = answer["Body"].read()
     return body

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from physiq_ray.storage.download import is_md5
+from physiq_ray.storage.etag import is_md5
 
 BLOCK_BYTES: Final = 4096  # what a file takes on a disk, at least
 

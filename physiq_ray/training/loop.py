@@ -341,7 +341,12 @@ class Worker:
         with store_translated(self._settings):
             state = read_state(checkpoint)
         self._network.load(state)
-        progress = Progress.from_plain(state["progress"], patience=self._settings.patience)
+        found, progress = (
+            progress.excluded,
+            Progress.from_plain(state["progress"], patience=self._settings.patience),
+        )
+        for split, rows in found.items():  # changed or gone since the checkpoint: opening the photos found it
+            progress.excluded[split].update(rows)
         if self._rank == 0:
             send(self._job.events, Resumed(tuple(progress.history)))
         return progress
