@@ -23,7 +23,7 @@ from PIL import Image
 
 from physiq_ray.errors import PhotoError, SettingError, StorageError, UnreachableError
 from physiq_ray.images import UInt8Array, decode_image, decode_square
-from physiq_ray.manifest import TRAIN, Manifest, describe_manifest
+from physiq_ray.manifest import SPLITS, Manifest, describe_manifest, quoted
 from physiq_ray.storage import read_bytes, write_bytes
 from physiq_ray.storage.etag import failed_step
 
@@ -47,6 +47,12 @@ class PoseCount:
     train: int
     validation: int
     share: float
+    test: int = 0
+
+    @property
+    def total(self) -> int:
+        """Photos in all."""
+        return self.train + self.validation + self.test
 
 
 @dataclass(frozen=True)
@@ -91,12 +97,12 @@ class Audit:
     @property
     def imbalance(self) -> float | None:
         """How many times as many photos the largest pose has as the smallest; None without a photo."""
-        counts = [pose.train + pose.validation for pose in self.poses]
+        counts = [pose.total for pose in self.poses]
         return max(counts) / min(counts) if counts else None
 
     @property
     def num_near_across(self) -> int | None:
-        """Pairs that look nearly the same, one in training and one in validation; None: not looked for."""
+        """Pairs that look nearly the same, on different sides of the split; None: not looked for."""
         if self.check is None or self.check.near_duplicates is None:
             return None
         table = self.manifest.table
@@ -132,6 +138,12 @@ class Audit:
             "imbalance": self.imbalance,
             "conflicts": list(report.conflicts),
             "labels_without_photo": list(report.labels_without_photo),
+            "ambiguous": list(report.ambiguous),
+            "loose": asdict(report.loose),
+            "shared_names": asdict(report.shared_names),
+            "no_known_pose": report.num_poseless,
+            "by_folder": report.num_by_folder,
+            "split_conflicts": list(report.split_conflicts),
             "unknown_poses": list(report.unknown_poses),
             "malformed": list(report.malformed),
             "thin_poses": list(report.thin_poses),
@@ -148,22 +160,34 @@ class Audit:
         """Give the report for a reader, line by line."""
         yield from describe_manifest(self.manifest, examples=EXAMPLES)
         yield ""
-        yield f"{'pose':>28}  {'train':>7}  {'validation':>10}  {'share':>6}"
+        has_test = any(pose.test for pose in self.poses)  # most label files say nothing of it
+        yield (
+            f"{'pose':>28}  {'train':>7}  {'validation':>10}  {'test':>6}  {'share':>6}"
+            if has_test
+            else f"{'pose':>28}  {'train':>7}  {'validation':>10}  {'share':>6}"
+        )
         for pose in self.poses:
-            name = f"{pose.name} ({pose.pose_id})"
-            yield f"{name:>28}  {pose.train:>7}  {pose.validation:>10}  {pose.share:>6.1%}"
+            name, test = f"{pose.name} ({pose.pose_id})", f"{pose.test:>6}  " if has_test else ""
+            yield f"{name:>28}  {pose.train:>7}  {pose.validation:>10}  {test}{pose.share:>6.1%}"
         if (ratio := self.imbalance) is not None:
             uneven = " – uneven: expect the rare poses to be told worse" if ratio > UNEVEN else ""
             yield f"the largest pose has {ratio:.1f} times the photos of the smallest{uneven}"
-        yield from _listed("contents stored more than once", [" = ".join(uris) for uris in self.copies])
+        yield from _listed(
+            "contents stored more than once", [" = ".join(map(quoted, uris)) for uris in self.copies]
+        )
         if self.check is None:
             return
         bad, not_fetched = self.check.of_step("decode"), self.check.of_step("fetch")
-        yield from _listed("photos cannot be decoded", [f"{photo.uri}: {photo.error}" for photo in bad])
+        yield from _listed(
+            "photos cannot be decoded", [f"{quoted(photo.uri)}: {photo.error}" for photo in bad]
+        )
         if not_fetched:
             yield from _listed("photos could not be fetched", [photo.error for photo in not_fetched])
         if self.check.near_duplicates is not None:
-            pairs = [f"{a} ~ {b} ({bits} of {HASH_BITS} bits)" for a, b, bits in self.check.near_duplicates]
+            pairs = [
+                f"{quoted(a)} ~ {quoted(b)} ({bits} of {HASH_BITS} bits)"
+                for a, b, bits in self.check.near_duplicates
+            ]
             yield from _listed("pairs of photos look nearly the same", pairs)
             if across := self.num_near_across:
                 yield (
@@ -188,16 +212,9 @@ def audit_manifest(
     poses = []
     for pose_id in manifest.class_mapping.pose_ids:
         split = table["split"].filter(pc.equal(table["pose_id"], pose_id))
-        train = pc.sum(pc.equal(split, TRAIN)).as_py()
-        poses.append(
-            PoseCount(
-                pose_id,
-                pose_names.get(pose_id, ""),
-                train,
-                len(split) - train,
-                len(split) / table.num_rows,
-            )
-        )
+        train, validation, test = (pc.sum(pc.equal(split, name)).as_py() for name in SPLITS)
+        share = len(split) / table.num_rows
+        poses.append(PoseCount(pose_id, pose_names.get(pose_id, ""), train, validation, share, test))
     copies, check = _find_copies(manifest), None
     if check_photos or near_duplicates:
         image_hash = _load_hash() if near_duplicates else None

@@ -6,7 +6,6 @@ can list it, and the rest goes on. A million records take about two seconds.
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,15 @@ import pyarrow as pa
 
 from physiq_ray.errors import LabelError
 
-LABEL_SCHEMA = pa.schema([("name", pa.string()), ("source", pa.string()), ("pose_id", pa.int32())])
+LABEL_SCHEMA = pa.schema(
+    [
+        ("name", pa.string()),
+        ("source", pa.string()),
+        ("pose_id", pa.int32()),
+        ("group", pa.string()),
+        ("split", pa.string()),
+    ]
+)
 NAMED_SCHEMA = pa.schema([("name", pa.string()), ("source", pa.string())])
 
 
@@ -24,8 +31,9 @@ NAMED_SCHEMA = pa.schema([("name", pa.string()), ("source", pa.string())])
 class Labels:
     """The label file as a table, and what of it could not be used.
 
-    table: one row a usable record: name (last part of the key, Unicode NFC), source (null where the
-    record has none), pose_id. malformed and unknown_poses: one sentence a record, naming it.
+    table: one row a usable record: name (exactly as written), source (null where the record has none),
+    pose_id (null where a person saw no known pose), group and split (null where the record has none).
+    malformed and unknown_poses: one sentence a record, naming it.
     unusable: name and source of these records where a name can be read. Somebody labelled such a photo:
     it must not pass for one that nobody did, as those are deleted.
     """
@@ -129,41 +137,43 @@ def load_labels(path: Path, poses: Mapping[int, str]) -> Labels:
     """
     names: list[str] = []
     sources: list[str | None] = []
-    pose_ids: list[int] = []
+    pose_ids: list[int | None] = []
+    groups: list[str | None] = []
+    splits: list[str | None] = []
     malformed: list[str] = []
     unknown: list[str] = []
     unusable: list[tuple[str, str | None]] = []
     for number, record in enumerate(_read_records(path, "labels"), start=1):
-        pose_id, key, source = _fields(record, "poseId", "s3Filename", "source")
-        name = photo_name(key) if _is_text(key) else ""
-        if not name or not _is_pose_id(pose_id) or not (source is None or _is_text(source)):
+        pose_id, name, source, group, split = _fields(
+            record, "poseId", "s3Filename", "source", "athleteId", "split"
+        )
+        has_name = _is_text(name) and bool(name.rpartition("/")[2].strip())
+        is_poseless = isinstance(record, dict) and "poseId" in record and pose_id is None
+        is_right = (is_poseless or _is_pose_id(pose_id)) and all(
+            value is None or _is_text(value) for value in (source, group)
+        )
+        if not has_name or not is_right or split not in {None, "train", "validation", "test"}:
             malformed.append(
                 f'record {number}: expected {{"poseId": 7, "s3Filename": "…"}}, '
                 f"got {json.dumps(record)[:200]}"
             )
-            if name:
+            if has_name:
                 # A source that cannot be read may be any: the photo of this name counts in every bucket.
                 unusable.append((name, source if _is_text(source) else None))
-        elif int(pose_id) not in poses:
+        elif not is_poseless and int(pose_id) not in poses:
             unknown.append(f"record {number}: {name}: pose {pose_id} is not among the known poses")
             unusable.append((name, source))
         else:
             names.append(name)
             sources.append(source)
-            pose_ids.append(int(pose_id))
-    table = pa.table([names, sources, pose_ids], schema=LABEL_SCHEMA)
+            pose_ids.append(None if is_poseless else int(pose_id))
+            groups.append(group)
+            splits.append(split)
+    table = pa.table([names, sources, pose_ids, groups, splits], schema=LABEL_SCHEMA)
     named = pa.table(
         [[name for name, _ in unusable], [source for _, source in unusable]], schema=NAMED_SCHEMA
     )
     return Labels(table, tuple(malformed), tuple(unknown), named)
-
-
-def photo_name(key: str) -> str:
-    """Give the part of a key that labels are matched on: the last one, in Unicode NFC.
-
-    Phones and browsers write é in one code point or in two; both mean the same file.
-    """
-    return unicodedata.normalize("NFC", key.rpartition("/")[2])
 
 
 def _read_records(path: Path, what: str) -> list[Any]:

@@ -113,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument(
         "--split",
-        choices=("validation", "train", "all"),
+        choices=("validation", "train", "test", "all"),
         default="validation",
         help="which photos, as the training divided them (default: validation)",
     )

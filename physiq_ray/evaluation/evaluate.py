@@ -18,13 +18,13 @@ from physiq_ray.evaluation.card import Facts, ScoredPhotos, TrainingPhotos
 from physiq_ray.evaluation.scores import Answers
 from physiq_ray.ingest import Unreadable
 from physiq_ray.labels import load_poses
-from physiq_ray.manifest import MANIFEST_FILE, TRAIN, VALIDATION, Manifest, collect_manifest
+from physiq_ray.manifest import MANIFEST_FILE, TEST, TRAIN, VALIDATION, Manifest, collect_manifest
 from physiq_ray.prediction.batch import predict_table
 from physiq_ray.storage import absolute_uri, join_uri, read_bytes
 
 ALL = "all"
 NAMED_REASONS = 3  # where no photo at all could be read
-SPLITS = (VALIDATION, TRAIN, ALL)
+SPLITS = (VALIDATION, TRAIN, TEST, ALL)
 # What decides on which side a photo is: as in the training unless said otherwise.
 SPLIT_SETTINGS = ("source_buckets", "validation_share", "group_pattern", "seed")
 
@@ -44,7 +44,11 @@ class Candidates:
     def words(self, split: str) -> str:
         """Name the photos of a split."""
         if not self.name:
-            own = {VALIDATION: "the validation photos of the training", TRAIN: "the photos trained on"}
+            own = {
+                VALIDATION: "the validation photos of the training",
+                TRAIN: "the photos trained on",
+                TEST: "the test photos of the training",
+            }
             return own.get(split, "all photos of the training")
         return (
             f"the photos of {self.name}" if split == ALL else f"split {split!r} of the photos of {self.name}"
@@ -132,7 +136,7 @@ def evaluate(
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     debug: bool = False,
 ) -> Evaluation:
-    """Let a model answer for the photos of a split: validation, train or all.
+    """Let a model answer for the photos of a split: validation, train, test or all.
 
     Raises DataError: no photos of poses the model knows, or none that can be read, with the first reasons;
     and what `predict_table` raises.

@@ -1,13 +1,17 @@
 """From the settings to a manifest, and from a manifest to words: what training and the audit both do."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from physiq_ray.config import SplitSettings
 from physiq_ray.errors import LabelError
 from physiq_ray.labels import LABEL_SCHEMA, Labels, load_labels
-from physiq_ray.manifest.table import TRAIN, VALIDATION, Manifest, match_photos, require_trainable
-from physiq_ray.storage import Folder, list_sources, parse_sources
+from physiq_ray.manifest.build import match_photos, require_trainable
+from physiq_ray.manifest.fold import TEST, TRAIN, VALIDATION
+from physiq_ray.manifest.names import quoted
+from physiq_ray.manifest.report import Counted
+from physiq_ray.manifest.table import Manifest
+from physiq_ray.storage import Bucket, list_sources, parse_sources
 
 
 def collect_manifest(settings: SplitSettings, poses: Mapping[int, str]) -> Manifest:
@@ -24,17 +28,16 @@ def survey_photos(settings: SplitSettings, poses: Mapping[int, str]) -> Manifest
     Raises PhysiqError as parse_sources, load_labels and match_photos do.
     """
     sources = parse_sources(settings.sources)
+    no_file = None
     try:
         labels = load_labels(Path(settings.labels), poses)
     except LabelError as error:
         # Folders named after poses are labels enough, unless a file was asked for by name; one that is there
         # must be right, though.
-        is_missing = isinstance(error.__cause__, FileNotFoundError)
-        is_asked_for = "labels" in settings.model_fields_set
-        if is_asked_for or not is_missing or not all(isinstance(source, Folder) for source in sources):
+        if "labels" in settings.model_fields_set or not isinstance(error.__cause__, FileNotFoundError):
             raise
-        labels = Labels(LABEL_SCHEMA.empty_table())
-    return match_photos(
+        no_file, labels = error, Labels(LABEL_SCHEMA.empty_table())
+    manifest = match_photos(
         list_sources(sources),
         labels,
         poses,
@@ -43,6 +46,10 @@ def survey_photos(settings: SplitSettings, poses: Mapping[int, str]) -> Manifest
         validation_share=settings.validation_share,
         seed=settings.seed,
     )
+    has_bucket = any(isinstance(source, Bucket) for source in sources)
+    if no_file is not None and has_bucket and not any(source.labelled for source in manifest.report.sources):
+        raise no_file
+    return manifest
 
 
 def describe_manifest(manifest: Manifest, *, examples: int = 3) -> Iterator[str]:
@@ -57,20 +64,37 @@ def describe_manifest(manifest: Manifest, *, examples: int = 3) -> Iterator[str]
                 f"{source.source}: {source.total} photos, {source.labelled} labelled{unusable}, "
                 f"{source.unlabelled} without a label, {source.bytes / 1e6:.1f} MB"
             )
-    for what, items in (
-        ("conflicting labels", report.conflicts),
-        ("labels without a photo", report.labels_without_photo),
-        ("labels of unknown poses", report.unknown_poses),
-        ("malformed labels", report.malformed),
-        ("poses with too few photos", report.thin_poses),
-        ("poses without a usable photo", report.poses_without_photo),
-        ("photos of a kind that cannot be decoded (HEIC): convert them to JPEG", report.undecodable),
+
+    def first(items: Sequence[str], write: Callable[[str], str] = str) -> Counted:
+        return Counted(len(items), [write(item) for item in items[:examples]])
+
+    for what, found in (
+        ("conflicting labels", first(report.conflicts)),
+        ("labels that may mean several photos, none by its exact name", first(report.ambiguous, quoted)),
+        ("labels without a photo", first(report.labels_without_photo, quoted)),
+        ("labels that write the name of their photo in another way", report.loose),
+        ("labels whose name is that of several photos, which all get their pose", report.shared_names),
+        ("labels of unknown poses", first(report.unknown_poses)),
+        ("malformed labels", first(report.malformed)),
+        ("groups whose labels give several splits", first(report.split_conflicts)),
+        ("poses with too few photos", first(report.thin_poses)),
+        ("poses without a usable photo", first(report.poses_without_photo)),
+        (
+            "photos of a kind that cannot be decoded (HEIC): convert them to JPEG",
+            first(report.undecodable, quoted),
+        ),
     ):
-        if items:
-            more = f"; and {len(items) - examples} more" if len(items) > examples else ""
-            yield f"{len(items)} {what}: {'; '.join(items[:examples])}{more}"
-    counts = {name: manifest.split(name).num_rows for name in (TRAIN, VALIDATION)}
+        if found.count:
+            shown = found.examples[:examples]
+            more = f"; and {found.count - len(shown)} more" if found.count > len(shown) else ""
+            yield f"{found.count} {what}: {'; '.join(shown)}{more}"
+    if report.num_by_folder:
+        yield f"{report.num_by_folder} photos have their pose from the name of their folder alone"
+    if report.num_poseless:
+        yield f"{report.num_poseless} photos of no known pose by their labels: not trained on, and kept"
+    counts = {name: manifest.split(name).num_rows for name in (TRAIN, VALIDATION, TEST)}
+    test = f"{counts[TEST]} kept for the test, " if counts[TEST] else ""
     yield (
         f"{len(manifest.class_mapping.classes)} poses, {counts[TRAIN]} photos to train on, "
-        f"{counts[VALIDATION]} to validate with, {report.num_copies} copies kept on one side"
+        f"{counts[VALIDATION]} to validate with, {test}{report.num_copies} copies kept on one side"
     )

@@ -1,7 +1,12 @@
-"""Which label means which photo: hash look-ups on whole columns.
+"""Which object a label names: the one place that decides it, for training, audit, sync and cleanse.
 
-A label matches on the last part of a key, and on the bucket too where its source is mapped to one; in a
-folder source, a sub-folder named after a pose id is a label as well.
+1. Where: in the bucket that the label's source is mapped to, or that `s3://bucket/key` names; else in all.
+2. Exactly: a bare name means each object whose key ends in it. A name with a folder means the object of that
+   key, or of that key below its source's prefix; never another of the same file name.
+3. Otherwise by the plain form (see `names`): the one object that is called so. Of a URL or an absolute path
+   it is the longest trailing part that is a key. Several are a conflict, as nobody can tell which is meant.
+   An object that some label names exactly is not claimed by others; one of equal pose only confirms it.
+4. A folder right below the source that is named after a pose id is a label of what lies in it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,181 +19,149 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from physiq_ray.labels import Labels
-from physiq_ray.storage import LISTING_SCHEMA, Folder, Listing, parse_source
+from physiq_ray.manifest.exact import Pairs, find_exact, spans
+from physiq_ray.manifest.fold import NO_POSE, LabelNames, extremes, fold_labels
+from physiq_ray.manifest.loose import Likeness, compare_loosely
+from physiq_ray.manifest.split import BoolArray, IntArray
+from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing
 
 
 @dataclass(frozen=True)
 class Matches:
-    """For each listed photo: its pose (null where none or contradictory), and which of these it is."""
+    """What the labels say of each listed photo, and what became of each name.
+
+    Of photos, in one order: pose_id: null where there is none or no clear one. is_usable: it has a pose.
+    is_known: some label means it, even a contradictory one or one that cannot be used. is_unusable: only
+    labels that cannot be used mean it. is_conflict: its labels differ, or one of them may mean another.
+    is_poseless: a person saw no known pose. is_by_folder: its folder alone gives its pose. alike_code: the
+    name that may mean it or another, -1 where none.
+    Of names, in the order of `names`: is_missing: no photo. is_loose: only in plain form. is_ambiguous: it
+    may mean several photos and means none for certain. pairs: what they mean. likeness: of those that name
+    no photo exactly, None where there are none.
+    """
 
     pose_id: pa.Array
-    is_labelled: pa.Array
-    is_known: pa.Array  # named by some label, even a contradictory one or one that cannot be used
-    is_unusable: pa.Array  # named by labels that cannot be used, and by no other
-    is_conflict: pa.Array
-    labels_without_photo: tuple[str, ...]
+    is_usable: BoolArray
+    is_known: BoolArray
+    is_unusable: BoolArray
+    is_conflict: BoolArray
+    is_poseless: BoolArray
+    is_by_folder: BoolArray
+    alike_code: IntArray
+    names: LabelNames
+    pairs: Pairs
+    is_missing: BoolArray
+    is_loose: BoolArray
+    is_ambiguous: BoolArray
+    likeness: Likeness | None
 
 
-@dataclass(frozen=True)
-class NamedPhotos:
-    """What the labels say of one listing's photos, in the order of its rows.
-
-    is_labelled: some label means this photo, be it one of a null pose, one that cannot be used or one that
-    contradicts another, and also each object of a comparison that is not unique. resembles: for a photo that
-    no label means, the name of a label without a photo that it resembles; null otherwise. num_labels: labels
-    that concern this listing: those that mean a photo in it, and those without a photo that name its bucket
-    or no bucket. unmatched: the names of the latter.
-    """
-
-    is_labelled: pa.BooleanArray
-    resembles: pa.StringArray
-    num_labels: int
-    unmatched: tuple[str, ...]
-
-
-def find_labelled(
-    listings: Sequence[Listing],
-    labels: Labels,
-    poses: Mapping[int, str],
-    source_buckets: Mapping[str, str],
-) -> tuple[NamedPhotos | None, ...]:
-    """Find the photos of each listing that some label means, and the labels that mean none.
-
-    One answer a listing, in the order of the listings; None for a source that could not be listed.
-    """
+def concat_photos(listings: Sequence[Listing]) -> pa.Table:
+    """Put the photos of all listings below each other; nothing is copied."""
     tables = [listing.table for listing in listings if listing.table is not None]
-    photos = pa.concat_tables([LISTING_SCHEMA.empty_table(), *tables])
-    matches = match_labels(listings, photos, labels, folder_poses(listings, poses), source_buckets)
-    answers: list[NamedPhotos | None] = []
-    start = 0
-    for listing in listings:
-        if listing.table is None:
-            answers.append(None)
-            continue
-        rows = listing.table.num_rows
-        is_labelled = matches.is_known.slice(start, rows)
-        unmatched = matches.labels_without_photo
-        num_labels = pc.sum(is_labelled).as_py() or 0
-        answers.append(
-            NamedPhotos(is_labelled, pa.nulls(rows, pa.string()), num_labels + len(unmatched), unmatched)
-        )
-        start += rows
-    return tuple(answers)
+    return pa.concat_tables([LISTING_SCHEMA.empty_table(), *tables])
 
 
 def match_labels(
     listings: Sequence[Listing],
     photos: pa.Table,
     labels: Labels,
-    folder_pose: pa.Array,
+    poses: Mapping[int, str],
     source_buckets: Mapping[str, str],
 ) -> Matches:
-    """Look every photo of the listings up among the labels; photos and folder_pose are in one order."""
-    names_of_sources = {listing.source.name for listing in listings}
-    buckets = {source: _bucket_name(text, names_of_sources) for source, text in source_buckets.items()}
-    by_key = _labels_by_key(labels, buckets)
-    keys = by_key["key"].combine_chunks()
-    names = photo_names(photos["key"])
-    # A label of an unmapped source is filed under the empty bucket.
-    bucket_keys, bare_keys = _label_keys(photos["bucket"], names), _label_keys(pa.scalar(""), names)
-    in_bucket, anywhere = pc.index_in(bucket_keys, keys), pc.index_in(bare_keys, keys)
-    unusable_keys = _label_keys(_label_buckets(labels.unusable, buckets), labels.unusable["name"])
-
-    def pose(index: pa.Array, bound: str) -> pa.Array:
-        return by_key[bound].combine_chunks().take(index)
-
-    lowest = pc.min_element_wise(pose(in_bucket, "lowest"), pose(anywhere, "lowest"), folder_pose)
-    highest = pc.max_element_wise(pose(in_bucket, "highest"), pose(anywhere, "highest"), folder_pose)
-    has_pose = pc.is_valid(lowest)
-    is_named = pc.or_(pc.is_in(bucket_keys, unusable_keys), pc.is_in(bare_keys, unusable_keys))
-    is_labelled = pc.fill_null(pc.equal(lowest, highest), False)
-    missing = np.ones(len(keys), dtype=bool)
-    for index in (in_bucket, anywhere):
-        missing[index.drop_null().to_numpy()] = False
-    # A photo of a source that could not be listed may well be there: its labels are not called missing.
-    if failed := [listing.source.name for listing in listings if listing.table is None]:
-        unseen = pc.is_in(by_key["bucket"], pa.array(["", *failed]))
-        missing &= ~unseen.to_numpy()
+    """Find what each label means among the photos of the listings, as `concat_photos` gives them."""
+    names = fold_labels(labels, source_buckets, {listing.source.name for listing in listings})
+    found, unclear = find_exact(names, listings, photos)
+    is_ambiguous, is_loose = np.zeros(len(names), bool), np.zeros(len(names), bool)
+    is_ambiguous[unclear] = True
+    exact = found.filter(~is_ambiguous[found.code])
+    alike = [found.filter(is_ambiguous[found.code])]
+    is_missing = ~is_ambiguous
+    is_missing[exact.code] = False
+    is_taken = np.zeros(photos.num_rows, bool)
+    is_taken[exact.photo] = True
+    pairs, likeness = exact, None
+    if is_missing.any() and photos.num_rows:
+        likeness = compare_loosely(names, np.flatnonzero(is_missing), listings, photos)
+        alike.append(likeness.alike)
+        is_ambiguous[likeness.codes[likeness.is_ambiguous]] = True
+        loose = _find_claims(names, likeness, exact, is_taken)
+        is_loose[loose.code] = True
+        is_missing &= ~(is_ambiguous | is_loose)
+        pairs = Pairs.join([exact, loose.filter(~is_taken[loose.photo])])
+    maybe = Pairs.join(alike)
+    alike_code = np.full(photos.num_rows, -1, np.int64)
+    alike_code[maybe.photo] = maybe.code
+    alike_code[is_taken] = -1
     return Matches(
-        pose_id=pc.if_else(is_labelled, lowest, None),
-        is_labelled=is_labelled,
-        is_known=pc.or_(has_pose, is_named),
-        is_unusable=pc.and_not(is_named, has_pose),
-        is_conflict=pc.and_not(has_pose, is_labelled),
-        labels_without_photo=tuple(by_key["name"].filter(pa.array(missing)).to_pylist()),
+        **_judge(names, pairs, alike_code, folder_poses(listings, poses)),
+        alike_code=alike_code,
+        names=names,
+        pairs=pairs,
+        is_missing=is_missing,
+        is_loose=is_loose,
+        is_ambiguous=is_ambiguous,
+        likeness=likeness,
     )
 
 
-def _labels_by_key(labels: Labels, source_buckets: Mapping[str, str]) -> pa.Table:
-    """Fold the labels of one file: key of bucket and name, both, lowest and highest pose named for it.
+def _find_claims(names: LabelNames, likeness: Likeness, exact: Pairs, is_taken: BoolArray) -> Pairs:
+    """Give the names that are like one photo, with it.
 
-    A label whose source is not mapped has the empty bucket.
+    Of a photo that others name exactly only those that do not contradict them: one more spelling in another
+    export is no label without a photo.
     """
-    table = labels.table.combine_chunks()
-    scope = _label_buckets(table, source_buckets)
-    names, pose_ids = table["name"].combine_chunks(), table["pose_id"].to_numpy()
-    encoded = _label_keys(scope, names).dictionary_encode()
-    code = encoded.indices.to_numpy()
-    lowest, highest = extremes(code, pose_ids)
-    one_row = np.empty(len(lowest), np.int64)
-    one_row[code] = np.arange(len(code))  # all rows of a key have its bucket and name
-    return pa.table(
-        {
-            "key": encoded.dictionary,
-            "bucket": scope.take(pa.array(one_row)),
-            "name": names.take(pa.array(one_row)),
-            "lowest": pa.array(lowest, pa.int32()),
-            "highest": pa.array(highest, pa.int32()),
-        }
-    )
+    one = np.flatnonzero(likeness.photo >= 0)
+    code, photo = likeness.codes[one], likeness.photo[one]
+    lowest, highest = _poses_of(names, exact, len(is_taken))
+    agrees = (names.lowest[code] == lowest[photo]) & (names.highest[code] == highest[photo])
+    kept = ~is_taken[photo] | ~names.is_usable[code] | (agrees & (lowest[photo] == highest[photo]))
+    return Pairs(code[kept], photo[kept])
 
 
-def _label_buckets(labels: pa.Table, source_buckets: Mapping[str, str]) -> pa.Array:
-    """Give the bucket that each label's source is mapped to, empty where it is not."""
-    sources = pa.array(list(source_buckets), pa.string())
-    buckets = pa.array(list(source_buckets.values()), pa.string())
-    return pc.fill_null(buckets.take(pc.index_in(labels["source"].combine_chunks(), sources)), "")
-
-
-def extremes(code: npt.NDArray[Any], values: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int32], ...]:
-    """Give the lowest and highest value of each code 0 … n-1, in a third of a group_by's memory."""
-    num_codes = int(code.max(initial=-1)) + 1
-    lowest = np.full(num_codes, np.iinfo(np.int32).max, np.int32)
-    highest = np.full(num_codes, -1, np.int32)
-    np.minimum.at(lowest, code, values)
-    np.maximum.at(highest, code, values)
+def _poses_of(names: LabelNames, pairs: Pairs, num_photos: int) -> tuple[npt.NDArray[np.int32], ...]:
+    lowest, highest = extremes(np.empty(0, np.int64), np.empty(0, np.int32), num_photos)
+    usable = pairs.filter(names.is_usable[pairs.code])
+    np.minimum.at(lowest, usable.photo, names.lowest[usable.code])
+    np.maximum.at(highest, usable.photo, names.highest[usable.code])
     return lowest, highest
 
 
-def _bucket_name(text: str, names_of_sources: set[str]) -> str:
-    """Give the `bucket` column's form of what a user maps a source to: a bucket, s3://bucket or a path."""
-    name = parse_source(text).name
-    return name if "/" in text or (text not in names_of_sources and name in names_of_sources) else text
-
-
-def _label_keys(bucket: Any, name: pa.Array | pa.ChunkedArray) -> pa.Array:
-    keys = pc.binary_join_element_wise(bucket, name, "\n")
-    return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
-
-
-def photo_names(keys: pa.ChunkedArray) -> pa.Array:
-    """Give the last part of each key in Unicode NFC: `labels.photo_name`, by column."""
-    names = pc.utf8_normalize(pc.replace_substring_regex(keys, r"(?s)^.*/", ""), form="NFC")
-    return names.combine_chunks()
+def _judge(names: LabelNames, pairs: Pairs, alike_code: IntArray, folder_pose: pa.Array) -> dict[str, Any]:
+    """Say of each photo what its labels and its folder make of it."""
+    lowest, highest = _poses_of(names, pairs, len(alike_code))
+    is_labelled = lowest <= highest
+    by_folder = np.flatnonzero(pc.is_valid(folder_pose).to_numpy(zero_copy_only=False))
+    pose = folder_pose.drop_null().to_numpy()
+    lowest[by_folder] = np.minimum(lowest[by_folder], pose)
+    highest[by_folder] = np.maximum(highest[by_folder], pose)
+    is_by_folder = np.zeros(len(alike_code), bool)
+    is_by_folder[by_folder] = ~is_labelled[by_folder]
+    is_named = np.zeros(len(alike_code), bool)
+    is_named[pairs.photo] = True
+    has_label, may_be_meant = lowest <= highest, alike_code >= 0
+    is_clear = has_label & (lowest == highest) & ~may_be_meant
+    is_usable = is_clear & (lowest != NO_POSE)
+    return {
+        "pose_id": pa.array(lowest, pa.int32(), mask=~is_usable),
+        "is_usable": is_usable,
+        "is_known": has_label | is_named | may_be_meant,
+        "is_unusable": is_named & ~has_label & ~may_be_meant,
+        "is_conflict": (has_label & (lowest != highest)) | may_be_meant,
+        "is_poseless": is_clear & (lowest == NO_POSE),
+        "is_by_folder": is_by_folder & is_usable,
+    }
 
 
 def folder_poses(listings: Sequence[Listing], poses: Mapping[int, str]) -> pa.Array:
-    """Give the pose that a photo's own folder names, null in buckets and elsewhere."""
+    """Give the pose that a photo's own folder, the first below its source, names; null elsewhere."""
     known = pa.array([str(pose_id) for pose_id in poses], pa.string())
     pose_ids = pa.array(list(poses), pa.int32())
-    chunks = []
-    for listing in listings:
-        if listing.table is None:
-            continue
-        if isinstance(listing.source, Folder):
-            first = pc.replace_substring_regex(listing.table["key"], r"(?s)/.*$", "")
-            index = pc.index_in(first.combine_chunks(), known)
-            chunks.append(pose_ids.take(index))
-        else:
-            chunks.append(pa.nulls(listing.table.num_rows, pa.int32()))
-    return pa.concat_arrays([pa.nulls(0, pa.int32()), *chunks])
+    chunks = [pa.nulls(0, pa.int32())]
+    for listing, _ in spans(listings):
+        assert listing.table is not None
+        prefix = len(listing.source.prefix) if isinstance(listing.source, Bucket) else 0
+        below = pc.utf8_slice_codeunits(listing.table["key"], prefix)
+        first = pc.replace_substring_regex(below, r"(?s)/.*$", "")
+        chunks.append(pose_ids.take(pc.index_in(first.combine_chunks(), known)))
+    return pa.concat_arrays(chunks)

@@ -4,6 +4,8 @@ One entry a photo everywhere. The one Python loop runs over groups that hold sev
 a session); all else is by column.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,51 +13,57 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
-def join_groups(content: IntArray, pattern_groups: IntArray | None) -> IntArray:
+def join_groups(num_rows: int, links: Sequence[tuple[IntArray, IntArray]]) -> IntArray:
     """Give each row the first row of its group, where groups that share a row are one.
 
-    Rows that share a content or a pattern match take the lowest row number among them, over and over
-    until nothing changes: connected components, in as many rounds as the longest chain of links.
+    links: pairs of arrays, rows and the number of what they belong to (a content, an athlete). Rows of one
+    number take the lowest row among them, over and over until nothing changes: connected components, in as
+    many rounds as the longest chain of links.
     """
-    representative = np.arange(len(content))
-    relations = [content]
-    if pattern_groups is not None:
-        lone = pattern_groups < 0
-        own = pattern_groups.max(initial=-1) + 1 + np.arange(len(content))
-        relations.append(np.where(lone, own, pattern_groups))
+    representative = np.arange(num_rows)
     while True:
         before = representative
-        for relation in relations:
-            lowest = np.full(relation.max() + 1, len(content))
-            np.minimum.at(lowest, relation, representative)
-            representative = lowest[relation]
+        for rows, number in links:
+            lowest = np.full(number.max(initial=-1) + 1, num_rows)
+            np.minimum.at(lowest, number, representative[rows])
+            representative = representative.copy()
+            np.minimum.at(representative, rows, lowest[number])
         if np.array_equal(before, representative):
             return representative
 
 
 def split_groups(
-    class_index: IntArray, group: IntArray, order: npt.NDArray[np.uint64], validation_share: float
+    class_index: IntArray,
+    group: IntArray,
+    order: npt.NDArray[np.uint64],
+    validation_share: float,
+    given: IntArray | None = None,
 ) -> BoolArray:
     """Choose whole groups for validation so that each class comes nearest to its share.
 
-    class_index, group, order: one entry a photo; groups are taken in the order of their hash. A class
-    with two groups or more gets a photo on both sides. Where groups hold several classes that may not be
-    possible, and as they are moved one by one and never exchanged, it is in rare cases not found; a class
-    of one group leaves training only for that: a pose never seen cannot be measured.
+    class_index, group, order: one entry a photo; groups are taken in the order of their hash. given: int64
+    (2, num_classes), photos of other groups that somebody put into training and into validation himself: a
+    class with some in validation gets no more. A class with two groups or more gets a photo on both sides.
+    Where groups hold several classes that may not be possible, and as they are moved one by one and never
+    exchanged, it is in rare cases not found; a class of one group leaves training only for that: a pose never
+    seen cannot be measured.
     Returns bool (photos,), true for validation.
     """
-    num_classes = int(class_index.max()) + 1
+    num_classes = given.shape[1] if given is not None else int(class_index.max()) + 1
+    given_training, given_validation = given if given is not None else np.zeros((2, num_classes), np.int64)
     group_ids, first_row, member = np.unique(group, return_index=True, return_inverse=True)
     pairs, pair_counts = np.unique(member * num_classes + class_index, return_counts=True)
     pair_group, pair_class = pairs // num_classes, pairs % num_classes
     classes_in_group = np.bincount(pair_group, minlength=len(group_ids))
-    groups_of_class = np.bincount(pair_class, minlength=num_classes)
-    total = np.bincount(class_index, minlength=num_classes)
-    target = validation_share * total
+    is_closed = given_validation > 0
+    # Groups of each class, those given to training as one: the last must not leave training.
+    groups_of_class = np.bincount(pair_class, minlength=num_classes) + (given_training > 0)
+    total = np.bincount(class_index, minlength=num_classes) + given_training
+    target = np.where(is_closed, 0.0, validation_share * total)
     rank = order[first_row]
     chosen = np.zeros(len(group_ids), dtype=bool)
     taken = np.zeros(num_classes)
-    left = np.zeros(num_classes)  # what groups of several classes leave in training
+    left = given_training.astype(float)  # what groups of several classes leave in training, or somebody put
 
     mixed = np.flatnonzero(classes_in_group > 1)
     if len(mixed):
@@ -66,7 +74,8 @@ def split_groups(
             classes, counts = pair_class[part], pair_counts[part]
             before = np.abs(taken[classes] - target[classes]).sum()
             after = np.abs(taken[classes] + counts - target[classes]).sum()
-            chosen[g] = after < before and not np.any(groups_of_class[classes] == 1)
+            stays = np.any((groups_of_class[classes] == 1) | is_closed[classes])
+            chosen[g] = after < before and not stays
             (taken if chosen[g] else left)[classes] += counts
 
     pure = classes_in_group[pair_group] == 1
@@ -75,16 +84,18 @@ def split_groups(
         of_class = of_class[np.argsort(rank[pair_group[of_class]], kind="stable")]
         reached = taken[c] + np.concatenate([[0], np.cumsum(pair_counts[of_class])])
         num_chosen = int(np.argmin(np.abs(reached - target[c])))
-        if groups_of_class[c] > 1 and len(of_class):
+        if is_closed[c] or groups_of_class[c] == 1:
+            num_chosen = 0
+        elif len(of_class):
             at_least = 0 if taken[c] else 1
             at_most = len(of_class) - (0 if left[c] else 1)
             num_chosen = min(max(num_chosen, at_least), max(at_least, at_most))
-        elif groups_of_class[c] == 1:
-            num_chosen = 0
         chosen[pair_group[of_class[:num_chosen]]] = True
 
     if len(mixed):
-        _repair(chosen, pair_group, pair_class, pair_counts, groups_of_class, rank)
+        _repair(
+            chosen, pair_group, pair_class, pair_counts, groups_of_class, is_closed, given_training > 0, rank
+        )
     validation: BoolArray = chosen[member]
     return validation
 
@@ -95,21 +106,30 @@ def _repair(
     pair_class: IntArray,
     pair_counts: IntArray,
     groups_of_class: IntArray,
+    is_closed: BoolArray,
+    is_in_training: BoolArray,
     rank: npt.NDArray[np.uint64],
 ) -> None:
-    """Move groups so that no class with several groups is wholly on one side, where that can be had."""
+    """Move groups so that no class with several groups is wholly on one side, where that is possible.
+
+    is_closed: classes that get no more photos for validation. is_in_training: classes of which somebody put
+    photos there.
+    """
     num_classes = len(groups_of_class)
     for side in (True, False):  # validation first: a class without validation goes unmeasured
-        for c in np.flatnonzero(groups_of_class > 1):
+        for c in np.flatnonzero((groups_of_class > 1) & ~is_closed):
             on_side = chosen[pair_group] == side
             here = np.bincount(pair_class[on_side], minlength=num_classes)  # groups per class on this side
+            there = np.bincount(pair_class[~on_side], minlength=num_classes)
+            (there if side else here)[is_in_training] += 1
             if here[c]:
                 continue
-            there = np.bincount(pair_class[~on_side], minlength=num_classes)
             candidates = pair_group[pair_class == c]
             weights = np.bincount(pair_group, weights=pair_counts)
             for g in sorted(candidates, key=lambda g: (weights[g], rank[g])):
                 others = pair_class[pair_group == g]
+                if side and np.any(is_closed[others]):
+                    continue
                 if np.all((there[others] > 1) | (groups_of_class[others] == 1)):
                     chosen[g] = side
                     break

@@ -1,4 +1,4 @@
-"""`training/<pose id>/` and `validation/<pose id>/`, by the split that `train` makes of the same listings.
+"""`training/<pose id>/`, `validation/<pose id>/` and `test/<pose id>/`, by the split that `train` makes.
 
 A split moves when photos are added, and a photo that lies on both sides makes a validation worthless. So a
 photo that changed its side or its pose is moved before anything is downloaded; one that is in no manifest any
@@ -22,7 +22,7 @@ from physiq_ray.sync.plan import LocalFiles, Photo
 if TYPE_CHECKING:
     from physiq_ray.manifest import Manifest
 
-SIDES: Final = {"train": "training", "validation": "validation"}  # by the manifest's word
+SIDES: Final = {"train": "training", "validation": "validation", "test": "test"}  # by the manifest's word
 
 
 @dataclass(frozen=True)

@@ -220,10 +220,28 @@ def test_photos_in_a_folder_named_after_a_pose_need_no_label() -> None:
     assert manifest.report.sources == (SourceReport("/photos", total=8, labelled=4, bytes=800),)
 
 
-def test_a_bucket_s_folders_name_no_poses() -> None:
-    photos = listing(Bucket("checkins"), {"7/a.jpg": "a", **PLENTY})
+def test_folders_named_after_poses_count_in_a_bucket_too() -> None:
+    photos = listing(Bucket("checkins"), {"7/a.jpg": "a", "2026/7/b.jpg": "b", "07/c.jpg": "c", **PLENTY})
 
-    assert "7/a.jpg" not in poses_by_key(build_manifest([photos], labels_of(*PLENTY_LABELS), POSES))
+    manifest = build_manifest([photos], labels_of(*PLENTY_LABELS), POSES)
+
+    assert poses_by_key(manifest)["7/a.jpg"] == 7
+    assert set(poses_by_key(manifest)) == {"7/a.jpg", *PLENTY}
+    assert manifest.report.num_by_folder == 1
+
+
+def test_folders_named_after_poses_are_those_below_the_source_s_prefix() -> None:
+    keys = ["2026/7/a.jpg", "2026/7/b.jpg", "2026/11/c.jpg", "2026/11/d.jpg", "2026/e.jpg"]
+    photos = listing(Bucket("checkins", "2026/"), {key: key for key in keys})
+
+    manifest = build_manifest([photos], labels_of(), {**POSES, 2026: "Year"})
+
+    assert poses_by_key(manifest) == {
+        "2026/7/a.jpg": 7,
+        "2026/7/b.jpg": 7,
+        "2026/11/c.jpg": 11,
+        "2026/11/d.jpg": 11,
+    }
 
 
 def test_a_label_that_contradicts_the_folder_is_a_conflict() -> None:
@@ -233,7 +251,7 @@ def test_a_label_that_contradicts_the_folder_is_a_conflict() -> None:
 
     manifest = build_manifest([photos], labels_of(("a.jpg", 1)), POSES)
 
-    assert manifest.report.conflicts == ("/photos/2/a.jpg: labelled with different poses",)
+    assert manifest.report.conflicts == ("'/photos/2/a.jpg': labelled with different poses",)
     assert poses_by_key(manifest) == {"1/a.jpg": 1, "1/b.jpg": 1, "1/c.jpg": 1, "2/b.jpg": 2, "2/c.jpg": 2}
 
 
@@ -242,7 +260,7 @@ def test_two_labels_of_different_poses_are_a_conflict_and_the_photo_is_left_out(
 
     manifest = build_manifest([plenty(**{"odd.jpg": "odd", "twice.jpg": "twice"})], labels, POSES)
 
-    assert manifest.report.conflicts == ("s3://checkins/odd.jpg: labelled with different poses",)
+    assert manifest.report.conflicts == ("'s3://checkins/odd.jpg': labelled with different poses",)
     assert poses_by_key(manifest).get("odd.jpg") is None
     assert poses_by_key(manifest)["twice.jpg"] == 1
     assert (
@@ -257,7 +275,7 @@ def test_a_mapped_and_an_unmapped_label_can_contradict_each_other() -> None:
         [plenty(**{"odd.jpg": "odd"})], labels, POSES, source_buckets={"phone": "checkins"}
     )
 
-    assert manifest.report.conflicts == ("s3://checkins/odd.jpg: labelled with different poses",)
+    assert manifest.report.conflicts == ("'s3://checkins/odd.jpg': labelled with different poses",)
 
 
 def test_copies_labelled_with_different_poses_are_all_left_out() -> None:
@@ -268,9 +286,9 @@ def test_copies_labelled_with_different_poses_are_all_left_out() -> None:
 
     assert set(poses_by_key(manifest)) == set(PLENTY)
     assert manifest.report.conflicts == (
-        "s3://checkins/one.jpg: a copy of another photo, labelled with another pose",
-        "s3://checkins/three.jpg: a copy of another photo, labelled with another pose",
-        "s3://checkins/two.jpg: a copy of another photo, labelled with another pose",
+        "'s3://checkins/one.jpg': a copy of another photo, labelled with another pose",
+        "'s3://checkins/three.jpg': a copy of another photo, labelled with another pose",
+        "'s3://checkins/two.jpg': a copy of another photo, labelled with another pose",
     )
 
 
@@ -755,7 +773,11 @@ def change(column: str, values: dict[int, object]) -> bytes:
     ("data", "problem"),
     [
         (change("pose_id", {0: None}), "1 rows have no pose_id"),
-        (change("split", {1: "test"}), "split is 'train' or 'validation', got ['test']"),
+        (change("split", {1: "tests"}), "split is 'train', 'validation', 'test', got ['tests']"),
+        (
+            change("split", {row: "test" if row % 2 else "train" for row in range(len(PLENTY_LABELS))}),
+            "no photo is in split 'validation'",
+        ),
         (
             change("split", dict.fromkeys(range(len(PLENTY_LABELS)), "train")),
             "all photos are in one split, 'train'",

@@ -1,0 +1,351 @@
+"""Listings ⋈ labels → one Arrow table of the photos to train on, grouped and split.
+
+In come the sources' listings and the labels; out comes the `Manifest`: one row a usable photo, the class
+mapping, and a report of everything that was left out, by name. Joins are hash look-ups on whole columns.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from physiq_ray.errors import DataError, PhysiqError, SettingError, StorageError
+from physiq_ray.labels import ClassMapping, Labels
+from physiq_ray.manifest.findings import (
+    find_conflicts,
+    find_loose,
+    find_shared,
+    find_undecodable,
+    report_sources,
+)
+from physiq_ray.manifest.fold import SPLITS, TEST, TRAIN, VALIDATION, extremes
+from physiq_ray.manifest.match import Matches, concat_photos, match_labels
+from physiq_ray.manifest.named import known_missing
+from physiq_ray.manifest.names import quoted
+from physiq_ray.manifest.report import ManifestReport
+from physiq_ray.manifest.split import IntArray, join_groups, split_groups
+from physiq_ray.manifest.table import MANIFEST_SCHEMA, Manifest
+from physiq_ray.storage import Listing
+
+
+@dataclass(frozen=True)
+class _Split:
+    """How the usable photos are divided; group_pattern, validation_share and seed as in the settings."""
+
+    group_pattern: str | None
+    validation_share: float
+    seed: int
+
+
+def build_manifest(
+    listings: Sequence[Listing],
+    labels: Labels,
+    poses: Mapping[int, str],
+    *,
+    source_buckets: Mapping[str, str] | None = None,
+    group_pattern: str | None = None,
+    validation_share: float = 0.2,
+    seed: int = 42,
+) -> Manifest:
+    """Join photos with their labels, group copies, and split every pose: `match_photos`, fit for training.
+
+    Raises StorageError: no source could be listed. DataError: nothing to train on. SettingError: a
+    group_pattern that RE2 does not accept.
+    """
+    return require_trainable(
+        match_photos(
+            listings,
+            labels,
+            poses,
+            source_buckets=source_buckets,
+            group_pattern=group_pattern,
+            validation_share=validation_share,
+            seed=seed,
+        )
+    )
+
+
+def require_trainable(manifest: Manifest) -> Manifest:
+    """Give the manifest back.
+
+    Raises DataError or StorageError: its report names a problem.
+    """
+    if manifest.report.problem is not None:
+        raise manifest.report.problem
+    return manifest
+
+
+def match_photos(
+    listings: Sequence[Listing],
+    labels: Labels,
+    poses: Mapping[int, str],
+    *,
+    source_buckets: Mapping[str, str] | None = None,
+    group_pattern: str | None = None,
+    validation_share: float = 0.2,
+    seed: int = 42,
+) -> Manifest:
+    """Join photos with their labels, group copies, and split every pose, whatever comes of it.
+
+    What nothing can be trained on, an empty table even, is a manifest too: its report says what was found
+    and names the problem.
+    `match_labels` decides which photo a label means. A group (equal size and ETag, equal group of the labels,
+    equal match of group_pattern in the key) stays on one side. Where labels give a split, their whole group
+    is there: in test if any of its labels says so, else in validation, else in training. The others are split
+    by their groups, but a pose that labels put into validation gets no more photos there.
+    The split depends on the seed and on what is there, not on the order of listings.
+
+    Raises SettingError: a group_pattern that RE2 does not accept.
+    """
+    photos = concat_photos(listings)
+    matches = match_labels(listings, photos, labels, poses, source_buckets or {})
+    labelled = photos.append_column("pose_id", matches.pose_id)
+    labelled = labelled.append_column("row", pa.array(np.arange(photos.num_rows)))
+    labelled = labelled.filter(pa.array(matches.is_usable)).sort_by("uri")
+    content = _content_codes(labelled)
+    # Copies of one content that carry different poses: nobody can tell which is right.
+    lowest, highest = extremes(content, labelled["pose_id"].to_numpy(), int(content.max(initial=-1)) + 1)
+    contradicted = (lowest != highest)[content]
+    conflicts = (
+        *find_conflicts(photos, matches),
+        *(
+            f"{quoted(uri)}: a copy of another photo, labelled with another pose"
+            for uri in labelled["uri"].filter(pa.array(contradicted)).to_pylist()
+        ),
+    )
+    usable = labelled.filter(pa.array(~contradicted)) if contradicted.any() else labelled
+    content = content[~contradicted]
+    problem = None if usable.num_rows else _find_problem(listings, photos, labels, matches, conflicts)
+    found = {
+        "sources": report_sources(listings, photos, matches),
+        "undecodable": find_undecodable(photos),
+        "loose": find_loose(photos, matches),
+        "shared_names": find_shared(matches),
+    }
+    names = matches.names
+    missing = pa.array(known_missing(matches, listings) & names.is_usable)
+    links, splits = _links_of_labels(matches, usable["row"].to_numpy())
+    del photos, labelled  # a million rows are 200 MB, and the split needs room of its own
+    table, thin_poses, split_conflicts = _grouped_and_split(
+        usable, content, links, splits, poses, _Split(group_pattern, validation_share, seed)
+    )
+    class_mapping = ClassMapping.of_poses(pc.unique(table["pose_id"]).to_pylist())
+    report = ManifestReport(
+        **found,  # type: ignore[arg-type]  # of several types
+        conflicts=conflicts,
+        labels_without_photo=tuple(names.name.filter(missing).to_pylist()),
+        ambiguous=tuple(names.name.filter(pa.array(matches.is_ambiguous)).to_pylist()),
+        num_poseless=int(np.count_nonzero(matches.is_poseless)),
+        num_by_folder=int(np.count_nonzero(matches.is_by_folder)),
+        split_conflicts=split_conflicts,
+        malformed=labels.malformed,
+        unknown_poses=labels.unknown_poses,
+        thin_poses=thin_poses,
+        poses_without_photo=tuple(
+            f"pose {pose_id} {name}"
+            for pose_id, name in poses.items()
+            if str(pose_id) not in class_mapping.classes
+        ),
+        num_copies=len(content) - int(np.count_nonzero(np.bincount(content))),
+        problem=problem or _find_split_problem(table, class_mapping, poses, thin_poses),
+    )
+    return Manifest(table, class_mapping, report)
+
+
+def _find_problem(
+    listings: Sequence[Listing],
+    photos: pa.Table,
+    labels: Labels,
+    matches: Matches,
+    conflicts: Sequence[str],
+) -> PhysiqError:
+    """Say why no photo can be used at all."""
+    listed = [str(listing.source) for listing in listings if listing.table is not None]
+    errors = [str(listing.error) for listing in listings if listing.error is not None]
+    if not listed:
+        return StorageError(f"none of the {len(listings)} sources could be listed: {'; '.join(errors)}")
+    not_listed = "".join(f"; {error}" for error in errors)
+    if photos.num_rows == 0:
+        return DataError(f"no photos in {', '.join(listed)}; check bucket and prefix{not_listed}")
+    num_known = int(np.count_nonzero(matches.is_known))
+    if num_known:
+        reasons = [
+            f"{count} {what}"
+            for count, what in (
+                (len(conflicts), "with conflicting labels"),
+                (int(np.count_nonzero(matches.is_poseless)), "of no known pose"),
+                (int(np.count_nonzero(matches.is_unusable)), "with labels that cannot be used"),
+            )
+            if count
+        ]
+        all_conflict = len(conflicts) == num_known
+        return DataError(
+            f"{'all labels conflict' if all_conflict else 'no labelled photo can be used'}: of "
+            f"{photos.num_rows} photos {num_known} are labelled, {', '.join(reasons)}; correct the labels"
+            f"{f', the first is {conflicts[0]}' if conflicts else ''}{not_listed}"
+        )
+    example = quoted(labels.table["name"][0].as_py()) if labels.table.num_rows else "'(no usable label)'"
+    return DataError(
+        f"no label matches a photo: {photos.num_rows} photos, {labels.table.num_rows} usable labels, "
+        f"{len(conflicts)} conflicts; labels are matched on the file name, for example a photo "
+        f"{quoted(photos['key'][0].as_py())} and a label {example}; "
+        f"check labels, sources and source_buckets{not_listed}"
+    )
+
+
+def _find_split_problem(
+    table: pa.Table, mapping: ClassMapping, poses: Mapping[int, str], thin_poses: Sequence[str]
+) -> PhysiqError | None:
+    """Say why usable photos are not enough."""
+    if len(mapping.classes) < 2:
+        only = mapping.pose_ids[0]
+        return DataError(
+            f"only one pose ({only} {poses.get(only, '')}) has labelled photos; at least two needed"
+        )
+    if len({TRAIN, VALIDATION} & set(pc.unique(table["split"]).to_pylist())) < 2:
+        return DataError("no photos for one side of the split: " + "; ".join(thin_poses))
+    return None
+
+
+def _content_codes(table: pa.Table) -> IntArray:
+    """Give each content a number: equal size and ETag → equal number; a photo without ETag has its own."""
+    etag, size = _codes(table["etag"]), _codes(table["size"])
+    content = _codes(pa.chunked_array([etag * (int(size.max(initial=0)) + 1) + size]))
+    alone = pc.equal(table["etag"], "").to_numpy()
+    return np.where(alone, len(content) + np.arange(len(content)), content)
+
+
+def _codes(column: pa.ChunkedArray) -> IntArray:
+    encoded: IntArray = column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    return encoded
+
+
+def _links_of_labels(
+    matches: Matches, rows: IntArray
+) -> tuple[tuple[IntArray, IntArray] | None, npt.NDArray[np.int8]]:
+    """Give the groups of the labels as links for `join_groups`, and the splits that labels give.
+
+    rows: the usable photos, of which the places are counted. splits: int8 (2, photos), the first and last in
+    the order of SPLITS from 1 on, 0 where none is given.
+    """
+    names, pairs = matches.names, matches.pairs
+    splits = np.zeros((2, len(rows)), np.int8)
+    has_split, has_group = names.last_split[pairs.code] > 0, names.group[pairs.code] >= 0
+    if not has_split.any() and not has_group.any():
+        return None, splits
+    place = np.full(len(matches.is_usable), -1, np.int64)
+    place[rows] = np.arange(len(rows))
+    is_used = place[pairs.photo] >= 0
+    given = pairs.filter(is_used & has_split)
+    splits[0] = len(SPLITS) + 1
+    np.minimum.at(splits[0], place[given.photo], names.first_split[given.code])
+    np.maximum.at(splits[1], place[given.photo], names.last_split[given.code])
+    splits[0, splits[1] == 0] = 0
+    grouped = pairs.filter(is_used & has_group)
+    return (place[grouped.photo], names.group[grouped.code]), splits
+
+
+def _grouped_and_split(
+    usable: pa.Table,
+    content: IntArray,
+    label_links: tuple[IntArray, IntArray] | None,
+    splits: npt.NDArray[np.int8],
+    poses: Mapping[int, str],
+    how: _Split,
+) -> tuple[pa.Table, tuple[str, ...], tuple[str, ...]]:
+    if usable.num_rows == 0:
+        return MANIFEST_SCHEMA.empty_table(), (), ()
+    links = [(np.arange(len(content)), content)]
+    if label_links is not None:
+        links.append(label_links)
+    if how.group_pattern:
+        pattern = _pattern_codes(usable["key"], how.group_pattern)
+        links.append((np.flatnonzero(pattern >= 0), pattern[pattern >= 0]))
+    representative = join_groups(len(content), links)
+    group = usable["uri"].combine_chunks().take(pa.array(representative))
+
+    mapping = ClassMapping.of_poses(pc.unique(usable["pose_id"]).to_pylist())
+    class_index = pc.index_in(usable["pose_id"], pa.array(mapping.pose_ids, pa.int32())).to_numpy()
+    given, split_conflicts = _given_splits(representative, splits, group)
+    side = np.where(given == 0, 1, given)
+    is_open = given == 0
+    if is_open.any():
+        # A keyed hash of the group's name, not a shuffle: photos that come later leave most of it as it was.
+        encoded = group.dictionary_encode()
+        names = encoded.dictionary.to_numpy(zero_copy_only=False)
+        hashes = pd.util.hash_array(names, hash_key=f"{how.seed:016d}", categorize=False)
+        order = hashes[encoded.indices.to_numpy()]
+        counts = np.array(
+            [np.bincount(class_index[given == place], minlength=len(mapping.classes)) for place in (1, 2)]
+        )
+        is_validation = split_groups(
+            class_index[is_open], representative[is_open], order[is_open], how.validation_share, counts
+        )
+        side[is_open] = np.where(is_validation, 2, 1)
+    columns = {
+        **{name: usable[name] for name in ("uri", "bucket", "key", "size", "etag", "pose_id")},
+        "class_index": pa.array(class_index, pa.int32()),
+        "group": group,
+        "split": pa.array(SPLITS, pa.string()).take(pa.array(side - 1)),
+    }
+    thin = _thin_poses(mapping, poses, class_index, side, is_given=not is_open.all())
+    return pa.table(columns, schema=MANIFEST_SCHEMA), thin, split_conflicts
+
+
+def _given_splits(
+    representative: IntArray, splits: npt.NDArray[np.int8], group: pa.Array
+) -> tuple[IntArray, tuple[str, ...]]:
+    """Give each photo the split that labels give its group, 0 where none, and name groups with several."""
+    first = np.full(len(representative), len(SPLITS) + 1, np.int64)
+    last = np.zeros(len(representative), np.int64)
+    has_split = splits[1] > 0
+    if not has_split.any():
+        return last, ()
+    np.minimum.at(first, representative[has_split], splits[0, has_split])
+    np.maximum.at(last, representative[has_split], splits[1, has_split])
+    differing = np.flatnonzero((last > 0) & (first < last))
+    return last[representative], tuple(
+        f"the group of {quoted(group[int(row)].as_py())}: labelled {SPLITS[first[row] - 1]!r} and "
+        f"{SPLITS[last[row] - 1]!r}, so all of it is in {SPLITS[last[row] - 1]!r}"
+        for row in differing
+    )
+
+
+def _thin_poses(
+    mapping: ClassMapping, poses: Mapping[int, str], class_index: IntArray, side: IntArray, *, is_given: bool
+) -> tuple[str, ...]:
+    """Name the poses without a photo to train on or to validate with."""
+    thin = []
+    for index, pose_id in enumerate(mapping.pose_ids):
+        name = f"pose {pose_id} {poses.get(pose_id, '')}".rstrip()
+        train, validation, test = np.bincount(side[class_index == index] - 1, minlength=len(SPLITS)).tolist()
+        if train == 0 and (test or is_given):
+            thin.append(f"{name}: all its photos are for {VALIDATION} or {TEST}; label some to train on")
+        elif train == 0:
+            thin.append(
+                f"{name}: all its photos fell into validation groups; label more or use smaller groups"
+            )
+        elif validation == 0:
+            where = "" if is_given else " in one group"
+            thin.append(
+                f"{name}: {train} photo(s){where}, all in training; "
+                "no validation photo measures it: label more"
+            )
+    return tuple(thin)
+
+
+def _pattern_codes(keys: pa.ChunkedArray, pattern: str) -> IntArray:
+    """Give each match of pattern a number (its first bracket, or all of it); -1 where it matches nothing."""
+    captured = pattern if re.compile(pattern).groups else f"({pattern})"
+    try:
+        text = pc.replace_substring_regex(keys, rf"(?s)^.*?(?:{captured}).*$", r"\1")
+        # An optional bracket, as in "(athlete-[0-9]+)?", matches everywhere and says nothing of a photo.
+        matched = pc.and_(pc.match_substring_regex(keys, captured), pc.not_equal(text, ""))
+    except pa.ArrowInvalid as error:
+        raise SettingError(f"group_pattern={pattern!r}: not accepted by RE2: {error}") from error
+    return np.where(matched.to_numpy(), _codes(text), -1)

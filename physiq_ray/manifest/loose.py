@@ -1,0 +1,153 @@
+"""Which photos a label means that names none exactly: the one photo whose name is the same in plain form.
+
+No pair of label and photo is ever written out, as a thousand labels may be like a million photos: of the
+photos of one plain form only the first and the last are kept, which tells one from several.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from physiq_ray.manifest.exact import Pairs, scope_keys, spans
+from physiq_ray.manifest.fold import LabelNames
+from physiq_ray.manifest.names import Kind, Readings, last_parts, read_keys, read_labels
+from physiq_ray.manifest.split import BoolArray, IntArray
+from physiq_ray.storage import Bucket, Listing
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What labels and photos are like.
+
+    codes: the names compared. photo: int64, for each the one photo like it, -1 where there is none or more
+    than one. is_ambiguous: there are several. alike: each photo of these with one of the names.
+    labels, photos: the plain forms; the rows of labels are places in codes.
+    """
+
+    codes: IntArray
+    photo: IntArray
+    is_ambiguous: BoolArray
+    alike: Pairs
+    labels: Readings
+    photos: Readings
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Photos by what they may be called: key: int64 (N,), a number a text; photo: int64 (N,)."""
+
+    texts: pa.Array
+    key: IntArray
+    photo: IntArray
+    first: IntArray  # of each text
+    last: IntArray
+
+
+def compare_loosely(
+    names: LabelNames, codes: IntArray, listings: Sequence[Listing], photos: pa.Table
+) -> Likeness:
+    """Compare names with all photos, also with those that are named exactly by others."""
+    chosen = pa.array(codes)
+    buckets = {listing.source.name for listing in listings if isinstance(listing.source, Bucket)}
+    labels = read_labels(names.name.take(chosen), sorted(buckets))
+    keys = photos["key"]
+    read = read_keys(keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys)
+    scope = pc.coalesce(labels.bucket, names.scope.take(chosen).take(pa.array(labels.row)))
+
+    name_of_label, name_of_photo = last_parts(labels.text), last_parts(read.text)
+    near = read.filter(pc.is_in(name_of_photo, name_of_label).to_numpy(zero_copy_only=False))
+    is_near = pc.is_in(name_of_label, name_of_photo).to_numpy(zero_copy_only=False)
+    del name_of_label, name_of_photo
+
+    first = np.full(len(codes), photos.num_rows, np.int64)
+    last = np.full(len(codes), -1, np.int64)
+    found: list[tuple[_Index, IntArray, IntArray]] = []
+    is_scoped = pc.not_equal(scope, "").to_numpy(zero_copy_only=False)
+    for scoped in (False, True):
+        for kinds in ((Kind.NAME,), (Kind.KEY, Kind.PATH)):
+            here = np.flatnonzero(is_near & (is_scoped == scoped) & np.isin(labels.kind, kinds))
+            if not len(here):
+                continue
+            index = _index(near, listings, photos, is_name=kinds == (Kind.NAME,), scoped=scoped)
+            place, key = _find(index, labels, scope, here)
+            row = labels.row[place]
+            np.minimum.at(first, row, index.first[key])
+            np.maximum.at(last, row, index.last[key])
+            found.append((index, row, key))
+    is_ambiguous = first < last
+    return Likeness(
+        codes=codes,
+        photo=np.where(first == last, first, -1),
+        is_ambiguous=is_ambiguous,
+        alike=Pairs.join([_alike(index, row, key, is_ambiguous, codes) for index, row, key in found]),
+        labels=labels,
+        photos=read,
+    )
+
+
+def _index(
+    near: Readings, listings: Sequence[Listing], photos: pa.Table, *, is_name: bool, scoped: bool
+) -> _Index:
+    """List what photos may be called: their last part; or their key, also below a prefix or with bucket."""
+    bucket = photos["bucket"].take(pa.array(near.row)).combine_chunks()
+    if is_name:
+        texts, rows = [last_parts(near.text)], [np.arange(len(near.row))]
+    else:
+        texts, rows = [near.text], [np.arange(len(near.row))]
+        texts.append(pc.binary_join_element_wise(bucket, near.text, "/"))
+        rows.append(rows[0])
+        for listing, span in spans(listings):
+            if isinstance(listing.source, Bucket) and listing.source.prefix:
+                here = np.flatnonzero((near.row >= span.start) & (near.row < span.stop))
+                prefix = read_keys(pa.array([listing.source.prefix])).text[0].as_py()
+                below = near.text.take(pa.array(here))
+                inside = pc.starts_with(below, f"{prefix}/")
+                texts.append(pc.utf8_slice_codeunits(below.filter(inside), len(prefix) + 1))
+                rows.append(here[inside.to_numpy(zero_copy_only=False)])
+    row = np.concatenate(rows)
+    text = pa.concat_arrays(texts)
+    if scoped:
+        text = scope_keys(bucket.take(pa.array(row)), text)
+    encoded = text.dictionary_encode()
+    key, photo = encoded.indices.to_numpy().astype(np.int64), near.row[row]
+    first = np.full(len(encoded.dictionary), photos.num_rows, np.int64)
+    last = np.full(len(encoded.dictionary), -1, np.int64)
+    np.minimum.at(first, key, photo)
+    np.maximum.at(last, key, photo)
+    return _Index(encoded.dictionary, key, photo, first, last)
+
+
+def _find(index: _Index, labels: Readings, scope: pa.Array, rows: IntArray) -> tuple[IntArray, IntArray]:
+    """Look readings up; of a path first all of it, then one folder less, until some photo is called so."""
+    found_rows, found_keys = [], []
+    deepest = pc.max(pc.count_substring(index.texts, "/")).as_py() or 0
+    text = labels.text.take(pa.array(rows))
+    while len(rows):
+        is_path = labels.kind[rows] == Kind.PATH
+        depth = pc.count_substring(text, "/").to_numpy()
+        fits = ~is_path | (depth <= deepest)
+        is_found = np.zeros(len(rows), bool)
+        if fits.any():
+            wanted = text
+            if len(scope) and scope[int(rows[0])].as_py():
+                wanted = scope_keys(scope.take(pa.array(rows)), text)
+            key = pc.index_in(wanted, index.texts)
+            is_found = pc.is_valid(key).to_numpy(zero_copy_only=False)
+            found_rows.append(rows[is_found])
+            found_keys.append(key.drop_null().to_numpy().astype(np.int64))
+        goes_on = np.flatnonzero(is_path & ~is_found & (depth > 0))
+        rows = rows[goes_on]
+        text = pc.replace_substring_regex(text.take(pa.array(goes_on)), r"^[^/]*/", "")
+    return np.concatenate([rows[:0], *found_rows]), np.concatenate([rows[:0], *found_keys])
+
+
+def _alike(index: _Index, row: IntArray, key: IntArray, is_ambiguous: BoolArray, codes: IntArray) -> Pairs:
+    """Give each photo that is called as an ambiguous name is, with one such name."""
+    code_of_key = np.full(len(index.first), -1, np.int64)
+    chosen = is_ambiguous[row]
+    code_of_key[key[chosen]] = codes[row[chosen]]
+    code = code_of_key[index.key]
+    return Pairs(code[code >= 0], index.photo[code >= 0])

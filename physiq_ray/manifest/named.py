@@ -1,0 +1,141 @@
+"""What the labels say of the photos of each source: for the tools that keep or remove photos."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from physiq_ray.labels import Labels
+from physiq_ray.manifest.exact import scope_keys, spans
+from physiq_ray.manifest.loose import Likeness
+from physiq_ray.manifest.match import Matches, concat_photos, match_labels
+from physiq_ray.manifest.names import last_parts, skeletons
+from physiq_ray.manifest.split import BoolArray, IntArray
+from physiq_ray.storage import Bucket, Listing
+
+
+@dataclass(frozen=True)
+class NamedPhotos:
+    """What the labels say of one listing's photos, in the order of its rows.
+
+    is_labelled: some label means this photo, be it one of a null pose, one that cannot be used or one that
+    contradicts another, and also each object of a comparison that is not unique. resembles: for a photo that
+    no label means, the name of a label without a photo that it resembles; null otherwise. num_labels: labels
+    that concern this listing: those that mean a photo in it, and those without a photo that name its bucket
+    or no bucket. unmatched: the names of the latter. A label that may mean a photo of a source that could not
+    be listed is not among them.
+    """
+
+    is_labelled: pa.BooleanArray
+    resembles: pa.StringArray
+    num_labels: int
+    unmatched: tuple[str, ...]
+
+
+def find_labelled(
+    listings: Sequence[Listing],
+    labels: Labels,
+    poses: Mapping[int, str],
+    source_buckets: Mapping[str, str],
+) -> tuple[NamedPhotos | None, ...]:
+    """Find the photos of each listing that some label means, and the labels that mean none.
+
+    One answer a listing, in the order of the listings; None for a source that could not be listed.
+    """
+    photos = concat_photos(listings)
+    matches = match_labels(listings, photos, labels, poses, source_buckets)
+    resembles = find_resembling(matches, photos, listings)
+    is_missing = known_missing(matches, listings)
+    meant = _meant_codes(matches)
+    answers: list[NamedPhotos | None] = [None] * len(listings)
+    places = {id(listing): place for place, listing in enumerate(listings)}
+    for listing, rows in spans(listings):
+        num_rows = rows.stop - rows.start
+        here = np.unique(meant[0][(meant[1] >= rows.start) & (meant[1] < rows.stop)])
+        unmatched = _names_for(listing, matches, is_missing)
+        answers[places[id(listing)]] = NamedPhotos(
+            pa.array(matches.is_known[rows]),
+            resembles.slice(rows.start, num_rows),
+            len(here) + len(unmatched),
+            unmatched,
+        )
+    return tuple(answers)
+
+
+def known_missing(matches: Matches, listings: Sequence[Listing]) -> BoolArray:
+    """Tell which names mean no photo: not those that may mean one of a source that could not be listed."""
+    failed = [listing.source.name for listing in listings if listing.table is None]
+    if not failed:
+        return matches.is_missing
+    unseen = pc.is_in(matches.names.scope, pa.array(["", *failed])).to_numpy(zero_copy_only=False)
+    is_missing: BoolArray = matches.is_missing & ~unseen
+    return is_missing
+
+
+def _meant_codes(matches: Matches) -> tuple[IntArray, IntArray]:
+    """Give the names that mean, or may mean, a photo, with it."""
+    maybe = np.flatnonzero(matches.alike_code >= 0)
+    code, photo = [matches.pairs.code, matches.alike_code[maybe]], [matches.pairs.photo, maybe]
+    if matches.likeness is not None:  # names that only confirm what others say exactly
+        sure = matches.likeness.photo >= 0
+        sure[sure] = matches.is_loose[matches.likeness.codes[sure]]
+        code.append(matches.likeness.codes[sure])
+        photo.append(matches.likeness.photo[sure])
+    return np.concatenate(code), np.concatenate(photo)
+
+
+def _names_for(listing: Listing, matches: Matches, is_missing: BoolArray) -> tuple[str, ...]:
+    """Give the missing names that name the listing's bucket, or none."""
+    names = matches.names
+    chosen = pc.and_(
+        pa.array(is_missing), pc.is_in(names.scope, pa.array(["", listing.source.name], pa.string()))
+    )
+    found: list[str] = names.name.filter(chosen).to_pylist()
+    if isinstance(listing.source, Bucket) and listing.source.prefix:
+        # s3://bucket/key beside the prefix is not looked for here.
+        base, whole = f"s3://{listing.source.name}/", str(listing.source)
+        found = [name for name in found if not name.startswith(base) or name.startswith(f"{whole}/")]
+    return tuple(found)
+
+
+def find_resembling(matches: Matches, photos: pa.Table, listings: Sequence[Listing]) -> pa.StringArray:
+    """Give for each photo that no label means a label without a photo that it resembles.
+
+    Last parts are compared without case, accents, punctuation, extension and what an upload puts in front.
+    A label that names a bucket resembles only photos of it, unless that bucket is none of the listed: it may
+    have moved.
+    """
+    likeness = matches.likeness
+    if likeness is None or matches.is_known.all():
+        return pa.nulls(photos.num_rows, pa.string())
+    resembled = np.full(photos.num_rows, -1, np.int64)
+    is_wanted = matches.is_missing[likeness.codes]
+    labels = likeness.labels.filter(is_wanted[likeness.labels.row])
+    rows = likeness.photos.filter(~matches.is_known[likeness.photos.row])
+    scope = _scopes(likeness, labels.row, labels.bucket, matches, listings)
+    bucket = photos["bucket"].take(pa.array(rows.row)).combine_chunks()
+    of_label, of_photo = skeletons(last_parts(labels.text)), skeletons(last_parts(rows.text))
+    for theirs, ours in ((0, 0), (1, 0), (0, 1)):
+        wanted = pc.if_else(pc.is_valid(of_label[theirs]), scope_keys(scope, of_label[theirs]), None)
+        for where in (pa.repeat("", len(rows.row)), bucket):
+            index = pc.index_in(scope_keys(where, of_photo[ours]), wanted, skip_nulls=True)
+            is_found = pc.is_valid(index).to_numpy(zero_copy_only=False)
+            resembled[rows.row[is_found]] = labels.row[index.drop_null().to_numpy()]
+    code = likeness.codes[np.maximum(resembled, 0)]
+    return matches.names.name.take(pa.array(code, mask=resembled < 0))
+
+
+def _scopes(
+    likeness: Likeness, row: IntArray, bucket: pa.Array, matches: Matches, listings: Sequence[Listing]
+) -> pa.Array:
+    scope = matches.names.scope.take(pa.array(likeness.codes[row]))
+    is_uri = pc.match_substring_regex(
+        matches.names.name.take(pa.array(likeness.codes[row])), r"^(?i:s3[an]?)://"
+    )
+    names_itself = pc.or_(pc.is_valid(bucket), is_uri)
+    listed = pa.array([listing.source.name for listing in listings], pa.string())
+    named = pc.coalesce(bucket, scope)
+    is_elsewhere = pc.and_(names_itself, pc.invert(pc.is_in(named, listed)))
+    return pc.if_else(is_elsewhere, "", named)
