@@ -96,20 +96,21 @@ def _restore(entry: Entry) -> bool:
 
 def _move_back(entry: Entry, bucket: str, key: str, found: Target | None) -> bool:
     to_bucket, to_key = split_uri(entry.moved_to or "")
+    moved_to = quoted(entry.moved_to or "")
     moved = find_object(to_bucket, to_key)
     if found is not None and (moved is None or moved.etag != found.etag):
         return False  # back already, or written anew, or never gone; what lies there may be another's
     if moved is None:
-        raise StorageError(f"neither there nor at {entry.moved_to}")
+        raise StorageError(f"neither there nor at {moved_to}")
     # What was uploaded in parts has an ETag of its parts, the copy one of the whole.
     if moved.size != entry.size or (moved.etag != entry.etag and "-" not in entry.etag):
-        raise StorageError(f"what is at {entry.moved_to} is another object; it stays there")
+        raise StorageError(f"what is at {moved_to} is another object; it stays there")
     if found is None and (problem := copy_object(to_bucket, moved, bucket, key)) is not None:
         reason = problem.error or problem.state
-        raise _error_of(problem, f"cannot be copied back from {entry.moved_to}: {reason}")
+        raise _error_of(problem, f"cannot be copied back from {moved_to}: {reason}")
     (outcome,) = delete_objects(to_bucket, [moved], Condition.BATCH)
     if outcome.state == State.FAILED:
-        raise _error_of(outcome, f"back, but its copy stays at {entry.moved_to}: {outcome.error}")
+        raise _error_of(outcome, f"back, but its copy stays at {moved_to}: {outcome.error}")
     return found is None
 
 

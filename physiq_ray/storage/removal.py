@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from botocore.exceptions import ClientError
 
-from physiq_ray.errors import DeniedError, StorageError, UnreachableError
+from physiq_ray.errors import DeniedError, StorageError, UnreachableError, quoted
 from physiq_ray.storage.address import Bucket
 from physiq_ray.storage.retry import retry
 from physiq_ray.storage.s3 import s3_client, translated
@@ -89,7 +89,7 @@ def find_object(bucket: str, key: str) -> Target | None:
     """Look at one object; None where it is not there. Raises StorageError: denied, unreachable."""
 
     def head() -> Target | None:
-        with translated(f"look at s3://{bucket}/{key}", right=f"s3:GetObject on arn:aws:s3:::{bucket}/*"):
+        with translated(f"look at {_shown(bucket, key)}", right=f"s3:GetObject on arn:aws:s3:::{bucket}/*"):
             try:
                 answer = s3_client().head_object(Bucket=bucket, Key=key)
             except ClientError as error:
@@ -207,7 +207,7 @@ def _delete_singly(bucket: str, target: Target, condition: Condition) -> Outcome
         if condition != Condition.SINGLE and (changed := _look(bucket, target, may_be_done=may_be_done)):
             return changed
         request = {} if condition == Condition.LOOK else {"IfMatch": f'"{target.etag}"'}
-        with translated(f"delete s3://{bucket}/{target.key}", right=rights_to_delete(bucket)):
+        with translated(f"delete {_shown(bucket, target.key)}", right=rights_to_delete(bucket)):
             was_sent, may_be_done = may_be_done, True
             try:
                 answer = s3_client().delete_object(Bucket=bucket, Key=target.key, **request)
@@ -245,7 +245,7 @@ def _translate_item(bucket: str, key: str, code: str, message: str) -> StorageEr
         "ResponseMetadata": {"HTTPStatusCode": 403},
     }
     try:
-        with translated(f"delete s3://{bucket}/{key}", right=rights_to_delete(bucket)):
+        with translated(f"delete {_shown(bucket, key)}", right=rights_to_delete(bucket)):
             raise ClientError(answer, "DeleteObjects")
     except StorageError as error:
         return error
@@ -270,14 +270,14 @@ def copy_object(bucket: str, target: Target, to_bucket: str, to_key: str) -> Out
 
     A copy made before counts where its ETag says so; another object in its place stays, and is an error.
     """
-    to_uri = f"s3://{to_bucket}/{to_key}"
+    to_uri = _shown(to_bucket, to_key)
     right = f"s3:GetObject on arn:aws:s3:::{bucket}/* and s3:PutObject on arn:aws:s3:::{to_bucket}/*"
 
     def attempt() -> Outcome | None:
         copied = _find_before_copy(to_bucket, to_key)
         is_made = copied is None
         if is_made:
-            with translated(f"copy s3://{bucket}/{target.key} to {to_uri}", right=right):
+            with translated(f"copy {_shown(bucket, target.key)} to {to_uri}", right=right):
                 try:
                     s3_client().copy_object(
                         Bucket=to_bucket,
@@ -331,7 +331,7 @@ def list_versions(bucket: str, key: str) -> list[Version]:
     right = f"s3:ListBucketVersions on arn:aws:s3:::{bucket}"
 
     def ask() -> list[Version]:
-        with translated(f"list the versions of s3://{bucket}/{key}", right=right):
+        with translated(f"list the versions of {_shown(bucket, key)}", right=right):
             pages = s3_client().get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=key)
             return [
                 Version(item["VersionId"], item["IsLatest"], is_marker)
@@ -352,7 +352,7 @@ def delete_version(bucket: str, key: str, version_id: str) -> None:
     right = f"s3:DeleteObjectVersion on arn:aws:s3:::{bucket}/*"
 
     def delete() -> None:
-        with translated(f"delete version {version_id} of s3://{bucket}/{key}", right=right):
+        with translated(f"delete version {version_id} of {_shown(bucket, key)}", right=right):
             s3_client().delete_object(Bucket=bucket, Key=key, VersionId=version_id)
 
     retry(delete)
@@ -360,6 +360,10 @@ def delete_version(bucket: str, key: str, version_id: str) -> None:
 
 def _failed(key: str, error: StorageError) -> Outcome:
     return Outcome(key, State.FAILED, error=str(error), fault=error)
+
+
+def _shown(bucket: str, key: str) -> str:
+    return quoted(f"s3://{bucket}/{key}")
 
 
 def _is_odd_in_xml(key: str) -> bool:
