@@ -1,4 +1,4 @@
-"""Whatever is in a bucket, whatever goes wrong: what must stay, stays."""
+"""Whatever is in a bucket, whatever goes wrong, whenever a label comes: what must stay, stays."""
 
 import itertools
 import json
@@ -42,7 +42,8 @@ _examples = itertools.count()
 class Faults:
     """kill_at: the request before which, or after which, the process dies. cut_at: the listing's page that
     says nothing of those after it. refused: keys that DeleteObjects cannot delete. rewritten: a key that
-    somebody writes anew while deletions are under way.
+    somebody writes anew while deletions are under way. labelled_late: keys that get a label after the
+    confirmation; torn: the label file is half written then.
     """
 
     kill_at: int | None
@@ -50,6 +51,8 @@ class Faults:
     cut_at: int | None
     refused: frozenset[str]
     rewritten: str | None
+    labelled_late: frozenset[str]
+    is_torn: bool
 
 
 class Killed(BaseException):
@@ -77,6 +80,8 @@ def scenes(draw: st.DrawFn) -> tuple[set[str], set[str], float, Faults, bool]:
         cut_at=draw(st.sampled_from([None, None, None, 1, 2, 3])),
         refused=draw(st.frozensets(some, max_size=2)),
         rewritten=draw(st.none() | some),
+        labelled_late=draw(st.frozensets(some, max_size=3)),
+        is_torn=draw(st.sampled_from([False, False, False, True])),
     )
     return present, labelled, draw(st.sampled_from([1.0, 1.0, 0.5, 0.3])), faults, draw(st.booleans())
 
@@ -110,9 +115,7 @@ def check(bucket, s3_direct, tmp_path, monkeypatch, present, labelled, share, fa
     before = {key: f"{key} of old".encode() for key in present}
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda key: put(s3_direct, bucket, prefix + key, before[key]), present))
-    (tmp_path / "labels.json").write_text(
-        json.dumps([{"poseId": 7, "s3Filename": name} for name in (*labelled, "of-elsewhere.jpg")])
-    )
+    write_labels(tmp_path / "labels.json", labelled)
     (tmp_path / "poses.json").write_text('[{"id": 7, "name": "Back Lat Spread"}]')
     keep_settings = CleanseSettings(
         sources=(f"s3://{bucket}/{prefix}",),
@@ -126,7 +129,19 @@ def check(bucket, s3_direct, tmp_path, monkeypatch, present, labelled, share, fa
 
     storage.forget_clients()
     rewritten = inject(faults, bucket, prefix, s3_direct, present)
+    late = {key.rpartition("/")[2] for key in faults.labelled_late}
+    has_changed = []
+
+    def change_labels(**_: Any) -> None:
+        """Change the labels once, at the first deletion that is asked for: the probe's."""
+        if not has_changed:
+            has_changed.append(True)
+            write_labels(tmp_path / "labels.json", labelled | late, is_torn=faults.is_torn)
+
+    s3_client().meta.events.register_first("before-send.s3.DeleteObjects", change_labels)
     attempt(keep_settings, attic, tmp_path)
+    if has_changed:
+        must_stay |= {key for key in present if key.rpartition("/")[2] in late or faults.is_torn}
     after_faults = contents(s3_direct, bucket, prefix)
 
     assert must_stay <= set(after_faults)
@@ -209,6 +224,11 @@ def inject(faults: Faults, bucket: str, prefix: str, direct: Any, present: set[s
     events.register("after-call.s3.DeleteObjects", refuse)
     events.register("before-send.s3.DeleteObjects", rewrite)
     return rewritten
+
+
+def write_labels(path: Path, names: set[str], *, is_torn: bool = False) -> None:
+    text = json.dumps([{"poseId": 7, "s3Filename": name} for name in (*names, "of-elsewhere.jpg")])
+    path.write_text(text[:-5] if is_torn else text)
 
 
 def put(client: Any, bucket: str, key: str, body: bytes) -> None:
