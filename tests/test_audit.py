@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from physiq_ray.audit import audit_manifest, find_near
 from physiq_ray.cli import main
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest
+from physiq_ray.storage import kinds
 
 
 @pytest.fixture
@@ -57,14 +59,18 @@ def test_the_report_counts_without_reading_photos(run_cli, data):
     assert "pairs" not in done.stdout
 
 
-def test_photos_in_heic_and_poses_without_a_photo_are_listed(run_cli, data, capsys):
+def test_photos_in_heic_and_poses_without_a_photo_are_listed(run_cli, data, capsys, monkeypatch, tmp_path):
+    (tmp_path / "pillow_heif.py").write_text("raise ImportError")  # as where the extra is not installed
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setattr(kinds, "reads_heic", lambda: False)
     (data / "photos" / "1" / "phone.HEIC").write_bytes(b"heic")
     names = {1: "Front Lat Spread", 2: "Side Chest", 6: "Most Muscular"}
     (data / "poses.json").write_text(json.dumps([{"id": id, "name": name} for id, name in names.items()]))
     done = audit(run_cli, data)
     assert (
-        "1 photos of a kind that cannot be decoded (HEIC): convert them to JPEG: "
-        f"'{data}/photos/1/phone.HEIC'\n" in done.stdout
+        "1 photos of a kind that is not read here (for HEIC pip install 'physiq-ray[heic]', others must be "
+        f"exported as JPEG): '{data}/photos/1/phone.HEIC'\n" in done.stdout
     )
     assert "1 poses without a usable photo: pose 6 Most Muscular\n" in done.stdout
     args = ("audit", "--sources", data / "photos", "--poses", data / "poses.json", "--json")

@@ -251,7 +251,13 @@ def test_only_folders_become_absolute(tmp_path: Path, monkeypatch: pytest.Monkey
     assert absolute_uri("runs") == f"{tmp_path}/runs"
 
 
-@pytest.mark.parametrize("key", ["a.jpg", "x/A.JPEG", "a.b.png", "a.WebP", "a.tif", "a.heic", "a.gif"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("a.jpg", "x/A.JPEG", "a.b.png", "a.WebP", "a.tif", "a.heic", "a.gif", "a.avif", "a.HIF"),
+        *("a.jfif", "a.jpe", "a.mpo", "a.DNG", "a.cr3", "a.nef", "a.ARW", "a.jp2", "a.jxl"),
+    ],
+)
 def test_a_photo_is_told_by_its_extension(key: str) -> None:
     assert is_photo(key)
 

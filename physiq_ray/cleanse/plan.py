@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from physiq_ray.errors import CleanseError, LabelError, SettingError, StorageError, quoted
 from physiq_ray.labels import Labels
 from physiq_ray.manifest import NamedPhotos, find_labelled
-from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing, is_photo, split_uri
+from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing, are_undecodable, is_photo, split_uri
 
 EXAMPLES = 5
 RESEMBLING_SCHEMA = pa.schema([("uri", pa.string()), ("label", pa.string())])
@@ -39,9 +39,10 @@ class BucketPlan:
     """What of one source would go, and why it does not where it does not.
 
     table: the photos that would go, LISTING_SCHEMA in the order of their uris, empty where error or refusal
-    is set. unlabelled: photos that no label means; of these num_young are too young, num_without_etag
-    cannot be told from what may be written in their place, and those of `resembling` (RESEMBLING_SCHEMA)
-    resemble a label without a photo. num_bytes: of all photos. named: what the labels say of the listing.
+    is set. unlabelled: photos that no label means; of these num_young are too young, num_undecodable are of
+    a kind that is not read here, so nobody can have looked at them, num_without_etag cannot be told from
+    what may be written in their place, and those of `resembling` (RESEMBLING_SCHEMA) resemble a label
+    without a photo. num_bytes: of all photos. named: what the labels say of the listing.
     """
 
     source: Bucket
@@ -49,6 +50,7 @@ class BucketPlan:
     total: int = 0
     labelled: int = 0
     num_young: int = 0
+    num_undecodable: int = 0
     num_without_etag: int = 0
     num_bytes: int = 0
     num_others: int = 0
@@ -164,13 +166,16 @@ def _look_at(listing: Listing, named: NamedPhotos | None, old_enough: datetime) 
         unlabelled["modified"], pa.scalar(old_enough, LISTING_SCHEMA.field("modified").type)
     )
     has_etag = pc.not_equal(unlabelled["etag"], "")
+    is_read = pc.invert(are_undecodable(unlabelled["key"]))
+    may_go = pc.and_(pc.and_(is_old, has_etag), pc.and_(pc.is_null(label), is_read))
     resembling = pa.table([unlabelled["uri"], label], schema=RESEMBLING_SCHEMA)
     return BucketPlan(
         listing.source,
-        unlabelled.filter(pc.and_(pc.and_(is_old, has_etag), pc.is_null(label))).sort_by("uri"),
+        unlabelled.filter(may_go).sort_by("uri"),
         total=photos.num_rows,
         labelled=photos.num_rows - unlabelled.num_rows,
         num_young=_count(pc.invert(is_old)),
+        num_undecodable=_count(pc.invert(is_read)),
         num_without_etag=_count(pc.and_not(is_old, has_etag)),
         num_bytes=pc.sum(photos["size"]).as_py() or 0,
         num_others=listing.num_others,
@@ -309,7 +314,7 @@ def _why_kept(reviewed: pa.Table, found: Sequence[BucketPlan], listings: Sequenc
         elif now[uri]["etag"] != row["etag"]:
             kept.append(Kept(uri, f"changed since the plan (ETag {row['etag']} → {now[uri]['etag']})"))
         else:
-            kept.append(Kept(uri, "is too young, or not as the plan has it"))
+            kept.append(Kept(uri, "is too young, of a kind that is not read here, or not as the plan has it"))
     return kept
 
 

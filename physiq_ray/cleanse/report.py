@@ -7,7 +7,7 @@ from typing import Any
 from physiq_ray.cleanse.plan import EXAMPLES, BucketPlan, CleansePlan, name_some
 from physiq_ray.cleanse.remove import Removal
 from physiq_ray.errors import quoted
-from physiq_ray.storage import Bucket
+from physiq_ray.storage import REMEDY, Bucket
 
 MB = 1e6
 
@@ -41,6 +41,8 @@ def _describe_bucket(bucket: BucketPlan) -> Iterator[str]:
     notes = [f"{bucket.num_bytes / MB:.1f} MB, {bucket.freed_bytes / MB:.1f} MB of it would be freed"]
     if bucket.num_young:
         notes.append(f"{bucket.num_young} unlabelled too young to go")
+    if bucket.num_undecodable:
+        notes.append(f"{bucket.num_undecodable} unlabelled stay, as their kind is not read here ({REMEDY})")
     if bucket.num_without_etag:
         notes.append(f"{bucket.num_without_etag} stay for want of an ETag")
     if bucket.num_others:
@@ -78,6 +80,7 @@ def plan_as_dict(plan: CleansePlan) -> dict[str, Any]:
                 "resembling": bucket.resembling.num_rows,
                 "resembling_photos": bucket.resembling.to_pylist(),
                 "too_young": bucket.num_young,
+                "undecodable": bucket.num_undecodable,
                 "without_etag": bucket.num_without_etag,
                 "others": bucket.num_others,
                 "bytes": bucket.num_bytes,

@@ -64,7 +64,16 @@ class ServingSettings(LiveSettings):
     slow_upload_s: float = Field(5.0, gt=0, description="seconds after which an upload is a slow one")
     request_timeout_s: float = Field(30.0, gt=0, description="seconds for one request, its upload included")
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="bytes of one request at most")
-    max_pixels: int = Field(64_000_000, ge=4096, le=89_478_485, description="pixels of one photo at most")
+    max_pixels: int = Field(
+        64_000_000,
+        ge=4096,
+        le=89_478_485,
+        description="pixels decoded of one photo at most; large JPEGs are decoded at a reduced size",
+    )
+    extra_formats: Annotated[tuple[Literal["avif", "heic"], ...], BeforeValidator(split_commas)] = Field(
+        (),
+        description="avif, heic: read besides JPEG, PNG, WebP, GIF, BMP, TIFF; heic needs physiq-ray[heic]",
+    )
     max_photos: int = Field(16, ge=1, le=256, description="photos in one request at most")
     allowed_sources: Texts = Field(
         (), description="s3:// buckets or prefixes whose photos requests may name by uri; none: no uris"

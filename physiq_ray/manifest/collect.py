@@ -11,7 +11,7 @@ from physiq_ray.manifest.fold import TEST, TRAIN, VALIDATION
 from physiq_ray.manifest.names import quoted
 from physiq_ray.manifest.report import Counted
 from physiq_ray.manifest.table import Manifest
-from physiq_ray.storage import Bucket, list_sources, parse_sources
+from physiq_ray.storage import REMEDY, Bucket, list_sources, parse_sources
 
 
 def collect_manifest(settings: SplitSettings, poses: Mapping[int, str]) -> Manifest:
@@ -79,10 +79,7 @@ def describe_manifest(manifest: Manifest, *, examples: int = 3) -> Iterator[str]
         ("groups whose labels give several splits", first(report.split_conflicts)),
         ("poses with too few photos", first(report.thin_poses)),
         ("poses without a usable photo", first(report.poses_without_photo)),
-        (
-            "photos of a kind that cannot be decoded (HEIC): convert them to JPEG",
-            first(report.undecodable, quoted),
-        ),
+        (f"photos of a kind that is not read here ({REMEDY})", first(report.undecodable, quoted)),
     ):
         if found.count:
             shown = found.examples[:examples]

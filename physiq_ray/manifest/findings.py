@@ -11,7 +11,7 @@ from physiq_ray.manifest.exact import spans
 from physiq_ray.manifest.match import Matches
 from physiq_ray.manifest.names import quoted
 from physiq_ray.manifest.report import Counted, SourceReport
-from physiq_ray.storage import UNDECODABLE_EXTENSIONS, Listing
+from physiq_ray.storage import Listing, are_undecodable
 
 EXAMPLES = 10
 
@@ -58,9 +58,7 @@ def find_shared(matches: Matches) -> Counted:
 
 def find_undecodable(photos: pa.Table) -> tuple[str, ...]:
     """Name the photos of a kind that cannot be decoded here."""
-    endings = "|".join(extension.removeprefix(".") for extension in UNDECODABLE_EXTENSIONS)
-    is_undecodable = pc.match_substring_regex(photos["key"], rf"(?i)\.({endings})$")
-    return tuple(photos["uri"].filter(is_undecodable).to_pylist())
+    return tuple(photos["uri"].filter(are_undecodable(photos["key"])).to_pylist())
 
 
 def report_sources(

@@ -15,6 +15,8 @@ from ray import serve
 from ray.serve import Application
 
 from physiq_ray.config import LiveSettings, ServingSettings
+from physiq_ray.errors import ServingError
+from physiq_ray.images import why_no_heic
 from physiq_ray.model import KEEP_MEMORY
 from physiq_ray.serving.api import build_api
 from physiq_ray.serving.metrics import Metrics
@@ -77,8 +79,11 @@ class PoseService:
 def build_app(args: ServingSettings) -> Application:
     """Build the application from its settings; Serve makes them of `key=value` or of the config's args.
 
-    Raises pydantic.ValidationError, which Serve shows: a wrong setting, by its name.
+    Raises pydantic.ValidationError, which Serve shows: a wrong setting, by its name. ServingError: HEIC is
+    allowed and not read here.
     """
+    if "heic" in args.extra_formats and (reason := why_no_heic()):
+        raise ServingError(f"extra_formats={','.join(args.extra_formats)}: HEIC is {reason}")
     deployment: serve.Deployment = PoseService.options(  # type: ignore[attr-defined]
         user_config=LiveSettings.of(args).model_dump(),
         max_ongoing_requests=args.max_requests * MORE_THAN_MAX_REQUESTS + args.max_uploads,

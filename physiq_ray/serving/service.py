@@ -27,8 +27,8 @@ from pydantic import ValidationError
 
 from physiq_ray.checkpoint import ModelState, load_model_state
 from physiq_ray.config import LiveSettings, ServingSettings
-from physiq_ray.errors import PhotoError, PhysiqError, ServingError, SettingError, TooLargeError
-from physiq_ray.images import UInt8Array, decode_square, read_size
+from physiq_ray.errors import PhotoError, PhysiqError, ServingError, SettingError
+from physiq_ray.images import BASE_FORMATS, UInt8Array, decode_square
 from physiq_ray.labels import load_poses
 from physiq_ray.prediction.network import Forward, Network, to_probabilities
 from physiq_ray.prediction.openvino import OpenVinoNetwork, has_openvino
@@ -145,9 +145,7 @@ class Service:
         self.pace.enter()
         try:
             started_s = time.monotonic()
-            image = await self._in(
-                self._decoders, _decode, data, served.state.image_size, self.settings.max_pixels
-            )
+            image = await self._in(self._decoders, _decode, data, served.state.image_size, self.settings)
             self._metrics.observe("decode", time.monotonic() - started_s)
             computed = await asyncio.wrap_future(self._engine.submit(image, served.network))
         finally:
@@ -291,12 +289,10 @@ def _warm_up(served: Served, max_batch_size: int) -> None:
         raise ServingError(f"{served.address}: the network's answer to a black photo is no number")
 
 
-def _decode(data: bytes, size_px: int, max_pixels: int) -> UInt8Array:
-    width, height = read_size(data)
-    if width * height > max_pixels:
-        raise TooLargeError(f"{width} × {height} is more than {max_pixels} pixels")
+def _decode(data: bytes, size_px: int, settings: ServingSettings) -> UInt8Array:
+    formats = (*BASE_FORMATS, *(name.upper() for name in settings.extra_formats))
     try:
-        return decode_square(data, size_px=size_px)
+        return decode_square(data, size_px=size_px, max_pixels=settings.max_pixels, formats=formats)
     except MemoryError as error:
         raise PhotoError("too large to be decoded here") from error
 

@@ -1,6 +1,7 @@
 """Where photos lie: S3 buckets and folders, listed, read and written the same way.
 
 address   s3://bucket/key and paths: parse, join, split
+kinds     which objects are photos, and which of these are not read here
 listing   what is there, as Arrow tables
 pages     a bucket's listing from S3's XML
 objects   read and write one object whole
@@ -20,11 +21,10 @@ from physiq_ray.storage.address import (
     parse_sources,
     split_uri,
 )
+from physiq_ray.storage.kinds import REMEDY, are_undecodable, is_photo
 from physiq_ray.storage.listing import (
     LISTING_SCHEMA,
-    UNDECODABLE_EXTENSIONS,
     Listing,
-    is_photo,
     list_names,
     list_sources,
 )
@@ -33,12 +33,13 @@ from physiq_ray.storage.s3 import forget_clients
 
 __all__ = [
     "LISTING_SCHEMA",
-    "UNDECODABLE_EXTENSIONS",
+    "REMEDY",
     "Bucket",
     "Folder",
     "Listing",
     "Source",
     "absolute_uri",
+    "are_undecodable",
     "create_bytes",
     "forget_clients",
     "is_photo",

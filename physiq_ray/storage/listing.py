@@ -22,16 +22,11 @@ import pyarrow.compute as pc
 from physiq_ray.errors import StorageError, UnreachableError
 from physiq_ray.storage.address import Bucket, Folder, Source
 from physiq_ray.storage.etag import file_etag
+from physiq_ray.storage.kinds import is_photo
 from physiq_ray.storage.objects import translate_os
 from physiq_ray.storage.pages import PAGE, ObjectPage
 from physiq_ray.storage.retry import retry
 from physiq_ray.storage.s3 import s3_client, translated
-
-UNDECODABLE_EXTENSIONS = (".heic", ".heif")  # yet photos: a report must name them, not overlook them
-PHOTO_EXTENSIONS = (
-    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    *UNDECODABLE_EXTENSIONS,
-)
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -103,12 +98,6 @@ def list_names(source: Source) -> tuple[str, ...]:
         return ()
     except OSError as error:
         raise translate_os(error, f"list {source}") from error
-
-
-def is_photo(key: str) -> bool:
-    """Tell by the extension; case does not matter."""
-    stem, _, extension = key.rpartition("/")[2].rpartition(".")
-    return bool(stem) and f".{extension.lower()}" in PHOTO_EXTENSIONS
 
 
 @dataclass(frozen=True)

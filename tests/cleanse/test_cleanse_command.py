@@ -395,3 +395,14 @@ def test_interrupted_and_run_again_it_goes_on(make_bucket, label, cleanse, conte
     assert left == 31
     assert second.status == 0
     assert set(contents(bucket)) == {"keep.jpg"}
+
+
+def test_a_photo_of_a_kind_that_is_not_read_here_stays(make_bucket, label, cleanse, contents):
+    bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c", "c.DNG": b"raw"})
+    label("a.jpg", "b.jpg")
+
+    ran = cleanse("--sources", f"s3://{bucket}", "--delete", typed="1\n")
+
+    assert ran.status == 0
+    assert "1 unlabelled stay, as their kind is not read here (for HEIC pip install" in ran.out
+    assert set(contents(bucket)) == {"a.jpg", "b.jpg", "c.DNG"}

@@ -32,7 +32,7 @@ from physiq_ray.manifest import (
     collect_manifest,
     split_groups,
 )
-from physiq_ray.storage import LISTING_SCHEMA, Bucket, Folder, Listing
+from physiq_ray.storage import LISTING_SCHEMA, Bucket, Folder, Listing, kinds
 
 POSES = {1: "Front Lat Spread", 2: "Front Double Biceps", 7: "Back Lat Spread", 11: "Abs & Thighs"}
 
@@ -361,12 +361,22 @@ def test_a_photo_that_only_an_unusable_label_names_is_not_unlabelled() -> None:
     assert manifest.report.conflicts == manifest.report.labels_without_photo == ()
 
 
-def test_photos_that_cannot_be_decoded_and_poses_without_a_photo_are_named() -> None:
-    photos = plenty(**{"x/1.HEIC": "1", "2.heif": "2", "heic": "3", "4.heic.jpg": "4"})
+@pytest.mark.parametrize(
+    ("reads_heic", "undecodable"),
+    [
+        (False, ("s3://checkins/x/1.HEIC", "s3://checkins/2.heif", "s3://checkins/5.DNG")),
+        (True, ("s3://checkins/5.DNG",)),
+    ],
+)
+def test_photos_that_cannot_be_decoded_and_poses_without_a_photo_are_named(
+    monkeypatch: pytest.MonkeyPatch, reads_heic: bool, undecodable: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(kinds, "reads_heic", lambda: reads_heic)
+    photos = plenty(**{"x/1.HEIC": "1", "2.heif": "2", "heic": "3", "4.heic.jpg": "4", "5.DNG": "5"})
 
     report = build_manifest([photos], labels_of(*PLENTY_LABELS, ("1.HEIC", 1)), POSES).report
 
-    assert report.undecodable == ("s3://checkins/x/1.HEIC", "s3://checkins/2.heif")
+    assert report.undecodable == undecodable
     assert report.poses_without_photo == ("pose 7 Back Lat Spread", "pose 11 Abs & Thighs")
 
 

@@ -268,12 +268,13 @@ def test_what_is_no_photo_is_refused_and_leaves_no_place_taken(
 def test_a_photo_of_more_pixels_than_allowed_is_refused_by_its_header(
     make_photo: MakePhoto, run: Run
 ) -> None:
-    photo = make_photo(size=(101, 100))
+    photo = make_photo(size=(101, 100), format="PNG")
 
     async def act(service: Service) -> None:
         with pytest.raises(TooLargeError, match=r"^101 × 100 is more than 10000 pixels$"):
             await service.answer(photo, name="a")
-        await service.answer(make_photo(size=(100, 100)), name="a")
+        await service.answer(make_photo(size=(100, 100), format="PNG"), name="a")
+        await service.answer(make_photo(size=(192, 192)), name="a")  # a JPEG, decoded at a half
 
     run(act, max_pixels=10_000)
 

@@ -1,0 +1,48 @@
+"""Which objects are photos, by the extension, and which of these are not read here.
+
+Only names are looked at, as a listing has nothing else; decoding goes by the content. What a camera or phone
+writes is a photo even if it is not read: a report must name it, and nobody may delete it as unlabelled.
+"""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+HEIC_EXTENSIONS = (".heic", ".heif", ".hif")
+UNREAD_EXTENSIONS = (
+    *(".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".srw", ".raf", ".orf", ".rw2"),
+    *(".rwl", ".pef", ".3fr", ".iiq", ".x3f", ".gpr"),  # cameras' raw files, which need a program to develop
+    *(".jp2", ".j2k", ".jpx", ".jxl"),
+)
+PHOTO_EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".mpo"),  # all of these are JPEG files
+    *(".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+    *HEIC_EXTENSIONS,
+    *UNREAD_EXTENSIONS,
+)
+REMEDY = "for HEIC pip install 'physiq-ray[heic]', others must be exported as JPEG"
+
+
+def is_photo(key: str) -> bool:
+    """Tell by the extension; case does not matter."""
+    stem, _, extension = key.rpartition("/")[2].rpartition(".")
+    return bool(stem) and f".{extension.lower()}" in PHOTO_EXTENSIONS
+
+
+def are_undecodable(keys: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Tell for each photo's key whether its extension is of a kind that is not read here."""
+    may_be = _end_in(keys, (*HEIC_EXTENSIONS, *UNREAD_EXTENSIONS))
+    if not pc.any(may_be).as_py() or not reads_heic():
+        return may_be
+    return _end_in(keys, UNREAD_EXTENSIONS)
+
+
+def _end_in(keys: pa.ChunkedArray, extensions: tuple[str, ...]) -> pa.ChunkedArray:
+    endings = "|".join(extension.removeprefix(".") for extension in extensions)
+    return pc.match_substring_regex(keys, rf"(?i)\.({endings})$")
+
+
+def reads_heic() -> bool:
+    """Tell whether the extra that reads HEIC is installed, in a version that may be used."""
+    from physiq_ray.images import why_no_heic  # Pillow is not needed where no photo is in HEIC
+
+    return not why_no_heic()
