@@ -12,6 +12,7 @@ clients   which client asks
 limits    tokens, rates, room
 uploads   how many at a time, and how slow
 service   a replica's models, decoding and answers
+versions  which version of a model's file the replicas answer with
 engine    the thread that computes
 feedback  doubtful photos → a bucket
 metrics   what Prometheus is told

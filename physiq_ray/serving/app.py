@@ -6,13 +6,17 @@
 One process holds all of it: a photo would cost more on its way between two than in either.
 """
 
+import asyncio
 import logging
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import Application
+from ray.serve.exceptions import RayServeException
 
 from physiq_ray.config import LiveSettings, ServingSettings
 from physiq_ray.errors import ServingError
@@ -22,6 +26,9 @@ from physiq_ray.serving.api import build_api
 from physiq_ray.serving.metrics import Metrics
 from physiq_ray.serving.requestlog import RequestLog
 from physiq_ray.serving.service import Service
+from physiq_ray.serving.versions import DeployedVersions
+
+LOGGER = logging.getLogger("ray.serve")
 
 # Serve's own queue in front of a replica must not be what fills up: the replica answers 503 by itself, in
 # words, as soon as a request would wait too long.
@@ -36,17 +43,21 @@ DRAIN_LOOK_S, DRAIN_S = 1.0, 60.0
 class PoseService:
     """One replica."""
 
-    def __init__(self, settings: ServingSettings) -> None:
+    def __init__(self, settings: ServingSettings, build: str) -> None:
         """Start its threads; the model comes with `reconfigure`, which Serve calls next.
 
+        build: an id of this build of the application.
         Raises ServingError: the tokens asked for cannot be had.
         """
         metrics = Metrics()
-        self._service = Service(settings, metrics)
+        self._versions = DeployedVersions(build)
+        self._service = Service(settings, metrics, self._versions)
         log = RequestLog()
         logging.getLogger("ray.serve").addFilter(log)
         self._api = build_api(self._service, metrics, log)
         self._is_started = False
+        self._live: Mapping[str, Any] = {}
+        self._look: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Give Serve what answers HTTP."""
@@ -55,20 +66,34 @@ class PoseService:
     async def reconfigure(self, live: Mapping[str, Any]) -> None:
         """Take over user_config: at first load the model, later change to another beside it.
 
-        Raises PhysiqError: the first time, where no model can be had.
+        Raises PhysiqError: the first time, where no model can be had, or the file was replaced since the
+        deployment and other replicas answer with the former one.
         """
+        self._live = live
         if self._is_started:
             self._service.change(live)
             return
         await self._service.start(live)
-        self._is_started = True
+        self._is_started = self._versions.is_running = True
 
     async def check_health(self) -> None:
         """Ask the model, where no request did lately; Serve replaces a replica that fails at this.
 
         Raises PhysiqError: it does not answer.
         """
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._look_for_a_deployment())
         await self._service.check()
+
+    async def _look_for_a_deployment(self) -> None:
+        """Load the models again after a deployment that changed no setting, of which Serve says nothing."""
+        try:
+            is_new = await asyncio.to_thread(self._versions.is_new)
+        except (RayError, RayServeException, KeyError) as error:  # Serve's controller is being restarted
+            LOGGER.warning("whether there was a deployment is not known: %s", error)
+            return
+        if is_new:
+            self._service.change(self._live)
 
     def __del__(self) -> None:
         """Write what is still to be written; Serve waits for it."""
@@ -104,5 +129,5 @@ def build_app(args: ServingSettings) -> Application:
         graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
         graceful_shutdown_timeout_s=DRAIN_S,
     )
-    application: Application = deployment.bind(args)
+    application: Application = deployment.bind(args, uuid.uuid4().hex)
     return application

@@ -36,6 +36,7 @@ from physiq_ray.serving.engine import Engine
 from physiq_ray.serving.feedback import Feedback
 from physiq_ray.serving.limits import Pace
 from physiq_ray.serving.metrics import Metrics
+from physiq_ray.serving.versions import AnyVersion, OtherVersionError, Versions
 from physiq_ray.storage import read_bytes
 
 T = TypeVar("T")
@@ -76,8 +77,8 @@ class Models:
 class Service:
     """One replica's work; its methods are called from one event loop."""
 
-    def __init__(self, settings: ServingSettings, metrics: Metrics) -> None:
-        """Start threads; no model yet."""
+    def __init__(self, settings: ServingSettings, metrics: Metrics, versions: Versions | None = None) -> None:
+        """Start threads; no model yet. versions: which version of a model's file is meant, None: any."""
         # The network's many short calls wait for this lock behind HTTP's Python: 5 ms each by default.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.settings = settings
@@ -85,6 +86,7 @@ class Service:
         self.refused: str | None = None  # the latest change that was not made
         self.num_answers = {MAIN: 0, CANARY: 0}  # of the models that answer now
         self._metrics = metrics
+        self._versions = versions or AnyVersion()
         self._models: Models | None = None
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,10 +116,12 @@ class Service:
 
         Where those of live cannot be had and the deployment was built with another, that one answers: a
         replica that starts after a change gone wrong is no worse than those that refused it.
-        Raises PhysiqError: no model at all.
+        Raises PhysiqError: no model at all. OtherVersionError: the others answer with another version.
         """
         try:
             self._models = await self._load(self._parse(live))
+        except OtherVersionError:
+            raise  # rather none than one that answers differently from the others
         except PhysiqError as error:
             built_with = LiveSettings.of(self.settings)
             if self._would_be_the_same(live, built_with):
@@ -128,6 +132,7 @@ class Service:
     def change(self, live: Mapping[str, Any]) -> None:
         """Take over other settings, loading models beside those that answer; returns at once.
 
+        A model's file is read again even where its address stays: it may have been replaced.
         Serve sends a replica no requests while it is told, so loading must not be waited for. What cannot be
         loaded is refused: `refused` says why, and the models stay.
         """
@@ -246,14 +251,17 @@ class Service:
         known = {}
         if before is not None:
             known = {served.address: served for served in (before.main, before.canary) if served}
-        main = known.get(live.model) or await self._load_one(live.model)
+        main = await self._load_one(live.model, known.get(live.model))
         canary = None
         if live.canary_model is not None:
-            canary = known.get(live.canary_model) or await self._load_one(live.canary_model)
+            canary = await self._load_one(live.canary_model, known.get(live.canary_model))
         return Models(live, main, canary)
 
-    async def _load_one(self, address: str) -> Served:
+    async def _load_one(self, address: str, before: Served | None) -> Served:
         served = await self._in(self._loader, _load, address, self.settings)
+        await self._in(self._loader, self._versions.fix, address, served.state.version)
+        if before is not None and before.state.version == served.state.version:
+            return before  # which is warm, and whose answers are counted
         # In the thread that will use it, which is also where the first passes lay out the weights.
         await asyncio.wrap_future(
             self._engine.call(functools.partial(_warm_up, served, self.settings.max_batch_size))

@@ -303,6 +303,40 @@ def test_a_killed_replica_loses_no_more_than_what_was_inside_it_and_comes_back(
     assert lost <= 0.01 * sum(load.statuses.values()), load.statuses
 
 
+def test_a_replaced_model_file_waits_for_a_deployment_and_then_reaches_all_replicas(
+    deployed: Cluster, make_model: MakeModel, photo: bytes, tmp_path: Path
+) -> None:
+    name = "pose_classifier_complete.pth"
+    first, second = (Path(make_model(seed=seed), name).read_bytes() for seed in (5, 6))
+    versions = [hashlib.sha256(data).hexdigest()[:12] for data in (first, second)]
+    (tmp_path / name).write_bytes(first)
+    settings = {"model": str(tmp_path), "cpus_per_replica": 1, "min_replicas": 2, "max_replicas": 2}
+    live = {"model": str(tmp_path), "min_confidence": 0.0}
+    deployed.deploy(**settings, live=live)
+    wait_for(lambda: deployed.num_replicas() == 2, timeout_s=120, what="two replicas")
+    wait_for(lambda: deployed.model()["version"] == versions[0], timeout_s=60, what="the first model")
+    time.sleep(3)  # until the proxy has both
+
+    (tmp_path / name).write_bytes(second)
+    with Load(deployed.url, photo, clients=2) as load:
+        victim, _ = deployed.replicas()
+        victim.kill()
+        time.sleep(25)  # Serve starts another, which finds the second file
+    assert set(load.versions) == {versions[0]}
+    assert deployed.num_replicas() == 1
+    assert f"version {versions[0]} → {versions[1]}" in run(
+        "serve", "status", "--address", deployed.dashboard
+    ).replace("\n", "")
+
+    deployed.deploy(**settings, live=live)
+    wait_for(lambda: deployed.num_replicas() == 2, timeout_s=180, what="the second replica")
+    time.sleep(15)  # the other one looks every ten seconds
+    with Load(deployed.url, photo, clients=4) as load:
+        time.sleep(3)
+    assert set(load.statuses) == {"200"}, load.refusals
+    assert set(load.versions) == {versions[1]}
+
+
 def test_replicas_are_added_under_load_and_taken_away_after_it(
     deployed: Cluster, model_folder: str, photo: bytes
 ) -> None:

@@ -1,0 +1,194 @@
+"""Which version of a model's file the replicas answer with, decided without Serve."""
+
+import asyncio
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import MakeModel
+
+from physiq_ray.config import ServingSettings
+from physiq_ray.serving import versions
+from physiq_ray.serving.service import Service
+from physiq_ray.serving.versions import DeployedVersions, OtherVersionError
+
+MESSAGE = (
+    "model s3://models/poses: its file was replaced since the deployment (version aaa → bbb); deploy again "
+    "to load it on all replicas, or put the former file back"
+)
+
+
+class Serve:
+    """What Serve would say: an application's last deployment, and how many replicas run."""
+
+    def __init__(self) -> None:
+        self.app_name, self.deployment = "physiq_ray", "PoseService"
+        self.last_deployed_time_s, self.replica_states = 1.0, {"RUNNING": 0, "STARTING": 1}
+
+    def get_replica_context(self) -> "Serve":
+        return self
+
+    def status(self) -> "Serve":
+        return self
+
+    @property
+    def applications(self) -> dict[str, "Serve"]:
+        return {self.app_name: self}
+
+    @property
+    def deployments(self) -> dict[str, "Serve"]:
+        return {self.deployment: self}
+
+
+class Store:
+    """Ray's key-value store, in memory."""
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {}
+
+    def _internal_kv_put(self, key: bytes, value: bytes, *, overwrite: bool, namespace: bytes) -> bool:
+        is_there = key in self.values
+        if overwrite or not is_there:
+            self.values[key] = value
+        return is_there
+
+    def _internal_kv_get(self, key: bytes, *, namespace: bytes) -> bytes | None:
+        return self.values.get(key)
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """Give a Serve that says what a test lets it say."""
+    serve = Serve()
+    monkeypatch.setattr(versions, "serve", serve)
+    monkeypatch.setattr(versions, "internal_kv", Store())
+    return serve
+
+
+def test_a_replica_that_finds_another_version_than_the_others_is_refused(serve: Serve) -> None:
+    first, second = DeployedVersions("build"), DeployedVersions("build")
+    first.fix("s3://models/poses", "aaa")
+    serve.replica_states = {"RUNNING": 1, "STARTING": 1}
+    with pytest.raises(OtherVersionError) as caught:
+        second.fix("s3://models/poses", "bbb")
+    assert str(caught.value) == MESSAGE
+    second.fix("s3://models/poses", "aaa")  # put back
+    second.fix("s3://models/another", "bbb")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == MESSAGE
+
+
+def test_a_running_replica_does_not_count_itself_among_the_others(serve: Serve) -> None:
+    alone = DeployedVersions("build")
+    alone.fix("s3://models/poses", "aaa")
+    alone.is_running, serve.replica_states = True, {"RUNNING": 1}
+    alone.fix("s3://models/poses", "bbb")  # nobody to differ from
+    serve.replica_states = {"RUNNING": 1, "UPDATING": 1}
+    with pytest.raises(OtherVersionError, match=r"version bbb → ccc"):
+        alone.fix("s3://models/poses", "ccc")
+
+
+def test_where_no_replica_is_left_the_version_found_counts(serve: Serve) -> None:
+    DeployedVersions("build").fix("s3://models/poses", "aaa")
+    DeployedVersions("build").fix("s3://models/poses", "bbb")
+    serve.replica_states = {"RUNNING": 1, "STARTING": 1}
+    with pytest.raises(OtherVersionError, match=r"version bbb → aaa"):
+        DeployedVersions("build").fix("s3://models/poses", "aaa")
+
+
+def test_each_deployment_and_each_build_fixes_the_versions_again(serve: Serve) -> None:
+    replica = DeployedVersions("build")
+    replica.fix("s3://models/poses", "aaa")
+    serve.replica_states = {"RUNNING": 2}
+    assert not replica.is_new()
+    serve.last_deployed_time_s = 2.0
+    assert replica.is_new()
+    assert not replica.is_new()
+    replica.fix("s3://models/poses", "bbb")
+    DeployedVersions("another build").fix("s3://models/poses", "ccc")
+
+
+class Told:
+    """Takes the service's measurements."""
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return lambda *_args, **_named: None
+
+
+class Pinned:
+    """Accepts one version."""
+
+    def __init__(self, *accepted: str) -> None:
+        self.accepted = accepted
+
+    def fix(self, address: str, version: str) -> None:
+        if self.accepted and version not in self.accepted:
+            raise OtherVersionError(f"model {address}: {version}")
+
+
+def serve_once(act: Callable[[Service], Any], pinned: Pinned, **settings: Any) -> Any:
+    """Start a service, act, and close it."""
+
+    async def all_of_it() -> Any:
+        service = Service(ServingSettings(max_batch_size=1, cpus_per_replica=1, **settings), Told(), pinned)  # type: ignore[arg-type]
+        try:
+            await service.start({})
+            return await act(service)
+        finally:
+            service.close()
+
+    return asyncio.run(all_of_it())
+
+
+async def changed(service: Service, live: dict[str, Any]) -> tuple[str, str | None]:
+    """Change the models, and give the version that answers and what was refused."""
+    service.change(live)
+    await asyncio.gather(*service._tasks)
+    return service.models.main.state.version, service.refused
+
+
+@pytest.fixture
+def replaced(tmp_path: Path, make_model: MakeModel) -> tuple[str, Callable[[], None]]:
+    """Give a model's folder and a function that replaces its file."""
+    shutil.copytree(make_model(seed=0), tmp_path / "model")
+    other = Path(make_model(seed=1), "pose_classifier_complete.pth")
+    return str(tmp_path / "model"), lambda: shutil.copy(other, tmp_path / "model") and None
+
+
+def test_a_change_that_names_the_same_address_loads_what_the_file_holds_by_then(
+    replaced: tuple[str, Callable[[], None]],
+) -> None:
+    folder, replace = replaced
+
+    async def act(service: Service) -> None:
+        before = service.models.main
+        await changed(service, {"min_confidence": 0.7})
+        assert service.models.main is before  # the same file: not loaded again
+        replace()
+        version, refused = await changed(service, {})
+        assert version != before.state.version
+        assert refused is None
+
+    serve_once(act, Pinned(), model=folder)
+
+
+def test_another_version_than_is_meant_is_refused_by_a_change_and_by_a_start(
+    replaced: tuple[str, Callable[[], None]], model_folder: str
+) -> None:
+    folder, replace = replaced
+    pinned = Pinned()
+
+    async def act(service: Service) -> None:
+        before = service.models.main.state.version
+        pinned.accepted = (before,)
+        replace()
+        version, refused = await changed(service, {})
+        assert version == before
+        assert refused is not None
+        assert refused.startswith(f"model {folder}: ")
+
+    serve_once(act, pinned, model=folder)
+    with pytest.raises(OtherVersionError):
+        serve_once(act, pinned, model=folder)
