@@ -35,9 +35,11 @@ class Matches:
     labels that cannot be used mean it. is_conflict: its labels differ, or one of them may mean another.
     is_poseless: a person saw no known pose. is_by_folder: its folder alone gives its pose. alike_code: the
     name that may mean it or another, -1 where none.
-    Of names, in the order of `names`: is_missing: no photo. is_loose: only in plain form. is_ambiguous: it
-    may mean several photos and means none for certain. pairs: what they mean. likeness: of those that name
-    no photo exactly, None where there are none.
+    Of names, in the order of `names`: scope: the bucket that it is looked for in, empty for all. is_missing:
+    no photo. is_loose: only in plain form. is_ambiguous: it may mean several photos and means none for
+    certain.
+    pairs: names and the photos that they mean. likeness: of the names that name no photo exactly, None where
+    there are none.
     """
 
     pose_id: pa.Array
@@ -49,6 +51,7 @@ class Matches:
     is_by_folder: BoolArray
     alike_code: IntArray
     names: LabelNames
+    scope: pa.Array
     pairs: Pairs
     is_missing: BoolArray
     is_loose: BoolArray
@@ -97,12 +100,21 @@ def match_labels(
         **_judge(names, pairs, alike_code, folder_poses(listings, poses)),
         alike_code=alike_code,
         names=names,
+        scope=names.scope if likeness is None else _scopes_read(names, likeness),
         pairs=pairs,
         is_missing=is_missing,
         is_loose=is_loose,
         is_ambiguous=is_ambiguous,
         likeness=likeness,
     )
+
+
+def _scopes_read(names: LabelNames, likeness: Likeness) -> pa.Array:
+    """Give the bucket of each name, as far as it was read from a URL too."""
+    named = np.flatnonzero(pc.is_valid(likeness.labels.bucket).to_numpy(zero_copy_only=False))
+    place = np.full(len(names), -1, np.int64)
+    place[likeness.codes[likeness.labels.row[named]]] = named
+    return pc.coalesce(likeness.labels.bucket.take(pa.array(place, mask=place < 0)), names.scope)
 
 
 def _find_claims(names: LabelNames, likeness: Likeness, exact: Pairs, is_taken: BoolArray) -> Pairs:

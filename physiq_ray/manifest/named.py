@@ -9,7 +9,6 @@ import pyarrow.compute as pc
 
 from physiq_ray.labels import Labels
 from physiq_ray.manifest.exact import scope_keys, spans
-from physiq_ray.manifest.loose import Likeness
 from physiq_ray.manifest.match import Matches, concat_photos, match_labels
 from physiq_ray.manifest.names import last_parts, skeletons
 from physiq_ray.manifest.split import BoolArray, IntArray
@@ -69,7 +68,7 @@ def known_missing(matches: Matches, listings: Sequence[Listing]) -> BoolArray:
     failed = [listing.source.name for listing in listings if listing.table is None]
     if not failed:
         return matches.is_missing
-    unseen = pc.is_in(matches.names.scope, pa.array(["", *failed])).to_numpy(zero_copy_only=False)
+    unseen = pc.is_in(matches.scope, pa.array(["", *failed])).to_numpy(zero_copy_only=False)
     is_missing: BoolArray = matches.is_missing & ~unseen
     return is_missing
 
@@ -90,7 +89,7 @@ def _names_for(listing: Listing, matches: Matches, is_missing: BoolArray) -> tup
     """Give the missing names that name the listing's bucket, or none."""
     names = matches.names
     chosen = pc.and_(
-        pa.array(is_missing), pc.is_in(names.scope, pa.array(["", listing.source.name], pa.string()))
+        pa.array(is_missing), pc.is_in(matches.scope, pa.array(["", listing.source.name], pa.string()))
     )
     found: list[str] = names.name.filter(chosen).to_pylist()
     if isinstance(listing.source, Bucket) and listing.source.prefix:
@@ -114,7 +113,7 @@ def find_resembling(matches: Matches, photos: pa.Table, listings: Sequence[Listi
     is_wanted = matches.is_missing[likeness.codes]
     labels = likeness.labels.filter(is_wanted[likeness.labels.row])
     rows = likeness.photos.filter(~matches.is_known[likeness.photos.row])
-    scope = _scopes(likeness, labels.row, labels.bucket, matches, listings)
+    scope = _scopes(likeness.codes[labels.row], matches, listings)
     bucket = photos["bucket"].take(pa.array(rows.row)).combine_chunks()
     of_label, of_photo = skeletons(last_parts(labels.text)), skeletons(last_parts(rows.text))
     for theirs, ours in ((0, 0), (1, 0), (0, 1)):
@@ -127,15 +126,11 @@ def find_resembling(matches: Matches, photos: pa.Table, listings: Sequence[Listi
     return matches.names.name.take(pa.array(code, mask=resembled < 0))
 
 
-def _scopes(
-    likeness: Likeness, row: IntArray, bucket: pa.Array, matches: Matches, listings: Sequence[Listing]
-) -> pa.Array:
-    scope = matches.names.scope.take(pa.array(likeness.codes[row]))
-    is_uri = pc.match_substring_regex(
-        matches.names.name.take(pa.array(likeness.codes[row])), r"^(?i:s3[an]?)://"
-    )
-    names_itself = pc.or_(pc.is_valid(bucket), is_uri)
+def _scopes(codes: IntArray, matches: Matches, listings: Sequence[Listing]) -> pa.Array:
+    """Give the bucket whose photos each name may resemble, empty for all."""
+    chosen = pa.array(codes)
+    scope, own = matches.scope.take(chosen), matches.names.scope.take(chosen)
+    is_uri = pc.match_substring_regex(matches.names.name.take(chosen), r"^(?i:s3[an]?)://")
+    names_itself = pc.or_(is_uri, pc.not_equal(scope, own))
     listed = pa.array([listing.source.name for listing in listings], pa.string())
-    named = pc.coalesce(bucket, scope)
-    is_elsewhere = pc.and_(names_itself, pc.invert(pc.is_in(named, listed)))
-    return pc.if_else(is_elsewhere, "", named)
+    return pc.if_else(pc.and_(names_itself, pc.invert(pc.is_in(scope, listed))), "", scope)

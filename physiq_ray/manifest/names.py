@@ -52,7 +52,6 @@ _UNUSUAL = (
 )
 _BASE = r"(?:https?|s3[an]?)://[^/?#]*/"
 _QUERY = rf"^([^?#]*\.(?i:{_ENDINGS}))[?#](?s:.*)$"
-_MAX_ENCODINGS = 3  # a name that went through three exports
 _MAX_BASES = 200  # hosts that URLs are read by column of
 
 
@@ -306,14 +305,14 @@ def _plain(path: str) -> str:
     if not parts:
         return ""
     stem, dot, extension = parts[-1].rpartition(".")
-    parts[-1] = f"{stem}{dot}{extension.lower()}"
+    if dot:
+        parts[-1] = f"{stem}.{extension.encode().lower().decode()}"  # ASCII alone, as by column
     return "/".join(parts)
 
 
 def _decode(text: str) -> str:
-    for _ in range(_MAX_ENCODINGS):
-        if "%" not in text or (once := _decode_once(text)) == text:
-            break
+    """Undo percent-encoding as often as it was done: a name may have gone through several exports."""
+    while "%" in text and (once := _decode_once(text)) != text:
         text = once
     return text
 

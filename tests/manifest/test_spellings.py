@@ -1,0 +1,137 @@
+"""Each spelling of the table means the same object to audit, train and cleanse, against a real S3 server."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pytest
+from spellings import BUCKET, SPELLINGS, Spelling
+
+from physiq_ray import storage
+from physiq_ray.cleanse import plan_cleanse
+from physiq_ray.cli import main
+from physiq_ray.config import load_settings
+from physiq_ray.labels import LABEL_SCHEMA, Labels
+from physiq_ray.manifest import NamedPhotos, collect_manifest, find_labelled, quoted
+from physiq_ray.storage import Bucket, list_sources
+
+POSES = {1: "Front Lat Spread", 7: "Back Lat Spread"}
+# Enough that neither the labels without a photo nor the photos that may go are many.
+PLAIN = {f"plain/{number:03d}-{pose}.jpg": pose for pose in (1, 7) for number in range(200)}
+
+
+class Answers(NamedTuple):
+    """What each tool makes of the bucket: keys, and the audit's JSON."""
+
+    trained: set[str]
+    doomed: set[str]
+    named: NamedPhotos
+    keys: list[str]
+    audit: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def answers(s3: Any, s3_direct: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
+    storage.forget_clients()
+    folder = tmp_path_factory.mktemp("spellings")
+    s3_direct.create_bucket(Bucket=BUCKET)
+    keys = [*PLAIN, *(key for spelling in SPELLINGS for key in sorted(spelling.all_of("keys")))]
+    assert len(set(keys)) == len(keys)
+
+    def put(key: str) -> None:
+        s3_direct.put_object(Bucket=BUCKET, Key=key, Body=key.encode())
+
+    put(keys[0])
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(put, keys[1:]))
+    records = [*PLAIN.items(), *((spelling.label, 7) for spelling in SPELLINGS)]
+    labels_file, poses_file = folder / "labels.json", folder / "poses.json"
+    labels_file.write_text(json.dumps([{"s3Filename": name, "poseId": pose} for name, pose in records]))
+    poses_file.write_text(json.dumps([{"id": pose, "name": name} for pose, name in POSES.items()]))
+    files = {"labels": str(labels_file), "poses": str(poses_file)}
+
+    settings = load_settings({"sources": [f"s3://{BUCKET}"], **files}, environment={})
+    manifest = collect_manifest(settings, POSES)
+    labels = Labels(
+        pa.Table.from_pylist([{"name": name, "pose_id": pose} for name, pose in records], schema=LABEL_SCHEMA)
+    )
+    listings = list_sources([Bucket(BUCKET)])
+    (named,) = find_labelled(listings, labels, POSES, {})
+    assert named is not None
+    assert listings[0].table is not None
+    plan = plan_cleanse(listings, labels, POSES, now=datetime.now(UTC) + timedelta(days=2))
+    assert plan.problems == ()
+    out = folder / "audit.json"
+    args = ["audit", "--sources", f"s3://{BUCKET}", "--labels", files["labels"], "--poses", files["poses"]]
+    yield Answers(
+        set(manifest.table["key"].to_pylist()),
+        set(plan.buckets[0].table["key"].to_pylist()),
+        named,
+        listings[0].table["key"].to_pylist(),
+        run_audit(args, out),
+    )
+    storage.forget_clients()
+
+
+def run_audit(args: list[str], out: Path) -> dict[str, Any]:
+    """Run the command with --json."""
+    with out.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        assert main([*args, "--json"]) == 0
+    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return found
+
+
+each = pytest.mark.parametrize("spelling", SPELLINGS, ids=[ascii(spelling.label) for spelling in SPELLINGS])
+
+
+def test_the_table_has_thirty_spellings_and_more() -> None:
+    assert len({spelling.label for spelling in SPELLINGS}) == len(SPELLINGS) >= 30
+
+
+@each
+def test_training_takes_the_photo_that_is_meant(answers: Answers, spelling: Spelling) -> None:
+    assert answers.trained & spelling.all_of("keys") == spelling.all_of("means")
+
+
+@each
+def test_cleanse_keeps_what_may_be_meant_and_what_resembles_it(answers: Answers, spelling: Spelling) -> None:
+    keys, kept = spelling.all_of("keys"), spelling.all_of("kept")
+    labelled = dict(zip(answers.keys, answers.named.is_labelled.to_pylist(), strict=True))
+    resembles = dict(zip(answers.keys, answers.named.resembles.to_pylist(), strict=True))
+    protected = spelling.all_of("means") | spelling.all_of("conflict")
+
+    assert {key for key in keys if labelled[key]} == protected
+    assert {key: resembles[key] for key in keys if resembles[key]} == dict.fromkeys(kept, spelling.label)
+    assert not answers.doomed & protected
+    assert answers.doomed & keys >= keys - protected - kept
+
+
+@each
+def test_audit_reports_what_has_no_photo_and_what_has_several(answers: Answers, spelling: Spelling) -> None:
+    found, has_photo = answers.audit, bool(spelling.means or spelling.conflict)
+
+    assert (spelling.label in found["labels_without_photo"]) == (not has_photo)
+    assert (spelling.label in found["ambiguous"]) == bool(spelling.conflict)
+    assert (spelling.label in answers.named.unmatched) == (
+        not has_photo and "elsewhere.s3." not in spelling.label
+    )
+    for key in spelling.all_of("keys"):
+        sentences = [line for line in found["conflicts"] if line.startswith(quoted(f"s3://{BUCKET}/{key}"))]
+        assert len(sentences) == (key in spelling.conflict)
+
+
+def test_audit_counts_the_names_that_are_no_exact_ones(answers: Answers) -> None:
+    shared = answers.audit["shared_names"]
+
+    assert answers.audit["loose"]["count"] == 32
+    assert "'c01%20pose%201.jpg' means 's3://spellings/c01 pose 1.jpg'" in answers.audit["loose"]["examples"]
+    assert shared == {"count": 1, "examples": ["'a03.jpg': 2 photos"]}
+    assert answers.audit["conflicts"][0].endswith(
+        "may mean it or another photo, by the exact name of neither"
+    )
+    assert answers.named.num_labels == len(PLAIN) + len(SPELLINGS) - 1  # one is of another bucket
