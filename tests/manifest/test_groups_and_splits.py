@@ -134,9 +134,9 @@ def test_without_a_photo_to_train_on_the_labels_split_is_refused() -> None:
         build_manifest([bucket(*(name for name, _ in PLENTY))], labels_of(*records), POSES)
 
     assert str(caught.value) == (
-        "no photos for one side of the split: pose 1 Front Lat Spread: all its photos are for validation or "
-        "test; label some to train on; pose 2 Front Double Biceps: all its photos are for validation or test; "
-        "label some to train on"
+        "no photos for one side of the split: "
+        "pose 1 Front Lat Spread: all its photos are for validation or test; label some to train on; "
+        "pose 2 Front Double Biceps: all its photos are for validation or test; label some to train on"
     )
 
 
