@@ -22,7 +22,7 @@
 
 Each takes one finished sentence. They carry nothing else, so that they survive pickling between
 Ray processes; what was attempted, on what, what came and what to do stand in the sentence. A name from
-outside, such as a key or a label's, stands in it as `quoted` gives it.
+outside, such as a key or a label's, stands in it as `quoted` or `shown` gives it.
 """
 
 import unicodedata
@@ -105,19 +105,20 @@ class CleanseError(PhysiqError):
 
 
 def quoted(name: str) -> str:
-    """Give a name for a sentence: bare where every letter can be seen, else in quotes with escapes.
+    """Write a name for a message, in quotes and with all that cannot be seen escaped.
 
-    So `a.jpg` and `a.jpg ` differ, as do é in one code point and in two, and no letter turns the line.
+    An accent in a code point of its own is escaped too: nobody sees that it is not part of its letter.
     """
-    is_composed = unicodedata.is_normalized("NFC", name)
+    text = repr(name)
+    if text.isascii():
+        return text
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char).startswith("M") else char
+        for char in text
+    )
 
-    def shown(letter: str) -> str:
-        if letter in '"\\':
-            return f"\\{letter}"
-        if letter.isprintable() and (is_composed or not unicodedata.combining(letter)):
-            return letter
-        return letter.encode("unicode_escape").decode("ascii")
 
-    text = "".join(map(shown, name))
-    is_bare = bool(name) and text == name and not any(letter in "' " for letter in name)
-    return name if is_bare else f'"{text}"'
+def shown(uri: str) -> str:
+    """Write an address for a message: bare where every letter can be seen, else as `quoted` does."""
+    text = quoted(uri)
+    return uri if uri and text == f"'{uri}'" and " " not in uri else text

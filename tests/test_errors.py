@@ -48,19 +48,20 @@ def test_every_error_says_in_a_sentence_what_it_means(error: type[Exception]) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"),
+    ("uri", "shown"),
     [
         ("s3://checkins/a-b_1%20.jpg", "s3://checkins/a-b_1%20.jpg"),
-        ("é 写真.jpg", '"é 写真.jpg"'),
-        ("写真.jpg", "写真.jpg"),
-        ("e\u0301.jpg", r'"e\u0301.jpg"'),
-        ("a.jpg ", '"a.jpg "'),
-        ("", '""'),
-        ('a".jpg', r'"a\".jpg"'),
+        ("s3://checkins/é.jpg", "s3://checkins/é.jpg"),
+        ("é 写真.jpg", "'é 写真.jpg'"),
+        ("e\u0301.jpg", r"'e\u0301.jpg'"),
+        ("a.jpg ", "'a.jpg '"),
+        ("", "''"),
+        ('a".jpg', 'a".jpg'),
         ("a'.jpg", '"a\'.jpg"'),
-        ("a\\n.jpg", r'"a\\n.jpg"'),
-        ("a\n\x00\u00a0\u202e\u200b.jpg", r'"a\n\x00\xa0\u202e\u200b.jpg"'),
+        ("a\\n.jpg", r"'a\\n.jpg'"),
+        ("a\n\x00\u00a0\u202e\u200b.jpg", r"'a\n\x00\xa0\u202e\u200b.jpg'"),
     ],
 )
-def test_a_name_is_quoted_where_a_letter_cannot_be_seen(name: str, shown: str) -> None:
-    assert errors.quoted(name) == shown
+def test_an_address_is_quoted_where_a_letter_cannot_be_seen(uri: str, shown: str) -> None:
+    assert errors.shown(uri) == shown
+    assert errors.quoted("a.jpg") == "'a.jpg'"

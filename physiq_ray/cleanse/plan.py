@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from physiq_ray.errors import CleanseError, LabelError, SettingError, StorageError, quoted
+from physiq_ray.errors import CleanseError, LabelError, SettingError, StorageError, quoted, shown
 from physiq_ray.labels import Labels
 from physiq_ray.manifest import NamedPhotos, find_labelled
 from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing, are_undecodable, is_photo, split_uri
@@ -31,7 +31,7 @@ class Kept(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        return f"{quoted(self.uri)} {self.reason}"
+        return f"{shown(self.uri)} {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def plan_cleanse(
     """
     if not labels.table.num_rows and not labels.unusable.num_rows:
         raise LabelError("no label in the label file: every photo would pass for one that nobody labelled")
-    named = find_labelled(listings, labels, poses, source_buckets or {})
+    named = _find_named(listings, labels, poses, source_buckets or {})
     found = [_look_at(listing, names, now - min_age) for listing, names in zip(listings, named, strict=True)]
     kept: tuple[Kept, ...] = ()
     if reviewed is not None:
@@ -152,6 +152,36 @@ def plan_cleanse(
         ),
         kept,
     )
+
+
+def _find_named(
+    listings: Sequence[Listing],
+    labels: Labels,
+    poses: Mapping[int, str],
+    source_buckets: Mapping[str, str],
+) -> list[NamedPhotos | None]:
+    """Find what the labels say; what only a label of a bucket that is not listed would mean resembles it.
+
+    Such a bucket may be a slip in source_buckets, and the label one of a photo here.
+    """
+    named = find_labelled(listings, labels, poses, source_buckets)
+    listed = {listing.source.name for listing in listings}
+    here = {source: text for source, text in source_buckets.items() if split_uri(text)[0] in listed}
+    if here == source_buckets:
+        return list(named)
+    anywhere = find_labelled(listings, labels, poses, here)
+    return [
+        replace(one, resembles=_also_resembling(listing.table["key"], one, other))
+        if listing.table is not None and one is not None and other is not None
+        else None
+        for listing, one, other in zip(listings, named, anywhere, strict=True)
+    ]
+
+
+def _also_resembling(keys: pa.ChunkedArray, one: NamedPhotos, other: NamedPhotos) -> pa.StringArray:
+    names = pc.replace_substring_regex(keys, r"(?s)^.*/", "").combine_chunks()
+    is_found = pc.and_not(other.is_labelled, one.is_labelled)
+    return pc.coalesce(one.resembles, pc.if_else(is_found, names, pa.scalar(None, pa.string())))
 
 
 def _look_at(listing: Listing, named: NamedPhotos | None, old_enough: datetime) -> BucketPlan:
@@ -205,7 +235,7 @@ def _doubt_in_lost_labels(listing: Listing, old: NamedPhotos | None, new: NamedP
     if not len(lost):
         return None
     return (
-        f"{len(lost)} photos that had a label have none any more, such as {quoted(lost[0].as_py())}; "
+        f"{len(lost)} photos that had a label have none any more, such as {shown(lost[0].as_py())}; "
         "wait until the label file is complete"
     )
 

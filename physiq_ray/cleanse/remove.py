@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from physiq_ray.cleanse.journal import DELETING, MOVED, MOVING, Journal
 from physiq_ray.cleanse.plan import BucketPlan, CleansePlan, Kept
-from physiq_ray.errors import LabelError, SettingError, StorageError, quoted
+from physiq_ray.errors import LabelError, SettingError, StorageError, shown
 from physiq_ray.storage import Bucket
 from physiq_ray.storage.refusal import find_missing_right
 from physiq_ray.storage.removal import (
@@ -225,7 +225,7 @@ class _Keeper:
     def _count(self, batch: pa.Table, outcomes: Sequence[Outcome]) -> None:
         for outcome, size in zip(outcomes, batch["size"].to_pylist(), strict=True):
             self.counts[outcome.state] += 1
-            uri = quoted(f"s3://{self.plan.source.name}/{outcome.key}")
+            uri = shown(f"s3://{self.plan.source.name}/{outcome.key}")
             if outcome.state == State.DELETED:
                 self.freed_bytes += size
             elif outcome.state == State.CHANGED:

@@ -6,7 +6,7 @@ from typing import Any
 
 from physiq_ray.cleanse.plan import EXAMPLES, BucketPlan, CleansePlan, name_some
 from physiq_ray.cleanse.remove import Removal
-from physiq_ray.errors import quoted
+from physiq_ray.errors import quoted, shown
 from physiq_ray.storage import REMEDY, Bucket
 
 MB = 1e6
@@ -56,11 +56,11 @@ def _describe_bucket(bucket: BucketPlan) -> Iterator[str]:
     if num := bucket.resembling.num_rows:
         yield f"   {num} unlabelled photos stay: each resembles a label that matches no photo"
         for row in bucket.resembling.slice(0, EXAMPLES).to_pylist():
-            yield f"     {quoted(row['uri'])} resembles {quoted(row['label'])}"
+            yield f"     {shown(row['uri'])} resembles {quoted(row['label'])}"
         if num > EXAMPLES:
             yield f"     … and {num - EXAMPLES} more"
     for row in bucket.table.slice(0, EXAMPLES).to_pylist():
-        yield f"     {quoted(row['uri'])}  {row['size'] / 1e3:.1f} kB  {row['modified']:%Y-%m-%d}"
+        yield f"     {shown(row['uri'])}  {row['size'] / 1e3:.1f} kB  {row['modified']:%Y-%m-%d}"
     if bucket.table.num_rows > EXAMPLES:
         yield f"     … and {bucket.table.num_rows - EXAMPLES} more"
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from physiq_ray.cleanse.journal import DELETING, MOVED, MOVING, Entry
-from physiq_ray.errors import StorageError, quoted
+from physiq_ray.errors import StorageError, shown
 from physiq_ray.storage import split_uri
 from physiq_ray.storage.refusal import find_missing_right
 from physiq_ray.storage.removal import (
@@ -55,7 +55,7 @@ def restore_photos(
             zip(removed, threads.map(_try_to_restore, removed), strict=True), 1
         ):
             if isinstance(result, StorageError):
-                failures.append(f"{quoted(entry.uri)}: {result}")
+                failures.append(f"{shown(entry.uri)}: {result}")
                 if (right := find_missing_right(result)) is not None:
                     missing_rights.add(right)
             else:
@@ -96,7 +96,7 @@ def _restore(entry: Entry) -> bool:
 
 def _move_back(entry: Entry, bucket: str, key: str, found: Target | None) -> bool:
     to_bucket, to_key = split_uri(entry.moved_to or "")
-    moved_to = quoted(entry.moved_to or "")
+    moved_to = shown(entry.moved_to or "")
     moved = find_object(to_bucket, to_key)
     if found is not None and (moved is None or moved.etag != found.etag):
         return False  # back already, or written anew, or never gone; what lies there may be another's

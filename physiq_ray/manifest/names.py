@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from physiq_ray.errors import quoted as quoted  # which messages about names need too
 from physiq_ray.storage.listing import PHOTO_EXTENSIONS
 
 IntArray = npt.NDArray[np.int64]
@@ -80,20 +81,6 @@ class Readings:
         """Keep some rows."""
         kept = pa.array(mask)
         return Readings(self.row[mask], self.text.filter(kept), self.kind[mask], self.bucket.filter(kept))
-
-
-def quoted(name: str) -> str:
-    """Write a name for a message, in quotes and with all that cannot be seen escaped.
-
-    An accent in a code point of its own is escaped too: nobody sees that it is not part of its letter.
-    """
-    text = repr(name)
-    if text.isascii():
-        return text
-    return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char).startswith("M") else char
-        for char in text
-    )
 
 
 def read_labels(names: pa.Array, buckets: Collection[str]) -> Readings:

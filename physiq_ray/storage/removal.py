@@ -15,7 +15,7 @@ from enum import StrEnum
 
 from botocore.exceptions import ClientError
 
-from physiq_ray.errors import DeniedError, StorageError, UnreachableError, quoted
+from physiq_ray.errors import DeniedError, StorageError, UnreachableError, shown
 from physiq_ray.storage.address import Bucket
 from physiq_ray.storage.retry import retry
 from physiq_ray.storage.s3 import s3_client, translated
@@ -363,7 +363,7 @@ def _failed(key: str, error: StorageError) -> Outcome:
 
 
 def _shown(bucket: str, key: str) -> str:
-    return quoted(f"s3://{bucket}/{key}")
+    return shown(f"s3://{bucket}/{key}")
 
 
 def _is_odd_in_xml(key: str) -> bool:
