@@ -19,13 +19,14 @@ from PIL import Image, JpegImagePlugin
 
 from physiq_ray.errors import FormatError, PhotoError, TooLargeError
 
-# The largest sensors have 200 megapixels. Each pixel of the header costs 4 ns or so even in an empty body.
-MAX_JPEG_PIXELS = 2**29
-# What libjpeg keeps of a JPEG of several scans, two bytes a sample, until the last scan is in: as much as the
-# largest photo of any other format takes when it is decoded in full.
-MAX_COEFFICIENT_BYTES = 2**29
-# Each scan passes over all of the picture, however little it holds. Encoders write 10 scans, at most 30.
-MAX_SCANNED_PIXELS = 2**31
+# Times as many pixels as are decoded at most. In the header: the largest sensors have 200 megapixels, and
+# each pixel costs 2 ns or so even in an empty body.
+HEADER_PIXELS = 6
+# In all scans together, each of which passes over all of the picture, however little it holds. Encoders write
+# 10 scans, rarely 30.
+SCANNED_PIXELS = 24
+# Bytes a pixel: what libjpeg keeps of three full components until the last scan is in, two bytes a sample.
+COEFFICIENT_BYTES = 6
 
 _MARKERS_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -108,19 +109,22 @@ def check_header(data: bytes, image: Image.Image, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         raise TooLargeError(f"{frame.width} × {frame.height} is more than {max_pixels} pixels")
     pixels = frame.width * frame.height
-    if pixels > MAX_JPEG_PIXELS:
-        raise TooLargeError(f"{frame.width} × {frame.height} is more than {MAX_JPEG_PIXELS} pixels of a JPEG")
+    if pixels > HEADER_PIXELS * max_pixels:
+        raise TooLargeError(
+            f"{frame.width} × {frame.height} is more than {HEADER_PIXELS * max_pixels} pixels, "
+            "also for a JPEG"
+        )
     if _is_whole(frame, scan):
         return
     blocks = sum(frame.blocks_per_mcu(name) for name in frame.components) * frame.num_mcus()
     num_bytes = blocks * 64 * 2
-    if num_bytes > MAX_COEFFICIENT_BYTES:
+    if num_bytes > COEFFICIENT_BYTES * max_pixels:
         raise TooLargeError(
-            f"{frame.width} × {frame.height}, progressive, takes {num_bytes} bytes to decode; at most "
-            f"{MAX_COEFFICIENT_BYTES} are given"
+            f"{frame.width} × {frame.height} in several scans takes {num_bytes} bytes to decode, at most "
+            f"{COEFFICIENT_BYTES * max_pixels} are given; save it as a JPEG that is not progressive"
         )
     num_scans = data.count(b"\xff\xda", scan.start) + 1
-    if num_scans * pixels > MAX_SCANNED_PIXELS:
+    if num_scans * pixels > SCANNED_PIXELS * max_pixels:
         raise TooLargeError(f"{frame.width} × {frame.height} in {num_scans} scans takes too long to decode")
 
 

@@ -42,6 +42,7 @@ def encoded(pixels: npt.NDArray[np.uint8], profile: bytes | None, **options: Any
 def test_the_same_colours_come_out_of_every_colour_space(
     make_photo: MakePhoto, space: str, version: int, off: float, format: str
 ) -> None:
+    off += 0.5 if format == "AVIF" else 0  # what its own colour differences round off
     pixels = drawn(make_photo)
     numbers = icc.encode_from_srgb(pixels, space)
     assert difference(numbers, pixels) > 3  # what it was off by
