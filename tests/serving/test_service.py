@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pillow_heif
 import pytest
 import torch
 from PIL import Image
@@ -30,7 +31,7 @@ from physiq_ray.errors import (
 )
 from physiq_ray.prediction.network import Network
 from physiq_ray.prediction.single import Predictor
-from physiq_ray.serving import feedback
+from physiq_ray.serving import app, feedback
 from physiq_ray.serving import service as service_module
 from physiq_ray.serving.engine import Computed
 from physiq_ray.serving.feedback import MAX_WAITING, Feedback
@@ -277,6 +278,34 @@ def test_a_photo_of_more_pixels_than_allowed_is_refused_by_its_header(
         await service.answer(make_photo(size=(192, 192)), name="a")  # a JPEG, decoded at a half
 
     run(act, max_pixels=10_000)
+
+
+@pytest.mark.parametrize("format", ["AVIF", "HEIF"])
+def test_heic_and_avif_are_read_only_where_a_setting_allows_them(
+    make_photo: MakePhoto, run: Run, format: str
+) -> None:
+    file = io.BytesIO()
+    image = Image.open(io.BytesIO(make_photo(3, format="PNG")))
+    if format == "HEIF":
+        pillow_heif.from_pillow(image).save(file)
+    else:
+        image.save(file, format)
+
+    async def act(service: Service) -> dict[str, Any]:
+        return await service.answer(file.getvalue(), name="a")
+
+    with pytest.raises(FormatError, match=r"\(JPEG, PNG, WEBP, GIF, BMP, TIFF\): it is (AVIF|HEIC)$"):
+        run(act)
+    assert run(act, extra_formats="avif,heic")["confidence"] > 0
+
+
+def test_heic_that_is_allowed_and_cannot_be_read_is_found_before_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app, "why_no_heic", lambda: "not read here; pip install 'physiq-ray[heic]'")
+
+    with pytest.raises(ServingError, match=r"^extra_formats=heic: HEIC is not read here; pip install"):
+        app.build_app(ServingSettings(extra_formats="heic"))
 
 
 def test_a_client_that_goes_leaves_no_place_taken(make_photo: MakePhoto, run: Run) -> None:
