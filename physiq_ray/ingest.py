@@ -32,7 +32,7 @@ from physiq_ray.quarantine import QUARANTINE_FILE as QUARANTINE_FILE
 from physiq_ray.quarantine import Unreadable as Unreadable
 from physiq_ray.quarantine import check_unreadable as check_unreadable
 from physiq_ray.quarantine import write_quarantine as write_quarantine
-from physiq_ray.storage import read_bytes
+from physiq_ray.storage import Access, current_access, read_bytes, use_access
 from physiq_ray.storage.etag import check_num_bytes, failed_step
 
 IntArray = npt.NDArray[np.int64]
@@ -92,14 +92,42 @@ class Photos(Protocol):
 ReadTask = Callable[..., dict[str, Any]]  # as _read_task
 
 
+class PhotoReader(Protocol):
+    """Where the tasks take the photos' bytes from: plain data, as it travels to their processes."""
+
+    def read(self, uri: str, etag: str) -> bytes:
+        """Read one photo whole, of the version that was listed.
+
+        Raises StorageError: ChangedError, NotFoundError, or another.
+        """
+
+
+@dataclass(frozen=True)
+class StoredPhotos:
+    """Buckets and folders, asked as the process that lists them does."""
+
+    access: Access
+
+    def read(self, uri: str, etag: str) -> bytes:
+        """Read one photo: `read_bytes`."""
+        use_access(self.access)
+        return read_bytes(uri, etag=etag)
+
+
 def build_dataset(
-    table: pa.Table, *, image_size: int, decode_resource: str | None = None, read: ReadTask | None = None
+    table: pa.Table,
+    *,
+    image_size: int,
+    decode_resource: str | None = None,
+    reader: PhotoReader | None = None,
+    read: ReadTask | None = None,
 ) -> ray.data.Dataset:
     """Describe fetching and decoding the photos of table, in their order; nothing is read yet.
 
     table: uri, size and etag, as in manifest or listing; photos that are another version by now keep their
     row as `changed` or `gone`. Its class_index, where there is one, becomes label.
-    decode_resource: of the nodes that decode. read: what a task does with its rows; by default, that.
+    decode_resource: of the nodes that decode. reader: where the bytes come from; by default, buckets and
+    folders, asked as this process does. read: what a task does with its rows; by default, that.
     """
     rows = _task_rows(table.num_rows, image_size)
     inputs = table.select(
@@ -110,7 +138,10 @@ def build_dataset(
     dataset.context.enable_progress_bars = False
     dataset.context.execution_options.preserve_order = True
     return dataset.map_batches(
-        functools.partial(read or _read_task, image_size=image_size),
+        functools.partial(
+            read or functools.partial(_read_task, reader=reader or StoredPhotos(current_access())),
+            image_size=image_size,
+        ),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
@@ -131,15 +162,17 @@ def _task_rows(num_rows: int, image_size: int) -> int:
     return max(MIN_TASK_ROWS, math.ceil(most))
 
 
-def _fetch(uri: str, size: int, etag: str) -> bytes | Unreadable:
+def _fetch(reader: PhotoReader, uri: str, size: int, etag: str) -> bytes | Unreadable:
     if size > MAX_BYTES:
         return Unreadable(uri, "fetch", f"{size} bytes; at most {MAX_BYTES} are read")
     try:
-        data = read_bytes(uri, etag=etag)
+        data = reader.read(uri, etag)
         if size and not etag:  # 0 where nothing was listed
             check_num_bytes(uri, size, len(data))
     except StorageError as error:
         return Unreadable(uri, failed_step(error), str(error))
+    except Exception as error:  # this is a process's edge: a source of the caller's own may raise anything
+        return Unreadable(uri, "fetch", f"read {uri}: {type(error).__name__}: {error}")
     return data
 
 
@@ -153,7 +186,7 @@ def _decode(uri: str, data: bytes | Unreadable, image_size: int) -> UInt8Array |
 
 
 def _fetch_ahead(
-    uris: Sequence[str], sizes: Sequence[int], etags: Sequence[str]
+    reader: PhotoReader, uris: Sequence[str], sizes: Sequence[int], etags: Sequence[str]
 ) -> Iterator[bytes | Unreadable]:
     """Give the photos' bytes in order, fetching those that follow meanwhile, within FETCH_AHEAD_BYTES."""
     with ThreadPoolExecutor(FETCH_THREADS) as threads:
@@ -166,7 +199,7 @@ def _fetch_ahead(
                 and (not ahead or ahead_bytes + sizes[next_row] <= FETCH_AHEAD_BYTES)
             ):
                 row = (uris[next_row], sizes[next_row], etags[next_row])
-                ahead.append((threads.submit(_fetch, *row), sizes[next_row]))
+                ahead.append((threads.submit(_fetch, reader, *row), sizes[next_row]))
                 ahead_bytes += sizes[next_row]
                 next_row += 1
             future, size = ahead.popleft()
@@ -188,13 +221,14 @@ def _decode_ahead(
             yield ahead.popleft().result()
 
 
-def _read_task(inputs: pa.Table, *, image_size: int) -> dict[str, Any]:
+def _read_task(inputs: pa.Table, *, image_size: int, reader: PhotoReader | None = None) -> dict[str, Any]:
     """Read one task's photos into one block, which is read later without being copied."""
+    reader = reader or StoredPhotos(current_access())
     uris, sizes = inputs["uri"].to_pylist(), inputs["size"].to_pylist()
     etags = inputs["etag"].to_pylist() if "etag" in inputs.column_names else [""] * len(uris)
     images = np.zeros((len(uris), image_size, image_size, 3), np.uint8)
     steps, errors = [""] * len(uris), [""] * len(uris)
-    for index, result in enumerate(_decode_ahead(uris, _fetch_ahead(uris, sizes, etags), image_size)):
+    for index, result in enumerate(_decode_ahead(uris, _fetch_ahead(reader, uris, sizes, etags), image_size)):
         if isinstance(result, Unreadable):
             steps[index], errors[index] = result.step, result.error
         else:
@@ -227,6 +261,7 @@ class StreamedPhotos:
 
     table: pa.Table
     image_size: int
+    reader: PhotoReader
     unreadable: tuple[tuple[int, Unreadable], ...] = ()
     decode_resource: str | None = None
 
@@ -243,6 +278,7 @@ class StreamedPhotos:
             self.table.take(pa.array(rows)),
             image_size=self.image_size,
             decode_resource=self.decode_resource,
+            reader=self.reader,
         )
         stream = dataset.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=2)
         for number, columns in enumerate(stream):
@@ -291,17 +327,20 @@ def open_photos(
     image_size: int,
     cached: bool,
     decode_resource: str | None = None,
+    reader: PhotoReader | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> CachedPhotos | StreamedPhotos:
     """Make one split readable; with cached, fetch and decode it now, saying how many photos each time.
 
+    reader: as `build_dataset`'s.
     Raises TrainingError: a node's object store is too small to decode into.
     """
     _check_store(smallest_object_store())
+    reader = reader or StoredPhotos(current_access())
     if not cached:
-        return StreamedPhotos(table, image_size, decode_resource=decode_resource)
+        return StreamedPhotos(table, image_size, reader, decode_resource=decode_resource)
     blocks, counts = [], []
-    dataset = build_dataset(table, image_size=image_size, decode_resource=decode_resource)
+    dataset = build_dataset(table, image_size=image_size, decode_resource=decode_resource, reader=reader)
     for bundle in dataset.iter_internal_ref_bundles():
         for entry in bundle.blocks:
             blocks.append(entry.ref)

@@ -67,7 +67,7 @@ def test_predict_has_these_flags_and_no_others():
     }
     assert options - {"-h", "--help", "--debug", "--json"} == {
         *("--model", "--figures", "--no-figures", "--output", "--part-rows", "--poses", "--precision"),
-        *("--config", "--format", "--top"),
+        *("--config", "--format", "--top", "--requester-pays", "--anonymous"),
     }
 
 

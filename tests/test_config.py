@@ -31,6 +31,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "manifest": None,
         "poses": "mappings/poses.json",
         "labels": "mappings/db_labels.json",
+        "requester_pays": "no",
+        "anonymous": "no",
         "output": "output",
         "weights": "imagenet",
         "image_size": 224,

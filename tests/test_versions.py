@@ -231,7 +231,7 @@ def test_a_missing_object_is_still_said_to_be_missing(make_bucket):
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("cache", ["object_store", "none"])
 def test_train_neither_with_a_manifest_nor_resumed_uses_what_was_replaced(
     run_cli, make_bucket, s3_direct, make_photo, tmp_path, cache
@@ -250,7 +250,7 @@ def test_train_neither_with_a_manifest_nor_resumed_uses_what_was_replaced(
         "--weights random --image-size 64 --batch-size 8 --epochs 1 --precision fp32 --run-name old "
         f"--max-unreadable-share 0.2 --cache {cache} --json"
     )
-    done = run_cli("train", "--manifest", "m.parquet", *names, *settings.split(), timeout=200)
+    done = run_cli("train", "--manifest", "m.parquet", *names, *settings.split(), timeout=400)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["quarantined_by_step"] == {"changed": 1, "gone": 1}
@@ -258,7 +258,7 @@ def test_train_neither_with_a_manifest_nor_resumed_uses_what_was_replaced(
 
     s3_direct.put_object(Bucket=bucket, Key="04.jpeg", Body=make_photo(seed=400))
     done = run_cli(
-        *("train", "--resume", "--run-name", "old", "--epochs", "2", "--cache", cache), timeout=200
+        *("train", "--resume", "--run-name", "old", "--epochs", "2", "--cache", cache), timeout=400
     )
     assert done.returncode == 0, done.stderr
     assert "3 quarantined" in done.stdout

@@ -10,7 +10,7 @@ from physiq_ray.cleanse.plan import CleansePlan, plan_cleanse
 from physiq_ray.cleanse.watch import LabelFiles, Recheck
 from physiq_ray.config import CleanseSettings
 from physiq_ray.errors import SettingError
-from physiq_ray.storage import LISTING_SCHEMA, Bucket, Source, list_sources, parse_sources
+from physiq_ray.storage import LISTING_SCHEMA, Bucket, Source, follow_settings, list_sources, parse_sources
 
 
 def parse_buckets(texts: Sequence[str]) -> tuple[Bucket, ...]:
@@ -37,6 +37,7 @@ def scan_buckets(
     Raises SettingError: no bucket given. LabelError: the labels cannot be relied on.
     """
     buckets = parse_buckets(settings.sources)
+    follow_settings(settings, [bucket.name for bucket in buckets])
     files = LabelFiles(settings)  # before the listing, which may take long
     listings = list_sources(buckets, on_keys=on_keys)
     files.refresh()

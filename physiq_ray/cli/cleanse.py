@@ -24,7 +24,7 @@ def cleanse_command(args: argparse.Namespace) -> int:
     _check_flags(args)
     settings = load_settings(given(args, CleanseSettings), file=args.config, kind=CleanseSettings)
     if args.restore:
-        return _restore(args)
+        return _restore(args, settings)
     from physiq_ray import cleanse
     from physiq_ray.storage.refusal import find_missing_right
 
@@ -171,11 +171,12 @@ def _remove(
     )
 
 
-def _restore(args: argparse.Namespace) -> int:
+def _restore(args: argparse.Namespace, settings: CleanseSettings) -> int:
     from physiq_ray import cleanse
-    from physiq_ray.storage import Bucket, split_uri
+    from physiq_ray.storage import Bucket, follow_settings, split_uri
 
     entries = cleanse.read_journal(Path(args.restore))
+    follow_settings(settings, {split_uri(entry.uri)[0] for entry in entries})
     with Bars() as bars:
         restoral = cleanse.restore_photos(
             entries, on_progress=lambda done, total: bars.update(args.restore, done, total, "looked at")

@@ -52,16 +52,19 @@ EPILOG = {
   physiq-ray demo --photos my-photos --labels my-photos/db_labels.json --image-size 160""",
 }
 AUDIT_SETTINGS = (
-    *("sources", "source_buckets", "poses", "labels"),
+    *("sources", "source_buckets", "poses", "labels", "requester_pays", "anonymous"),
     *("validation_share", "group_pattern", "seed"),
 )
 EVALUATE_SETTINGS = (
-    *("sources", "source_buckets", "manifest", "poses", "labels"),
+    *("sources", "source_buckets", "manifest", "poses", "labels", "requester_pays", "anonymous"),
     *("validation_share", "group_pattern", "seed", "batch_size", "precision"),
 )
-PREDICT_SETTINGS = ("poses", "precision")
+PREDICT_SETTINGS = ("poses", "requester_pays", "anonymous", "precision")
 # What a demo decides itself.
-NOT_IN_DEMO = ("sources", "source_buckets", "manifest", "labels", "output", "storage", "run_name")
+NOT_IN_DEMO = (
+    *("sources", "source_buckets", "manifest", "labels", "output", "storage", "run_name"),
+    *("requester_pays", "anonymous"),
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from physiq_ray.config import Settings
-from physiq_ray.quarantine import count_steps
 
 if TYPE_CHECKING:
     from physiq_ray.evaluation import Report
@@ -66,6 +65,8 @@ def printable(text: str) -> str:
 
 def summarise(result: "TrainingResult") -> dict[str, Any]:
     """Give what train --json prints."""
+    from physiq_ray.quarantine import count_steps
+
     return {
         "run_name": result.run_name,
         "best_epoch": result.best_epoch,
@@ -81,6 +82,8 @@ def summarise(result: "TrainingResult") -> dict[str, Any]:
 
 def print_result(result: "TrainingResult") -> None:
     """Print what a training has come to for a reader."""
+    from physiq_ray.quarantine import count_steps
+
     print(f"\nBest validation accuracy {result.best_accuracy:.2%} in epoch {result.best_epoch}")
     if result.report is not None:
         print_report(result.report)

@@ -96,6 +96,11 @@ def _describe(report: "SyncReport") -> list[str]:
         for source in report.sources
         if source.error is None
     ]
+    lines += [
+        f"{bucket}: its ETags look like MD5s of the photos and are none (as in S3's directory buckets): what "
+        "came was checked by its length only"
+        for bucket in report.checked_by_length
+    ]
     total = _total(report)
     lines.append(f"total: {_counts(total, dry_run=report.dry_run)}")
     if report.moved or report.removed:
@@ -175,6 +180,7 @@ def _summarise(report: "SyncReport") -> dict[str, Any]:
         "moved": [{"from": old, "to": new} for old, new in report.moved],
         "removed": list(report.removed),
         "stale": list(report.stale),
+        "checked_by_length": list(report.checked_by_length),
     }
 
 

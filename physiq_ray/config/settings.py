@@ -1,7 +1,7 @@
 """What training, auditing, evaluating and predicting need to know."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -43,6 +43,12 @@ class SourceSettings(BaseModel):
     )
     poses: str = Field("mappings/poses.json", description="JSON list of pose ids and names")
     labels: str = Field("mappings/db_labels.json", description="JSON list of labels")
+    requester_pays: Literal["no", "yes"] = Field(
+        "no", description="pay for the requests to the sources' buckets, where their owners do not"
+    )
+    anonymous: Literal["no", "yes"] = Field(
+        "no", description="send unsigned requests to the sources' buckets: public photos, no credentials"
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -56,6 +62,15 @@ class SourceSettings(BaseModel):
         if repeated:
             raise ValueError(f"{', '.join(sorted(repeated))} is listed twice")
         return value
+
+    @model_validator(mode="after")
+    def _somebody_pays(self) -> Self:
+        if self.requester_pays == self.anonymous == "yes":
+            raise PydanticCustomError(
+                "pair",
+                "requester_pays=yes, anonymous=yes: S3 refuses requests that nobody signs and pays for",
+            )
+        return self
 
 
 class SplitSettings(SourceSettings):

@@ -20,13 +20,14 @@ from physiq_ray.ingest import Unreadable
 from physiq_ray.labels import load_poses
 from physiq_ray.manifest import MANIFEST_FILE, TEST, TRAIN, VALIDATION, Manifest, collect_manifest
 from physiq_ray.prediction.batch import predict_table
-from physiq_ray.storage import absolute_uri, join_uri, read_bytes
+from physiq_ray.storage import absolute_uri, follow_settings, join_uri, read_bytes
 
 ALL = "all"
 NAMED_REASONS = 3  # where no photo at all could be read
 SPLITS = (VALIDATION, TRAIN, TEST, ALL)
 # What decides on which side a photo is: as in the training unless said otherwise.
 SPLIT_SETTINGS = ("source_buckets", "validation_share", "group_pattern", "seed")
+ACCESS_SETTINGS = ("requester_pays", "anonymous")  # of the training's own buckets too
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,12 @@ class Evaluation:
 
 
 def split_defaults(state: ModelState) -> dict[str, Any]:
-    """Give the settings of the split that the model was trained with, as far as its file holds them."""
-    return {name: state.settings[name] for name in SPLIT_SETTINGS if name in state.settings}
+    """Give the settings of the split and of the buckets that the model was trained with.
+
+    As far as its file holds them.
+    """
+    names = (*SPLIT_SETTINGS, *ACCESS_SETTINGS)
+    return {name: state.settings[name] for name in names if name in state.settings}
 
 
 def find_candidates(settings: Settings, state: ModelState) -> Candidates:
@@ -87,8 +92,10 @@ def find_candidates(settings: Settings, state: ModelState) -> Candidates:
         )
     if settings.manifest:
         manifest = _read_manifest(absolute_uri(settings.manifest))
+        follow_settings(settings, manifest.table["bucket"].unique().to_pylist())
         return Candidates(manifest, f"the manifest `{settings.manifest}`", _training_or_none(state))
     training = find_training_manifest(state)
+    follow_settings(settings, training.table["bucket"].unique().to_pylist())
     return Candidates(training, "", training)
 
 

@@ -11,7 +11,7 @@ from physiq_ray.manifest.fold import TEST, TRAIN, VALIDATION
 from physiq_ray.manifest.names import quoted
 from physiq_ray.manifest.report import Counted
 from physiq_ray.manifest.table import Manifest
-from physiq_ray.storage import REMEDY, Bucket, list_sources, parse_sources
+from physiq_ray.storage import REMEDY, Bucket, follow_settings, list_sources, parse_sources
 
 
 def collect_manifest(settings: SplitSettings, poses: Mapping[int, str]) -> Manifest:
@@ -28,6 +28,7 @@ def survey_photos(settings: SplitSettings, poses: Mapping[int, str]) -> Manifest
     Raises PhysiqError as parse_sources, load_labels and match_photos do.
     """
     sources = parse_sources(settings.sources)
+    follow_settings(settings, [source.name for source in sources])
     no_file = None
     try:
         labels = load_labels(Path(settings.labels), poses)

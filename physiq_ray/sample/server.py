@@ -161,6 +161,7 @@ class LocalS3:
                 connect_timeout=5,
                 read_timeout=20,
                 retries={"total_max_attempts": 3, "mode": "standard"},
+                proxies={},  # the environment's reach other machines only
                 s3={"addressing_style": "path"},
             ),
         )
@@ -202,7 +203,8 @@ class LocalS3:
     def read_traffic(self, bucket: str) -> Traffic:
         """Ask the server how much was asked of one bucket since it started; the asking is not counted."""
         url = f"http://{weed.HOST}:{self._started.ports['metricsPort']}/metrics"
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(url, timeout=20) as answer:
             lines = answer.read().decode().splitlines()
 
         def total(metric: str) -> int:
@@ -277,7 +279,7 @@ def _probe(url: str, access_key: str, secret_key: str) -> Any:
         aws_access_key_id=access_key,
         aws_secret_access_key=secret_key,
         region_name=REGION,
-        config=Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 1}),
+        config=Config(connect_timeout=2, read_timeout=5, retries={"total_max_attempts": 1}, proxies={}),
     )
 
 

@@ -1,16 +1,19 @@
 """Where photos lie: S3 buckets and folders, listed, read and written the same way.
 
+access    unsigned, at one's own cost, past a proxy: how buckets are asked
 address   s3://bucket/key and paths: parse, join, split
 kinds     which objects are photos, and which of these are not read here
 listing   what is there, as Arrow tables
 pages     a bucket's listing from S3's XML
 objects   read and write one object whole
+etag      which version the listing saw
 download  one object into a file, compared with its ETag
 retry     try again where a fault may pass
 s3        the clients, and their errors in our words
 refusal   what S3's refusal means: a missing right, or a fault of one object
 """
 
+from physiq_ray.storage.access import Access
 from physiq_ray.storage.address import (
     Bucket,
     Folder,
@@ -29,11 +32,12 @@ from physiq_ray.storage.listing import (
     list_sources,
 )
 from physiq_ray.storage.objects import create_bytes, read_bytes, write_bytes, write_file
-from physiq_ray.storage.s3 import forget_clients
+from physiq_ray.storage.s3 import current_access, follow_settings, forget_clients, use_access
 
 __all__ = [
     "LISTING_SCHEMA",
     "REMEDY",
+    "Access",
     "Bucket",
     "Folder",
     "Listing",
@@ -41,6 +45,8 @@ __all__ = [
     "absolute_uri",
     "are_undecodable",
     "create_bytes",
+    "current_access",
+    "follow_settings",
     "forget_clients",
     "is_photo",
     "join_uri",
@@ -50,6 +56,7 @@ __all__ = [
     "parse_sources",
     "read_bytes",
     "split_uri",
+    "use_access",
     "write_bytes",
     "write_file",
 ]

@@ -7,6 +7,7 @@ disk. An object that is overwritten meanwhile comes whole as it was or as it is,
 import contextlib
 import hashlib
 import os
+import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +29,7 @@ from physiq_ray.storage.s3 import is_plain, open_store, s3_client, translated
 MAX_MEMORY_BYTES: Final = 16 * 2**20  # of one object; a phone photo has 2 to 8 MB
 RANGES_AT_ONCE: Final = 8  # of one object
 CONTENT_TRIES: Final = 3  # of an object whose bytes do not fit its ETag
+NUM_DIFFERING: Final = 3  # objects of a bucket whose ETags are no MD5s, before that is said of all
 
 _RANGES: Final = TransferConfig(
     multipart_threshold=8 * 2**20,
@@ -38,6 +40,39 @@ _RANGES: Final = TransferConfig(
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 # Keys of AWS KMS or of the customer: the ETag of such an object looks like an MD5 and is none.
 _KMS = ("aws:kms", "aws:kms:dsse")
+
+
+class EtagJudge:
+    """Finds out of which buckets the ETags look like the MD5 of the content and are none.
+
+    S3's directory buckets have such ETags. A bucket is one of these if NUM_DIFFERING objects came with the
+    announced length and twice with the same bytes, none of which fits, and no object's ETag ever did.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._fitting: set[str] = set()
+        self._differing: dict[str, set[str]] = {}
+
+    def note_fit(self, bucket: str) -> None:
+        """Note an object whose ETag is its MD5."""
+        if bucket not in self._fitting:
+            with self._lock:
+                self._fitting.add(bucket)
+
+    def note_difference(self, bucket: str, key: str) -> None:
+        """Note an object that came twice with the same bytes, and with another ETag."""
+        with self._lock:
+            self._differing.setdefault(bucket, set()).add(key)
+
+    def has_other_etags(self, bucket: str) -> bool:
+        """Tell whether size and length are all there is to compare in a bucket."""
+        with self._lock:
+            return bucket not in self._fitting and len(self._differing.get(bucket, ())) >= NUM_DIFFERING
+
+
+class OtherContentError(StorageError):
+    """An object's bytes do not fit its ETag, as often as it was read."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +90,17 @@ def file_md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def download(uri: str, path: Path, size: int) -> Version:
+def download(uri: str, path: Path, size: int, judge: EtagJudge | None = None) -> Version:
     """Write a whole object to a file, which is not whole until this returns; say which version it is.
 
-    size: as listed, in bytes; it decides the way only.
+    size: as listed, in bytes; it decides the way only. judge: what is known of the buckets' ETags.
     Raises NotFoundError, DeniedError at once; UnreachableError after as many tries as `retry` makes;
-    StorageError: its bytes do not fit its ETag, CONTENT_TRIES times; OSError: the disk's own.
+    OtherContentError: its bytes do not fit its ETag, CONTENT_TRIES times; OSError: the disk's own.
     """
     bucket, key = split_uri(uri)
     with _translated(uri):
         s3_client()  # what is wrong here stays wrong: not tried again
-    is_large = size > MAX_MEMORY_BYTES
+    is_large, judge = size > MAX_MEMORY_BYTES, judge or EtagJudge()
     md5 = ""
     for _ in range(CONTENT_TRIES):
         if not is_large:
@@ -79,10 +114,15 @@ def download(uri: str, path: Path, size: int) -> Version:
             version = _fetch_again(uri, bucket, key, path)
         if not is_md5(version.etag):
             return version
-        md5 = file_md5(path) if is_large else hashlib.md5(data, usedforsecurity=False).hexdigest()
-        if md5 == version.etag or _has_other_etag(uri, bucket, key):
+        last, md5 = md5, file_md5(path) if is_large else hashlib.md5(data, usedforsecurity=False).hexdigest()
+        if md5 == version.etag:
+            judge.note_fit(bucket)
             return version
-    raise StorageError(
+        if md5 == last:  # what changes bytes on their way hardly does it twice alike
+            judge.note_difference(bucket, key)
+        if judge.has_other_etags(bucket) or _has_other_etag(uri, bucket, key):
+            return version
+    raise OtherContentError(
         f"download {uri}: what came has the MD5 {md5}, its ETag says {version.etag}, {CONTENT_TRIES} times; "
         "upload the photo again, or look for what changes bytes between here and the store"
     )

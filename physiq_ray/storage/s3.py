@@ -9,10 +9,11 @@ import contextlib
 import os
 import threading
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import boto3
 from boto3.exceptions import S3UploadFailedError
@@ -22,16 +23,21 @@ from botocore.exceptions import (
     ClientError,
     HTTPClientError,
     IncompleteReadError,
+    LoginError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import BaseError as ObstoreError
 from obstore.store import S3Store
 
+from physiq_ray.config import SourceSettings
 from physiq_ray.errors import DeniedError, NotFoundError, StorageError, TooLargeError, UnreachableError
+from physiq_ray.storage.access import Access, is_loopback, register
 from physiq_ray.storage.address import is_bucket_name
 from physiq_ray.storage.etag import check_object, if_match, refused
 from physiq_ray.storage.pages import take_page
@@ -64,6 +70,7 @@ class _Clients:
         self.session: boto3.session.Session | None = None
         self.boto: Any = None
         self.stores: dict[str, S3Store] = {}
+        self.access = Access()
 
 
 _clients = _Clients()
@@ -96,6 +103,30 @@ def forget_clients() -> None:
     with _clients.lock:
         _clients.session = _clients.boto = None
         _clients.stores.clear()
+
+
+def current_access() -> Access:
+    """Give how this process asks buckets: what must travel to the processes that read for it."""
+    return _clients.access
+
+
+def use_access(access: Access) -> None:
+    """Ask buckets in this way from here on."""
+    with _clients.lock:
+        if access != _clients.access:
+            _clients.access = access
+            _clients.stores.clear()
+
+
+def follow_settings(settings: SourceSettings, buckets: Iterable[str]) -> None:
+    """Ask these buckets as the settings say."""
+    use_access(
+        current_access().with_buckets(
+            buckets,
+            anonymous=settings.anonymous == "yes",
+            requester_pays=settings.requester_pays == "yes",
+        )
+    )
 
 
 def read_object(bucket: str, key: str, max_bytes: int | None = None, *, etag: str = "") -> bytes:
@@ -156,6 +187,8 @@ def translated(attempted: str, *, right: str = READ_AND_WRITE) -> Iterator[None]
             f"{attempted}: {error}; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
             "run where a role gives access"
         ) from error
+    except (SSOError, LoginError, TokenRetrievalError) as error:
+        raise DeniedError(f"{attempted}: {error}; {_log_in(error)} and try again") from error
     except (HTTPClientError, BotoConnectionError, IncompleteReadError, OSError) as error:
         raise UnreachableError(f"{attempted}: {error}; check AWS_ENDPOINT_URL and the network") from error
     except BotoCoreError as error:
@@ -167,6 +200,12 @@ def translated(attempted: str, *, right: str = READ_AND_WRITE) -> Iterator[None]
             f"{attempted}: the credentials have expired and the source of new ones gives none; renew the "
             "session (aws sso login, for one) and try again"
         ) from error
+
+
+def _log_in(error: BotoCoreError) -> str:
+    command = "aws login" if isinstance(error, LoginError) else "aws sso login"
+    session = _clients.session
+    return f"run {command} --profile {session.profile_name if session is not None else 'default'}"
 
 
 def is_plain(key: str) -> bool:
@@ -185,6 +224,9 @@ def _make_client(session: boto3.session.Session) -> Any:
         user_agent_extra="physiq-ray",
     )
     client = session.client("s3", config=config)
+    if is_loopback(client.meta.endpoint_url):  # known only now: it may stand in the profile
+        client = session.client("s3", config=config.merge(Config(proxies={})))
+    register(client.meta.events, current_access)
     # The wildcard puts it before botocore's own handlers, one of which parses every body once more, slowly.
     client.meta.events.register_first("before-parse.*.ListObjectsV2", take_page)
     return client
@@ -204,17 +246,28 @@ def open_store(bucket: str) -> S3Store:
 
 def _make_store(bucket: str, client: Any, session: boto3.session.Session) -> S3Store:
     endpoint = client.meta.endpoint_url
-    is_aws = ".amazonaws.com" in endpoint
+    is_aws, is_anonymous = ".amazonaws.com" in endpoint, bucket in _clients.access.anonymous
     options: ClientConfig = {"timeout": _TIMEOUT, "connect_timeout": timedelta(seconds=10)}
     if endpoint.startswith("http://"):
         options["allow_http"] = True
+    if is_loopback(endpoint):
+        # No switch turns the environment's proxies off. A proxy that is given takes their place;
+        # this one is never asked, as its only address is excluded.
+        options["proxy_url"], options["proxy_excludes"] = (
+            "http://127.0.0.1:9",
+            urlsplit(endpoint).hostname or "",
+        )
     if bundle := os.environ.get("AWS_CA_BUNDLE"):
         options["root_certificate"] = Path(bundle).read_bytes()
     return S3Store(
         bucket,
         region=_bucket_region(client, bucket) if is_aws else client.meta.region_name,
         endpoint=None if is_aws else endpoint,
-        credential_provider=Boto3CredentialProvider(session, ttl=_CREDENTIALS_LIFETIME),
+        credential_provider=(
+            None if is_anonymous else Boto3CredentialProvider(session, ttl=_CREDENTIALS_LIFETIME)
+        ),
+        skip_signature=is_anonymous,
+        request_payer=bucket in _clients.access.requester_pays,
         client_options=options,
         retry_config={"max_retries": 0},  # tried again by boto3, then by the caller
     )

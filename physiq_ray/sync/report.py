@@ -31,7 +31,8 @@ class BucketReport:
 class SyncReport:
     """What came of all sources; moved, removed and stale are of sorted folders, by path below the folder.
 
-    stale: files there of photos that are in the manifest no more.
+    stale: files there of photos that are in the manifest no more. checked_by_length: buckets whose ETags look
+    like MD5s and are none, so that only the photos' lengths were compared.
     """
 
     sources: tuple[BucketReport, ...]
@@ -40,6 +41,7 @@ class SyncReport:
     moved: tuple[tuple[str, str], ...] = ()
     removed: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
+    checked_by_length: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:

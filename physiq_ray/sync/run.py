@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from physiq_ray.config import SyncSettings
 from physiq_ray.errors import SettingError, StorageError
-from physiq_ray.storage import Bucket, Listing, Source, list_sources, parse_sources
+from physiq_ray.storage import Bucket, Listing, Source, follow_settings, list_sources, parse_sources
 from physiq_ray.storage.objects import translate_os
 from physiq_ray.sync.partial import PartialFolder, remove_dead
 from physiq_ray.sync.paths import find_clashes, folded, is_case_sensitive_by_custom, local_path, probe_case
@@ -78,6 +78,7 @@ def _parse_buckets(settings: SyncSettings) -> tuple[Source, ...]:
     for source in sources:
         if not isinstance(source, Bucket):
             raise SettingError(f"sources: {source} is a folder; sync downloads s3:// buckets")
+    follow_settings(settings, [source.name for source in sources])
     return sources
 
 
@@ -119,6 +120,7 @@ class _Run:
         self._on_progress = on_progress
         self._tallies = [Tally() for _ in listings]
         self._files = LocalFiles(folder)
+        self._checked_by_length: tuple[str, ...] = ()
 
     def run(self, words: _Words | None, *, is_sorted: bool) -> SyncReport:
         """Plan and do it."""
@@ -217,6 +219,8 @@ class _Run:
             with PartialFolder(self._folder) as partial:
                 transfer.download(downloads, partial.path, self._settings.transfers)
             show()
+            uris = {f"s3://{listing.source.name}" for listing in self._listings}
+            self._checked_by_length = tuple(sorted(filter(transfer.has_other_etags, uris)))
         return downloads
 
     def _report(self, photos: Sequence[Photo], downloads: Sequence[Photo], sorting: Sorting) -> SyncReport:
@@ -250,7 +254,13 @@ class _Run:
         ends = [end for _, end in times if end is not None]
         seconds = max(ends) - min(starts) if ends and starts else 0.0
         return SyncReport(
-            tuple(reports), self._dry_run, seconds, sorting.moves, sorting.copies, sorting.stale
+            tuple(reports),
+            self._dry_run,
+            seconds,
+            sorting.moves,
+            sorting.copies,
+            sorting.stale,
+            self._checked_by_length,
         )
 
 

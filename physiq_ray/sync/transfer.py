@@ -18,7 +18,15 @@ from typing import Final, TypeVar
 from botocore.exceptions import ClientError
 
 from physiq_ray.errors import NotFoundError, StorageError, UnreachableError
-from physiq_ray.storage.download import MAX_MEMORY_BYTES, RANGES_AT_ONCE, download, file_md5
+from physiq_ray.storage import split_uri
+from physiq_ray.storage.download import (
+    MAX_MEMORY_BYTES,
+    RANGES_AT_ONCE,
+    EtagJudge,
+    OtherContentError,
+    download,
+    file_md5,
+)
 from physiq_ray.sync.plan import Photo, version_ns
 
 THREAD_NAME: Final = "physiq-sync"
@@ -67,6 +75,8 @@ class Transfer:
         self._on_tick = on_tick
         self._lock = threading.Lock()
         self._made: set[str] = set()
+        self._judge = EtagJudge()
+        self._doubtful: list[tuple[Photo, OtherContentError]] = []
 
     def compare(self, photos: Sequence[Photo], num_threads: int, place: Callable[[str], str]) -> list[Photo]:
         """Read files of the right size for their MD5; give the photos whose file is another version.
@@ -91,6 +101,7 @@ class Transfer:
     def download(self, photos: Sequence[Photo], partial: Path, num_threads: int) -> None:
         """Download photos, the small ones first; partial: a folder of this process.
 
+        Photos that do not fit their ETags wait for the end: by then it is known what the bucket's ETags are.
         Raises StorageError: the disk is full.
         """
         small = [photo for photo in photos if photo.size <= MAX_MEMORY_BYTES]
@@ -103,6 +114,16 @@ class Transfer:
         work_through(small, download_one, num_threads, self._on_tick)
         # Each of these has several requests under way by itself.
         work_through(large, download_one, max(1, num_threads // RANGES_AT_ONCE), self._on_tick)
+        doubtful, self._doubtful = self._doubtful, []
+        for photo, error in doubtful:
+            if not self.has_other_etags(photo.uri):
+                self._note_failure(self._tallies[photo.source], photo, error)
+        again = [photo for photo, _ in doubtful if self.has_other_etags(photo.uri)]
+        work_through(again, download_one, num_threads, self._on_tick)
+
+    def has_other_etags(self, uri: str) -> bool:
+        """Tell whether a photo's bucket was found to have ETags that look like MD5s and are none."""
+        return self._judge.has_other_etags(split_uri(uri)[0])
 
     def _download_one(self, photo: Photo, partial: Path) -> None:
         tally = self._tallies[photo.source]
@@ -114,11 +135,15 @@ class Transfer:
                     f"download {photo.uri}: not tried: the {MAX_UNREACHABLE} before it had no answer; "
                     "run the same command again when the store answers"
                 )
-            version = download(photo.uri, partial, photo.size)
+            version = download(photo.uri, partial, photo.size, self._judge)
             _set_version(partial, version.etag, version.modified_s)
             target = f"{self._folder}/{photo.path}"
             self._make_folder(target.rpartition("/")[0])
             partial.replace(target)
+        except OtherContentError as error:
+            with self._lock:
+                self._doubtful.append((photo, error))
+            return
         except StorageError as error:
             self._note_failure(tally, photo, error)
             return

@@ -33,7 +33,7 @@ from physiq_ray.ingest import (
 from physiq_ray.labels import load_poses
 from physiq_ray.manifest import TRAIN, VALIDATION, Manifest, collect_manifest, describe_manifest
 from physiq_ray.model import KEEP_MEMORY, StateDict, load_starting_weights
-from physiq_ray.storage import absolute_uri, join_uri, read_bytes
+from physiq_ray.storage import absolute_uri, follow_settings, join_uri, read_bytes
 from physiq_ray.training.faults import is_out_of_memory, out_of_memory
 from physiq_ray.training.finish import TrainingResult, finish
 from physiq_ray.training.history import HistoryFiles
@@ -81,6 +81,7 @@ def train(
     with locked(settings.storage, run_name, display.note):
         output = absolute_uri(settings.output)
         record = _start_record(settings, poses, run_name, resume=resume, display=display)
+        follow_settings(settings, record.manifest.table["bucket"].unique().to_pylist())
         params = stored_settings(settings, run_name)
         with tracked(settings.mlflow, run_name, params, display.note) as trackers:
             goes_on = resume and has_checkpoint(settings.storage, run_name)

@@ -1,0 +1,63 @@
+"""How buckets are asked: unsigned, at one's own cost, past a proxy.
+
+Both settings concern the buckets of the sources only: a run that reads public photos without a signature
+still writes its model with the credentials of its own.
+"""
+
+import ipaddress
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from botocore import UNSIGNED
+
+_IS_ANONYMOUS = "physiq_is_anonymous"  # in the context that botocore carries through a request
+
+
+@dataclass(frozen=True)
+class Access:
+    """The names of buckets that are asked without a signature, and of those whose requests we pay for.
+
+    Plain values: it travels with the photos' addresses to the processes that read them.
+    """
+
+    anonymous: frozenset[str] = frozenset()
+    requester_pays: frozenset[str] = frozenset()
+
+    def with_buckets(self, names: Iterable[str], *, anonymous: bool, requester_pays: bool) -> "Access":
+        """Give what holds when these buckets are asked in this way, the others as before."""
+        changed = frozenset(names)
+        return Access(
+            self.anonymous | changed if anonymous else self.anonymous - changed,
+            self.requester_pays | changed if requester_pays else self.requester_pays - changed,
+        )
+
+
+def register(events: Any, current: Callable[[], Access]) -> None:
+    """Let a boto3 client follow what `current` gives when a request is made, whatever the operation."""
+
+    def set_payer(params: dict[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
+        access, bucket = current(), params.get("Bucket")
+        source = params.get("CopySource")
+        asked = {bucket, source.get("Bucket") if isinstance(source, dict) else None}
+        if asked & access.requester_pays and "RequestPayer" in model.input_shape.members:
+            params.setdefault("RequestPayer", "requester")
+        context[_IS_ANONYMOUS] = bucket in access.anonymous
+
+    def choose_signer(context: dict[str, Any], **_: Any) -> Any:
+        return UNSIGNED if context.get(_IS_ANONYMOUS) else None
+
+    events.register_first("provide-client-params.s3", set_payer)
+    events.register_first("choose-signer.s3", choose_signer)
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether an address leads to this machine itself, which no proxy can reach."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,266 @@
+"""Buckets asked unsigned, at one's own cost, with an SSO login, and past a proxy."""
+
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from physiq_ray import storage
+from physiq_ray.config import CleanseSettings, Settings, SyncSettings, load_settings
+from physiq_ray.errors import DeniedError, SettingError
+from physiq_ray.sample import LocalS3
+from physiq_ray.storage import Access, follow_settings, list_sources, parse_sources, read_bytes
+from physiq_ray.storage.access import is_loopback
+from physiq_ray.storage.download import download
+from physiq_ray.storage.removal import Condition, Target, copy_object, delete_objects
+
+PHOTO = b"photo"
+ETAG = hashlib.md5(PHOTO).hexdigest()
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+
+
+@pytest.fixture(autouse=True)
+def nobody_s_access(s3):
+    """Leave no bucket's access to the tests that follow."""
+    yield
+    storage.use_access(Access())
+    storage.forget_clients()
+
+
+@pytest.fixture
+def recorder(s3, monkeypatch):
+    """Start a server that answers as S3 would and records (method, path, payer, whether signed)."""
+    seen = []
+    listing = (
+        f"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>a.jpg</Key><Size>5</Size><ETag>"
+        f'"{ETAG}"</ETag><LastModified>2025-01-01T00:00:00.000Z</LastModified></Contents></ListBucketResult>'
+    ).encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            path = self.path.partition("?")[0]
+            payer, signed = self.headers.get("x-amz-request-payer"), "Authorization" in self.headers
+            seen.append((self.command, path, payer, signed))
+            body = PHOTO if self.command in ("GET", "HEAD") else b""
+            if self.command == "GET" and path.count("/") == 1:
+                body = listing
+            if self.command == "POST":
+                body = b"<DeleteResult><Deleted><Key>a.jpg</Key></Deleted></DeleteResult>"
+            if self.command == "PUT":
+                body = b'<CopyObjectResult><ETag>"1"</ETag></CopyObjectResult>'
+            self.send_response(200)
+            for name, value in (
+                ("Content-Length", str(len(body))),
+                ("ETag", f'"{ETAG}"'),
+                ("Last-Modified", "Wed, 01 Jan 2025 00:00:00 GMT"),
+            ):
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+    storage.forget_clients()
+    yield seen
+    server.shutdown()
+    server.server_close()
+
+
+def ask_everything(bucket, tmp_path):
+    """List, read by both clients, download, copy and delete."""
+    [listing] = list_sources(parse_sources([f"s3://{bucket}"]))
+    assert listing.error is None
+    read_bytes(f"s3://{bucket}/a.jpg")
+    read_bytes(f"s3://{bucket}/a\tb.jpg")
+    download(f"s3://{bucket}/a.jpg", tmp_path / "a.jpg", len(PHOTO))
+    download(f"s3://{bucket}/large.jpg", tmp_path / "large.jpg", 2**25)
+    copy_object(bucket, Target("a.jpg", ETAG, 5), "attic", "a.jpg")
+    delete_objects(bucket, [Target("a.jpg", ETAG, 5)], Condition.BATCH)
+
+
+def test_the_requester_pays_for_every_request_to_the_sources_buckets_only(recorder, tmp_path):
+    follow_settings(Settings(requester_pays="yes"), ["checkins"])
+    ask_everything("checkins", tmp_path)
+    asked = {(method, payer) for method, path, payer, _ in recorder if path.startswith("/checkins")}
+    assert asked == {("GET", "requester"), ("HEAD", "requester"), ("POST", "requester")}
+    # Into the attic, but out of the bucket.
+    assert ("PUT", "/attic/a.jpg", "requester", True) in recorder
+    assert all(signed for *_, signed in recorder)
+    recorder.clear()
+    ask_everything("attic", tmp_path)
+    assert {payer for _, _, payer, _ in recorder} == {None}
+    recorder.clear()
+    follow_settings(Settings(), ["checkins"])
+    ask_everything("checkins", tmp_path)
+    assert {payer for _, _, payer, _ in recorder} == {None}
+
+
+def test_anonymous_requests_are_unsigned_to_the_sources_buckets_only(recorder, tmp_path):
+    follow_settings(Settings(anonymous="yes"), ["public"])
+    ask_everything("public", tmp_path)
+    assert {signed for _, path, _, signed in recorder if path.startswith("/public")} == {False}
+    assert {signed for _, path, _, signed in recorder if path.startswith("/attic")} == {True}
+
+
+@pytest.fixture
+def public_bucket(make_bucket, s3_direct, make_photo):
+    """Make a bucket that everybody may list and read."""
+    bucket = make_bucket({f"{number}.jpeg": make_photo(seed=number) for number in range(6)})
+    arn = f"arn:aws:s3:::{bucket}"
+    allowed = {"Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject", "s3:ListBucket"]}
+    policy = {"Version": "2012-10-17", "Statement": [{**allowed, "Resource": [arn, f"{arn}/*"]}]}
+    s3_direct.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    return bucket
+
+
+def test_public_photos_need_no_credentials(public_bucket, monkeypatch):
+    for name in KEYS:
+        monkeypatch.delenv(name)
+    storage.forget_clients()
+    [denied] = list_sources(parse_sources([f"s3://{public_bucket}"]))
+    assert isinstance(denied.error, DeniedError)
+    follow_settings(Settings(anonymous="yes"), [public_bucket])
+    [listing] = list_sources(parse_sources([f"s3://{public_bucket}"]))
+    assert listing.table.num_rows == 6
+    assert len({read_bytes(uri) for uri in listing.table["uri"].to_pylist()}) == 6
+
+
+def test_how_a_bucket_is_asked_travels_with_the_photos_to_ray_s_processes(ray_local, public_bucket):
+    import ray
+
+    from physiq_ray.ingest import StoredPhotos, _read_task, open_photos
+
+    [listing] = list_sources(parse_sources([f"s3://{public_bucket}"]))
+    follow_settings(Settings(anonymous="yes"), [public_bucket])
+    photos = open_photos(listing.table, image_size=64, cached=False)
+    assert photos.reader == StoredPhotos(Access(anonymous=frozenset({public_bucket})))
+    # A process whose credentials are refused reads what it asks for without them.
+    refused = {"env_vars": dict.fromkeys(KEYS, "refused")}
+    read = ray.remote(runtime_env=refused, num_cpus=0)(_read_task)
+    unsigned, signed = ray.get(
+        [
+            read.remote(listing.table, image_size=64, reader=reader)
+            for reader in (photos.reader, StoredPhotos(Access()))
+        ]
+    )
+    assert set(unsigned["step"]) == {""}
+    assert set(signed["step"]) == {"fetch"}
+
+
+@pytest.mark.parametrize("kind", [Settings, SyncSettings, CleanseSettings])
+def test_unsigned_requests_that_somebody_pays_for_are_refused(kind):
+    with pytest.raises(SettingError) as caught:
+        load_settings({"anonymous": "yes", "requester_pays": "yes"}, environment={}, kind=kind)
+    assert str(caught.value) == (
+        "requester_pays=yes, anonymous=yes: S3 refuses requests that nobody signs and pays for"
+    )
+
+
+@pytest.mark.parametrize("command", [["audit", "--json"], ["sync", "photos"]])
+def test_a_command_reads_public_photos_without_credentials(run_cli, public_bucket, tmp_path, command):
+    (tmp_path / "labels.json").write_text(
+        json.dumps([{"poseId": n % 2 + 1, "s3Filename": f"{n}.jpeg"} for n in range(6)])
+    )
+    (tmp_path / "poses.json").write_text('[{"id": 1, "name": "One"}, {"id": 2, "name": "Two"}]')
+    files = ("--poses", "poses.json", "--labels", "labels.json")
+    nobody = dict.fromkeys(KEYS, "")
+    asked = (*command, "--sources", f"s3://{public_bucket}", *files)
+    assert run_cli(*asked, env=nobody).returncode == 1
+    done = run_cli(*asked, "--anonymous", "yes", env=nobody)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("token", "problem"),
+    [
+        (None, "Error loading SSO Token: Token for work does not exist"),
+        ({"accessToken": "x", "expiresAt": "2020-01-01T00:00:00Z"}, "Token has expired and refresh failed"),
+    ],
+)
+def test_a_missing_or_expired_sso_login_is_said_with_the_command_that_renews_it(
+    s3, monkeypatch, tmp_path, token, problem
+):
+    (tmp_path / "config").write_text(
+        "[profile team]\nsso_session = work\nsso_account_id = 1\nsso_role_name = r\nregion = us-east-1\n"
+        "[sso-session work]\nsso_region = us-east-1\nsso_start_url = https://example.invalid/start\n"
+    )
+    cache = tmp_path / ".aws" / "sso" / "cache"
+    cache.mkdir(parents=True)
+    if token is not None:
+        name = hashlib.sha1(b"work", usedforsecurity=False).hexdigest()
+        (cache / f"{name}.json").write_text(json.dumps(token))
+    for name in KEYS:
+        monkeypatch.delenv(name)
+    for name, value in (("PROFILE", "team"), ("CONFIG_FILE", str(tmp_path / "config"))):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("botocore.tokens.SSOTokenProvider._SSO_TOKEN_CACHE_DIR", str(cache))
+    monkeypatch.setattr("botocore.credentials.SSOProvider._SSO_TOKEN_CACHE_DIR", str(cache))
+    storage.forget_clients()
+    [listing] = list_sources(parse_sources(["s3://checkins"]))
+    assert type(listing.error) is DeniedError
+    assert problem in str(listing.error)
+    assert str(listing.error).endswith("; run aws sso login --profile team and try again")
+    with pytest.raises(DeniedError, match="run aws sso login --profile team and try again"):
+        read_bytes("s3://checkins/a.jpg")
+
+
+@pytest.fixture
+def dead_proxy(monkeypatch):
+    """Name a proxy that nobody listens on, as a company's would not lead back to this machine."""
+    environment = {}
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        environment |= {name: "http://127.0.0.1:9", name.upper(): "http://127.0.0.1:9"}
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    storage.forget_clients()
+
+
+def test_a_server_on_this_machine_is_reached_past_the_proxy(dead_proxy, s3, monkeypatch):
+    with LocalS3(start_timeout_s=20) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        storage.forget_clients()
+        server.create_bucket("checkins")
+        server.client().put_object(Bucket="checkins", Key="a.jpg", Body=PHOTO)
+        [listing] = list_sources(parse_sources(["s3://checkins"]))
+        assert listing.table["uri"].to_pylist() == ["s3://checkins/a.jpg"]
+        store = storage.s3.open_store("checkins")
+        assert store.get("a.jpg").bytes().to_bytes() == PHOTO  # not by boto3 in its place
+        assert server.read_traffic("checkins").num_requests >= 3
+
+
+def test_a_command_reaches_a_server_on_this_machine_past_the_proxy(dead_proxy, public_bucket, run_cli):
+    done = run_cli("sync", "photos", "--sources", f"s3://{public_bucket}", timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:8333", True),
+        ("http://127.8.0.1", True),
+        ("https://[::1]:9000", True),
+        ("http://localhost:9000", True),
+        ("http://s3.localhost", True),
+        ("https://s3.eu-west-1.amazonaws.com", False),
+        ("http://10.0.0.7:9000", False),
+        ("http://localhost.example.com", False),
+    ],
+)
+def test_which_addresses_are_this_machine_s_own(url, expected):
+    assert is_loopback(url) is expected
