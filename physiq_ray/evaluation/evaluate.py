@@ -20,7 +20,7 @@ from physiq_ray.ingest import Unreadable
 from physiq_ray.labels import load_poses
 from physiq_ray.manifest import MANIFEST_FILE, TEST, TRAIN, VALIDATION, Manifest, collect_manifest
 from physiq_ray.prediction.batch import predict_table
-from physiq_ray.storage import absolute_uri, follow_settings, join_uri, read_bytes
+from physiq_ray.storage import PhotoSource, absolute_uri, follow_settings, join_uri, read_bytes
 
 ALL = "all"
 NAMED_REASONS = 3  # where no photo at all could be read
@@ -140,11 +140,13 @@ def evaluate(
     split: str = VALIDATION,
     precision: str = "auto",
     batch_size: int = 32,
+    source: PhotoSource | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     debug: bool = False,
 ) -> Evaluation:
     """Let a model answer for the photos of a split: validation, train, test or all.
 
+    source: one of the caller's own, where the manifest is of it.
     Raises DataError: no photos of poses the model knows, or none that can be read, with the first reasons;
     and what `predict_table` raises.
     """
@@ -161,7 +163,9 @@ def evaluate(
     }
     connect(debug=debug)
     batches = list(
-        predict_table(table, state, precision=precision, batch_size=batch_size, on_progress=on_progress)
+        predict_table(
+            table, state, precision=precision, batch_size=batch_size, reader=source, on_progress=on_progress
+        )
     )
     uris = tuple(uri for batch in batches for uri in batch.uris)
     unreadable = tuple(item for batch in batches for item in batch.unreadable)

@@ -4,31 +4,49 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from physiq_ray.config import SplitSettings
-from physiq_ray.errors import LabelError
+from physiq_ray.errors import LabelError, SettingError
 from physiq_ray.labels import LABEL_SCHEMA, Labels, load_labels
 from physiq_ray.manifest.build import match_photos, require_trainable
 from physiq_ray.manifest.fold import TEST, TRAIN, VALIDATION
 from physiq_ray.manifest.names import quoted
 from physiq_ray.manifest.report import Counted
 from physiq_ray.manifest.table import Manifest
-from physiq_ray.storage import REMEDY, Bucket, follow_settings, list_sources, parse_sources
+from physiq_ray.storage import (
+    REMEDY,
+    Bucket,
+    PhotoSource,
+    follow_settings,
+    list_custom,
+    list_sources,
+    parse_sources,
+)
 
 
-def collect_manifest(settings: SplitSettings, poses: Mapping[int, str]) -> Manifest:
+def collect_manifest(
+    settings: SplitSettings, poses: Mapping[int, str], source: PhotoSource | None = None
+) -> Manifest:
     """List the sources, read the labels, join and split: what can be trained on.
 
+    source: one of the caller's own, in place of the settings' sources.
     Raises PhysiqError as parse_sources, load_labels and build_manifest do.
     """
-    return require_trainable(survey_photos(settings, poses))
+    return require_trainable(survey_photos(settings, poses, source))
 
 
-def survey_photos(settings: SplitSettings, poses: Mapping[int, str]) -> Manifest:
+def survey_photos(
+    settings: SplitSettings, poses: Mapping[int, str], source: PhotoSource | None = None
+) -> Manifest:
     """List the sources, read the labels, join and split, whatever comes of it: `match_photos`.
 
+    source: one of the caller's own, in place of the settings' sources.
     Raises PhysiqError as parse_sources, load_labels and match_photos do.
     """
-    sources = parse_sources(settings.sources)
-    follow_settings(settings, [source.name for source in sources])
+    if source is not None and settings.sources:
+        raise SettingError(
+            f"sources={', '.join(settings.sources)}: given together with the source {source.name}; give one"
+        )
+    sources = () if source is not None else parse_sources(settings.sources)
+    follow_settings(settings, [listed.name for listed in sources])
     no_file = None
     try:
         labels = load_labels(Path(settings.labels), poses)
@@ -39,7 +57,7 @@ def survey_photos(settings: SplitSettings, poses: Mapping[int, str]) -> Manifest
             raise
         no_file, labels = error, Labels(LABEL_SCHEMA.empty_table())
     manifest = match_photos(
-        list_sources(sources),
+        list_sources(sources) if source is None else (list_custom(source),),
         labels,
         poses,
         source_buckets=settings.source_buckets,

@@ -27,7 +27,7 @@ from ray.exceptions import RayError
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.cluster import cluster_nodes, connect
 from physiq_ray.errors import PhysiqError, PredictionError, SettingError, StorageError, UnreachableError
-from physiq_ray.ingest import Unreadable, build_dataset
+from physiq_ray.ingest import PhotoReader, Unreadable, build_dataset
 from physiq_ray.prediction.network import NOT_FINITE, Network
 from physiq_ray.prediction.parts import Float32Array, PartWriter, read_parts
 from physiq_ray.prediction.unreadable import UnreadableList
@@ -114,13 +114,14 @@ def predict_table(
     *,
     precision: str = "auto",
     batch_size: int = 32,
+    reader: PhotoReader | None = None,
     on_progress: Progress = lambda _done, _total: None,
 ) -> Iterator[AnsweredBatch]:
     """Answer for the photos of a table in its order; Ray must be connected.
 
     table: uri string, size int64 in bytes, and where it has one etag string; other columns are passed over.
     batch_size: photos in one forward
-    pass; the batches given back may hold more.
+    pass; the batches given back may hold more. reader: as `build_dataset`'s.
     Raises CheckpointError: the weights do not fit; PredictionError: the cluster is too small, a process of
     it failed for good, or the photos cannot be reached any more.
     """
@@ -130,7 +131,7 @@ def predict_table(
     plan = plan_actors(cluster_nodes())
     needed = dataclasses.replace(state, optimizer_state_dict={}, history=(), settings={})
     known = [name for name in ("uri", "size", "etag") if name in table.column_names]
-    answers = build_dataset(table.select(known), image_size=state.image_size).map_batches(
+    answers = build_dataset(table.select(known), image_size=state.image_size, reader=reader).map_batches(
         _NetworkActor,
         fn_constructor_args=(ray.put(needed), precision, plan.threads),
         batch_size=batch_size,

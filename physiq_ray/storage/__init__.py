@@ -7,6 +7,7 @@ listing   what is there, as Arrow tables
 pages     a bucket's listing from S3's XML
 objects   read and write one object whole
 etag      which version the listing saw
+custom    photos from anywhere else: a source that the caller writes
 download  one object into a file, compared with its ETag
 retry     try again where a fault may pass
 s3        the clients, and their errors in our words
@@ -16,6 +17,7 @@ refusal   what S3's refusal means: a missing right, or a fault of one object
 from physiq_ray.storage.access import Access
 from physiq_ray.storage.address import (
     Bucket,
+    CustomSource,
     Folder,
     Source,
     absolute_uri,
@@ -24,6 +26,7 @@ from physiq_ray.storage.address import (
     parse_sources,
     split_uri,
 )
+from physiq_ray.storage.custom import PhotoSource, ZipPhotos, list_custom
 from physiq_ray.storage.kinds import REMEDY, are_undecodable, is_photo
 from physiq_ray.storage.listing import (
     LISTING_SCHEMA,
@@ -39,9 +42,12 @@ __all__ = [
     "REMEDY",
     "Access",
     "Bucket",
+    "CustomSource",
     "Folder",
     "Listing",
+    "PhotoSource",
     "Source",
+    "ZipPhotos",
     "absolute_uri",
     "are_undecodable",
     "create_bytes",
@@ -50,6 +56,7 @@ __all__ = [
     "forget_clients",
     "is_photo",
     "join_uri",
+    "list_custom",
     "list_names",
     "list_sources",
     "parse_source",

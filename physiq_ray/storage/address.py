@@ -41,6 +41,16 @@ class Folder:
 Source = Bucket | Folder
 
 
+@dataclass(frozen=True)
+class CustomSource:
+    """A source of the caller's own (`custom.PhotoSource`), by its name."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
 def parse_source(text: str) -> Source:
     """Read `s3://bucket[/prefix]` or a folder's path. A prefix means the folder of that name.
 

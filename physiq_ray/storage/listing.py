@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from physiq_ray.errors import StorageError, UnreachableError
-from physiq_ray.storage.address import Bucket, Folder, Source
+from physiq_ray.storage.address import Bucket, CustomSource, Folder, Source
 from physiq_ray.storage.etag import file_etag
 from physiq_ray.storage.kinds import is_photo
 from physiq_ray.storage.objects import translate_os
@@ -52,7 +52,7 @@ class Listing:
     num_others counts the objects without a photo's extension; they are left alone everywhere.
     """
 
-    source: Source
+    source: Source | CustomSource
     table: pa.Table | None = None
     num_others: int = 0
     error: StorageError | None = None

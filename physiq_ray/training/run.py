@@ -33,7 +33,7 @@ from physiq_ray.ingest import (
 from physiq_ray.labels import load_poses
 from physiq_ray.manifest import TRAIN, VALIDATION, Manifest, collect_manifest, describe_manifest
 from physiq_ray.model import KEEP_MEMORY, StateDict, load_starting_weights
-from physiq_ray.storage import absolute_uri, follow_settings, join_uri, read_bytes
+from physiq_ray.storage import PhotoSource, absolute_uri, follow_settings, join_uri, read_bytes
 from physiq_ray.training.faults import is_out_of_memory, out_of_memory
 from physiq_ray.training.finish import TrainingResult, finish
 from physiq_ray.training.history import HistoryFiles
@@ -63,12 +63,19 @@ class InterruptedRunError(TrainingError):
 
 
 def train(
-    settings: Settings, display: Display, *, resume: bool = False, local: bool = False, debug: bool = False
+    settings: Settings,
+    display: Display,
+    *,
+    resume: bool = False,
+    local: bool = False,
+    debug: bool = False,
+    source: PhotoSource | None = None,
 ) -> TrainingResult:
     """Train from the buckets to the model files and their report, or go on with an interrupted run.
 
     resume: what settings do not set is as it was at the run's start. local: on this machine even if
-    RAY_ADDRESS is set.
+    RAY_ADDRESS is set. source: one of the caller's own, in place of the settings' sources; a resumed run
+    needs it again.
     Raises PhysiqError of the kind that says what is wrong: SettingError, LabelError, StorageError,
     DataError, WeightsError, or TrainingError where Ray Train gave up or another process trains this run.
     """
@@ -80,7 +87,7 @@ def train(
     poses = load_poses(Path(settings.poses))
     with locked(settings.storage, run_name, display.note):
         output = absolute_uri(settings.output)
-        record = _start_record(settings, poses, run_name, resume=resume, display=display)
+        record = _start_record(settings, poses, run_name, resume=resume, display=display, source=source)
         follow_settings(settings, record.manifest.table["bucket"].unique().to_pylist())
         params = stored_settings(settings, run_name)
         with tracked(settings.mlflow, run_name, params, display.note) as trackers:
@@ -89,7 +96,7 @@ def train(
             display.epochs = settings.epochs
             connect(local=local, debug=debug)
             workers = _await_workers(settings, display.note)
-            photos = _open_splits(settings, record.manifest, output, display)
+            photos = _open_splits(settings, record.manifest, output, display, source)
             save_record(record, settings, run_name)
             display.note(
                 f"run {run_name}: {settings.num_workers} worker(s) on {'GPU' if workers.use_gpu else 'CPU'}, "
@@ -200,7 +207,13 @@ def _make_trainer(job: Job, workers: WorkerPlan, run_name: str) -> TorchTrainer:
 
 
 def _start_record(
-    settings: Settings, poses: Mapping[int, str], run_name: str, *, resume: bool, display: Display
+    settings: Settings,
+    poses: Mapping[int, str],
+    run_name: str,
+    *,
+    resume: bool,
+    display: Display,
+    source: PhotoSource | None = None,
 ) -> RunRecord:
     """List and split, or read back what the run started with."""
     if resume:
@@ -216,7 +229,7 @@ def _start_record(
                 "a manifest names its photos itself: give one of the two"
             )
         return RunRecord.of_manifest(_load_manifest(settings.manifest, display))
-    manifest = collect_manifest(settings, poses)
+    manifest = collect_manifest(settings, poses, source)
     for line in describe_manifest(manifest):
         display.note(line)
     return RunRecord.of_manifest(manifest)
@@ -231,7 +244,7 @@ def _load_manifest(address: str, display: Display) -> Manifest:
 
 
 def _open_splits(
-    settings: Settings, manifest: Manifest, output: str, display: Display
+    settings: Settings, manifest: Manifest, output: str, display: Display, source: PhotoSource | None
 ) -> Mapping[str, Photos]:
     total = sum(manifest.split(split).num_rows for split in (TRAIN, VALIDATION))  # none of the test's
     cached, why = decide_cache(
@@ -255,6 +268,7 @@ def _open_splits(
                 image_size=settings.image_size,
                 cached=cached,
                 decode_resource=settings.decode_resource,
+                reader=source,
                 on_progress=count,
             )
             for split in (TRAIN, VALIDATION)
