@@ -5,16 +5,19 @@
     pose_classifier_complete.pth    all of it: one file from which predictions and the server are built
 
 Both load with torch.load(weights_only=True), and nothing here ever loads otherwise. The complete file is
-written last: where it stands, the set is whole.
+written last: where it stands, the set is whole. The state dict's archive keeps a copy of the class mapping,
+which torch passes over: one that lies beside it but belongs to another training is told by it.
 """
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
 import platform
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -113,6 +116,15 @@ def save_model_files(state: ModelState, output: str) -> tuple[str, ...]:
                     file.write(f"{json.dumps(value, indent=2)}\n".encode())
                 else:
                     torch.save(value, file)
+            if name == WEIGHTS_FILE:
+                with zipfile.ZipFile(path, "a") as archive:  # dated 1980: the same model gives the same bytes
+                    folder_name = archive.namelist()[0].partition("/")[
+                        0
+                    ]  # torch refuses what lies outside it
+                    archive.writestr(
+                        zipfile.ZipInfo(f"{folder_name}/{MAPPING_FILE}"),
+                        json.dumps(complete["class_mapping"]),
+                    )
             uri = join_uri(output, name)
             write_file(path, uri)
             written.append(uri)
@@ -162,7 +174,7 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
         raise NotFoundError(f"model {error}; train one first, or give the path of {COMPLETE_FILE}") from error
     value = read_tensors(data, name=address)
     if _is_state_dict(value):
-        value = {"model_state_dict": value, "class_mapping": _read_mapping_beside(address)}
+        value = {"model_state_dict": value, "class_mapping": _read_mapping_beside(address, data)}
     if not isinstance(value, dict) or not _is_state_dict(value.get("model_state_dict")):
         found = ", ".join(map(str, list(value)[:5])) if isinstance(value, dict) else type(value).__name__
         raise CheckpointError(f"{address}: unknown checkpoint: expected model_state_dict in it, got {found}")
@@ -248,14 +260,26 @@ def _dictionary(value: Mapping[str, Any], key: str, address: str) -> dict[str, A
     return part
 
 
-def _read_mapping_beside(address: str) -> object:
+def _read_mapping_beside(address: str, data: bytes) -> object:
     folder = address.rpartition("/")[0] if address.startswith("s3://") else str(Path(address).parent)
     uri = join_uri(folder, MAPPING_FILE)
     try:
-        return json.loads(read_bytes(uri))
+        mapping = json.loads(read_bytes(uri))
     except StorageError as error:
         raise CheckpointError(
             f"{address}: a state dict alone does not say its poses; put {MAPPING_FILE} beside it ({error})"
         ) from error
     except ValueError as error:
         raise CheckpointError(f"{uri}: not JSON: {error}") from error
+    with contextlib.suppress(
+        IndexError, KeyError, ValueError, zipfile.BadZipFile
+    ):  # not of our making, or long ago
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            folder_name = archive.namelist()[0].partition("/")[0]
+            own = json.loads(archive.read(f"{folder_name}/{MAPPING_FILE}"))
+        if own != mapping:
+            raise CheckpointError(
+                f"{address}: belongs to another training than {uri}: writing them was interrupted, or one "
+                f"was copied without the other; resume that training, or load {COMPLETE_FILE}: it holds both"
+            )
+    return mapping

@@ -60,15 +60,19 @@ def _read(path: Path) -> str:
         return ""
 
 
-def check_writable(name: str, address: str, remedy: str = "give another folder") -> None:
+def check_writable(
+    name: str, address: str, remedy: str = "give another folder", *, is_file: bool = False
+) -> None:
     """Find out before long work whether a folder can be written, without leaving anything in it.
 
     name: what the user calls it, a setting or a flag; address: a path, of which the last parts need not be
-    there yet, or s3://, which is not looked at. Raises StorageError: with name, address and remedy.
+    there yet, or s3://, which is not looked at; is_file: of a file to be made.
+    Raises StorageError: with name, address and remedy.
     """
     if address.startswith("s3://"):
         return
-    folder = Path(address).expanduser().absolute()
+    path = Path(address).expanduser().absolute()
+    folder = path.parent if is_file else path
     try:
         while not os.path.lexists(folder) and folder != folder.parent:
             folder = folder.parent

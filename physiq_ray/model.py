@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights, get_model, list_models, resnet50
 
 from physiq_ray.errors import CheckpointError, StorageError, WeightsError
+from physiq_ray.machine import check_writable
 from physiq_ray.storage import read_bytes
 
 ARCHITECTURE = "resnet50"
@@ -129,6 +130,11 @@ def _download_imagenet() -> StateDict:
         except (CheckpointError, OSError) as error:
             raise WeightsError(f"weights=imagenet: {error}; delete it to download it again") from error
         return kept
+    remedy = "set TORCH_HOME to a folder that can be, or give a file or s3:// address of a state dict, or "
+    try:
+        check_writable("TORCH_HOME", torch.hub.get_dir(), f"{remedy}weights=random")
+    except StorageError as error:
+        raise WeightsError(f"weights=imagenet: {error}") from error
     try:
         # Asked first: torch's own download knows no time-out, and announces itself before it fails.
         urlopen(Request(url, method="HEAD"), timeout=PROBE_TIMEOUT_S).close()

@@ -27,6 +27,7 @@ MakeBucket = Callable[..., str]
 MakePhoto = Callable[..., bytes]
 MakeWeights = Callable[..., dict[str, Any]]
 MakeHostile = Callable[[Path], object]
+MakeDisk = Callable[[int], tuple[Path, Callable[[str], None]]]
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 # A developer's own credentials must not reach the tests' server, nor a test a developer's buckets.
@@ -83,6 +84,28 @@ def make_bucket(s3_direct: Any) -> MakeBucket:
         return bucket
 
     return make
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[MakeDisk]:
+    """Give a function that mounts a disk of so many bytes and returns its folder and one that remounts it."""
+    mounted = []
+
+    def mount(*args: str | Path) -> None:
+        done = subprocess.run(["mount", *map(str, args)], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip("no disk can be mounted here")
+
+    def make(num_bytes: int) -> tuple[Path, Callable[[str], None]]:
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        mount("-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", folder)
+        mounted.append(folder)
+        return folder, lambda options: mount("-o", f"remount,{options}", folder)
+
+    yield make
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture(scope="session")

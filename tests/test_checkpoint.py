@@ -296,6 +296,19 @@ def test_a_state_dict_is_read_with_the_class_mapping_beside_it(
     assert read.state_dict["fc.bias"].tolist() == [1.0, 2.0, 3.0]
 
 
+def test_a_state_dict_beside_the_mapping_of_another_training_is_refused(
+    state: ModelState, tmp_path: Path
+) -> None:
+    save_model_files(state, str(tmp_path))
+    assert load_model_state(str(tmp_path / "pose_classifier.pth")).class_mapping == state.class_mapping
+    other = [pose_id + 100 for pose_id in state.class_mapping.pose_ids]
+    (tmp_path / "class_mapping.json").write_text(json.dumps(ClassMapping.of_poses(other).to_dict()))
+
+    with pytest.raises(CheckpointError, match=r"belongs to another training than .*class_mapping\.json: "):
+        load_model_state(str(tmp_path / "pose_classifier.pth"))
+    load_model_state(str(tmp_path))  # the complete file holds its own
+
+
 def test_a_state_dict_alone_does_not_say_its_poses(origin: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError,

@@ -75,8 +75,8 @@ def test_an_address_where_nothing_listens_is_said_at_once(
 ) -> None:
     assert connect_in_process({"RAY_ADDRESS": f"127.0.0.1:{closed_port}"}) == (
         f"ClusterError: RAY_ADDRESS=127.0.0.1:{closed_port}: no Ray cluster answers there: "
-        "Connection refused; start it, correct RAY_ADDRESS, or leave it out to run on this machine; a firewall "
-        f"must let port {closed_port} pass"
+        "Connection refused; start it, correct RAY_ADDRESS, or leave it out to run on this machine; a "
+        f"firewall must let port {closed_port} pass"
     )
 
 

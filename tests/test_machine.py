@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import pytest
 from physiq_ray.errors import StorageError
 from physiq_ray.machine import check_writable, usable_cpus
 
-MAKE_FIXTURE_CGROUP = Path("/sys/fs/cgroup/cpu/physiq-test")
+MakeDisk = Callable[[int], tuple[Path, Callable[[str], None]]]
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+CGROUP = Path("/sys/fs/cgroup/cpu/physiq-test")
 ALL = os.sched_getaffinity(0)
 CONTAINER_V1 = "9:name=systemd:/\n1:cpu,cpuacct:/docker/3f\n0::/\n"
 
@@ -65,19 +68,19 @@ def test_a_process_bound_to_one_cpu_counts_one() -> None:
 
 def test_a_real_quota_counts() -> None:
     try:
-        MAKE_FIXTURE_CGROUP.mkdir()
+        CGROUP.mkdir()
     except OSError:
         pytest.skip("no cgroup of version 1 can be made here")
     try:
-        (MAKE_FIXTURE_CGROUP / "cpu.cfs_quota_us").write_text("100000")
-        enter = f"open('{MAKE_FIXTURE_CGROUP}/cgroup.procs', 'w').write('0')\n"
+        (CGROUP / "cpu.cfs_quota_us").write_text("100000")
+        enter = f"open('{CGROUP}/cgroup.procs', 'w').write('0')\n"
         count = "from physiq_ray.machine import usable_cpus; print(usable_cpus())"
         done = subprocess.run(
             [sys.executable, "-c", enter + count], capture_output=True, text=True, check=True
         )
         assert done.stdout == "1\n"
     finally:
-        MAKE_FIXTURE_CGROUP.rmdir()
+        CGROUP.rmdir()
 
 
 def test_a_folder_that_is_not_there_yet_can_be_written_and_stays_away(tmp_path: Path) -> None:
@@ -93,3 +96,44 @@ def test_a_file_in_the_folder_s_place_is_named_with_the_setting(tmp_path: Path) 
     assert str(caught.value) == (
         f"output={tmp_path}/model/deeper: cannot be written: Not a directory; give another folder"
     )
+
+
+@pytest.fixture
+def read_only(make_disk: MakeDisk, tmp_path: Path) -> Path:
+    """Give a folder of a disk that takes no writes."""
+    disk, remount = make_disk(100_000)
+    remount("ro")
+    (tmp_path / "poses.json").write_text('[{"id": 1, "name": "One"}]')
+    (tmp_path / "labels.json").write_text("[]")
+    return disk
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "deeper"),
+    [
+        ("train --sources photos --storage runs --output {place}", "output", "/a"),
+        ("train --sources photos --output model --storage {place}", "storage", "/a"),
+        ("audit --sources s3://unreachable --sheet {place}", "--sheet", "/a.png"),
+        ("audit --sources s3://unreachable --manifest {place}", "--manifest", "/a.parquet"),
+        ("cleanse --sources s3://unreachable --delete --journals {place}", "--journals", ""),
+        ("cleanse --sources s3://unreachable --plan {place}", "--plan", "/a.jsonl"),
+        ("evaluate --model nowhere --report {place}", "--report", "/a"),
+        ("demo --folder {place}", "--folder", "/a"),
+        ("sync {place} --sources s3://unreachable", "FOLDER", "/a"),
+    ],
+)
+def test_a_read_only_place_is_named_before_any_work(
+    run_cli: RunCli, read_only: Path, command: str, name: str, deeper: str
+) -> None:
+    place = f"{read_only}{deeper}"
+    words = command.format(place=place).split()
+    if words[0] in ("train", "audit", "cleanse"):
+        words += ["--poses", "poses.json", "--labels", "labels.json"]
+    started_s = time.monotonic()
+    done = run_cli(*words)
+    assert done.stderr == (
+        f"physiq-ray {words[0]}: {name}={place}: cannot be written: Read-only file system; "
+        "give another folder\n"
+    )
+    assert done.returncode == 1
+    assert time.monotonic() - started_s < 60  # on a busy machine, too

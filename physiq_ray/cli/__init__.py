@@ -11,6 +11,7 @@ sync      buckets into a folder
 cleanse   photos without a label out of buckets
 bars      their progress
 show      results as text
+terminal  text where not all of it can be shown
 """
 
 import sys
@@ -18,6 +19,7 @@ import traceback
 from collections.abc import Sequence
 
 from physiq_ray.cli.parser import build_parser
+from physiq_ray.cli.terminal import print_anywhere
 from physiq_ray.errors import PhysiqError, SettingError
 
 __all__ = ["build_parser", "main"]
@@ -25,6 +27,7 @@ __all__ = ["build_parser", "main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit status."""
+    print_anywhere()  # before the parser, whose help and errors are text too
     parser = build_parser()
     args = parser.parse_args(arguments)
     try:

@@ -11,6 +11,7 @@ from physiq_ray.cli.bars import Bars
 from physiq_ray.cli.show import as_json, given, printable
 from physiq_ray.config import CleanseSettings, load_settings
 from physiq_ray.errors import SettingError
+from physiq_ray.machine import check_writable
 
 if TYPE_CHECKING:
     from physiq_ray.cleanse import CleansePlan
@@ -30,6 +31,10 @@ def cleanse_command(args: argparse.Namespace) -> int:
 
     buckets = cleanse.parse_buckets(settings.sources)
     move_to = _parse_move_to(args.move_to, buckets) if args.move_to else None
+    if args.delete or args.apply or move_to:
+        check_writable("--journals", args.journals)
+    if args.plan:
+        check_writable("--plan", args.plan, is_file=True)
     reviewed = cleanse.read_plan(Path(args.apply)) if args.apply else None
     now = datetime.now(UTC)
     keys: Counter[str] = Counter()

@@ -21,6 +21,7 @@ from physiq_ray.cli.show import (
 )
 from physiq_ray.config import Settings, load_settings
 from physiq_ray.errors import SettingError
+from physiq_ray.machine import check_writable
 
 
 def train_command(args: argparse.Namespace) -> int:
@@ -41,10 +42,12 @@ def train_command(args: argparse.Namespace) -> int:
 
 
 def _check_inputs(settings: Settings) -> None:
-    """Refuse wrong sources, poses and labels at once: Ray and torch take seconds to import.
+    """Refuse wrong sources, poses, labels and folders at once: Ray and torch take seconds to import.
 
-    Raises SettingError, LabelError.
+    Raises SettingError, LabelError, StorageError.
     """
+    check_writable("output", settings.output)
+    check_writable("storage", settings.storage)
     from physiq_ray.labels import load_labels, load_poses
     from physiq_ray.storage import Bucket, parse_sources
 
@@ -63,6 +66,9 @@ def audit_command(args: argparse.Namespace) -> int:
     from physiq_ray.manifest import survey_photos
     from physiq_ray.storage import absolute_uri, write_bytes
 
+    for name, file in (("--manifest", args.manifest_output), ("--sheet", args.sheet)):
+        if file:
+            check_writable(name, file, is_file=True)
     poses = load_poses(Path(settings.poses))
     manifest = survey_photos(settings, poses)
     problem = manifest.report.problem
@@ -110,6 +116,7 @@ def audit_command(args: argparse.Namespace) -> int:
 def evaluate_command(args: argparse.Namespace) -> int:
     """Score a model on labelled photos."""
     _evaluate_settings(args)  # wrong ones are named before anything is read
+    check_writable("--report", args.report)
     from physiq_ray.checkpoint import load_model_state
     from physiq_ray.evaluation import score, write_report
     from physiq_ray.evaluation.evaluate import evaluate, facts_of_evaluation, find_candidates, split_defaults
@@ -177,6 +184,7 @@ def demo_command(args: argparse.Namespace) -> int:
         raise SettingError(
             "--photos and --labels go together: a folder of photos and the labels of its photos"
         )
+    check_writable("--folder", args.folder)
     from physiq_ray.sample.demo import run_demo
 
     display = make_display(to_stderr=False)

@@ -51,11 +51,16 @@ def no_words_of_ray(*, debug: bool) -> Iterator[None]:
 
 
 def as_json(value: Any) -> str:
-    """Give JSON that every reader takes.
+    """Give JSON that every reader takes, with escapes where stdout could not show the letters themselves.
 
     Raises ValueError: a number is not finite, which Python would write as NaN, a word JSON does not have.
     """
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=2, allow_nan=False)
+    return text
 
 
 def printable(text: str) -> str:

@@ -65,8 +65,8 @@ def survey_photos(
         validation_share=settings.validation_share,
         seed=settings.seed,
     )
-    has_bucket = any(isinstance(source, Bucket) for source in sources)
-    if no_file is not None and has_bucket and not any(source.labelled for source in manifest.report.sources):
+    needs_file = source is not None or any(isinstance(listed, Bucket) for listed in sources)
+    if no_file is not None and needs_file and not any(listed.labelled for listed in manifest.report.sources):
         raise no_file
     return manifest
 

@@ -8,6 +8,7 @@ pages     a bucket's listing from S3's XML
 objects   read and write one object whole
 etag      which version the listing saw
 custom    photos from anywhere else: a source that the caller writes
+together  several objects of one making
 download  one object into a file, compared with its ETag
 retry     try again where a fault may pass
 s3        the clients, and their errors in our words
@@ -36,6 +37,7 @@ from physiq_ray.storage.listing import (
 )
 from physiq_ray.storage.objects import create_bytes, read_bytes, write_bytes, write_file
 from physiq_ray.storage.s3 import current_access, follow_settings, forget_clients, use_access
+from physiq_ray.storage.together import written_together
 
 __all__ = [
     "LISTING_SCHEMA",
@@ -66,4 +68,5 @@ __all__ = [
     "use_access",
     "write_bytes",
     "write_file",
+    "written_together",
 ]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from physiq_ray.config import SyncSettings
 from physiq_ray.errors import SettingError, StorageError
+from physiq_ray.machine import check_writable
 from physiq_ray.storage import Bucket, Listing, Source, follow_settings, list_sources, parse_sources
 from physiq_ray.storage.objects import translate_os
 from physiq_ray.sync.partial import PartialFolder, remove_dead
@@ -57,6 +58,8 @@ def sync(
     """
     sources = _parse_buckets(settings)
     _check_folder(folder)
+    if not dry_run:
+        check_writable("FOLDER", str(folder))
     words = _read_words(settings) if labelled_only or is_sorted else None
     found = [0] * len(sources)
     lock = threading.Lock()

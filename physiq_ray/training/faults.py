@@ -1,6 +1,7 @@
 """What ends a training worker, in our words: memory, disk, checkpoint store, and a step that never ends."""
 
 import errno
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +49,20 @@ def store_translated(settings: Settings) -> Iterator[None]:
         raise StorageError(
             f"storage={settings.storage}: a checkpoint cannot be written or read: {error}; {remedy}"
         ) from error
+
+
+@contextmanager
+def partial_removed(uri: str) -> Iterator[None]:
+    """Remove a checkpoint's folder where it cannot be written: the next attempt needs the room.
+
+    uri: a path, or s3://, where an object is there whole or not at all.
+    """
+    try:
+        yield
+    except OSError:
+        if not uri.startswith("s3://"):
+            shutil.rmtree(uri, ignore_errors=True)
+        raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,20 +1,29 @@
 """What a run leaves at its end: the best epoch's model files, and what the driver says of it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from torch import Tensor
 
-from physiq_ray.checkpoint import ModelState, current_versions, save_model_files
+from physiq_ray.checkpoint import (
+    COMPLETE_FILE,
+    MAPPING_FILE,
+    WEIGHTS_FILE,
+    ModelState,
+    current_versions,
+    save_model_files,
+)
 from physiq_ray.config import Settings
-from physiq_ray.errors import DataError, TrainingError
+from physiq_ray.errors import DataError, StorageError, TrainingError
 from physiq_ray.evaluation import Answers, Report, fit_temperature, score, write_report
 from physiq_ray.evaluation.evaluate import facts_of_training
 from physiq_ray.ingest import QUARANTINE_FILE, Unreadable, write_quarantine
 from physiq_ray.manifest import TRAIN, VALIDATION, Manifest
-from physiq_ray.storage import join_uri
+from physiq_ray.storage import join_uri, written_together
 from physiq_ray.training.faults import store_translated
 from physiq_ray.training.history import write_history
 from physiq_ray.training.loop import Outcome
@@ -66,35 +75,37 @@ def finish(
     if outcome.divergence is not None:
         raise _diverged(outcome.divergence, manifest, settings, resume_command(settings, run_name))
     best, metrics = max(result.best_checkpoints, key=lambda item: item[1]["checkpoint_score"])
-    with store_translated(settings):
-        latest = read_state(result.checkpoint)["progress"]
-        state = read_state(best)
-    answers = _answers(state["validation"], manifest)
-    model = ModelState(
-        state_dict=weights_to_keep(state),
-        class_mapping=manifest.class_mapping,
-        pose_names=poses,
-        image_size=settings.image_size,
-        temperature=fit_temperature(answers.logits, answers.labels) if answers.uris else 1.0,
-        optimizer_state_dict=state["optimizer"],
-        history=latest["history"],
-        settings=stored_settings(settings, run_name),
-        best_epoch=metrics["epoch"],
-        versions=current_versions(),
-    )
-    files = [*save_model_files(model, output), *write_history(latest["history"], output, run_name)]
-    report = None
-    if answers.uris:
-        report = score(answers, manifest.class_mapping, poses, temperature=model.temperature)
-        facts = facts_of_training(
-            model,
-            manifest,
-            answers,
-            run_name=run_name,
-            num_skipped=record.num_skipped,
-            unreadable=outcome.unreadable,
+    with _whole_set(output, resume_command(settings, run_name)) as folder:
+        with store_translated(settings):
+            latest = read_state(result.checkpoint)["progress"]
+            state = read_state(best)
+        answers = _answers(state["validation"], manifest)
+        model = ModelState(
+            state_dict=weights_to_keep(state),
+            class_mapping=manifest.class_mapping,
+            pose_names=poses,
+            image_size=settings.image_size,
+            temperature=fit_temperature(answers.logits, answers.labels) if answers.uris else 1.0,
+            optimizer_state_dict=state["optimizer"],
+            history=latest["history"],
+            settings=stored_settings(settings, run_name),
+            best_epoch=metrics["epoch"],
+            versions=current_versions(),
         )
-        files += write_report(report, answers, facts, output, history=latest["history"])
+        files = [*save_model_files(model, folder), *write_history(latest["history"], folder, run_name)]
+        report = None
+        if answers.uris:
+            report = score(answers, manifest.class_mapping, poses, temperature=model.temperature)
+            facts = facts_of_training(
+                model,
+                manifest,
+                answers,
+                run_name=run_name,
+                num_skipped=record.num_skipped,
+                unreadable=outcome.unreadable,
+            )
+            files += write_report(report, answers, facts, folder, history=latest["history"])
+    files = [join_uri(output, Path(uri).relative_to(folder).as_posix()) for uri in files]
     unreadable = {item.uri for item in outcome.unreadable}
     uris = {split: manifest.split(split)["uri"].to_pylist() for split in (TRAIN, VALIDATION)}
     return TrainingResult(
@@ -110,6 +121,23 @@ def finish(
         failed_sources=record.failed_sources,
         validation_uris=tuple(uris[VALIDATION]),
     )
+
+
+@contextmanager
+def _whole_set(output: str, go_on: str) -> Iterator[str]:
+    """Give a folder to write to; output gets all of it or keeps what it has, and says how to go on."""
+    folder = ""
+    try:
+        with written_together(output, last=(MAPPING_FILE, WEIGHTS_FILE, COMPLETE_FILE)) as path:
+            folder = str(path)
+            yield folder
+    except (StorageError, OSError) as error:  # of the output, or of this machine's temporary folder
+        reason = str(error).replace(folder, output) if folder else str(error)
+        kind = type(error) if isinstance(error, StorageError) else StorageError
+        raise kind(
+            f"output={output}: the model files are not written: {reason}; free space there, or see that it "
+            f"can be written; the training is safe, write them with: {go_on}"
+        ) from error
 
 
 def _answers(validation: Mapping[str, Tensor], manifest: Manifest) -> Answers:

@@ -1,4 +1,4 @@
-"""One trainer a run: whoever holds the lock in the run's folder, on whatever machine.
+"""One trainer a run, and one an output: the process that holds the lock in its folder, on any machine.
 
 A lock is an object lock-0001.json, made only where none is there; the next holder makes the next number,
 so of several that try at once one succeeds. The holder renews its sign of life while it works, and stops
@@ -17,8 +17,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 from physiq_ray.errors import NotFoundError, StorageError, TrainingError
+from physiq_ray.machine import check_writable
 from physiq_ray.storage import absolute_uri, create_bytes, join_uri, read_bytes, write_bytes
 
+OUTPUT_LOCKS = ".locks"  # the folder of an output's locks, out of the way of what is read there
 RENEWAL_S = 15.0
 # After which a holder on another machine is taken for gone; longer than a store may be away for a write
 # that is tried again and again.
@@ -41,6 +43,16 @@ class Holder:
         return self.host != socket.gethostname() or _is_running(self.pid)
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """What is locked: where its locks are, and how a sentence about it goes."""
+
+    folder: str
+    name: str
+    deed: str
+    way_out: str
+
+
 @contextmanager
 def locked(storage: str, run_name: str, note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
     """Be the only one to train a run while inside; note says why it takes a while.
@@ -48,9 +60,27 @@ def locked(storage: str, run_name: str, note: Callable[[str], None] = lambda _: 
     Raises TrainingError: somebody else does, or has taken over (which interrupts what runs inside).
     StorageError: the lock cannot be read or written.
     """
+    check_writable("storage", storage)
     folder = join_uri(absolute_uri(storage), run_name)
+    with _held(_Subject(folder, f"run {run_name!r}", "trained by", "give another --run-name"), note):
+        yield
+
+
+@contextmanager
+def locked_output(output: str, note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Be the only training that writes to an output, of whatever run; all else as `locked`."""
+    check_writable("output", output)
+    folder = join_uri(absolute_uri(output), OUTPUT_LOCKS)
+    with _held(
+        _Subject(folder, f"output={output}", "written to by a training,", "give another --output"), note
+    ):
+        yield
+
+
+@contextmanager
+def _held(subject: _Subject, note: Callable[[str], None]) -> Iterator[None]:
     own = Holder(socket.gethostname(), os.getpid(), time.time())
-    number = _take(folder, run_name, own, note)
+    folder, number = subject.folder, _take(subject, own, note)
     done, lost = threading.Event(), threading.Event()
 
     def renew() -> None:
@@ -68,7 +98,7 @@ def locked(storage: str, run_name: str, note: Callable[[str], None] = lambda _: 
     except BaseException as error:
         if lost.is_set():
             raise TrainingError(
-                f"run {run_name!r} was taken over by the holder of {_uri(folder, number + 1)} while this "
+                f"{subject.name} was taken over by the holder of {_uri(folder, number + 1)} while this "
                 "process showed no sign of life; it goes on there"
             ) from error
         raise
@@ -78,31 +108,31 @@ def locked(storage: str, run_name: str, note: Callable[[str], None] = lambda _: 
         _write(replace(own, is_done=True), _uri(folder, number))
 
 
-def _take(folder: str, run_name: str, own: Holder, note: Callable[[str], None]) -> int:
-    number, last = 1, None
+def _take(subject: _Subject, own: Holder, note: Callable[[str], None]) -> int:
+    folder, number, last = subject.folder, 1, None
     while (holder := _read(_uri(folder, number))) is not None:
         number, last = number + 1, holder
     if last is not None:
         if not last.is_alive(own.seen_s) and not last.is_done and last.host != own.host:
             # By two machines' clocks, which may differ: only a lock that stays as it is, is let go.
-            note(f"run {run_name!r}: waiting {2 * RENEWAL_S:g} s for a sign of life from {last.host}")
+            note(f"{subject.name}: waiting {2 * RENEWAL_S:g} s for a sign of life from {last.host}")
             time.sleep(2 * RENEWAL_S)
             seen = _read(_uri(folder, number - 1))
             last = last if seen is None or seen == last else replace(seen, seen_s=time.time())
         if last.is_alive(time.time()):
-            raise _is_held(run_name, last)
+            raise _is_held(subject, last)
     if not create_bytes(json.dumps(asdict(own)).encode(), _uri(folder, number)):
         raise TrainingError(
-            f"run {run_name!r} was taken by another process just now: {_uri(folder, number)} is its lock"
+            f"{subject.name} was taken by another process just now: {_uri(folder, number)} is its lock"
         )
     return number
 
 
-def _is_held(run_name: str, holder: Holder) -> TrainingError:
+def _is_held(subject: _Subject, holder: Holder) -> TrainingError:
     silent_s = max(0.0, time.time() - holder.seen_s)
     return TrainingError(
-        f"run {run_name!r} is being trained by process {holder.pid} on {holder.host}, seen {silent_s:.0f} s "
-        f"ago; wait for its end, give another --run-name, or, if it is gone, try again in "
+        f"{subject.name} is being {subject.deed} process {holder.pid} on {holder.host}, seen {silent_s:.0f} "
+        f"s ago; wait for its end, {subject.way_out}, or, if it is gone, try again in "
         f"{SILENCE_S - silent_s:.0f} s"
     )
 

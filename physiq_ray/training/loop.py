@@ -33,8 +33,9 @@ from physiq_ray.ingest import Batch, Photos, Unreadable, check_unreadable
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import TRAIN, VALIDATION
 from physiq_ray.model import StateDict, normalise
+from physiq_ray.storage import absolute_uri, join_uri
 from physiq_ray.training.augment import STRENGTHS, augment, mix, shrink
-from physiq_ray.training.faults import Watchdog, memory_translated, store_translated
+from physiq_ray.training.faults import Watchdog, memory_translated, partial_removed, store_translated
 from physiq_ray.training.measures import Divergence, FirstBadStep, Means, Sums, gather
 from physiq_ray.training.network import Network
 from physiq_ray.training.plan import (
@@ -326,7 +327,9 @@ class Worker:
             "class_mapping": self._job.class_mapping.to_dict(),
             "validation": answers,
         }
-        with store_translated(self._settings), saved_state(state) as checkpoint:
+        run_name = ray.train.get_context().get_experiment_name()
+        uri = join_uri(absolute_uri(self._settings.storage), run_name, name)
+        with store_translated(self._settings), saved_state(state) as checkpoint, partial_removed(uri):
             ray.train.report(
                 {**metrics, "checkpoint_score": score}, checkpoint=checkpoint, checkpoint_dir_name=name
             )

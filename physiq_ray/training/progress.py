@@ -5,6 +5,7 @@ them to the display, so nothing carries a worker's prefix. Events travel as byte
 import this package, and torch with it, to hold a few numbers.
 """
 
+import logging
 import pickle
 import threading
 import time
@@ -19,6 +20,8 @@ from ray.train import UserCallback
 from ray.util.queue import Empty, Queue
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+logger = logging.getLogger(__name__)
 
 PLAIN_INTERVAL_S = 30.0
 POLL_S = 0.5
@@ -173,7 +176,10 @@ def send(queue: Queue, event: Event) -> "ray.ObjectRef[None]":
 
 @contextmanager
 def received(queue: Queue, handlers: Sequence[Callable[[Event], None]]) -> Iterator[None]:
-    """Hand the queue's events to all handlers in a thread while inside; at the end, what is left of them."""
+    """Hand the queue's events to all handlers in a thread while inside; at the end, what is left of them.
+
+    What one handler cannot do (a terminal is gone, a symbol cannot be printed) takes no event from others.
+    """
     done = threading.Event()
 
     def pump() -> None:
@@ -183,7 +189,7 @@ def received(queue: Queue, handlers: Sequence[Callable[[Event], None]]) -> Itera
                 while True:
                     event = pickle.loads(queue.get(timeout=POLL_S))
                     for handle in handlers:
-                        handle(event)
+                        _hand_over(event, handle)
             except Empty:
                 if finished:
                     return
@@ -197,6 +203,13 @@ def received(queue: Queue, handlers: Sequence[Callable[[Event], None]]) -> Itera
     finally:
         done.set()
         thread.join(timeout=10)
+
+
+def _hand_over(event: Event, handle: Callable[[Event], None]) -> None:
+    try:
+        handle(event)
+    except Exception as error:  # this thread's edge: the run is worth more than what shows it
+        logger.warning("%s not shown or written: %s", type(event).__name__, error)
 
 
 class ReportEpochs(UserCallback):

@@ -19,7 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from physiq_ray.cluster import cluster_nodes, connect, smallest_object_store
+from physiq_ray.cluster import check_cluster, cluster_nodes, connect, smallest_object_store
 from physiq_ray.config import Settings
 from physiq_ray.errors import PhysiqError, SettingError, TrainingError
 from physiq_ray.ingest import (
@@ -37,7 +37,7 @@ from physiq_ray.storage import PhotoSource, absolute_uri, follow_settings, join_
 from physiq_ray.training.faults import is_out_of_memory, out_of_memory
 from physiq_ray.training.finish import TrainingResult, finish
 from physiq_ray.training.history import HistoryFiles
-from physiq_ray.training.lock import locked
+from physiq_ray.training.lock import locked, locked_output
 from physiq_ray.training.loop import Job, train_loop
 from physiq_ray.training.plan import WorkerPlan, balanced_weights, plan_workers, wanted_bundles
 from physiq_ray.training.progress import Display, ReportEpochs, received
@@ -85,7 +85,8 @@ def train(
     if resume:  # what was never started is not locked either
         settings = resumed_settings(settings, run_name)
     poses = load_poses(Path(settings.poses))
-    with locked(settings.storage, run_name, display.note):
+    check_cluster(local=local)
+    with locked(settings.storage, run_name, display.note), locked_output(settings.output, display.note):
         output = absolute_uri(settings.output)
         record = _start_record(settings, poses, run_name, resume=resume, display=display, source=source)
         follow_settings(settings, record.manifest.table["bucket"].unique().to_pylist())

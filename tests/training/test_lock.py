@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from physiq_ray.errors import TrainingError
-from physiq_ray.training.lock import Holder, locked
+from physiq_ray.errors import StorageError, TrainingError
+from physiq_ray.training.lock import Holder, locked, locked_output
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -128,3 +128,56 @@ def test_the_holder_shows_signs_of_life(tmp_path, monkeypatch):
         time.sleep(0.5)
         assert json.loads(path.read_text())["seen_s"] > first
     assert json.loads(path.read_text())["is_done"] is True
+
+
+def test_a_second_training_into_an_output_is_refused_before_it_writes_and_let_in_after_the_first(storage):
+    with (
+        locked_output(storage),
+        pytest.raises(TrainingError) as caught,
+        locked_output(storage),
+    ):
+        pass
+    assert re.fullmatch(
+        rf"output={storage} is being written to by a training, process {os.getpid()} on "
+        rf"{socket.gethostname()}, seen \d s ago; wait for its end, give another --output, or, if it is "
+        r"gone, try again in \d+ s",
+        str(caught.value),
+    )
+    with locked_output(storage), locked(storage, "first"):
+        pass
+
+
+def test_a_folder_under_another_name_is_the_same_output(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    with (
+        locked_output(str(tmp_path / "model")),
+        pytest.raises(TrainingError, match="give another --output"),
+        locked_output(str(tmp_path / "link")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["output", "storage"])
+def test_a_folder_that_cannot_be_written_is_named_by_its_setting(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    place = f"{tmp_path}/file/deeper"
+    lock = locked_output(place) if name == "output" else locked(place, "first")
+    with pytest.raises(StorageError) as caught, lock:
+        pass
+    assert str(caught.value) == f"{name}={place}: cannot be written: Not a directory; give another folder"
+
+
+def test_a_second_process_s_training_into_an_output_ends_before_it_lists_anything(tmp_path, run_cli):
+    (tmp_path / "poses.json").write_text('[{"id": 1, "name": "One"}]')
+    (tmp_path / "photos" / "1").mkdir(parents=True)
+    with locked_output(str(tmp_path / "model")):
+        before = sorted(tmp_path.joinpath("model").rglob("*"))
+        flags = ("--poses", "poses.json", "--sources", "photos", "--run-name", "second")
+        done = run_cli("train", *flags, "--output", "model", "--storage", "runs")
+        assert sorted(tmp_path.joinpath("model").rglob("*")) == before
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith(
+        "physiq-ray train: output=model is being written to by a training, process "
+    )
