@@ -7,7 +7,6 @@ One process holds all of it: a photo would cost more on its way between two than
 """
 
 import asyncio
-import logging
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -24,11 +23,9 @@ from physiq_ray.images import why_no_heic
 from physiq_ray.model import KEEP_MEMORY
 from physiq_ray.serving.api import build_api
 from physiq_ray.serving.metrics import Metrics
-from physiq_ray.serving.requestlog import RequestLog
+from physiq_ray.serving.requestlog import LOGGER, RequestLog
 from physiq_ray.serving.service import Service
 from physiq_ray.serving.versions import DeployedVersions
-
-LOGGER = logging.getLogger("ray.serve")
 
 # Serve's own queue in front of a replica must not be what fills up: the replica answers 503 by itself, in
 # words, as soon as a request would wait too long.
@@ -51,10 +48,10 @@ class PoseService:
         """
         metrics = Metrics()
         self._versions = DeployedVersions(build)
+        self._log = RequestLog()
         self._service = Service(settings, metrics, self._versions)
-        log = RequestLog()
-        logging.getLogger("ray.serve").addFilter(log)
-        self._api = build_api(self._service, metrics, log)
+        LOGGER.addFilter(self._log)
+        self._api = build_api(self._service, metrics, self._log)
         self._is_started = False
         self._live: Mapping[str, Any] = {}
         self._look: asyncio.Task[None] | None = None
@@ -83,6 +80,7 @@ class PoseService:
         """
         if self._look is None or self._look.done():
             self._look = asyncio.create_task(self._look_for_a_deployment())
+        self._log.flush()
         await self._service.check()
 
     async def _look_for_a_deployment(self) -> None:
@@ -99,6 +97,7 @@ class PoseService:
         """Write what is still to be written; Serve waits for it."""
         if service := getattr(self, "_service", None):
             service.close()
+            self._log.flush()
 
 
 def build_app(args: ServingSettings) -> Application:

@@ -146,11 +146,11 @@ BODY = {
     }
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorAnswer, "description": "Empty, or not what its Content-Type says"},
+    400: {"model": ErrorAnswer, "description": "Empty, or not what its type or encoding says"},
     401: {"model": ErrorAnswer, "description": "The bearer token is missing or wrong"},
-    408: {"model": ErrorAnswer, "description": "The upload took too long"},
+    408: {"model": ErrorAnswer, "description": "The upload took too long, or there were too many slow ones"},
     413: {"model": ErrorAnswer, "description": "Too many bytes, pixels or photos"},
-    415: {"model": ErrorAnswer, "description": "No image of a format that is read"},
+    415: {"model": ErrorAnswer, "description": "No image of a format read here, or an encoding besides gzip"},
     422: {"model": ErrorAnswer, "description": "A damaged photo, or a uri that may not or cannot be read"},
     429: {"model": ErrorAnswer, "description": "Too many requests of this client; Retry-After says when"},
     503: {"model": ErrorAnswer, "description": "No room just now; Retry-After says when"},

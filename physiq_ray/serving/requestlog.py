@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ray.serve import context
 
+LOGGER = logging.getLogger("ray.serve")
 MAX_WAITING = 10_000  # requests whose line is not written yet
 
 
@@ -33,6 +34,11 @@ class RequestLog(logging.Filter):
                 record.msg = f"{record.getMessage()} model={version}"
                 record.args = ()
         return True
+
+    def flush(self) -> None:
+        """Write the lines that Serve keeps back: a thousand of them, which a replica that ends would lose."""
+        for handler in LOGGER.handlers:
+            handler.flush()
 
 
 def _request_id() -> str:

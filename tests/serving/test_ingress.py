@@ -176,13 +176,13 @@ async def upload_slowly(port: int, until_s: float) -> tuple[bytes, float]:
         "POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 100000\r\n\r\n"
     )
     writer.write(head.encode())
-    answer = asyncio.create_task(reader.read(65536))
+    answer = asyncio.create_task(reader.readuntil(b"}}"))
     try:
         while not answer.done() and time.monotonic() < until_s:
             writer.write(b"\xff")
             await asyncio.wait([answer], timeout=0.5)
         return (answer.result() if answer.done() else b""), time.monotonic() - started_s
-    except OSError:
+    except (OSError, asyncio.IncompleteReadError):
         return b"", time.monotonic() - started_s
     finally:
         answer.cancel()
@@ -231,8 +231,8 @@ def test_the_requests_line_in_the_log_names_the_model(loaded: RunningService, ma
         return [json.loads(line) for text in texts for line in text.splitlines() if request_id in line]
 
     end_s = time.monotonic() + 30
-    while not lines() and time.monotonic() < end_s:  # Serve writes lines by the dozen
-        loaded.post(make_photo(1))
+    while not lines() and time.monotonic() < end_s:  # a replica writes them when it looks after its health
+        time.sleep(0.5)
     [line] = lines()
     assert line["model_version"] == answer["model"]["version"]
     assert re.fullmatch(
@@ -281,9 +281,9 @@ def test_at_its_end_a_service_answers_200_or_503_or_closes_the_connection(
     before = Counter(status for sent_s, status in outcomes if sent_s < told_s[0])
     after = Counter(status for sent_s, status in outcomes if sent_s >= told_s[0])
     assert set(before) <= {"200", "503"}, before
-    assert before["200"] > 50
+    assert before["200"] > 10
     assert set(after) <= {"200", "503", "ConnectionError"}, after
-    assert after["ConnectionError"] > 50  # they asked until the end
+    assert after["ConnectionError"] > 10  # they asked until the end
     assert loaded.process.returncode == 0
     assert stderr.splitlines()[-1] == "stopped"
 
