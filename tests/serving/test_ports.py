@@ -1,0 +1,166 @@
+"""Which ports a service of one machine opens, and what strangers get there."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import grpc
+import psutil
+import pytest
+import requests
+from google.protobuf.descriptor import FileDescriptor
+from ray.core.generated import core_worker_pb2, gcs_service_pb2, node_manager_pb2, reporter_pb2
+from ray.serve.generated import serve_pb2
+from running import RunningService, StartService
+
+from physiq_ray.cluster import LOOPBACK_VARIABLE
+from physiq_ray.serving.run import is_loopback
+
+Address = tuple[str, int]
+# Ray's services; that of the object store, which photos go through, is not among its Python modules.
+FILES: list[FileDescriptor] = [
+    module.DESCRIPTOR
+    for module in (core_worker_pb2, gcs_service_pb2, node_manager_pb2, reporter_pb2, serve_pb2)
+]
+METHODS = [
+    *(
+        f"/{service.full_name}/{method.name}"
+        for file in FILES
+        for service in file.services_by_name.values()
+        for method in service.methods
+    ),
+    *(f"/ray.rpc.ObjectManagerService/{name}" for name in ("Pull", "Push", "FreeObjects")),
+]
+RAYS_HTTP = [
+    ("POST", "/api/job_agent/jobs/"),
+    ("POST", "/get_or_create_runtime_env"),
+    ("POST", "/get_runtime_envs_info"),
+]
+PYTHON_TASK = """
+import json, os, psutil, ray
+from physiq_ray.cluster import LOOPBACK_VARIABLE, connect
+connect(local=True)
+ray.get(ray.remote(lambda: None).remote())
+mine = [psutil.Process(), *psutil.Process().children(recursive=True)]
+found = [c.laddr for p in mine for c in p.net_connections() if c.status == "LISTEN"]
+print(json.dumps({"ports": found, "left": LOOPBACK_VARIABLE in os.environ}))
+"""
+
+
+def listening(service: RunningService) -> set[Address]:
+    """Find where a service and the processes it has started listen."""
+    found = set()
+    process = psutil.Process(service.process.pid)
+    for one in [process, *process.children(recursive=True)]:
+        try:
+            connections = one.net_connections()
+        except psutil.Error:  # it ended meanwhile
+            continue
+        found |= {(c.laddr.ip, c.laddr.port) for c in connections if c.status == psutil.CONN_LISTEN}
+    return found
+
+
+def is_this_machine(ip: str) -> bool:
+    """Tell whether only this machine reaches an address, also one of IPv4 written as IPv6."""
+    return is_loopback(ip.removeprefix("::ffff:"))
+
+
+def own_address() -> str:
+    """Give an address by which other machines reach this one."""
+    for addresses in psutil.net_if_addrs().values():
+        for address in addresses:
+            if address.family == socket.AF_INET and not is_loopback(address.address):
+                return address.address
+    pytest.skip("this machine is in no network")
+
+
+def answers(host: str, port: int) -> bool:
+    """Tell whether somebody listens."""
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def accepted(host: str, port: int) -> list[str]:
+    """Call each of Ray's methods without a token, and give those that were not refused."""
+    found = []
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
+        for method in METHODS:
+            try:
+                channel.unary_unary(method)(b"", timeout=10)
+            except grpc.RpcError as error:
+                if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED):
+                    continue
+                if error.code() == grpc.StatusCode.UNAVAILABLE:  # no gRPC at this port
+                    return found
+                found.append(f"{port} {method}: {error.code()}")
+            else:
+                found.append(f"{port} {method}: OK")
+    return found
+
+
+def test_ray_on_one_machine_listens_on_loopback_and_leaves_the_environment_as_it_was() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != LOOPBACK_VARIABLE}
+    done = subprocess.run(
+        [sys.executable, "-c", PYTHON_TASK], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found["ports"]) >= 8  # head, raylet, agents, workers
+    assert [ip for ip, _ in found["ports"] if not is_this_machine(ip)] == []
+    assert not found["left"]
+
+
+@pytest.mark.slow
+def test_a_service_of_one_machine_opens_no_port_to_others(start_service: StartService) -> None:
+    service = start_service()
+    found = listening(service)
+    assert [address for address in found if not is_this_machine(address[0])] == []
+    assert not any(
+        "haproxy" in p.name() for p in psutil.Process(service.process.pid).children(recursive=True)
+    )
+    assert service.get("/healthz").status_code == 200
+    host = own_address()
+    assert [port for _, port in found if answers(host, port)] == []
+
+
+@pytest.mark.slow
+def test_where_rays_ports_are_open_nobody_without_the_token_runs_or_reads_anything(
+    start_service: StartService,
+) -> None:
+    host = own_address()
+    service = start_service(**{LOOPBACK_VARIABLE: "1"})
+    ports = {port for ip, port in listening(service) if not is_this_machine(ip) and answers(host, port)}
+    assert len(ports) >= 8  # head, raylet, agents, workers, replica
+    assert [line for port in ports for line in accepted(host, port)] == []
+    for port in ports:
+        for verb, path in RAYS_HTTP:
+            try:
+                status = requests.request(
+                    verb, f"http://{host}:{port}{path}", data=b"{}", timeout=10
+                ).status_code
+            except requests.RequestException:  # no HTTP at this port
+                break
+            assert status in (401, 403, 404, 405), f"{port} {path}"
+    without = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    code = f"import ray; ray.init('{host}:{{port}}'); print(ray.get(ray.remote(lambda: 'ran').remote()))"
+    head = next(
+        c.laddr.port
+        for p in psutil.Process(service.process.pid).children(recursive=True)
+        if p.name() == "gcs_server"
+        for c in p.net_connections()
+        if c.status == psutil.CONN_LISTEN
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(port=head)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=without,
+    )
+    assert done.returncode != 0
+    assert "ran" not in done.stdout.split()
