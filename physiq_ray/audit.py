@@ -217,7 +217,7 @@ def audit_manifest(
         poses.append(PoseCount(pose_id, pose_names.get(pose_id, ""), train, validation, share, test))
     copies, check = _find_copies(manifest), None
     if check_photos or near_duplicates:
-        image_hash = _load_hash() if near_duplicates else None
+        image_hash = load_hash() if near_duplicates else None
         check = _check(_versions(table), copies, image_hash, on_progress)
     return Audit(manifest, tuple(poses), copies, check)
 
@@ -293,7 +293,11 @@ def _find_copies(manifest: Manifest) -> tuple[tuple[str, ...], ...]:
 Hash = Callable[[Image.Image], Any]
 
 
-def _load_hash() -> Hash:
+def load_hash() -> Hash:
+    """Give the perceptual hash.
+
+    Raises SettingError: the ImageHash package is not installed.
+    """
     try:
         from imagehash import phash
     except ImportError as error:

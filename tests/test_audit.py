@@ -302,7 +302,7 @@ def test_a_photo_of_an_unknown_pose_is_not_counted_without_a_label(run_cli, data
     done = audit(run_cli, data, "--labels", data / "labels.json")
     assert done.returncode == 0, done.stderr
     assert "19 photos, 19 labelled (1 by unusable labels only), 0 without a label" in done.stdout
-    assert "1 labels of unknown poses: record 1: unlabelled.jpg: pose 99" in done.stdout
+    assert "record 1: 'unlabelled.jpg': pose 99" in done.stdout
 
 
 def test_json_holds_what_reading_the_photos_found_and_the_files_are_written(run_cli, data):

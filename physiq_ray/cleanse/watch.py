@@ -11,7 +11,7 @@ from pathlib import Path
 from physiq_ray.cleanse.plan import CleansePlan
 from physiq_ray.config import CleanseSettings
 from physiq_ray.errors import LabelError, PhysiqError
-from physiq_ray.labels import Labels, load_labels, load_poses
+from physiq_ray.labels import Labels, load_configured_labels, load_configured_poses
 from physiq_ray.storage import split_uri
 from physiq_ray.storage.removal import find_object
 
@@ -50,8 +50,7 @@ class LabelFiles:
     def __init__(self, settings: CleanseSettings) -> None:
         """Read them. Raises LabelError, StorageError."""
         self._settings = settings
-        labels = settings.labels
-        self._addresses = (settings.poses, *((labels,) if isinstance(labels, str) else labels))
+        self._addresses = (settings.poses, *settings.labels)
         self._states: tuple[FileState, ...] | None = None
         self.poses: dict[int, str] = {}
         self.labels: Labels
@@ -67,8 +66,8 @@ class LabelFiles:
             return False
         for _ in range(TRIES):
             before = states
-            poses = load_poses(Path(self._settings.poses))
-            labels = load_labels(Path(self._settings.labels), poses)
+            poses = load_configured_poses(self._settings)
+            labels = load_configured_labels(self._settings, poses)
             states = self._look()
             if states == before:
                 self.poses, self.labels, self._states = poses, labels, states

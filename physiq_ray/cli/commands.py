@@ -48,28 +48,33 @@ def _check_inputs(settings: Settings) -> None:
     """
     check_writable("output", settings.output)
     check_writable("storage", settings.storage)
-    from physiq_ray.labels import load_labels, load_poses
-    from physiq_ray.storage import Bucket, parse_sources
+    from physiq_ray.labels import load_configured_poses, load_labels
+    from physiq_ray.storage import parse_sources
 
-    poses = load_poses(Path(settings.poses))
+    poses = load_configured_poses(settings)
     if settings.manifest is None:
-        in_bucket = any(isinstance(source, Bucket) for source in parse_sources(settings.sources))
-        if in_bucket and not Path(settings.labels).exists():  # folders may be labels enough
-            load_labels(Path(settings.labels), poses)
+        parse_sources(settings.sources)
+        if "labels" in settings.model_fields_set:  # without a file, folders may be labels enough
+            for address in settings.labels:
+                # One that is there is read once, when the sources are listed.
+                if not address.startswith("s3://") and not Path(address).exists():
+                    load_labels([address], poses)
 
 
 def audit_command(args: argparse.Namespace) -> int:
     """Count and check photos and labels."""
     settings = load_settings(given(args), file=args.config)
-    from physiq_ray.audit import audit_manifest, write_contact_sheet
-    from physiq_ray.labels import load_poses
+    from physiq_ray.audit import audit_manifest, load_hash, write_contact_sheet
+    from physiq_ray.labels import load_configured_poses
     from physiq_ray.manifest import survey_photos
     from physiq_ray.storage import absolute_uri, write_bytes
 
     for name, file in (("--manifest", args.manifest_output), ("--sheet", args.sheet)):
         if file:
             check_writable(name, file, is_file=True)
-    poses = load_poses(Path(settings.poses))
+    if args.near_duplicates:
+        load_hash()  # before a listing that may take long
+    poses = load_configured_poses(settings)
     manifest = survey_photos(settings, poses)
     problem = manifest.report.problem
     if args.check_photos or args.near_duplicates:
@@ -193,7 +198,7 @@ def demo_command(args: argparse.Namespace) -> int:
         display,
         flags=given(args),
         photos=Path(args.photos) if args.photos else None,
-        labels=Path(args.labels) if args.labels else None,
+        labels=args.labels or (),
         debug=args.debug,
     )
     print_result(demo.training)

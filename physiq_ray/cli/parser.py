@@ -52,12 +52,13 @@ EPILOG = {
   physiq-ray demo --photos my-photos --labels my-photos/db_labels.json --image-size 160""",
 }
 AUDIT_SETTINGS = (
-    *("sources", "source_buckets", "poses", "labels", "requester_pays", "anonymous"),
-    *("validation_share", "group_pattern", "seed"),
+    *("sources", "source_buckets", "poses", "labels", "label_fields", "requester_pays", "anonymous"),
+    *("validation_share", "group_pattern", "group_field", "seed"),
 )
 EVALUATE_SETTINGS = (
-    *("sources", "source_buckets", "manifest", "poses", "labels", "requester_pays", "anonymous"),
-    *("validation_share", "group_pattern", "seed", "batch_size", "precision"),
+    *("sources", "source_buckets", "manifest", "poses", "labels", "label_fields"),
+    *("requester_pays", "anonymous"),
+    *("validation_share", "group_pattern", "group_field", "seed", "batch_size", "precision"),
 )
 PREDICT_SETTINGS = ("poses", "requester_pays", "anonymous", "precision")
 # What a demo decides itself.
@@ -81,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--folder", default="demo", help="where everything goes (default: demo)")
     demo.add_argument("--photos", help="folder of your own photos; each sub-folder becomes a bucket")
-    demo.add_argument("--labels", help="their labels (with --photos)")
+    demo.add_argument("--labels", nargs="+", help="files of their labels (with --photos)")
     _add_settings(
         demo,
         [name for name in Settings.model_fields if name not in NOT_IN_DEMO],
@@ -240,7 +241,8 @@ def _add_settings(
         is_list = typing.get_origin(setting.annotation) in (tuple, dict)
         help_text = str(setting.description).replace("%", "%%")
         if show_default and default not in ((), {}, None):
-            help_text += f" (default: {default})"
+            shown = " ".join(default) if isinstance(default, tuple) else default
+            help_text += f" (default: {shown})"
         group.add_argument(
             f"--{name.replace('_', '-')}",
             nargs="+" if is_list else None,

@@ -25,11 +25,10 @@ def predict_command(args: argparse.Namespace) -> int:
 
     args.photos = read_addresses(args.photos)  # before the model, which takes seconds
     from physiq_ray.checkpoint import load_model_state
-    from physiq_ray.labels import load_poses
+    from physiq_ray.labels import load_configured_poses
     from physiq_ray.storage import follow_settings, split_uri
 
-    poses = load_poses(Path(settings.poses)) if Path(settings.poses).exists() else {}
-    state = load_model_state(args.model, pose_names=poses)
+    state = load_model_state(args.model, pose_names=load_configured_poses(settings))
     follow_settings(settings, [split_uri(address)[0] for address in args.photos])
     return (
         _predict_each(args, settings, state) if args.output is None else _predict_all(args, settings, state)

@@ -37,13 +37,13 @@ class LiveSettings(BaseModel):
     @classmethod
     def of(cls, wider: "LiveSettings") -> Self:
         """Give this group's part of a group that holds more."""
-        return cls.model_validate(wider.model_dump(include=set(cls.model_fields)))
+        return cls.model_validate(wider.model_dump(include=set(cls.model_fields), exclude_unset=True))
 
 
 class ServingSettings(LiveSettings):
     """What a deployment is built with; frozen and made of plain values, without any secret."""
 
-    poses: str = Field("mappings/poses.json", description="JSON list of pose names, for models without them")
+    poses: str = Field("mappings/poses.json", description="pose ids and names, for models without them")
     precision: Precision = Field("auto", description="auto: bf16 where the hardware has it")
     runtime: Literal["auto", "torch", "openvino"] = Field(
         "torch", description="what computes; auto: OpenVINO on CPUs where it is installed, else torch"

@@ -9,8 +9,10 @@ from pydantic_core import PydanticCustomError
 
 from physiq_ray.config.fields import Precision, Share, refuse_booleans, split_commas
 
+LABEL_FIELDS = ("pose_id", "name", "source", "split")  # what a label says, but for the group
 
-def _split_pairs(value: object) -> object:
+
+def _split_pairs(value: object, form: str) -> object:
     """`checkins=checkin-poses,training=workout-images` → a mapping; flags come as a tuple of pairs."""
     parts = split_commas(value)
     if not isinstance(parts, tuple | list):
@@ -19,11 +21,19 @@ def _split_pairs(value: object) -> object:
     for part in parts:
         name, equals, target = str(part).partition("=")
         if not (name.strip() and equals and target.strip()):
-            raise ValueError(f"{part!r} is no pair of the form name=bucket")
+            raise ValueError(f"{part!r} is no pair of the form {form}")
         if name.strip() in pairs:
             raise ValueError(f"{name.strip()} is given twice")
         pairs[name.strip()] = target.strip()
     return pairs
+
+
+def _split_buckets(value: object) -> object:
+    return _split_pairs(value, "name=bucket")
+
+
+def _split_fields(value: object) -> object:
+    return _split_pairs(value, "field=column")
 
 
 class SourceSettings(BaseModel):
@@ -38,11 +48,22 @@ class SourceSettings(BaseModel):
     sources: Annotated[tuple[str, ...], BeforeValidator(split_commas)] = Field(
         (), description="where the photos lie: s3://bucket[/prefix] or a folder, several allowed"
     )
-    source_buckets: Annotated[dict[str, str], BeforeValidator(_split_pairs)] = Field(
+    source_buckets: Annotated[dict[str, str], BeforeValidator(_split_buckets)] = Field(
         {}, description="a label's source and the bucket (or folder) it means: checkins=checkin-poses"
     )
-    poses: str = Field("mappings/poses.json", description="JSON list of pose ids and names")
-    labels: str = Field("mappings/db_labels.json", description="JSON list of labels")
+    poses: str = Field(
+        "mappings/poses.json",
+        description="pose ids and names, a path or s3:// address; without the default file the eight shipped",
+    )
+    labels: Annotated[tuple[str, ...], BeforeValidator(split_commas)] = Field(
+        ("mappings/db_labels.json",),
+        min_length=1,
+        description="JSON, JSON Lines, CSV or Parquet files of labels, paths or s3:// addresses",
+    )
+    label_fields: Annotated[dict[str, str], BeforeValidator(_split_fields)] = Field(
+        {},
+        description="columns of the labels with other names than usual: pose_id=class, name, source or split",
+    )
     requester_pays: Literal["no", "yes"] = Field(
         "no", description="pay for the requests to the sources' buckets, where their owners do not"
     )
@@ -55,10 +76,19 @@ class SourceSettings(BaseModel):
     def _nothing_is_true_or_false(cls, value: object) -> object:
         return refuse_booleans(value)
 
-    @field_validator("sources")
+    @field_validator("label_fields")
     @classmethod
-    def _sources_are_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        repeated = {source for source in value if value.count(source) > 1}
+    def _fields_are_known(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if name not in LABEL_FIELDS:
+                hint = "; group_field names the column of groups" if name == "group" else ""
+                raise ValueError(f"{name!r} is none of {', '.join(LABEL_FIELDS)}{hint}")
+        return value
+
+    @field_validator("sources", "labels")
+    @classmethod
+    def _addresses_are_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = {address for address in value if value.count(address) > 1}
         if repeated:
             raise ValueError(f"{', '.join(sorted(repeated))} is listed twice")
         return value
@@ -81,6 +111,11 @@ class SplitSettings(SourceSettings):
     )
     group_pattern: str | None = Field(
         None, description="regular expression on the key; photos with the same match stay on one side"
+    )
+    group_field: str | None = Field(
+        None,
+        min_length=1,
+        description="column of the labels whose photos with one value stay on one side: an athlete's id, say",
     )
     seed: int = Field(42, ge=0, lt=2**32, description="seed of split, shuffling, augmentation and weights")
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from physiq_ray.errors import DataError, NotFoundError, PhysiqError, SettingErro
 from physiq_ray.evaluation.card import Facts, ScoredPhotos, TrainingPhotos
 from physiq_ray.evaluation.scores import Answers
 from physiq_ray.ingest import Unreadable
-from physiq_ray.labels import load_poses
+from physiq_ray.labels import load_configured_poses
 from physiq_ray.manifest import MANIFEST_FILE, TEST, TRAIN, VALIDATION, Manifest, collect_manifest
 from physiq_ray.prediction.batch import predict_table
 from physiq_ray.storage import PhotoSource, absolute_uri, follow_settings, join_uri, read_bytes
@@ -26,7 +25,7 @@ ALL = "all"
 NAMED_REASONS = 3  # where no photo at all could be read
 SPLITS = (VALIDATION, TRAIN, TEST, ALL)
 # What decides on which side a photo is: as in the training unless said otherwise.
-SPLIT_SETTINGS = ("source_buckets", "validation_share", "group_pattern", "seed")
+SPLIT_SETTINGS = ("source_buckets", "validation_share", "group_pattern", "group_field", "seed")
 ACCESS_SETTINGS = ("requester_pays", "anonymous")  # of the training's own buckets too
 
 
@@ -86,7 +85,7 @@ def find_candidates(settings: Settings, state: ModelState) -> Candidates:
             "give one of the two"
         )
     if settings.sources:
-        manifest = collect_manifest(settings, load_poses(Path(settings.poses)))
+        manifest = collect_manifest(settings, load_configured_poses(settings))
         return Candidates(
             manifest, ", ".join(f"`{source}`" for source in settings.sources), _training_or_none(state)
         )

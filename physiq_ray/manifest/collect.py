@@ -1,11 +1,10 @@
 """From the settings to a manifest, and from a manifest to words: what training and the audit both do."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from physiq_ray.config import SplitSettings
-from physiq_ray.errors import LabelError, SettingError
-from physiq_ray.labels import LABEL_SCHEMA, Labels, load_labels
+from physiq_ray.errors import LabelError, NotFoundError, SettingError
+from physiq_ray.labels import LABEL_SCHEMA, Labels, load_configured_labels
 from physiq_ray.manifest.build import match_photos, require_trainable
 from physiq_ray.manifest.fold import TEST, TRAIN, VALIDATION
 from physiq_ray.manifest.names import quoted
@@ -28,7 +27,7 @@ def collect_manifest(
     """List the sources, read the labels, join and split: what can be trained on.
 
     source: one of the caller's own, in place of the settings' sources.
-    Raises PhysiqError as parse_sources, load_labels and build_manifest do.
+    Raises PhysiqError as parse_sources, load_configured_labels and build_manifest do.
     """
     return require_trainable(survey_photos(settings, poses, source))
 
@@ -39,7 +38,7 @@ def survey_photos(
     """List the sources, read the labels, join and split, whatever comes of it: `match_photos`.
 
     source: one of the caller's own, in place of the settings' sources.
-    Raises PhysiqError as parse_sources, load_labels and match_photos do.
+    Raises PhysiqError as parse_sources, load_configured_labels and match_photos do.
     """
     if source is not None and settings.sources:
         raise SettingError(
@@ -49,11 +48,11 @@ def survey_photos(
     follow_settings(settings, [listed.name for listed in sources])
     no_file = None
     try:
-        labels = load_labels(Path(settings.labels), poses)
+        labels = load_configured_labels(settings, poses)
     except LabelError as error:
         # Folders named after poses are labels enough, unless a file was asked for by name; one that is there
         # must be right, though.
-        if "labels" in settings.model_fields_set or not isinstance(error.__cause__, FileNotFoundError):
+        if "labels" in settings.model_fields_set or not isinstance(error.__cause__, NotFoundError):
             raise
         no_file, labels = error, Labels(LABEL_SCHEMA.empty_table())
     manifest = match_photos(

@@ -10,24 +10,26 @@ Everything goes into one folder:
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from physiq_ray.checkpoint import load_model_state
-from physiq_ray.config import Settings, load_settings
+from physiq_ray.config import load_settings
 from physiq_ray.errors import DataError, WeightsError
-from physiq_ray.labels import load_poses
+from physiq_ray.labels import load_configured_labels, load_configured_poses
 from physiq_ray.model import load_starting_weights
 from physiq_ray.prediction import Prediction, Predictor, predict_file
 from physiq_ray.sample.photos import SOURCES, write_sample_photos
 from physiq_ray.sample.server import LocalS3
+from physiq_ray.sample.weed import find_binary
 from physiq_ray.storage import is_photo
 from physiq_ray.training.finish import TrainingResult
 from physiq_ray.training.progress import Display
 from physiq_ray.training.run import train
+from physiq_ray.training.tracking import require_tracking
 
 GENERATED: Mapping[str, Any] = {"num_athletes": 40, "photos_per_pose": 2, "seed": 40}
 # From random weights: small pictures, many small steps, a high peak rate that ends at zero.
@@ -62,12 +64,13 @@ def run_demo(
     *,
     flags: Mapping[str, Any],
     photos: Path | None = None,
-    labels: Path | None = None,
+    labels: Sequence[str] = (),
     debug: bool = False,
 ) -> DemoResult:
     """Train on generated photos, or on the user's own (photos: each sub-folder becomes a bucket).
 
-    flags: settings that take the place of the demo's own. Raises PhysiqError.
+    flags: settings that take the place of the demo's own. labels: files of the user's own photos' labels.
+    Raises PhysiqError.
     """
     folder = folder.absolute()
     weights, recipe = _choose_weights(flags, display, own_photos=photos is not None)
@@ -78,6 +81,8 @@ def run_demo(
         "storage": str(folder / "runs"),
     }
     truth = holdout = None
+    poses = _check_before({**own, "labels": labels} if labels else own, flags)
+    buckets = find_buckets(photos) if photos is not None else {}
     if photos is None:
         display.note(f"drawing sample photos into {folder / 'photos'}")
         sample = write_sample_photos(folder / "photos", **GENERATED)
@@ -88,11 +93,9 @@ def run_demo(
             "group_pattern": r"athlete-\d+",  # nobody is trained on and validated with
         }
         holdout = str(sample.holdout)
-        poses = load_poses(Path(Settings.model_validate({}).poses))
-        truth = f"drawn as {poses[sample.holdout_pose_id]}"
+        truth = f"drawn as {poses.get(sample.holdout_pose_id, sample.holdout_pose_id)}"
     else:
-        buckets = find_buckets(photos)
-        own["labels"] = str(labels)
+        own["labels"] = tuple(labels)
     own["sources"] = tuple(f"s3://{name}" for name in buckets)
     settings = load_settings(flags, defaults=own)
 
@@ -110,6 +113,20 @@ def run_demo(
             figure_uri=figure,
         )
     return DemoResult(training, prediction, figure, truth, _next_steps(folder, holdout))
+
+
+def _check_before(own: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[int, str]:
+    """Find out what would otherwise fail after minutes of drawing; give the poses' names.
+
+    Raises PhysiqError: a wrong setting, poses or labels that cannot be read, a package that is missing.
+    """
+    settings = load_settings(flags, defaults=own)
+    require_tracking(settings.mlflow)
+    find_binary()
+    poses = load_configured_poses(settings)
+    if "labels" in own:
+        load_configured_labels(settings, poses)
+    return poses
 
 
 def find_buckets(photos: Path) -> dict[str, Path]:
@@ -140,12 +157,13 @@ def _choose_weights(
     wanted = flags.get("weights") or os.environ.get("PHYSIQ_WEIGHTS") or "imagenet"
     if wanted == "random":
         return wanted, from_random
-    if wanted == "imagenet":
-        try:
-            load_starting_weights(wanted)
-        except WeightsError as error:
-            display.note(f"starting from random weights: {error}")
-            return "random", from_random
+    try:
+        load_starting_weights(wanted)
+    except WeightsError as error:
+        if wanted != "imagenet":
+            raise
+        display.note(f"starting from random weights: {error}")
+        return "random", from_random
     return wanted, FROM_IMAGENET
 
 

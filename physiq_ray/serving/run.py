@@ -94,6 +94,7 @@ def is_loopback(host: str) -> bool:
 def _check_before(settings: LocalServingSettings) -> None:
     """Find out in this process what would else be a trace from another one, half a minute later."""
     from physiq_ray.checkpoint import load_model_state
+    from physiq_ray.labels import load_configured_poses
     from physiq_ray.serving.limits import Tokens
 
     is_ipv6 = ":" in settings.host
@@ -111,6 +112,7 @@ def _check_before(settings: LocalServingSettings) -> None:
                 "give another --port or --host"
             ) from error
     Tokens(settings.tokens)
+    load_configured_poses(settings)
     for address in filter(None, (settings.model, settings.canary_model)):
         load_model_state(address)
 

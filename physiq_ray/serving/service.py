@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,7 +28,7 @@ from physiq_ray.checkpoint import ModelState, load_model_state
 from physiq_ray.config import LiveSettings, ServingSettings
 from physiq_ray.errors import PhotoError, PhysiqError, ServingError, SettingError
 from physiq_ray.images import BASE_FORMATS, UInt8Array, decode_square
-from physiq_ray.labels import load_poses
+from physiq_ray.labels import load_configured_poses
 from physiq_ray.prediction.network import Forward, Network, to_probabilities
 from physiq_ray.prediction.openvino import OpenVinoNetwork, has_openvino
 from physiq_ray.serving.engine import Engine
@@ -275,8 +274,7 @@ class Service:
 def _load(address: str, settings: ServingSettings) -> Served:
     # One thread, and so no OpenMP team: a second one would slow the engine's down for good.
     torch.set_num_threads(1)
-    poses = Path(settings.poses)
-    state = load_model_state(address, pose_names=load_poses(poses) if poses.exists() else {})
+    state = load_model_state(address, pose_names=load_configured_poses(settings))
     network = _build_network(state, settings)
     needed = dataclasses.replace(state, state_dict={}, optimizer_state_dict={}, history=(), settings={})
     return Served(address, needed, network)

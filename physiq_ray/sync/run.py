@@ -99,10 +99,10 @@ class _Words:
 
 
 def _read_words(settings: SyncSettings) -> _Words:
-    from physiq_ray.labels import load_labels, load_poses
+    from physiq_ray.labels import load_configured_labels, load_configured_poses
 
-    poses = load_poses(Path(settings.poses))
-    return _Words(load_labels(Path(settings.labels), poses), poses)
+    poses = load_configured_poses(settings)
+    return _Words(load_configured_labels(settings, poses), poses)
 
 
 class _Run:

@@ -63,7 +63,6 @@ def finish(
     run_name: str,
     result: Any,  # ray.train.Result, whose types are V1's
     output: str,
-    poses: Mapping[int, str],
 ) -> TrainingResult:
     """Write model files, history, report and quarantine list from what the run left."""
     outcome: Outcome = result.return_value
@@ -83,7 +82,7 @@ def finish(
         model = ModelState(
             state_dict=weights_to_keep(state),
             class_mapping=manifest.class_mapping,
-            pose_names=poses,
+            pose_names=record.pose_names,
             image_size=settings.image_size,
             temperature=fit_temperature(answers.logits, answers.labels) if answers.uris else 1.0,
             optimizer_state_dict=state["optimizer"],
@@ -95,7 +94,7 @@ def finish(
         files = [*save_model_files(model, folder), *write_history(latest["history"], folder, run_name)]
         report = None
         if answers.uris:
-            report = score(answers, manifest.class_mapping, poses, temperature=model.temperature)
+            report = score(answers, manifest.class_mapping, record.pose_names, temperature=model.temperature)
             facts = facts_of_training(
                 model,
                 manifest,

@@ -6,12 +6,13 @@ The manifest is written last: where it stands, the record is whole.
 
 import json
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from physiq_ray.checkpoint import settings_to_store
 from physiq_ray.config import Settings, load_settings
-from physiq_ray.errors import NotFoundError, SettingError, TrainingError
+from physiq_ray.errors import LabelError, NotFoundError, SettingError, TrainingError
 from physiq_ray.manifest import MANIFEST_FILE, Manifest
 from physiq_ray.model import WEIGHTS_WORDS
 from physiq_ray.storage import absolute_uri, join_uri, read_bytes, write_bytes
@@ -19,27 +20,52 @@ from physiq_ray.storage import absolute_uri, join_uri, read_bytes, write_bytes
 RECORD_FILE = "run.json"
 # What a run keeps from its start to its end: its photos, their split, and what its weights were scored on.
 FIXED_SETTINGS = (
-    *("sources", "source_buckets", "manifest", "validation_share", "group_pattern", "seed"),
+    *("sources", "source_buckets", "manifest", "validation_share"),
+    *("group_pattern", "group_field", "seed"),
     *("image_size", "weights"),
 )
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run's start: the photos it trains on, what was not used, and which sources failed."""
+    """A run's start: the photos it trains on, what was not used, which sources failed, the poses' names."""
 
     manifest: Manifest
     num_skipped: int
     failed_sources: tuple[str, ...]
+    pose_names: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
-    def of_manifest(cls, manifest: Manifest) -> "RunRecord":
-        """Take from a manifest's report what the end of the run will say."""
+    def of_manifest(cls, manifest: Manifest, pose_names: Mapping[int, str]) -> "RunRecord":
+        """Take from a manifest's report what the end of the run will say.
+
+        Raises LabelError: a pose of the manifest has no name, which the model's files need.
+        """
+        _require_names(manifest, pose_names)
         report = manifest.report
         return cls(
             manifest,
             sum(source.unlabelled for source in report.sources) + len(report.conflicts),
             tuple(f"{source.source}: {source.error}" for source in report.failed_sources),
+            pose_names,
+        )
+
+    def with_names(self, pose_names: Mapping[int, str]) -> "RunRecord":
+        """Give the record with other names; a pose that has none among them keeps its own.
+
+        Raises LabelError: a pose of the manifest has no name in either.
+        """
+        names = {**self.pose_names, **pose_names}
+        _require_names(self.manifest, names)
+        return replace(self, pose_names=names)
+
+
+def _require_names(manifest: Manifest, pose_names: Mapping[int, str]) -> None:
+    missing = [str(pose_id) for pose_id in manifest.class_mapping.pose_ids if pose_id not in pose_names]
+    if missing:
+        raise LabelError(
+            f"poses: no name for pose {', '.join(missing)}, of which the manifest has photos; add it to the "
+            "file of poses, or name another file with --poses"
         )
 
 
@@ -77,12 +103,13 @@ def resumed_settings(settings: Settings, run_name: str) -> Settings:
 def stored_settings(settings: Settings, run_name: str) -> dict[str, Any]:
     """Give plain values with absolute paths: run and model may be used from another working directory."""
     values = settings_to_store(settings) | {"run_name": run_name}
-    for name in ("output", "storage", "poses", "labels", "manifest"):
+    for name in ("output", "storage", "poses", "manifest"):
         if values[name] is not None:
             values[name] = absolute_uri(values[name])
     if values["weights"] not in WEIGHTS_WORDS:
         values["weights"] = absolute_uri(values["weights"])
-    values["sources"] = [absolute_uri(source) for source in values["sources"]]
+    for name in ("sources", "labels"):
+        values[name] = [absolute_uri(address) for address in values[name]]
     return values
 
 
@@ -95,6 +122,7 @@ def save_record(record: RunRecord, settings: Settings, run_name: str) -> None:
         "settings": stored_settings(settings, run_name),
         "num_skipped": record.num_skipped,
         "failed_sources": list(record.failed_sources),
+        "pose_names": {str(pose_id): name for pose_id, name in record.pose_names.items()},
     }
     folder = join_uri(absolute_uri(settings.storage), run_name)
     write_bytes((json.dumps(content, indent=2) + "\n").encode(), join_uri(folder, RECORD_FILE))
@@ -112,7 +140,8 @@ def load_record(storage: str, run_name: str) -> RunRecord:
         manifest = Manifest.from_parquet(read_bytes(uri), name=uri)
     except NotFoundError as error:
         raise _nothing_to_resume(storage, run_name) from error
-    return RunRecord(manifest, content["num_skipped"], tuple(content["failed_sources"]))
+    names = {int(pose_id): name for pose_id, name in content.get("pose_names", {}).items()}
+    return RunRecord(manifest, content["num_skipped"], tuple(content["failed_sources"]), names)
 
 
 def _read_content(storage: str, run_name: str) -> dict[str, Any]:

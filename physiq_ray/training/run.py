@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,10 +29,17 @@ from physiq_ray.ingest import (
     open_photos,
     write_quarantine,
 )
-from physiq_ray.labels import load_poses
+from physiq_ray.labels import load_configured_poses
 from physiq_ray.manifest import TRAIN, VALIDATION, Manifest, collect_manifest, describe_manifest
 from physiq_ray.model import KEEP_MEMORY, StateDict, load_starting_weights
-from physiq_ray.storage import PhotoSource, absolute_uri, follow_settings, join_uri, read_bytes
+from physiq_ray.storage import (
+    PhotoSource,
+    absolute_uri,
+    follow_settings,
+    join_uri,
+    parse_sources,
+    read_bytes,
+)
 from physiq_ray.training.faults import is_out_of_memory, out_of_memory
 from physiq_ray.training.finish import TrainingResult, finish
 from physiq_ray.training.history import HistoryFiles
@@ -51,7 +57,7 @@ from physiq_ray.training.record import (
     stored_settings,
 )
 from physiq_ray.training.snapshot import CopySnapshot, has_checkpoint
-from physiq_ray.training.tracking import tracked
+from physiq_ray.training.tracking import require_tracking, tracked
 
 # Ray asks its workers for reports every 2 s: an epoch of a small set would wait longer than it trains.
 POLL_INTERVAL_S = "0.5"
@@ -82,18 +88,27 @@ def train(
     if resume and settings.run_name is None:
         raise SettingError("--resume needs --run-name (or PHYSIQ_RUN_NAME): the run to go on with")
     run_name = settings.run_name or f"physiq-{datetime.now():%Y%m%d-%H%M%S}"
+    names_are_given = "poses" in settings.model_fields_set
     if resume:  # what was never started is not locked either
         settings = resumed_settings(settings, run_name)
-    poses = load_poses(Path(settings.poses))
+    require_tracking(settings.mlflow)
     check_cluster(local=local)
     with locked(settings.storage, run_name, display.note), locked_output(settings.output, display.note):
         output = absolute_uri(settings.output)
-        record = _start_record(settings, poses, run_name, resume=resume, display=display, source=source)
+        goes_on = resume and has_checkpoint(settings.storage, run_name)
+        if resume:
+            record = _resumed_record(settings, run_name, names_are_given=names_are_given)
+            weights = None if goes_on else load_starting_weights(settings.weights)
+        else:
+            _refuse_taken(settings, run_name)
+            given_manifest = _read_manifest(settings, display, source)
+            poses = load_configured_poses(settings)
+            weights = load_starting_weights(settings.weights)  # before a listing that may take long
+            manifest = given_manifest or _list_photos(settings, poses, display, source)
+            record = RunRecord.of_manifest(manifest, poses)
         follow_settings(settings, record.manifest.table["bucket"].unique().to_pylist())
         params = stored_settings(settings, run_name)
         with tracked(settings.mlflow, run_name, params, display.note) as trackers:
-            goes_on = resume and has_checkpoint(settings.storage, run_name)
-            weights = None if goes_on else load_starting_weights(settings.weights)
             display.epochs = settings.epochs
             connect(local=local, debug=debug)
             workers = _await_workers(settings, display.note)
@@ -109,7 +124,7 @@ def train(
                 handlers = [display.handle, HistoryFiles(output, run_name).handle, *trackers]
                 with display.live(), received(job.events, handlers):
                     result = _fit(_make_trainer(job, workers, run_name), settings, run_name)
-                return finish(settings, record, run_name, result, output, poses)
+                return finish(settings, record, run_name, result, output)
 
 
 @contextmanager
@@ -207,37 +222,42 @@ def _make_trainer(job: Job, workers: WorkerPlan, run_name: str) -> TorchTrainer:
     )
 
 
-def _start_record(
-    settings: Settings,
-    poses: Mapping[int, str],
-    run_name: str,
-    *,
-    resume: bool,
-    display: Display,
-    source: PhotoSource | None = None,
-) -> RunRecord:
-    """List and split, or read back what the run started with."""
-    if resume:
-        return load_record(settings.storage, run_name)
+def _resumed_record(settings: Settings, run_name: str, *, names_are_given: bool) -> RunRecord:
+    """Read back what the run started with; a file of poses only where one is named now, or none was kept."""
+    record = load_record(settings.storage, run_name)
+    if names_are_given or not record.pose_names:
+        return record.with_names(load_configured_poses(settings))
+    return record
+
+
+def _refuse_taken(settings: Settings, run_name: str) -> None:
     if exists(settings.storage, run_name):
         raise TrainingError(
             f"run {run_name!r} exists in {settings.storage}; go on with --resume, or give another --run-name"
         )
-    if settings.manifest is not None:
-        if settings.sources:
-            raise SettingError(
-                f"manifest={settings.manifest}: given together with sources={', '.join(settings.sources)}; "
-                "a manifest names its photos itself: give one of the two"
-            )
-        return RunRecord.of_manifest(_load_manifest(settings.manifest, display))
+
+
+def _list_photos(
+    settings: Settings, poses: Mapping[int, str], display: Display, source: PhotoSource | None
+) -> Manifest:
     manifest = collect_manifest(settings, poses, source)
     for line in describe_manifest(manifest):
         display.note(line)
-    return RunRecord.of_manifest(manifest)
+    return manifest
 
 
-def _load_manifest(address: str, display: Display) -> Manifest:
-    uri = absolute_uri(address)
+def _read_manifest(settings: Settings, display: Display, source: PhotoSource | None) -> Manifest | None:
+    """Read the manifest that settings name; None where the sources are to be listed."""
+    if settings.manifest is None:
+        if source is None:
+            parse_sources(settings.sources)
+        return None
+    if settings.sources:
+        raise SettingError(
+            f"manifest={settings.manifest}: given together with sources={', '.join(settings.sources)}; "
+            "a manifest names its photos itself: give one of the two"
+        )
+    uri = absolute_uri(settings.manifest)
     manifest = Manifest.from_parquet(read_bytes(uri), name=uri)
     counts = {name: manifest.split(name).num_rows for name in (TRAIN, VALIDATION)}
     display.note(f"{uri}: {counts[TRAIN]} photos to train on, {counts[VALIDATION]} to validate with")

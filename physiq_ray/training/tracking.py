@@ -20,6 +20,12 @@ ENVIRONMENT = {
 }
 
 
+def require_tracking(address: str | None) -> None:
+    """Raise SettingError where a tracking server is named and MLflow is not installed."""
+    if address is not None and importlib.util.find_spec("mlflow") is None:
+        raise SettingError(f"mlflow={address}: MLflow is not installed; pip install 'physiq-ray[mlflow]'")
+
+
 @contextmanager
 def tracked(
     address: str | None, run_name: str, params: Mapping[str, Any], note: Callable[[str], None]
@@ -31,11 +37,10 @@ def tracked(
     Ctrl-C.
     Raises SettingError: MLflow is not installed. TrainingError: no tracking server answers.
     """
+    require_tracking(address)
     if address is None:
         yield []
         return
-    if importlib.util.find_spec("mlflow") is None:
-        raise SettingError(f"mlflow={address}: MLflow is not installed; pip install 'physiq-ray[mlflow]'")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     run = _TrackedRun(address, run_name, params, note)

@@ -1,0 +1,349 @@
+"""Who saw which pose in which photo: label files in, one Arrow table out.
+
+Every record is looked at once; what cannot be used is kept by name, so that a report can list it, and the
+other records are used. A million records take about three seconds.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from physiq_ray.errors import LabelError
+from physiq_ray.labels.files import RaggedRow, RecordFile, RepeatedKeys, open_records
+from physiq_ray.labels.values import (
+    LARGEST_ID,
+    WrongValueError,
+    is_blank,
+    is_text,
+    read_group,
+    read_name,
+    read_pose_id,
+    read_split,
+    read_text,
+    shown,
+)
+
+LABEL_SCHEMA = pa.schema(
+    [
+        ("name", pa.string()),
+        ("source", pa.string()),
+        ("pose_id", pa.int32()),
+        ("group", pa.string()),
+        ("split", pa.string()),
+    ]
+)
+NAMED_SCHEMA = pa.schema([("name", pa.string()), ("source", pa.string())])
+# What the columns of a file are called, without case, blanks, "_" and "-".
+USUAL_COLUMNS = {
+    "pose_id": ("poseid",),
+    "name": ("s3filename", "key", "filename", "uri"),
+    "source": ("source", "bucket"),
+    "group": ("athleteid", "group"),
+    "split": ("split",),
+}
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "pose_id": read_pose_id,
+    "name": read_name,
+    "source": read_text,
+    "group": read_group,
+    "split": read_split,
+}
+_SHOWN_COLUMNS = 20
+_KEPT_LAYOUTS = 1000  # records of one export have a few sets of keys
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The label files as a table, and what of them could not be used.
+
+    table: one row a usable record: name (exactly as it is written), source (null where the record has none),
+    pose_id (null: a person looked and saw no known pose), group (photos of one athlete, say; null), split
+    ("train", "validation", "test" or null). malformed and unknown_poses: one sentence a record, naming it.
+    unusable: name and source of these records where a name can be read. Somebody labelled such a photo:
+    it must not pass for one that nobody did, as those are deleted.
+    """
+
+    table: pa.Table
+    malformed: tuple[str, ...] = ()
+    unknown_poses: tuple[str, ...] = ()
+    unusable: pa.Table = field(default_factory=NAMED_SCHEMA.empty_table)
+
+
+class NamesLabels(Protocol):
+    """Settings that name label files and their columns."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Paths or s3:// addresses."""
+
+    @property
+    def label_fields(self) -> dict[str, str]:
+        """Field → column."""
+
+
+def load_configured_labels(settings: NamesLabels, poses: Mapping[int, str]) -> Labels:
+    """Read the label files that settings name, by the columns that they name; see load_labels."""
+    group_field = getattr(settings, "group_field", None)  # not where photos are not split
+    return load_labels(settings.labels, poses, fields=settings.label_fields, group_field=group_field)
+
+
+def load_labels(
+    addresses: Sequence[Any],
+    poses: Mapping[int, str],
+    *,
+    fields: Mapping[str, str] | None = None,
+    group_field: str | None = None,
+) -> Labels:
+    """Read label files at paths or s3:// addresses, keeping what cannot be used by name.
+
+    fields: the column that holds "pose_id", "name", "source" or "split", where it has none of its usual
+    names; group_field: the one that says which photos belong together. A record with such a column is read
+    by it alone. Several columns of one field in a record must agree, blank ones apart; a null pose is a
+    value, though.
+    Raises LabelError: no such file, a damaged one, a table without a column for pose or name, a named column
+    that no record has. A single bad record never does.
+    """
+    named = {**(fields or {}), **({"group": group_field} if group_field else {})}
+    columns = _Columns(named)
+    found = _Found(poses, columns)
+    for address in addresses:
+        found.add(open_records(str(address), "labels", columns.is_used))
+    columns.check_named(", ".join(map(str, addresses)))
+    return found.to_labels()
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which columns of a record hold each field.
+
+    plain: the one column of each field in the order of _READERS, None for none; None where a field has two
+    columns or pose or name none.
+    """
+
+    pose_id: tuple[str, ...]
+    name: tuple[str, ...]
+    source: tuple[str, ...]
+    group: tuple[str, ...]
+    split: tuple[str, ...]
+    plain: tuple[Any, ...] | None
+
+    @classmethod
+    def of(cls, columns: Mapping[str, tuple[str, ...]]) -> "_Layout":
+        """Build one from the columns of each field."""
+        is_plain = (
+            all(len(found) < 2 for found in columns.values()) and columns["pose_id"] and columns["name"]
+        )
+        one_each = tuple(columns[name][0] if columns[name] else None for name in _READERS)
+        return cls(**columns, plain=one_each if is_plain else None)
+
+
+class _Columns:
+    """Which column holds which field, by the settings or its usual names."""
+
+    def __init__(self, named: Mapping[str, str]) -> None:
+        self._named = named
+        self._layouts: dict[tuple[str, ...], _Layout] = {}
+        self._seen: dict[str, None] = {}
+        self._missing = dict(named)
+        # A column that the settings give one field is no other's, whatever it is called.
+        self._taken = {column for name, column in named.items() if name != "group"}
+
+    def is_used(self, column: str) -> bool:
+        return column in self._named.values() or any(
+            _plain(column) in usual for usual in USUAL_COLUMNS.values()
+        )
+
+    def layout(self, keys: tuple[str, ...]) -> _Layout:
+        """Sort the keys of a record; remembered, as most records have the same."""
+        layout = self._layouts.get(keys)
+        if layout is None:
+            if len(self._layouts) >= _KEPT_LAYOUTS:
+                self._layouts.clear()
+            layout = self._layouts[keys] = _Layout.of({name: self._find(name, keys) for name in _READERS})
+            for key in keys[:_SHOWN_COLUMNS]:
+                if len(self._seen) < _SHOWN_COLUMNS:
+                    self._seen[key] = None
+            self._missing = {name: key for name, key in self._missing.items() if key not in keys}
+        return layout
+
+    def _find(self, name: str, keys: tuple[str, ...]) -> tuple[str, ...]:
+        if self._named.get(name) in keys:
+            return (self._named[name],)
+        return tuple(key for key in keys if _plain(key) in USUAL_COLUMNS[name] and key not in self._taken)
+
+    def check_table(self, file: RecordFile) -> None:
+        """Refuse a table that has no pose or no name in any row."""
+        if file.columns is None:
+            return
+        layout = self.layout(file.columns)
+        for name, usual in (("pose_id", "poseId or pose_id"), ("name", "s3Filename, key, filename or uri")):
+            if not getattr(layout, name):
+                raise LabelError(
+                    f"{file.address}: no column {self._named.get(name, usual)}; name the one that holds it "
+                    f"with label_fields, as {name}=COLUMN"
+                )
+
+    def check_named(self, addresses: str) -> None:
+        """Refuse a column that nothing has: a typing mistake would divide no athlete's photos right."""
+        if self._seen and self._missing:
+            name, column = next(iter(self._missing.items()))
+            setting = f"group_field={column}" if name == "group" else f"label_fields {name}={column}"
+            raise LabelError(
+                f"{setting}: no record of {addresses} has a column {column!r}; found: {', '.join(self._seen)}"
+            )
+
+
+class _Found:
+    """The columns of the table while they grow."""
+
+    def __init__(self, poses: Mapping[int, str], columns: _Columns) -> None:
+        self._poses = poses
+        self._columns = columns
+        self._rows: tuple[list[Any], ...] = ([], [], [], [], [])
+        self._malformed: list[str] = []
+        self._unknown: list[str] = []
+        self._unusable: list[tuple[str, str | None]] = []
+        self._known: dict[str, dict[str, Any]] = {name: {} for name in _READERS}  # what a text means
+
+    def add(self, file: RecordFile) -> None:
+        self._columns.check_table(file)
+        names, sources, pose_ids, groups, splits = self._rows
+        for number, record in file.records:
+            try:
+                name, source, pose_id, group, split = self._read(record)
+            except WrongValueError as error:
+                self._malformed.append(f"{file.place(number)}: {error}")
+                self._keep_names(record)
+                continue
+            if pose_id is not None and pose_id not in self._poses:
+                self._unknown.append(
+                    f"{file.place(number)}: {shown(name)}: pose {pose_id} is not among the known poses"
+                )
+                self._unusable.append((name, source))
+                continue
+            names.append(name)
+            sources.append(source)
+            pose_ids.append(pose_id)
+            groups.append(group)
+            splits.append(split)
+
+    def to_labels(self) -> Labels:
+        table = pa.table(list(self._rows), schema=LABEL_SCHEMA)
+        unusable = pa.table(
+            [[name for name, _ in self._unusable], [source for _, source in self._unusable]],
+            schema=NAMED_SCHEMA,
+        )
+        return Labels(table, tuple(self._malformed), tuple(self._unknown), unusable)
+
+    def _read(self, record: Any) -> tuple[str, str | None, int | None, str | None, str | None]:
+        if type(record) is not dict:
+            raise WrongValueError(_why_no_record(record))
+        layout = self._columns.layout(tuple(record))
+        if layout.plain is not None:  # the usual case, by as few calls as possible: there are millions
+            columns = layout.plain
+            name = record[columns[1]]
+            if type(name) is str and name.isascii() and name[-1:] > " " and name[-1] != "/":
+                pose_id = record[columns[0]]
+                if type(pose_id) is not int or not 0 <= pose_id <= LARGEST_ID:
+                    pose_id = self._read_known(record, columns[0], "pose_id")
+                return (
+                    name,
+                    None if columns[2] is None else self._read_known(record, columns[2], "source"),
+                    pose_id,
+                    None if columns[3] is None else self._read_known(record, columns[3], "group"),
+                    None if columns[4] is None else self._read_known(record, columns[4], "split"),
+                )
+        if not layout.pose_id or not layout.name:
+            missing = "poseId" if not layout.pose_id else "s3Filename"
+            raise WrongValueError(
+                f'no {missing}: expected {{"poseId": 7, "s3Filename": "…"}}, got {shown(record)}'
+            )
+        return (
+            _read_field(record, layout.name, read_name),
+            _read_field(record, layout.source, read_text),
+            _read_field(record, layout.pose_id, read_pose_id, null_counts=True),
+            _read_field(record, layout.group, read_group),
+            _read_field(record, layout.split, read_split),
+        )
+
+    def _read_known(self, record: Mapping[str, Any], column: str, what: str) -> Any:
+        """Read a column by what the same text was read as before: a million records name a few sources."""
+        value = record[column]
+        if type(value) is not str:
+            return _read_field(record, (column,), _READERS[what])
+        known = self._known[what]
+        if value not in known:
+            known[value] = _read_field(record, (column,), _READERS[what])
+        return known[value]
+
+    def _keep_names(self, record: Any) -> None:
+        """Keep every name that a record may mean, so that its photo passes for a labelled one."""
+        pairs = _pairs(record)
+        layout = self._columns.layout(tuple(dict(pairs)))
+        names = [value for key, value in pairs if key in layout.name]
+        sources = {value.strip() for key, value in pairs if key in layout.source and _is_filled(value)}
+        is_readable = all(
+            _is_filled(value) or is_blank(value) for key, value in pairs if key in layout.source
+        )
+        if isinstance(record, RaggedRow):  # its cells may stand under other columns' names
+            names, sources = [text for name in layout.name for text in record.texts.get(name, ())], set()
+        # A source that cannot be read may be any: the photo of this name counts in every bucket.
+        source = sources.pop() if len(sources) == 1 and is_readable else None
+        self._unusable += [(name, source) for name in dict.fromkeys(filter(_is_filled, names))]
+
+
+def _read_field(
+    record: Mapping[str, Any],
+    columns: tuple[str, ...],
+    read: Callable[[Any], Any],
+    *,
+    null_counts: bool = False,
+) -> Any:
+    """Read the columns of one field, which must agree."""
+    if len(columns) > 1 and not null_counts:
+        columns = tuple(column for column in columns if not is_blank(record[column])) or columns[:1]
+    values = []
+    for column in columns:
+        try:
+            values.append(read(record[column]))
+        except WrongValueError as error:
+            raise WrongValueError(f"{column} {error}") from error
+    if any(value != values[0] for value in values):
+        both = ", ".join(f"{column} {shown(record[column])}" for column in columns)
+        raise WrongValueError(
+            f"{both}: they disagree; name the column to read with label_fields or group_field"
+        )
+    return values[0] if values else None
+
+
+def _why_no_record(record: Any) -> str:
+    if isinstance(record, RepeatedKeys):
+        keys = [key for key, _ in record.pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        values = ", ".join(shown(value) for key, value in record.pairs if key == twice)
+        return f"key {shown(twice)} stands there twice: {values}; expected it once"
+    if isinstance(record, RaggedRow):
+        return (
+            f"{record.num_cells} cells under {record.num_columns} columns: "
+            f"a name with a comma needs quotation marks: got {shown(record.cells)}"
+        )
+    return f'expected {{"poseId": 7, "s3Filename": "…"}}, got {shown(record)}'
+
+
+def _pairs(record: Any) -> list[tuple[str, Any]]:
+    if isinstance(record, RepeatedKeys):
+        return record.pairs
+    if isinstance(record, RaggedRow):
+        return list(record.cells.items())
+    return list(record.items()) if isinstance(record, dict) else []
+
+
+def _is_filled(value: Any) -> bool:
+    return is_text(value) and not is_blank(value)
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\s_-]", "", column).casefold()

@@ -1,0 +1,77 @@
+"""Which output of the network means which pose: the content of class_mapping.json."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from physiq_ray.errors import LabelError
+from physiq_ray.labels.values import LARGEST_ID
+
+
+@dataclass(frozen=True)
+class ClassMapping:
+    """Which output of the network means which pose: pose ids as strings, in string order.
+
+    That is the order in which torchvision's ImageFolder would number folders named after the ids.
+    """
+
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of_poses(cls, pose_ids: Iterable[int]) -> "ClassMapping":
+        """Build the mapping of the poses that have photos."""
+        return cls(tuple(sorted({str(pose_id) for pose_id in pose_ids})))
+
+    @classmethod
+    def from_dict(cls, value: object) -> "ClassMapping":
+        """Read the form that `to_dict` writes.
+
+        Raises LabelError: keys missing, or the three parts contradict each other.
+        """
+        try:
+            if not isinstance(value, Mapping):
+                raise TypeError
+            classes = value.get("classes")
+            if classes is None:  # the origin's files may hold the two dictionaries only
+                classes = sorted(value["class_to_idx"], key=lambda pose: int(value["class_to_idx"][pose]))
+            mapping = cls(tuple(str(pose) for pose in classes))
+            written = mapping.to_dict()
+            idx_to_class = value.get("idx_to_class", written["idx_to_class"])
+            consistent = (
+                bool(mapping.classes)
+                and len(set(mapping.classes)) == len(mapping.classes)
+                and all(_is_id(pose) for pose in mapping.classes)
+                and {str(pose): int(index) for pose, index in value["class_to_idx"].items()}
+                == written["class_to_idx"]
+                and {str(index): str(pose) for index, pose in idx_to_class.items()} == written["idx_to_class"]
+            )
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
+            consistent = False
+        if not consistent:
+            raise LabelError(
+                'class mapping: expected {"class_to_idx": {"1": 0, …}, "idx_to_class": {"0": "1", …}, '
+                f'"classes": ["1", …]}} in agreement, got {str(value)[:200]}'
+            )
+        return mapping
+
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        """Pose id as a string → class index."""
+        return {pose: index for index, pose in enumerate(self.classes)}
+
+    @property
+    def pose_ids(self) -> tuple[int, ...]:
+        """Pose ids in the order of the network's outputs."""
+        return tuple(int(pose) for pose in self.classes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the content of class_mapping.json."""
+        return {
+            "class_to_idx": self.class_to_idx,
+            "idx_to_class": {str(index): pose for pose, index in self.class_to_idx.items()},
+            "classes": list(self.classes),
+        }
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= LARGEST_ID

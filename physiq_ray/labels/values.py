@@ -1,0 +1,112 @@
+"""How a value is read, one rule for JSON, CSV and Parquet.
+
+A pose id is a whole number from 0 to 2³¹ - 1, written as a number or as a text of ASCII digits, whatever
+surrounds it of blanks, leading zeros and ".0": 7, 7.0, "7", "07", "7.0" and " 7 " are one pose. A blank
+text, a null and a NaN (an empty cell of a pandas export) are null.
+"""
+
+import json
+import re
+from decimal import Decimal
+from typing import Any
+
+LARGEST_ID = 2**31 - 1
+SPLITS = {
+    **{"train": "train", "training": "train"},
+    **{"validation": "validation", "valid": "validation", "val": "validation"},
+    **{"test": "test", "testing": "test"},
+}
+_WHOLE_NUMBER = re.compile(r"\s*0*([0-9]{1,10})(?:\.0+)?\s*", re.ASCII)
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_SHOWN_CHARACTERS = 200
+
+
+class WrongValueError(ValueError):
+    """A value that cannot be read; says which, and what was expected."""
+
+
+def read_pose_id(value: Any) -> int | None:
+    """Read a pose id, None for null.
+
+    Raises WrongValueError: no whole number from 0 to 2³¹ - 1.
+    """
+    if type(value) is int and 0 <= value <= LARGEST_ID:
+        return value
+    if is_blank(value):
+        return None
+    if isinstance(value, str) and (match := _WHOLE_NUMBER.fullmatch(value)):
+        value = int(match[1])
+    # True is an int to Python, but no pose.
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= LARGEST_ID or value != int(value):
+        raise WrongValueError(
+            f'{shown(value)}: expected a whole number from 0 to {LARGEST_ID}, as 7, 7.0 or "7"'
+        )
+    return int(value)
+
+
+def read_name(value: Any) -> str:
+    """Read the name of a photo, exactly as it is written.
+
+    Raises WrongValueError: no text, a blank one, a folder's, or half a character in it.
+    """
+    if not is_text(value) or value.isspace() or not value or value.endswith("/"):
+        raise WrongValueError(f'{shown(value)}: expected the name of a photo, as "IMG_5001.jpg"')
+    name: str = value
+    return name
+
+
+def read_text(value: Any) -> str | None:
+    """Read a text without the blanks around it, None for null.
+
+    Raises WrongValueError: no text, or half a character in it.
+    """
+    if is_blank(value):
+        return None
+    if not is_text(value):
+        raise WrongValueError(f"{shown(value)}: expected a text or null")
+    text: str = value.strip()
+    return text
+
+
+def read_group(value: Any) -> str | None:
+    """Read what names a group: a text, or a number, of which 17, 17.0 and "17.0" are one.
+
+    Raises WrongValueError: neither.
+    """
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool) and not is_blank(value):
+        value = str(value)
+    text = read_text(value)
+    return text if text is None else re.sub(r"^(-?[0-9]+)\.0+$", r"\1", text)
+
+
+def read_split(value: Any) -> str | None:
+    """Read train, validation or test, or one of their usual other spellings, None for null.
+
+    Raises WrongValueError: another text.
+    """
+    if is_blank(value):
+        return None
+    split = SPLITS.get(value.strip().lower()) if isinstance(value, str) else None
+    if split is None:
+        raise WrongValueError(f"{shown(value)}: expected train, validation, test or null")
+    return split
+
+
+def is_blank(value: Any) -> bool:
+    """Tell whether a value says nothing: null, NaN, a blank text."""
+    if isinstance(value, str):
+        return not value or value.isspace()
+    return value is None or (isinstance(value, float | Decimal) and value != value)
+
+
+def is_text(value: Any) -> bool:
+    """Tell whether a value is a text that a key and an Arrow column can hold."""
+    # JSON's \ud800 is half a character: Python takes it, no key and no Arrow column does.
+    return isinstance(value, str) and (value.isascii() or not _HALF_CHARACTER.search(value))
+
+
+def shown(value: Any) -> str:
+    """Write a value so that unusual characters are visible."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
