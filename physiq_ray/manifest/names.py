@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from physiq_ray.errors import quoted as quoted  # which messages about names need too
-from physiq_ray.storage.listing import PHOTO_EXTENSIONS
+from physiq_ray.storage.kinds import PHOTO_EXTENSIONS
 
 IntArray = npt.NDArray[np.int64]
 

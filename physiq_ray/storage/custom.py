@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from physiq_ray.errors import ChangedError, NotFoundError, SettingError, StorageError
 from physiq_ray.storage.address import CustomSource
-from physiq_ray.storage.listing import LISTING_SCHEMA, Listing, is_photo
+from physiq_ray.storage.kinds import is_photo
+from physiq_ray.storage.listing import LISTING_SCHEMA, Listing
 from physiq_ray.storage.objects import translate_os
 
 
