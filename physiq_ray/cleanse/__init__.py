@@ -4,7 +4,8 @@ In come buckets and the label file, out comes a plan; what a plan names can be d
 brought back where a copy or a version is left. A label file or a listing that is in doubt stops it.
 
 scan      settings → listings and labels → plan
-plan      which photos would go, and what speaks against it; plan files
+plan      which photos would go, and what speaks against it
+planfile  plans written down, to be looked through
 remove    carry a plan out
 restore   bring back what a journal names
 journal   every deletion, before and after
@@ -13,7 +14,8 @@ watch     the label files, read again where they change before the last deletion
 """
 
 from physiq_ray.cleanse.journal import Entry, Journal, name_journal, read_journal
-from physiq_ray.cleanse.plan import BucketPlan, CleansePlan, Kept, format_plan, plan_cleanse, read_plan
+from physiq_ray.cleanse.plan import BucketPlan, CleansePlan, Kept, plan_cleanse
+from physiq_ray.cleanse.planfile import format_plan, read_plan
 from physiq_ray.cleanse.remove import Removal, check_target, remove_photos
 from physiq_ray.cleanse.report import (
     describe_plan,

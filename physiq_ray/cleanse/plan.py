@@ -5,20 +5,18 @@ left without a photo, if it is older than a set age, and if its bucket gives no 
 was written out and reviewed is held against the buckets and labels of now: it can only shrink.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from physiq_ray.errors import CleanseError, LabelError, SettingError, StorageError, quoted, shown
+from physiq_ray.errors import LabelError, SettingError, StorageError, quoted, shown
 from physiq_ray.labels import Labels
 from physiq_ray.manifest import NamedPhotos, find_labelled
-from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing, are_undecodable, is_photo, split_uri
+from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing, are_undecodable, split_uri
 
 EXAMPLES = 5
 RESEMBLING_SCHEMA = pa.schema([("uri", pa.string()), ("label", pa.string())])
@@ -353,55 +351,3 @@ def _source_of(uri: str, listings: Sequence[Listing]) -> Listing | None:
         if uri.startswith(f"{listing.source}/"):
             return listing
     return None
-
-
-def format_plan(plan: CleansePlan) -> bytes:
-    """Give the JSON lines of a plan file: uri, size in bytes, etag, modified (ISO 8601)."""
-    rows = (row for bucket in plan.buckets for row in bucket.table.to_pylist())
-    lines = [
-        json.dumps(
-            {
-                "uri": row["uri"],
-                "size": row["size"],
-                "etag": row["etag"],
-                "modified": row["modified"].isoformat(),
-            },
-            ensure_ascii=False,
-        )
-        for row in rows
-    ]
-    return "".join(f"{line}\n" for line in lines).encode()
-
-
-def read_plan(path: Path) -> pa.Table:
-    """Read a plan file to a table of LISTING_SCHEMA.
-
-    Raises CleanseError: no such file, or a line that `format_plan` did not write: of a plan that somebody
-    damaged, nothing is done.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CleanseError(f"{path}: the plan cannot be read: {error}") from error
-    rows: dict[str, tuple[Any, ...]] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            uri, size, etag = record["uri"], record["size"], record["etag"]
-            modified = datetime.fromisoformat(record["modified"]).astimezone(UTC)
-            bucket, key = split_uri(uri)
-            is_right = uri.startswith("s3://") and is_photo(key) and type(size) is int and etag.strip()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _bad_line(path, number, line) from error
-        if not is_right or uri in rows:
-            raise _bad_line(path, number, line)
-        rows[uri] = (uri, bucket, key, size, etag, modified)
-    columns = list(zip(*rows.values(), strict=True)) or [()] * len(LISTING_SCHEMA)
-    return pa.table([list(column) for column in columns], schema=LISTING_SCHEMA)
-
-
-def _bad_line(path: Path, number: int, line: str) -> CleanseError:
-    return CleanseError(
-        f'{path}: line {number}: expected one photo, {{"uri": "s3://…", "size": …, "etag": "…", '
-        f'"modified": "…"}}, and none twice; got {line[:200]}; write the plan anew with --plan'
-    )
