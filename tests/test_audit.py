@@ -264,7 +264,7 @@ def test_no_more_photos_than_a_window_are_read_ahead(tmp_path, make_photo, monke
     (tmp_path / "a.jpg").write_bytes(make_photo())
     started, most_ahead = [], []
 
-    def read(uri):
+    def read(uri, *, etag):
         started.append(uri)
         return (tmp_path / "a.jpg").read_bytes()
 
