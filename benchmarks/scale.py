@@ -83,7 +83,7 @@ def read_nothing(inputs: pa.Table, *, image_size: int, cost_s: float) -> dict[st
         return np.zeros((image_size, image_size, 3), np.uint8)
 
     with (
-        patch.object(ingest, "_fetch", lambda uri, size: b""),
+        patch.object(ingest, "_fetch", lambda *_: b""),
         patch.object(ingest, "_decode", decode),
     ):
         return ingest._read_task(inputs, image_size=image_size)

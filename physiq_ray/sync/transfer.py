@@ -77,6 +77,7 @@ class Transfer:
         self._made: set[str] = set()
         self._judge = EtagJudge()
         self._doubtful: list[tuple[Photo, OtherContentError]] = []
+        self._checked_by_length: list[Photo] = []
 
     def compare(self, photos: Sequence[Photo], num_threads: int, place: Callable[[str], str]) -> list[Photo]:
         """Read files of the right size for their MD5; give the photos whose file is another version.
@@ -114,12 +115,26 @@ class Transfer:
         work_through(small, download_one, num_threads, self._on_tick)
         # Each of these has several requests under way by itself.
         work_through(large, download_one, max(1, num_threads // RANGES_AT_ONCE), self._on_tick)
+        work_through(self._photos_to_read_again(), download_one, num_threads, self._on_tick)
+        for photo, error in self._doubtful:
+            self._note_failure(self._tallies[photo.source], photo, error)
+
+    def _photos_to_read_again(self) -> list[Photo]:
+        """Give those that were judged otherwise than all that came makes of their bucket's ETags."""
         doubtful, self._doubtful = self._doubtful, []
+        again = []
         for photo, error in doubtful:
-            if not self.has_other_etags(photo.uri):
+            if self.has_other_etags(photo.uri):
+                again.append(photo)
+            else:
                 self._note_failure(self._tallies[photo.source], photo, error)
-        again = [photo for photo, _ in doubtful if self.has_other_etags(photo.uri)]
-        work_through(again, download_one, num_threads, self._on_tick)
+        for photo in self._checked_by_length:
+            if not self.has_other_etags(photo.uri):  # others fitted later: its bytes are wrong, not its ETag
+                Path(self._folder, photo.path).unlink(missing_ok=True)
+                self._tallies[photo.source].downloaded -= 1
+                self._tallies[photo.source].bytes -= photo.size
+                again.append(photo)
+        return again
 
     def has_other_etags(self, uri: str) -> bool:
         """Tell whether a photo's bucket was found to have ETags that look like MD5s and are none."""
@@ -159,6 +174,8 @@ class Transfer:
             )
             return
         with self._lock:
+            if self.has_other_etags(photo.uri):
+                self._checked_by_length.append(photo)
             tally.downloaded += 1
             tally.bytes += version.size
             tally.num_unreachable = 0

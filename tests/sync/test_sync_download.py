@@ -236,17 +236,18 @@ def test_a_bucket_whose_etags_are_no_md5s_is_checked_by_length(
     assert asked == []
 
 
+@pytest.mark.parametrize("words", [("right", "wrong"), ("wrong", "right")])
 def test_bytes_that_do_not_fit_are_refused_in_a_bucket_where_others_fit(
-    directory_bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    directory_bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, str]
 ) -> None:
-    photos = {
-        f"{word}-{number}.jpg": b"photo %d" % number for word in ("right", "wrong") for number in range(4)
-    }
+    photos = {f"{word}-{number}.jpg": b"photo %d" % number for word in words for number in range(4)}
     directory_bucket(photos)
     assert main(["sync", str(tmp_path / "photos"), "--sources", "s3://express", "--transfers", "1"]) == 1
     shown = capsys.readouterr()
     assert "its ETags look like MD5s" not in shown.out
     assert "8 found, 4 downloaded, 0 skipped, 4 failed" in shown.out
+    here = sorted(path.name for path in (tmp_path / "photos" / "express").iterdir())
+    assert here == ["right-0.jpg", "right-1.jpg", "right-2.jpg", "right-3.jpg"]
 
 
 def test_two_photos_that_do_not_fit_say_nothing_of_their_bucket(
