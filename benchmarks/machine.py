@@ -5,6 +5,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from physiq_ray.machine import usable_cpus
+
 
 def describe_machine(*packages: str) -> str:
     """Give one line: processor, cores, memory, Python, and the versions of packages."""
@@ -24,6 +26,6 @@ def describe_machine(*packages: str) -> str:
         except PackageNotFoundError:
             versions.append(f"{package} not installed")
     return (
-        f"{cpu}, {os.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}, "
+        f"{cpu}, {usable_cpus()} cores, {memory:.0f} GiB, Python {platform.python_version()}, "
         + ", ".join(versions)
     )

@@ -202,7 +202,10 @@ def _make_private_token() -> None:
     is_off = os.environ.get("RAY_AUTH_MODE", "token").lower() != "token"
     if is_off or os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return
-    path = Path(os.environ.get("HOME") or os.path.expanduser("~"), ".ray", "auth_token")  # noqa: PTH111
+    try:
+        path = Path.home() / ".ray" / "auth_token"
+    except RuntimeError as error:  # a user that the machine does not know, as in some containers
+        raise ClusterError("HOME: not set, and Ray keeps its token there; set it to a folder") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with contextlib.suppress(FileExistsError):

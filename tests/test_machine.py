@@ -8,9 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
+from physiq_ray.checkpoint import ModelState
 from physiq_ray.errors import StorageError
+from physiq_ray.labels import ClassMapping
 from physiq_ray.machine import check_writable, usable_cpus
+from physiq_ray.model import build_model
+from physiq_ray.prediction import single
 
 MakeDisk = Callable[[int], tuple[Path, Callable[[str], None]]]
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
@@ -81,6 +86,18 @@ def test_a_real_quota_counts() -> None:
         assert done.stdout == "1\n"
     finally:
         CGROUP.rmdir()
+
+
+def test_a_prediction_computes_on_no_more_threads_than_it_has_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = ModelState(build_model(2).state_dict(), ClassMapping.of_poses([1, 2]), {1: "One", 2: "Two"})
+    before = torch.get_num_threads()
+    monkeypatch.setattr(single, "usable_cpus", lambda: 1)
+    try:
+        torch.set_num_threads(2)
+        single.Predictor(state)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_folder_that_is_not_there_yet_can_be_written_and_stays_away(tmp_path: Path) -> None:

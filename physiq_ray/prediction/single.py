@@ -14,6 +14,7 @@ import torch
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.errors import NotFoundError, PhotoError, PredictionError, StorageError
 from physiq_ray.images import decode_square, read_size
+from physiq_ray.machine import usable_cpus
 from physiq_ray.prediction.figure import write_figure
 from physiq_ray.prediction.network import NOT_FINITE, Network, to_probabilities
 from physiq_ray.storage import is_photo, list_sources, parse_source, read_bytes
@@ -76,6 +77,9 @@ class Predictor:
         Raises CheckpointError: its weights do not fit.
         """
         self._state = state
+        num_cpus = usable_cpus()
+        if torch.get_num_threads() > num_cpus:  # torch knows affinities, and no quotas
+            torch.set_num_threads(num_cpus)
         self._network = Network(state, precision=precision)
 
     def predict(self, data: bytes, *, uri: str) -> Prediction:

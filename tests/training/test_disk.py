@@ -113,8 +113,8 @@ def test_a_disk_that_fills_up_at_the_end_mixes_no_files_and_the_next_try_writes_
         finished(str(disk))
     assert str(caught.value) == (
         f"output={disk}: the model files are not written: write {disk}/pose_classifier_complete.pth: No "
-        "space left on device; free space there, or see that it can be written; the training is safe, write them "
-        f"with: physiq-ray train --resume --run-name first --storage {disk.parent}/runs"
+        "space left on device; free space there, or see that it can be written; the training is safe, write "
+        f"them with: physiq-ray train --resume --run-name first --storage {disk.parent}/runs"
     )
     assert {path.name: path.read_bytes() for path in disk.iterdir()} == old
 
