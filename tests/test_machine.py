@@ -148,8 +148,9 @@ def test_a_read_only_place_is_named_before_any_work(
         words += ["--poses", "poses.json", "--labels", "labels.json"]
     started_s = time.monotonic()
     done = run_cli(*words)
+    attempt = f"write {place}: " if name == "FOLDER" else ""
     assert done.stderr == (
-        f"physiq-ray {words[0]}: {name}={place}: cannot be written: Read-only file system; "
+        f"physiq-ray {words[0]}: {attempt}{name}={place}: cannot be written: Read-only file system; "
         "give another folder\n"
     )
     assert done.returncode == 1

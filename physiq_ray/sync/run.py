@@ -59,7 +59,7 @@ def sync(
     sources = _parse_buckets(settings)
     _check_folder(folder)
     if not dry_run:
-        check_writable("FOLDER", str(folder))
+        _check_writable(folder)
     words = _read_words(settings) if labelled_only or is_sorted else None
     found = [0] * len(sources)
     lock = threading.Lock()
@@ -83,6 +83,13 @@ def _parse_buckets(settings: SyncSettings) -> tuple[Source, ...]:
             raise SettingError(f"sources: {source} is a folder; sync downloads s3:// buckets")
     follow_settings(settings, [source.name for source in sources])
     return sources
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        check_writable("FOLDER", str(folder))
+    except StorageError as error:
+        raise StorageError(f"write {folder}: {error}") from error
 
 
 def _check_folder(folder: Path) -> None:
