@@ -58,7 +58,7 @@ def connect(*, local: bool = False, debug: bool = False) -> None:
             os.environ.setdefault(name, value)
         own = {"num_cpus": max(2, usable_cpus()), "include_dashboard": debug}
     try:
-        with _on_loopback() if address == "local" else contextlib.nullcontext():
+        with on_loopback() if address == "local" else contextlib.nullcontext():
             ray.init(address=address, logging_level=level, log_to_driver=debug, **own)
     except Exception as error:  # Ray raises whatever a step of its start came to, a bare Exception too
         raise _not_connected(address, error) from error
@@ -99,7 +99,7 @@ def smallest_object_store() -> int:
 
 
 @contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
+def on_loopback() -> Iterator[None]:
     """Let Ray's processes that start in this block listen on 127.0.0.1 alone, not on every network.
 
     Ray listens there if that is the node's address, and does not take it from `_node_ip_address`: it looks

@@ -18,7 +18,9 @@ import psutil
 import pytest
 import requests
 from PIL import Image
-from running import ALLOWED_BUCKET, RunningService
+from running import ALLOWED_BUCKET, RunningService, running_service
+
+from physiq_ray.sample import LocalS3
 
 MakePhoto = Callable[..., bytes]
 MIB = 2**20
@@ -223,8 +225,20 @@ def test_a_form_of_a_thousand_parts_is_refused(service: RunningService, has_file
 
 
 @pytest.fixture(scope="module")
-def slow(service: RunningService, make_photo: MakePhoto) -> dict[str, Any]:
+def behind_haproxy(
+    s3: LocalS3, tmp_path_factory: pytest.TempPathFactory, model_folder: str
+) -> Iterator[RunningService]:
+    """Give a service as on all networks; Serve's own proxy, for loopback, waits for half a header."""
+    folder = tmp_path_factory.mktemp("haproxy")
+    flags = ("--ingress", "haproxy", "--request-timeout-s", str(TIMEOUT_S))
+    with running_service(folder, model_folder, *flags, environment={}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def slow(behind_haproxy: RunningService, make_photo: MakePhoto) -> dict[str, Any]:
     """Send a body by the byte and half a header, both at a time, and ask meanwhile; ten seconds once."""
+    service = behind_haproxy
     seen: dict[str, Any] = {"statuses": [], "seconds": []}
     started_s = time.monotonic()
 

@@ -9,13 +9,15 @@ import sys
 import grpc
 import psutil
 import pytest
+import ray
 import requests
 from google.protobuf.descriptor import FileDescriptor
+from ray._private import ray_constants
 from ray.core.generated import core_worker_pb2, gcs_service_pb2, node_manager_pb2, reporter_pb2
 from ray.serve.generated import serve_pb2
 from running import RunningService, StartService
 
-from physiq_ray.cluster import LOOPBACK_VARIABLE
+from physiq_ray.cluster import LOOPBACK_VARIABLE, on_loopback
 from physiq_ray.serving.run import is_loopback
 
 Address = tuple[str, int]
@@ -113,6 +115,21 @@ def test_ray_on_one_machine_listens_on_loopback_and_leaves_the_environment_as_it
     assert len(found["ports"]) >= 8  # head, raylet, agents, workers
     assert [ip for ip, _ in found["ports"] if not is_this_machine(ip)] == []
     assert not found["left"]
+
+
+def test_ray_is_given_loopback_while_it_starts_and_a_user_s_choice_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(LOOPBACK_VARIABLE, raising=False)
+    with on_loopback():
+        assert ray.util.get_node_ip_address() == "127.0.0.1"  # type: ignore[no-untyped-call]
+        assert os.environ[LOOPBACK_VARIABLE] == "0"
+    assert LOOPBACK_VARIABLE not in os.environ
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    monkeypatch.setenv(LOOPBACK_VARIABLE, "1")
+    with on_loopback():
+        assert os.environ[LOOPBACK_VARIABLE] == "1"
+        assert ray_constants.ENABLE_RAY_CLUSTER
 
 
 @pytest.mark.slow
