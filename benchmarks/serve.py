@@ -106,6 +106,7 @@ def server_command(side: str, model: str, port: int) -> list[str]:
     return [
         *(python, "-m", "physiq_ray.cli", "serve", "--model", model, "--port", str(port)),
         *("--runtime", "torch" if side == "ours" else "openvino"),
+        *("--ingress", "haproxy"),  # as on a network; on loopback it would be Serve's own proxy
     ]
 
 
