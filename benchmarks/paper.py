@@ -98,7 +98,7 @@ def measure_labels(work: dict[str, Any], folder: str) -> dict[str, float]:
     before = heap_mib()
     started = time.perf_counter()
     with PeakHeap() as heap:
-        labels = load_labels(path, POSES)
+        labels = load_labels([path], POSES)
     seconds = time.perf_counter() - started
     assert labels.table.num_rows == work["rows"]
     return {

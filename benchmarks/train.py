@@ -226,7 +226,7 @@ def make_work(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from physiq_ray.config import Settings
     from physiq_ray.errors import PhotoError
     from physiq_ray.images import decode_square
-    from physiq_ray.labels import load_poses
+    from physiq_ray.labels import load_configured_poses
     from physiq_ray.manifest import collect_manifest
     from physiq_ray.sample.demo import GENERATED
     from physiq_ray.sample.photos import write_sample_photos
@@ -245,7 +245,7 @@ def make_work(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         buckets = [path for path in sorted(Path(args.photos).iterdir()) if path.is_dir()]
         values |= {"sources": tuple(str(path.absolute()) for path in buckets), "labels": args.labels}
     settings = Settings.model_validate(values)
-    manifest = collect_manifest(settings, load_poses(Path(settings.poses)))
+    manifest = collect_manifest(settings, load_configured_poses(settings))
     (folder / "manifest.parquet").write_bytes(manifest.to_parquet())
     counts = {}
     for split in (TRAIN, VALIDATION):

@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -370,3 +371,13 @@ def test_near_hashes_are_those_that_a_full_comparison_finds(hashes, most_bits, d
         if (hashes[a] ^ hashes[b]).bit_count() <= most_bits
     ]
     assert find_near(np.array(hashes, np.uint64), most_bits) == expected
+
+
+def test_near_duplicates_without_their_package_are_refused_before_the_listing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "imagehash", None)
+
+    status = main(["audit", "--sources", str(tmp_path / "no such folder"), "--near-duplicates"])
+
+    assert status == 2
+    assert "near-duplicates need the ImageHash package: pip install" in capsys.readouterr().err

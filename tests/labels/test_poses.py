@@ -1,11 +1,17 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from physiq_ray import labels
+from physiq_ray.config import load_settings
 from physiq_ray.errors import LabelError
-from physiq_ray.labels import load_poses
+from physiq_ray.labels import load_configured_poses, load_poses
 
 MANDATORY_POSES = Path(__file__).parents[2] / "mappings" / "poses.json"
 
@@ -78,3 +84,45 @@ def test_no_poses_at_all_are_refused(poses_file: Path) -> None:
 
     with pytest.raises(LabelError, match=r"poses\.json: no poses in it"):
         load_poses(poses_file)
+
+
+def test_the_package_brings_the_poses_of_the_repository(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)  # where no mappings/poses.json is
+    shipped = Path(labels.__file__).with_name("poses.json")
+
+    assert shipped.read_bytes() == MANDATORY_POSES.read_bytes()
+    assert load_configured_poses(load_settings({}, environment={})) == load_poses(MANDATORY_POSES)
+
+
+def test_poses_of_the_working_directory_come_before_the_package_s(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mappings").mkdir()
+    write(tmp_path / "mappings" / "poses.json", [{"id": 21, "name": "Own"}])
+
+    assert load_configured_poses(load_settings({}, environment={})) == {21: "Own"}
+
+
+@pytest.mark.parametrize("address", ["nowhere.json", "mappings/poses.json"])
+def test_a_file_of_poses_that_is_named_must_be_there(tmp_path: Path, monkeypatch: Any, address: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LabelError, match=rf"{address}: no such poses file"):
+        load_configured_poses(load_settings({"poses": address}, environment={}))
+
+
+def test_the_package_alone_has_the_poses(tmp_path: Path) -> None:
+    # What hatch puts into the wheel: the package's folder, and nothing of the repository around it.
+    package = Path(labels.__file__).parents[1]
+    shutil.copytree(package, tmp_path / "site" / "physiq_ray", ignore=shutil.ignore_patterns("__pycache__"))
+    code = (
+        "from physiq_ray import config, labels; "
+        "print(labels.__file__, labels.load_configured_poses(config.load_settings({}, environment={}))[14])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == f"{tmp_path}/site/physiq_ray/labels/__init__.py Side Chest"

@@ -1,0 +1,60 @@
+"""What a demo refuses before it draws for minutes."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from physiq_ray.errors import LabelError, PhysiqError, SettingError, WeightsError
+from physiq_ray.sample import demo
+from physiq_ray.training.progress import Display
+
+
+class DrawnError(Exception):
+    """Drawing would begin now."""
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Give a function that runs a demo, outside the checkout, until it draws or starts its S3 server."""
+
+    def no_drawing(*_, **__):
+        raise DrawnError
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "write_sample_photos", no_drawing)
+    monkeypatch.setattr(demo, "LocalS3", no_drawing)
+
+    def call(photos=None, labels=(), **flags):
+        display = Display(Console(file=io.StringIO()))
+        flags = {"weights": "random", **flags}
+        demo.run_demo(Path("demo"), display, flags=flags, photos=photos, labels=labels)
+
+    return call
+
+
+def test_a_demo_outside_the_checkout_has_the_poses(start):
+    with pytest.raises(DrawnError):
+        start()
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind", "message"),
+    [
+        ({"poses": "nowhere.json"}, LabelError, r"nowhere\.json: no such poses file"),
+        ({"weights": "nowhere.pth"}, WeightsError, r"nowhere\.pth"),
+        ({"epochs": 0}, SettingError, "epochs"),
+    ],
+)
+def test_a_demo_refuses_before_it_draws(start, flags, kind, message):
+    with pytest.raises(kind, match=message):
+        start(**flags)
+
+
+def test_a_demo_refuses_missing_labels_and_photos_before_its_server_starts(start, tmp_path):
+    with pytest.raises(LabelError, match=r"l\.json: no such labels file"):
+        start(photos=tmp_path, labels=["l.json"])
+    (tmp_path / "l.json").write_text("[]")
+    with pytest.raises(PhysiqError, match="no photos in it"):
+        start(photos=tmp_path, labels=["l.json"])
