@@ -121,16 +121,21 @@ def match_photos(
     usable = labelled.filter(pa.array(~contradicted)) if contradicted.any() else labelled
     content = content[~contradicted]
     problem = None if usable.num_rows else _find_problem(listings, photos, labels, matches, conflicts)
+    missing = known_missing(matches, listings)
     found = {
         "sources": report_sources(listings, photos, matches),
         "undecodable": find_undecodable(photos),
         "loose": find_loose(photos, matches),
         "shared_names": find_shared(matches),
+        "labels_without_photo": _names_of(
+            matches, known_missing(matches, listings) & matches.names.is_usable
+        ),
+        "ambiguous": _names_of(matches, matches.is_ambiguous),
+        "num_poseless": int(np.count_nonzero(matches.is_poseless)),
+        "num_by_folder": int(np.count_nonzero(matches.is_by_folder)),
     }
-    names = matches.names
-    missing = pa.array(known_missing(matches, listings) & names.is_usable)
     links, splits = _links_of_labels(matches, usable["row"].to_numpy())
-    del photos, labelled  # a million rows are 200 MB, and the split needs room of its own
+    del photos, labelled, matches  # a million rows are 200 MB, and the split needs room of its own
     table, thin_poses, split_conflicts = _grouped_and_split(
         usable, content, links, splits, poses, _Split(group_pattern, validation_share, seed)
     )
@@ -138,10 +143,6 @@ def match_photos(
     report = ManifestReport(
         **found,  # type: ignore[arg-type]  # of several types
         conflicts=conflicts,
-        labels_without_photo=tuple(names.name.filter(missing).to_pylist()),
-        ambiguous=tuple(names.name.filter(pa.array(matches.is_ambiguous)).to_pylist()),
-        num_poseless=int(np.count_nonzero(matches.is_poseless)),
-        num_by_folder=int(np.count_nonzero(matches.is_by_folder)),
         split_conflicts=split_conflicts,
         malformed=labels.malformed,
         unknown_poses=labels.unknown_poses,
@@ -155,6 +156,10 @@ def match_photos(
         problem=problem or _find_split_problem(table, class_mapping, poses, thin_poses),
     )
     return Manifest(table, class_mapping, report)
+
+
+def _names_of(matches: Matches, mask: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+    return tuple(matches.names.name.filter(pa.array(mask)).to_pylist())
 
 
 def _find_problem(

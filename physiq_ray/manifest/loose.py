@@ -57,21 +57,21 @@ def compare_loosely(
     read = read_keys(keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys)
     scope = pc.coalesce(labels.bucket, names.scope.take(chosen).take(pa.array(labels.row)))
 
-    name_of_label, name_of_photo = last_parts(labels.text), last_parts(read.text)
-    near = read.filter(pc.is_in(name_of_photo, name_of_label).to_numpy(zero_copy_only=False))
-    is_near = pc.is_in(name_of_label, name_of_photo).to_numpy(zero_copy_only=False)
-    del name_of_label, name_of_photo
-
+    near = read
+    if len(codes) < photos.num_rows // 4:  # else little would be left out
+        mask = pc.is_in(last_parts(read.text), last_parts(labels.text))
+        near = read.filter(mask.to_numpy(zero_copy_only=False))
     first = np.full(len(codes), photos.num_rows, np.int64)
     last = np.full(len(codes), -1, np.int64)
     found: list[tuple[_Index, IntArray, IntArray]] = []
     is_scoped = pc.not_equal(scope, "").to_numpy(zero_copy_only=False)
     for scoped in (False, True):
         for kinds in ((Kind.NAME,), (Kind.KEY, Kind.PATH)):
-            here = np.flatnonzero(is_near & (is_scoped == scoped) & np.isin(labels.kind, kinds))
+            here = np.flatnonzero((is_scoped == scoped) & np.isin(labels.kind, kinds))
             if not len(here):
                 continue
-            index = _index(near, listings, photos, is_name=kinds == (Kind.NAME,), scoped=scoped)
+            text = labels.text.take(pa.array(here))
+            index = _index(near, listings, photos, text, is_name=kinds == (Kind.NAME,), scoped=scoped)
             place, key = _find(index, labels, scope, here)
             row = labels.row[place]
             np.minimum.at(first, row, index.first[key])
@@ -89,7 +89,13 @@ def compare_loosely(
 
 
 def _index(
-    near: Readings, listings: Sequence[Listing], photos: pa.Table, *, is_name: bool, scoped: bool
+    near: Readings,
+    listings: Sequence[Listing],
+    photos: pa.Table,
+    wanted: pa.Array,
+    *,
+    is_name: bool,
+    scoped: bool,
 ) -> _Index:
     """List what photos may be called: their last part; or their key, also below a prefix or with bucket."""
     bucket = photos["bucket"].take(pa.array(near.row)).combine_chunks()
@@ -97,8 +103,11 @@ def _index(
         texts, rows = [last_parts(near.text)], [np.arange(len(near.row))]
     else:
         texts, rows = [near.text], [np.arange(len(near.row))]
-        texts.append(pc.binary_join_element_wise(bucket, near.text, "/"))
-        rows.append(rows[0])
+        for name in pc.unique(bucket).to_pylist():
+            if pc.any(pc.match_substring(wanted, f"{name}/")).as_py():
+                here = np.flatnonzero(pc.equal(bucket, name).to_numpy(zero_copy_only=False))
+                texts.append(pc.binary_join_element_wise(name, near.text.take(pa.array(here)), "/"))
+                rows.append(here)
         for listing, span in spans(listings):
             if isinstance(listing.source, Bucket) and listing.source.prefix:
                 here = np.flatnonzero((near.row >= span.start) & (near.row < span.stop))
