@@ -127,9 +127,7 @@ def match_photos(
         "undecodable": find_undecodable(photos),
         "loose": find_loose(photos, matches),
         "shared_names": find_shared(matches),
-        "labels_without_photo": _names_of(
-            matches, known_missing(matches, listings) & matches.names.is_usable
-        ),
+        "labels_without_photo": _names_of(matches, missing & matches.names.is_usable),
         "ambiguous": _names_of(matches, matches.is_ambiguous),
         "num_poseless": int(np.count_nonzero(matches.is_poseless)),
         "num_by_folder": int(np.count_nonzero(matches.is_by_folder)),
