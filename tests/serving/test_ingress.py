@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import http.client
-import json
 import re
 import signal
 import socket
@@ -12,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
@@ -223,21 +221,18 @@ def test_the_requests_line_in_the_log_names_the_model(loaded: RunningService, ma
     request_id = f"gym-{time.time_ns()}"
     answer = loaded.post(make_photo(1), headers={"X-Request-Id": request_id}).json()
 
-    def lines() -> list[dict[str, Any]]:
+    def lines() -> list[str]:
         files = Path("/tmp/ray").glob("session_*/logs/serve/replica_*.log")
         texts = [
             file.read_text(errors="replace") for file in files if time.time() - file.stat().st_mtime < 600
         ]
-        return [json.loads(line) for text in texts for line in text.splitlines() if request_id in line]
+        return [line for text in texts for line in text.splitlines() if request_id in line]
 
     end_s = time.monotonic() + 30
     while not lines() and time.monotonic() < end_s:  # a replica writes them when it looks after its health
         time.sleep(0.5)
-    [line] = lines()
-    assert line["model_version"] == answer["model"]["version"]
-    assert re.fullmatch(
-        rf".*POST /v1/predict 200 [\d.]+ms model={answer['model']['version']}", line["message"]
-    )
+    [line] = lines()  # JSON behind HAProxy, text behind Serve's own proxy
+    assert re.search(rf"POST /v1/predict 200 [\d.]+ms model={answer['model']['version']}\b", line)
 
 
 # The end
