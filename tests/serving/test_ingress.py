@@ -231,7 +231,7 @@ def test_the_requests_line_in_the_log_names_the_model(loaded: RunningService, ma
     end_s = time.monotonic() + 30
     while not lines() and time.monotonic() < end_s:  # a replica writes them when it looks after its health
         time.sleep(0.5)
-    [line] = lines()  # JSON behind HAProxy, text behind Serve's own proxy
+    [line] = lines()
     assert re.search(rf"POST /v1/predict 200 [\d.]+ms model={answer['model']['version']}\b", line)
 
 
