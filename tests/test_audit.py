@@ -158,13 +158,23 @@ def test_what_cannot_be_trained_on_is_reported_whole_and_then_said(
     assert {key: len(found[key]) for key in listed} == listed
 
 
+def test_a_file_in_a_place_that_cannot_be_is_refused_before_the_listing(run_cli, data):
+    sheet = data / "poses.json" / "sheet.png"
+    done = audit(run_cli, data, "--sheet", sheet)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"physiq-ray audit: --sheet={sheet}: cannot be written: Not a directory; give another folder\n"
+    )
+
+
 def test_a_file_that_cannot_be_written_costs_no_report(run_cli, data):
-    sheet = ("--sheet", data / "poses.json" / "sheet.png", "--manifest", data / "m.parquet")
+    (data / "sheet.png").mkdir()
+    sheet = ("--sheet", data / "sheet.png", "--manifest", data / "m.parquet")
     done = audit(run_cli, data, *sheet)
     assert done.returncode == 1
     assert "19 photos, 18 labelled" in done.stdout
     assert done.stdout.endswith(f"wrote {data}/m.parquet\n")
-    assert f"physiq-ray audit: write {data}/poses.json/sheet.png: " in done.stderr
+    assert f"physiq-ray audit: write {data}/sheet.png: " in done.stderr
     done = audit(run_cli, data, *sheet, "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["files"] == [f"{data}/m.parquet"]

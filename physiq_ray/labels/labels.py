@@ -18,6 +18,7 @@ from physiq_ray.labels.values import (
     WrongValueError,
     is_blank,
     is_text,
+    read_bucket,
     read_group,
     read_name,
     read_pose_id,
@@ -40,7 +41,7 @@ NAMED_SCHEMA = pa.schema([("name", pa.string()), ("source", pa.string())])
 USUAL_COLUMNS = {
     "pose_id": ("poseid",),
     "name": ("s3filename", "key", "filename", "uri"),
-    "source": ("source", "bucket"),
+    "source": ("source", "bucket"),  # where a record has both, the bucket counts
     "group": ("athleteid", "group"),
     "split": ("split",),
 }
@@ -48,6 +49,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "pose_id": read_pose_id,
     "name": read_name,
     "source": read_text,
+    "bucket": read_bucket,
     "group": read_group,
     "split": read_split,
 }
@@ -119,8 +121,8 @@ def load_labels(
 class _Layout:
     """Which columns of a record hold each field.
 
-    plain: the one column of each field in the order of _READERS, None for none; None where a field has two
-    columns or pose or name none.
+    plain: the one column of each field in the order of USUAL_COLUMNS, None for none; None where a field has
+    two columns or pose or name none. source_kind: "bucket" where a column of that name holds the source.
     """
 
     pose_id: tuple[str, ...]
@@ -129,15 +131,22 @@ class _Layout:
     group: tuple[str, ...]
     split: tuple[str, ...]
     plain: tuple[Any, ...] | None
+    source_kind: str
 
     @classmethod
     def of(cls, columns: Mapping[str, tuple[str, ...]]) -> "_Layout":
         """Build one from the columns of each field."""
+        named = tuple(column for column in columns["source"] if _plain(column) == "bucket")
+        columns = {**columns, "source": named or columns["source"]}
         is_plain = (
             all(len(found) < 2 for found in columns.values()) and columns["pose_id"] and columns["name"]
         )
-        one_each = tuple(columns[name][0] if columns[name] else None for name in _READERS)
-        return cls(**columns, plain=one_each if is_plain else None)
+        one_each = tuple(columns[name][0] if columns[name] else None for name in columns)
+        return cls(
+            **columns,
+            plain=one_each if is_plain else None,
+            source_kind="bucket" if named else "source",
+        )
 
 
 class _Columns:
@@ -162,7 +171,9 @@ class _Columns:
         if layout is None:
             if len(self._layouts) >= _KEPT_LAYOUTS:
                 self._layouts.clear()
-            layout = self._layouts[keys] = _Layout.of({name: self._find(name, keys) for name in _READERS})
+            layout = self._layouts[keys] = _Layout.of(
+                {name: self._find(name, keys) for name in USUAL_COLUMNS}
+            )
             for key in keys[:_SHOWN_COLUMNS]:
                 if len(self._seen) < _SHOWN_COLUMNS:
                     self._seen[key] = None
@@ -251,7 +262,7 @@ class _Found:
                     pose_id = self._read_known(record, columns[0], "pose_id")
                 return (
                     name,
-                    None if columns[2] is None else self._read_known(record, columns[2], "source"),
+                    None if columns[2] is None else self._read_known(record, columns[2], layout.source_kind),
                     pose_id,
                     None if columns[3] is None else self._read_known(record, columns[3], "group"),
                     None if columns[4] is None else self._read_known(record, columns[4], "split"),
@@ -263,7 +274,7 @@ class _Found:
             )
         return (
             _read_field(record, layout.name, read_name),
-            _read_field(record, layout.source, read_text),
+            _read_field(record, layout.source, _READERS[layout.source_kind]),
             _read_field(record, layout.pose_id, read_pose_id, null_counts=True),
             _read_field(record, layout.group, read_group),
             _read_field(record, layout.split, read_split),

@@ -10,6 +10,8 @@ import re
 from decimal import Decimal
 from typing import Any
 
+from physiq_ray.storage.address import is_bucket_name
+
 LARGEST_ID = 2**31 - 1
 SPLITS = {
     **{"train": "train", "training": "train"},
@@ -67,6 +69,15 @@ def read_text(value: Any) -> str | None:
         raise WrongValueError(f"{shown(value)}: expected a text or null")
     text: str = value.strip()
     return text
+
+
+def read_bucket(value: Any) -> str | None:
+    """Read the name of a bucket as s3://name; a text that cannot be one is given as it is, None for null.
+
+    Raises WrongValueError: no text, or half a character in it.
+    """
+    text = read_text(value)
+    return f"s3://{text}" if text is not None and is_bucket_name(text) else text
 
 
 def read_group(value: Any) -> str | None:

@@ -50,7 +50,9 @@ def fold_labels(labels: Labels, source_buckets: Mapping[str, str], listed: Colle
     table, unusable = labels.table.combine_chunks(), labels.unusable.combine_chunks()
     named = pa.concat_tables([table.select(NAMED_SCHEMA.names), unusable]).combine_chunks()
     name = _chunk(named["name"])
-    scope, text = _scopes(name, _chunk(named["source"]), buckets)
+    source = _chunk(named["source"])
+    scopes = {text: _find_scope(text, buckets, listed) for text in pc.unique(source).drop_null().to_pylist()}
+    scope, text = _scopes(name, source, scopes)
     encoded = pc.binary_join_element_wise(scope, text, "\n").dictionary_encode()
     code = encoded.indices.to_numpy().astype(np.int64)
     num_codes, num_usable = len(encoded.dictionary), table.num_rows
@@ -94,10 +96,31 @@ def _bucket_name(text: str, listed: Collection[str]) -> str:
     return name if "/" in text or (text not in listed and name in listed) else text
 
 
-def _scopes(name: pa.Array, source: pa.Array, buckets: Mapping[str, str]) -> tuple[pa.Array, pa.Array]:
+def _find_scope(source: str, buckets: Mapping[str, str], listed: Collection[str]) -> str:
+    """Give the bucket that a label's source means, empty for any.
+
+    A source that is mapped means that bucket, and one that is the name of a listed bucket means it too. A
+    label file's bucket column (s3://…) names a bucket whether it is listed or not; where only folders are
+    listed, it is the folder of that name, or any.
+    """
+    name = source.removeprefix("s3://").partition("/")[0] if source.startswith("s3://") else source
+    if (mapped := buckets.get(source, buckets.get(name))) is not None:
+        return mapped
+    if name in listed:
+        return name
+    folders = [folder for folder in listed if "/" in folder]
+    of_that_name = [folder for folder in folders if folder.rpartition("/")[2] == name]
+    if not source.startswith("s3://"):
+        return ""
+    if len(of_that_name) == 1:
+        return of_that_name[0]
+    return name if len(folders) < len(listed) else ""
+
+
+def _scopes(name: pa.Array, source: pa.Array, scopes: Mapping[str, str]) -> tuple[pa.Array, pa.Array]:
     """Give the bucket of each label, empty where none is known, and its text: s3:// names both itself."""
-    mapped = pa.array(list(buckets.values()), pa.string()).take(
-        pc.index_in(source, pa.array(list(buckets), pa.string()))
+    mapped = pa.array(list(scopes.values()), pa.string()).take(
+        pc.index_in(source, pa.array(list(scopes), pa.string()))
     )
     scope = pc.fill_null(mapped, "")
     has_folder = pc.match_substring(name, "/")

@@ -176,12 +176,12 @@ def test_a_malformed_record_is_named_by_line_field_value_and_what_was_expected(t
 
 
 @pytest.mark.parametrize("name", ["s3Filename", "key", "filename", "uri", "S3_Filename", "File Name"])
-@pytest.mark.parametrize("source", ["source", "bucket"])
-def test_the_usual_names_of_columns_are_known(tmp_path: Path, name: str, source: str) -> None:
+@pytest.mark.parametrize(("source", "means"), [("source", "checkins"), ("bucket", "s3://checkins")])
+def test_the_usual_names_of_columns_are_known(tmp_path: Path, name: str, source: str, means: str) -> None:
     record = {name: "a.jpg", "pose_id": 7, source: "checkins", "athlete_id": 17.0, "split": " Val"}
 
     assert load(tmp_path / "labels.json", as_json([record])).table.to_pylist() == [
-        {"name": "a.jpg", "source": "checkins", "pose_id": 7, "group": "17", "split": "validation"}
+        {"name": "a.jpg", "source": means, "pose_id": 7, "group": "17", "split": "validation"}
     ]
 
 

@@ -57,6 +57,21 @@ def test_json_that_is_no_list_is_refused(labels_file: Path) -> None:
         load_labels([labels_file], POSES)
 
 
+def test_a_bucket_column_names_the_bucket_itself_and_counts_before_a_source(labels_file: Path) -> None:
+    labels = labels_of(
+        labels_file,
+        {"poseId": 7, "key": "a.jpg", "bucket": "checkin-poses"},
+        {"poseId": 7, "key": "b.jpg", "bucket": "checkin-poses", "source": "checkins"},
+        {"poseId": 7, "key": "c.jpg", "bucket": "Not A Bucket"},
+        {"poseId": 7, "key": "d.jpg", "bucket": None},
+        {"poseId": 7, "key": "e.jpg", "source": "checkin-poses"},
+    )
+
+    assert labels.table["source"].to_pylist() == [
+        *("s3://checkin-poses", "s3://checkin-poses", "Not A Bucket", None, "checkin-poses")
+    ]
+
+
 def test_labels_become_a_table(labels_file: Path) -> None:
     labels = labels_of(
         labels_file,

@@ -14,7 +14,7 @@ from physiq_ray.errors import LabelError, UnreachableError
 from physiq_ray.evaluation.evaluate import SPLITS, Candidates
 from physiq_ray.labels import LABEL_SCHEMA, Labels
 from physiq_ray.manifest import build_manifest, collect_manifest, find_labelled
-from physiq_ray.storage import Bucket, Listing
+from physiq_ray.storage import Bucket, Folder, Listing
 from physiq_ray.sync.sides import sorted_photos
 
 
@@ -39,6 +39,38 @@ def test_labels_concern_the_bucket_that_they_name_or_all() -> None:
     assert second.is_labelled.to_pylist() == [False]
     assert (first.num_labels, first.unmatched) == (4, ("gone.jpg", "lost.jpg"))
     assert (second.num_labels, second.unmatched) == (2, ("gone.jpg", "s3://two/away.jpg"))
+
+
+def test_a_source_that_is_a_listed_bucket_s_name_means_that_bucket() -> None:
+    one, two = bucket("a.jpg", name="one"), bucket("a.jpg", name="two")
+
+    first, second = find_labelled(
+        [one, two], scoped(("a.jpg", "two"), ("a.jpg", "one")), POSES, {"one": "two"}
+    )
+
+    assert first is not None
+    assert second is not None
+    assert first.is_labelled.to_pylist() == [False]
+    assert second.is_labelled.to_pylist() == [True]
+
+
+def test_a_bucket_of_a_label_is_never_another_one() -> None:
+    one = bucket("a.jpg", "b.jpg", "c.jpg", name="one")
+    labels = scoped(("a.jpg", "s3://one"), ("b.jpg", "s3://not-listed"), ("c.jpg", "s3://not-listed"))
+    assert one.table is not None
+    synced = one.table.set_column(1, "bucket", pa.array(["/photos/not-listed"] * 3))
+    folder = Listing(Folder(Path("/photos/not-listed")), synced)
+
+    [named] = find_labelled([one], labels, POSES, {"not-listed": "one"})
+    assert named is not None
+    assert named.is_labelled.to_pylist() == [True, True, True]
+    [named] = find_labelled([one], labels, POSES, {})
+    assert named is not None
+    assert named.is_labelled.to_pylist() == [True, False, False]
+    assert named.num_labels == 1
+    [named] = find_labelled([folder], scoped(("a.jpg", "s3://not-listed"), ("b.jpg", "s3://old")), POSES, {})
+    assert named is not None
+    assert named.is_labelled.to_pylist() == [True, True, False]
 
 
 def test_a_label_resembles_photos_of_its_bucket_or_of_one_that_may_have_moved() -> None:
