@@ -53,7 +53,8 @@ def recorder(s3, monkeypatch):
                 body = b"<DeleteResult><Deleted><Key>a.jpg</Key></Deleted></DeleteResult>"
             if self.command == "PUT":
                 body = b'<CopyObjectResult><ETag>"1"</ETag></CopyObjectResult>'
-            self.send_response(200)
+            is_free = self.command == "HEAD" and path == "/attic/a.jpg"  # looked at before the copy
+            self.send_response(404 if is_free else 200)
             for name, value in (
                 ("Content-Length", str(len(body))),
                 ("ETag", f'"{ETAG}"'),

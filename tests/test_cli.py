@@ -292,7 +292,9 @@ def test_predict_with_an_output_answers_a_bucket_and_names_what_it_could_not(
         "failures": [f"list {tmp_path / 'nowhere'}: No such file or directory"],
     }
     # Ray's C++ half announces each actor pool on stderr (ray issue 53727), past all that can be set.
-    first, second = (line for line in done.stderr.splitlines() if "core_worker.cc" not in line)
+    lines = [line for line in done.stderr.splitlines() if "core_worker.cc" not in line]
+    assert len(lines) == 2, done.stderr
+    first, second = lines
     assert first.startswith(f"physiq-ray predict: s3://{bucket}/new/broken.jpeg: not an image")
     assert second.startswith(f"NOT COMPLETE: predicted without list {tmp_path / 'nowhere'}: No such file")
     assert {path.name for path in out.iterdir()} == {

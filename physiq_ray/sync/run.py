@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from physiq_ray.config import SyncSettings
-from physiq_ray.errors import SettingError, StorageError
+from physiq_ray.errors import SettingError, StorageError, quoted
 from physiq_ray.machine import check_writable
 from physiq_ray.storage import Bucket, Listing, Source, follow_settings, list_sources, parse_sources
 from physiq_ray.storage.objects import translate_os
@@ -142,6 +142,7 @@ class _Run:
             sorting = plan_sorting(photos, self._files)
         else:
             photos = self._listed(self._labelled(words) if words is not None else None, name_max)
+        _check_names(self._folder, photos)
         if not self._dry_run:
             remove_dead(self._folder)
         # Where a file is that has yet to be moved.
@@ -284,6 +285,18 @@ def _name_max(folder: Path) -> int:
 def _nearest(folder: Path) -> Path:
     """Give the folder, or the next above it that is there."""
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def _check_names(folder: Path, photos: Sequence[Photo]) -> None:
+    """Refuse names that this process cannot give to files: in the C locale Python may know ASCII only."""
+    for photo in photos:
+        try:
+            os.fsencode(photo.path)
+        except UnicodeEncodeError as error:
+            raise StorageError(
+                f"write {folder}: {error.encoding} file names cannot hold {quoted(photo.path)}; set "
+                "PYTHONUTF8=1 or a UTF-8 locale"
+            ) from error
 
 
 def _check_room(folder: Path, photos: Sequence[Photo]) -> None:

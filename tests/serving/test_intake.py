@@ -163,6 +163,7 @@ STATUSES = {
     "LabelError": (503, "unavailable"),
     "StorageError": (422, "unreadable_uri"),
     "NotFoundError": (422, "unreadable_uri"),
+    "ChangedError": (422, "unreadable_uri"),
     "DeniedError": (422, "unreadable_uri"),
     "UnreachableError": (503, "storage_unreachable"),
     "DataError": (503, "unavailable"),

@@ -9,7 +9,8 @@ from physiq_ray.labels import LABEL_SCHEMA, Labels
 from physiq_ray.manifest import build_manifest
 from physiq_ray.storage import list_sources, parse_sources
 from physiq_ray.training.progress import Display
-from physiq_ray.training.run import _start_record
+from physiq_ray.training.record import RunRecord
+from physiq_ray.training.run import _read_manifest
 
 POSES = {1: "Front Lat Spread", 2: "Front Double Biceps"}
 
@@ -21,8 +22,8 @@ def start():
     def call(**settings):
         out = io.StringIO()
         display = Display(Console(file=out, width=200))
-        record = _start_record(Settings(**settings), POSES, "first", resume=False, display=display)
-        return record, out.getvalue()
+        manifest = _read_manifest(Settings(**settings), display, None)
+        return RunRecord.of_manifest(manifest, POSES), out.getvalue()
 
     return call
 
