@@ -10,6 +10,7 @@ from physiq_ray import ingest
 from physiq_ray.errors import DataError
 from physiq_ray.images import decode_square
 from physiq_ray.ingest import (
+    StoredPhotos,
     Unreadable,
     build_dataset,
     check_unreadable,
@@ -18,6 +19,7 @@ from physiq_ray.ingest import (
     write_quarantine,
 )
 from physiq_ray.manifest import MANIFEST_SCHEMA
+from physiq_ray.storage import current_access
 
 SIZE = 64
 
@@ -168,7 +170,7 @@ def test_a_bucket_denied_in_mid_epoch_loses_its_own_photos_only(
 def test_fetching_ahead_keeps_order_and_its_bound_in_bytes(monkeypatch):
     lock, flying, most = threading.Lock(), [], []
 
-    def fetch(uri, size):
+    def fetch(_reader, uri, size, _etag):
         with lock:
             flying.append(size)
             most.append(sum(flying))
@@ -179,7 +181,9 @@ def test_fetching_ahead_keeps_order_and_its_bound_in_bytes(monkeypatch):
     monkeypatch.setattr(ingest, "FETCH_AHEAD_BYTES", 100)
     sizes = [1, 30, 99, 5, 500, 40, 40, 40] * 10
     taken = []
-    for number, data in enumerate(ingest._fetch_ahead([str(n) for n in range(80)], sizes)):
+    for number, data in enumerate(
+        ingest._fetch_ahead(StoredPhotos(current_access()), [str(n) for n in range(80)], sizes, [""] * 80)
+    ):
         taken.append(data)
         with lock:
             flying.remove(sizes[number])
@@ -187,15 +191,15 @@ def test_fetching_ahead_keeps_order_and_its_bound_in_bytes(monkeypatch):
     assert max(most) <= 500 + 100
 
 
-def test_a_photo_that_vanished_since_the_listing_is_a_fetch_error(s3, make_bucket):
+def test_a_photo_that_vanished_since_the_listing_is_gone(s3, make_bucket):
     bucket = make_bucket({})
-    found = ingest._fetch(f"s3://{bucket}/gone.jpeg", 10)
+    found = ingest._fetch(StoredPhotos(current_access()), f"s3://{bucket}/gone.jpeg", 10, "")
     assert isinstance(found, Unreadable)
-    assert (found.step, f"s3://{bucket}/gone.jpeg" in found.error) == ("fetch", True)
+    assert (found.step, f"s3://{bucket}/gone.jpeg" in found.error) == ("gone", True)
 
 
 def test_an_object_of_gigabytes_is_not_fetched():
-    found = ingest._fetch("s3://nowhere-at-all/huge.jpeg", 5 * 2**30)
+    found = ingest._fetch(StoredPhotos(current_access()), "s3://nowhere-at-all/huge.jpeg", 5 * 2**30, "")
     assert found == Unreadable(
         "s3://nowhere-at-all/huge.jpeg", "fetch", "5368709120 bytes; at most 104857600 are read"
     )

@@ -267,7 +267,7 @@ def test_an_answer_that_is_no_number_is_no_answer(ray_local, state, make_photo, 
         state,
         state_dict={**state.state_dict, "fc.bias": bias, "fc.weight": torch.full((3, 2048), 3e38)},
     )
-    table = pa.table({"uri": [str(tmp_path / "a.jpeg")], "size": [1]})
+    table = pa.table({"uri": [str(tmp_path / "a.jpeg")], "size": [(tmp_path / "a.jpeg").stat().st_size]})
     (answered,) = predict_table(table, huge, precision="fp32")
     assert answered.uris == ()
     assert [(item.step, item.error[:31]) for item in answered.unreadable] == [
@@ -290,11 +290,12 @@ def test_single_photos_are_listed_beside_folders_and_each_once(make_bucket, tmp_
     addresses = [str(tmp_path), str(tmp_path / "a.jpeg"), f"s3://{bucket}/x/b.jpeg", f"s3://{bucket}/x"]
     table, failures = list_photos(addresses)
     assert failures == ()
-    assert sorted(zip(*table.to_pydict().values(), strict=True)) == [
+    assert sorted(zip(*table.select(["uri", "size"]).to_pydict().values(), strict=True)) == [
         (str(tmp_path / "a.jpeg"), 5),
         (f"s3://{bucket}/x/b.jpeg", 3),
         (f"s3://{bucket}/x/c.jpeg", 1),
     ]
+    assert all(table["etag"].to_pylist())  # also of a photo that is named alone, as a listing has it too
 
 
 def test_an_output_that_is_not_there_is_told_before_any_work(state, tmp_path):

@@ -73,7 +73,7 @@ def finished(sources, tmp_path):
         storage=str(tmp_path / "runs"),
     )
     poses = {1: "One", 5: "Five"}
-    record = RunRecord.of_manifest(collect_manifest(settings, poses))
+    record = RunRecord.of_manifest(collect_manifest(settings, poses), poses)
     num_rows = record.manifest.split("validation").num_rows
     metrics = dict.fromkeys((*SCALARS.values(), "train_photos", "validation_photos"), 0.5)
     progress = Progress(EarlyStopping(1), 1, [{**metrics, "epoch": 1, "time": 1.7e9, "status": ""}])
@@ -95,7 +95,7 @@ def finished(sources, tmp_path):
         checkpoint=checkpoint,
         best_checkpoints=[(checkpoint, {**metrics, "epoch": 1, "checkpoint_score": 0.5})],
     )
-    return lambda output: finish(settings, record, "first", result, output, poses)
+    return lambda output: finish(settings, record, "first", result, output)
 
 
 NEW = {
