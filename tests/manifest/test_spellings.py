@@ -16,8 +16,9 @@ from physiq_ray import storage
 from physiq_ray.cleanse import plan_cleanse
 from physiq_ray.cli import main
 from physiq_ray.config import load_settings
+from physiq_ray.errors import quoted
 from physiq_ray.labels import LABEL_SCHEMA, Labels
-from physiq_ray.manifest import NamedPhotos, collect_manifest, find_labelled, quoted
+from physiq_ray.manifest import NamedPhotos, collect_manifest, find_labelled
 from physiq_ray.storage import Bucket, list_sources
 
 POSES = {1: "Front Lat Spread", 7: "Back Lat Spread"}
@@ -35,7 +36,7 @@ class Answers(NamedTuple):
     audit: dict[str, Any]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # a worker may come back to this module, and the bucket stays
 def answers(s3: Any, s3_direct: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Answers]:
     storage.forget_clients()
     folder = tmp_path_factory.mktemp("spellings")
