@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from physiq_ray.errors import PhotoError, SettingError, StorageError, UnreachableError
+from physiq_ray.errors import PhotoError, SettingError, StorageError, UnreachableError, quoted
 from physiq_ray.images import UInt8Array, decode_image, decode_square
-from physiq_ray.manifest import SPLITS, Manifest, describe_manifest, quoted
+from physiq_ray.manifest import SPLITS, Manifest, describe_manifest
 from physiq_ray.storage import read_bytes, write_bytes
 from physiq_ray.storage.etag import failed_step
 

@@ -6,7 +6,7 @@
 
 Both load with torch.load(weights_only=True), and nothing here ever loads otherwise. The complete file is
 written last: where it stands, the set is whole. The state dict's archive keeps a copy of the class mapping,
-which torch passes over: one that lies beside it but belongs to another training is told by it.
+which torch passes over: by it, a class_mapping.json of another training next to the file is recognised.
 """
 
 import contextlib
@@ -118,13 +118,8 @@ def save_model_files(state: ModelState, output: str) -> tuple[str, ...]:
                     torch.save(value, file)
             if name == WEIGHTS_FILE:
                 with zipfile.ZipFile(path, "a") as archive:  # dated 1980: the same model gives the same bytes
-                    folder_name = archive.namelist()[0].partition("/")[
-                        0
-                    ]  # torch refuses what lies outside it
-                    archive.writestr(
-                        zipfile.ZipInfo(f"{folder_name}/{MAPPING_FILE}"),
-                        json.dumps(complete["class_mapping"]),
-                    )
+                    inner = zipfile.ZipInfo(_mapping_in(archive))
+                    archive.writestr(inner, json.dumps(complete["class_mapping"]))
             uri = join_uri(output, name)
             write_file(path, uri)
             written.append(uri)
@@ -260,6 +255,11 @@ def _dictionary(value: Mapping[str, Any], key: str, address: str) -> dict[str, A
     return part
 
 
+def _mapping_in(archive: zipfile.ZipFile) -> str:
+    """Name the copy of the mapping in a state dict's archive; torch refuses what lies outside its folder."""
+    return f"{archive.namelist()[0].partition('/')[0]}/{MAPPING_FILE}"
+
+
 def _read_mapping_beside(address: str, data: bytes) -> object:
     folder = address.rpartition("/")[0] if address.startswith("s3://") else str(Path(address).parent)
     uri = join_uri(folder, MAPPING_FILE)
@@ -271,12 +271,10 @@ def _read_mapping_beside(address: str, data: bytes) -> object:
         ) from error
     except ValueError as error:
         raise CheckpointError(f"{uri}: not JSON: {error}") from error
-    with contextlib.suppress(
-        IndexError, KeyError, ValueError, zipfile.BadZipFile
-    ):  # not of our making, or long ago
+    # Not of our making, or long ago.
+    with contextlib.suppress(IndexError, KeyError, ValueError, zipfile.BadZipFile):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            folder_name = archive.namelist()[0].partition("/")[0]
-            own = json.loads(archive.read(f"{folder_name}/{MAPPING_FILE}"))
+            own = json.loads(archive.read(_mapping_in(archive)))
         if own != mapping:
             raise CheckpointError(
                 f"{address}: belongs to another training than {uri}: writing them was interrupted, or one "

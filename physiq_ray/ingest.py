@@ -28,10 +28,7 @@ import ray.data
 from physiq_ray.cluster import cluster_nodes, smallest_object_store
 from physiq_ray.errors import PhotoError, StorageError, TrainingError
 from physiq_ray.images import MAX_BYTES, UInt8Array, decode_square
-from physiq_ray.quarantine import QUARANTINE_FILE as QUARANTINE_FILE
-from physiq_ray.quarantine import Unreadable as Unreadable
-from physiq_ray.quarantine import check_unreadable as check_unreadable
-from physiq_ray.quarantine import write_quarantine as write_quarantine
+from physiq_ray.quarantine import Unreadable
 from physiq_ray.storage import Access, current_access, read_bytes, use_access
 from physiq_ray.storage.etag import check_num_bytes, failed_step
 

@@ -1,5 +1,6 @@
-"""What this machine gives the process: CPUs, and folders that can be written. No Ray."""
+"""What this machine gives the process: CPUs, folders that can be written, its own address. No Ray."""
 
+import ipaddress
 import os
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,16 @@ def usable_cpus(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # neither on macOS nor on Windows
     num_cpus = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
     return max(1, min([num_cpus, *(int(quota) for quota in _quotas(cgroups, own))]))
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host, a name or an address, is this machine itself to all who name it."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:

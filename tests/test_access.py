@@ -12,7 +12,7 @@ from physiq_ray.config import CleanseSettings, Settings, SyncSettings, load_sett
 from physiq_ray.errors import DeniedError, SettingError
 from physiq_ray.sample import LocalS3
 from physiq_ray.storage import Access, follow_settings, list_sources, parse_sources, read_bytes
-from physiq_ray.storage.access import is_loopback
+from physiq_ray.storage.access import is_local
 from physiq_ray.storage.download import download
 from physiq_ray.storage.removal import Condition, Target, copy_object, delete_objects
 
@@ -264,4 +264,4 @@ def test_a_command_reaches_a_server_on_this_machine_past_the_proxy(dead_proxy, p
     ],
 )
 def test_which_addresses_are_this_machine_s_own(url, expected):
-    assert is_loopback(url) is expected
+    assert is_local(url) is expected

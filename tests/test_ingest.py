@@ -9,16 +9,9 @@ import pytest
 from physiq_ray import ingest
 from physiq_ray.errors import DataError
 from physiq_ray.images import decode_square
-from physiq_ray.ingest import (
-    StoredPhotos,
-    Unreadable,
-    build_dataset,
-    check_unreadable,
-    decide_cache,
-    open_photos,
-    write_quarantine,
-)
+from physiq_ray.ingest import StoredPhotos, build_dataset, decide_cache, open_photos
 from physiq_ray.manifest import MANIFEST_SCHEMA
+from physiq_ray.quarantine import Unreadable, check_unreadable, write_quarantine
 from physiq_ray.storage import current_access
 
 SIZE = 64

@@ -5,6 +5,7 @@ import sys
 
 from physiq_ray.cli.show import given
 from physiq_ray.config import LocalServingSettings, load_settings
+from physiq_ray.machine import is_loopback
 
 
 def serve_command(args: argparse.Namespace) -> int:
@@ -13,7 +14,7 @@ def serve_command(args: argparse.Namespace) -> int:
     from physiq_ray.serving.run import serve_locally
 
     print("starting Ray and loading the model …", file=sys.stderr, flush=True)
-    if settings.tokens is None and settings.host not in {"127.0.0.1", "::1", "localhost"}:
+    if settings.tokens is None and not is_loopback(settings.host):
         print(
             f"physiq-ray serve: host={settings.host} without --tokens: whoever reaches this port may ask",
             file=sys.stderr,

@@ -15,10 +15,10 @@ from physiq_ray.config import Settings
 from physiq_ray.errors import DataError, NotFoundError, PhysiqError, SettingError
 from physiq_ray.evaluation.card import Facts, ScoredPhotos, TrainingPhotos
 from physiq_ray.evaluation.scores import Answers
-from physiq_ray.ingest import Unreadable
 from physiq_ray.labels import load_configured_poses
 from physiq_ray.manifest import MANIFEST_FILE, TEST, TRAIN, VALIDATION, Manifest, collect_manifest
 from physiq_ray.prediction.batch import predict_table
+from physiq_ray.quarantine import Unreadable
 from physiq_ray.storage import PhotoSource, absolute_uri, follow_settings, join_uri, read_bytes
 
 ALL = "all"

@@ -1,7 +1,7 @@
 """What a JPEG's own header promises, and whether its body holds that.
 
 A JPEG is decoded at a reduced DCT scale, so what its header says of its size costs little by itself: 200
-megapixels become 3. What costs is told here: the memory of several scans, and the work of all of them.
+megapixels become 3. Two costs are judged here: the memory of several scans, and the work of all of them.
 
 libjpeg fills what is missing with grey and keeps quiet where an end marker closes the body, so a header that
 claims more lines than there are, or an upload that broke off and was closed, would be judged by its grey.

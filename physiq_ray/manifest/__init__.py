@@ -17,7 +17,6 @@ from physiq_ray.manifest.build import build_manifest, match_photos, require_trai
 from physiq_ray.manifest.collect import collect_manifest, describe_manifest, survey_photos
 from physiq_ray.manifest.fold import SPLITS, TEST, TRAIN, VALIDATION
 from physiq_ray.manifest.named import NamedPhotos, find_labelled
-from physiq_ray.manifest.names import quoted
 from physiq_ray.manifest.report import Counted, ManifestReport, SourceReport
 from physiq_ray.manifest.split import split_groups
 from physiq_ray.manifest.table import MANIFEST_FILE, MANIFEST_SCHEMA, Manifest
@@ -39,7 +38,6 @@ __all__ = [
     "describe_manifest",
     "find_labelled",
     "match_photos",
-    "quoted",
     "require_trainable",
     "split_groups",
     "survey_photos",

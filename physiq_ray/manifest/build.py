@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from physiq_ray.errors import DataError, PhysiqError, SettingError, StorageError
+from physiq_ray.errors import DataError, PhysiqError, SettingError, StorageError, quoted
 from physiq_ray.labels import ClassMapping, Labels
 from physiq_ray.manifest.findings import (
     find_conflicts,
@@ -26,7 +26,6 @@ from physiq_ray.manifest.findings import (
 from physiq_ray.manifest.fold import SPLITS, TEST, TRAIN, VALIDATION, extremes
 from physiq_ray.manifest.match import Matches, concat_photos, match_labels
 from physiq_ray.manifest.named import known_missing
-from physiq_ray.manifest.names import quoted
 from physiq_ray.manifest.report import ManifestReport
 from physiq_ray.manifest.split import IntArray, join_groups, split_groups
 from physiq_ray.manifest.table import MANIFEST_SCHEMA, Manifest

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from physiq_ray.errors import quoted
 from physiq_ray.manifest.exact import spans
 from physiq_ray.manifest.match import Matches
-from physiq_ray.manifest.names import quoted
 from physiq_ray.manifest.report import Counted, SourceReport
 from physiq_ray.storage import Listing, are_undecodable
 

@@ -108,13 +108,12 @@ def _find_scope(source: str, buckets: Mapping[str, str], listed: Collection[str]
         return mapped
     if name in listed:
         return name
-    folders = [folder for folder in listed if "/" in folder]
-    of_that_name = [folder for folder in folders if folder.rpartition("/")[2] == name]
     if not source.startswith("s3://"):
         return ""
+    of_that_name = [folder for folder in listed if folder.rpartition("/")[2] == name]
     if len(of_that_name) == 1:
         return of_that_name[0]
-    return name if len(folders) < len(listed) else ""
+    return name if any("/" not in each for each in listed) else ""  # a folder's name is its path
 
 
 def _scopes(name: pa.Array, source: pa.Array, scopes: Mapping[str, str]) -> tuple[pa.Array, pa.Array]:

@@ -19,7 +19,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from physiq_ray.errors import quoted as quoted  # which messages about names need too
 from physiq_ray.storage.kinds import PHOTO_EXTENSIONS
 
 IntArray = npt.NDArray[np.int64]

@@ -27,10 +27,11 @@ from ray.exceptions import RayError
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.cluster import cluster_nodes, connect
 from physiq_ray.errors import PhysiqError, PredictionError, SettingError, StorageError, UnreachableError
-from physiq_ray.ingest import PhotoReader, Unreadable, build_dataset
+from physiq_ray.ingest import PhotoReader, build_dataset
 from physiq_ray.prediction.network import NOT_FINITE, Network
 from physiq_ray.prediction.parts import Float32Array, PartWriter, read_parts
 from physiq_ray.prediction.unreadable import UnreadableList
+from physiq_ray.quarantine import Unreadable
 from physiq_ray.storage import (
     LISTING_SCHEMA,
     absolute_uri,

@@ -1,7 +1,7 @@
 """The photos of one run that cannot be read: as JSON lines with their step, and as rows like the answers.
 
     _unreadable.jsonl     uri, step, error; Parquet's readers skip names with an underscore
-    unreadable.parquet    the answers' columns, all null but uri and error: whoever reads the folder as one
+    unreadable.parquet    the answers' columns, all null but uri and error: who reads the folder as one
                           table finds each photo once, those without an answer too
 
 Both describe the latest run only, and are written whole: the next run tries these photos again.
@@ -23,7 +23,7 @@ from physiq_ray.prediction.parts import part_schema
 from physiq_ray.storage import join_uri, write_file
 
 if TYPE_CHECKING:  # it imports Ray
-    from physiq_ray.ingest import Unreadable
+    from physiq_ray.quarantine import Unreadable
 
 UNREADABLE_LIST, UNREADABLE_ROWS = "_unreadable.jsonl", "unreadable.parquet"
 EXAMPLES = 3

@@ -208,7 +208,7 @@ class Handlers:
 def build_api(service: Service, metrics: Metrics, log: RequestLog | None = None) -> FastAPI:
     """Build the HTTP application of a replica.
 
-    log: is told which models answered a request.
+    log: takes down which models answered a request.
     Raises ServingError: the tokens asked for cannot be had.
     """
     handlers = Handlers(service, log or RequestLog())

@@ -23,11 +23,11 @@ from ray.serve.exceptions import RayServeException
 from physiq_ray.config import LiveSettings, ServingSettings
 from physiq_ray.errors import ServingError
 from physiq_ray.images import why_no_heic
+from physiq_ray.machine import is_loopback
 from physiq_ray.model import KEEP_MEMORY
 from physiq_ray.serving.api import build_api
 from physiq_ray.serving.metrics import Metrics
 from physiq_ray.serving.requestlog import LOGGER, RequestLog
-from physiq_ray.serving.run import is_loopback
 from physiq_ray.serving.service import Service
 from physiq_ray.serving.versions import DeployedVersions
 

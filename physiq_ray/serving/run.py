@@ -7,7 +7,6 @@ functions here.
 
 import contextlib
 import importlib.util
-import ipaddress
 import math
 import os
 import secrets
@@ -21,6 +20,7 @@ from types import FrameType
 
 from physiq_ray.config import LocalServingSettings, ServingSettings
 from physiq_ray.errors import ServingError
+from physiq_ray.machine import is_loopback
 from physiq_ray.serving.clients import PEER_HEADER_VARIABLE
 
 APP_NAME = "physiq_ray"
@@ -81,14 +81,6 @@ def _url(settings: LocalServingSettings) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{settings.port}{settings.root_path or ''}"
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches what listens there."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _check_before(settings: LocalServingSettings) -> None:

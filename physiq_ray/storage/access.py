@@ -4,13 +4,14 @@ Both settings concern the buckets of the sources only: a run that reads public p
 still writes its model with the credentials of its own.
 """
 
-import ipaddress
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from botocore import UNSIGNED
+
+from physiq_ray.machine import is_loopback
 
 _IS_ANONYMOUS = "physiq_is_anonymous"  # in the context that botocore carries through a request
 
@@ -52,12 +53,6 @@ def register(events: Any, current: Callable[[], Access]) -> None:
     events.register_first("choose-signer.s3", choose_signer)
 
 
-def is_loopback(url: str) -> bool:
+def is_local(url: str) -> bool:
     """Tell whether an address leads to this machine itself, which no proxy can reach."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_loopback(urlsplit(url).hostname or "")

@@ -37,7 +37,7 @@ from obstore.store import S3Store
 
 from physiq_ray.config import SourceSettings
 from physiq_ray.errors import DeniedError, NotFoundError, StorageError, TooLargeError, UnreachableError
-from physiq_ray.storage.access import Access, is_loopback, register
+from physiq_ray.storage.access import Access, is_local, register
 from physiq_ray.storage.address import is_bucket_name
 from physiq_ray.storage.etag import check_object, if_match, refused
 from physiq_ray.storage.pages import take_page
@@ -224,7 +224,7 @@ def _make_client(session: boto3.session.Session) -> Any:
         user_agent_extra="physiq-ray",
     )
     client = session.client("s3", config=config)
-    if is_loopback(client.meta.endpoint_url):  # known only now: it may stand in the profile
+    if is_local(client.meta.endpoint_url):  # known only now: it may stand in the profile
         client = session.client("s3", config=config.merge(Config(proxies={})))
     register(client.meta.events, current_access)
     # The wildcard puts it before botocore's own handlers, one of which parses every body once more, slowly.
@@ -250,7 +250,7 @@ def _make_store(bucket: str, client: Any, session: boto3.session.Session) -> S3S
     options: ClientConfig = {"timeout": _TIMEOUT, "connect_timeout": timedelta(seconds=10)}
     if endpoint.startswith("http://"):
         options["allow_http"] = True
-    if is_loopback(endpoint):
+    if is_local(endpoint):
         # No switch turns the environment's proxies off. A proxy that is given takes their place;
         # this one is never asked, as its only address is excluded.
         options["proxy_url"], options["proxy_excludes"] = (

@@ -29,10 +29,11 @@ from torch.nn import functional
 
 from physiq_ray.config import Settings
 from physiq_ray.errors import DataError
-from physiq_ray.ingest import Batch, Photos, Unreadable, check_unreadable
+from physiq_ray.ingest import Batch, Photos
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import TRAIN, VALIDATION
 from physiq_ray.model import StateDict, normalise
+from physiq_ray.quarantine import Unreadable, check_unreadable
 from physiq_ray.storage import absolute_uri, join_uri
 from physiq_ray.training.augment import STRENGTHS, augment, mix, shrink
 from physiq_ray.training.faults import Watchdog, memory_translated, partial_removed, store_translated

@@ -21,17 +21,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from physiq_ray.cluster import check_cluster, cluster_nodes, connect, smallest_object_store
 from physiq_ray.config import Settings
 from physiq_ray.errors import PhysiqError, SettingError, TrainingError
-from physiq_ray.ingest import (
-    Photos,
-    Unreadable,
-    check_unreadable,
-    decide_cache,
-    open_photos,
-    write_quarantine,
-)
+from physiq_ray.ingest import Photos, decide_cache, open_photos
 from physiq_ray.labels import load_configured_poses
 from physiq_ray.manifest import TRAIN, VALIDATION, Manifest, collect_manifest, describe_manifest
 from physiq_ray.model import KEEP_MEMORY, StateDict, load_starting_weights
+from physiq_ray.quarantine import Unreadable, check_unreadable, write_quarantine
 from physiq_ray.storage import (
     PhotoSource,
     absolute_uri,

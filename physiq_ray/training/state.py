@@ -11,9 +11,9 @@ import ray.train
 import torch
 
 from physiq_ray.checkpoint import translated_disk
-from physiq_ray.ingest import Unreadable
 from physiq_ray.manifest import TRAIN, VALIDATION
 from physiq_ray.model import read_tensors
+from physiq_ray.quarantine import Unreadable
 from physiq_ray.training.plan import EarlyStopping
 
 STATE_FILE = "state.pt"

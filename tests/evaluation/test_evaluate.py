@@ -23,10 +23,10 @@ from physiq_ray.evaluation.evaluate import (
     facts_of_training,
     find_training_manifest,
 )
-from physiq_ray.ingest import Unreadable
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import MANIFEST_SCHEMA, VALIDATION, Manifest
 from physiq_ray.model import build_model
+from physiq_ray.quarantine import Unreadable
 from physiq_ray.training.record import stored_settings
 
 pytestmark = pytest.mark.slow

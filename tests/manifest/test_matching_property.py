@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from physiq_ray.cleanse import plan_cleanse
+from physiq_ray.errors import quoted
 from physiq_ray.labels import LABEL_SCHEMA, Labels
 from physiq_ray.manifest import find_labelled, match_photos
-from physiq_ray.manifest.names import quoted, read_keys, read_labels
+from physiq_ray.manifest.names import read_keys, read_labels
 from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing
 
 POSES = {1: "Front Lat Spread", 7: "Back Lat Spread"}

@@ -18,7 +18,7 @@ from ray.serve.generated import serve_pb2
 from running import RunningService, StartService
 
 from physiq_ray.cluster import LOOPBACK_VARIABLE, on_loopback
-from physiq_ray.serving.run import is_loopback
+from physiq_ray.machine import is_loopback
 
 Address = tuple[str, int]
 # Ray's services; that of the object store, which photos go through, is not among its Python modules.
