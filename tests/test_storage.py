@@ -508,14 +508,21 @@ def test_a_server_away_for_five_seconds_costs_no_listing_and_no_write(
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "code"),
+    ("variable", "value", "code", "own_words"),
     [
-        ("AWS_SECRET_ACCESS_KEY", "wrong", "SignatureDoesNotMatch"),
-        ("AWS_ACCESS_KEY_ID", "unknown", "InvalidAccessKeyId"),
+        (
+            *("AWS_SECRET_ACCESS_KEY", "wrong", "SignatureDoesNotMatch"),
+            "The request signature we calculated does not match the signature you provided. Check your key "
+            "and signing method.",
+        ),
+        (
+            *("AWS_ACCESS_KEY_ID", "unknown", "InvalidAccessKeyId"),
+            "The access key ID you provided does not exist in our records.",
+        ),
     ],
 )
 def test_wrong_credentials_are_said_when_listing_reading_and_writing(
-    make_bucket: MakeBucket, aws: Aws, variable: str, value: str, code: str
+    make_bucket: MakeBucket, aws: Aws, variable: str, value: str, code: str, own_words: str
 ) -> None:
     bucket = make_bucket({"a.jpg": b"1"})
     aws(**{variable: value})
@@ -524,7 +531,8 @@ def test_wrong_credentials_are_said_when_listing_reading_and_writing(
 
     assert type(error) is DeniedError
     assert str(error) == (
-        f"list s3://{bucket}: the credentials were refused ({code}); check AWS_PROFILE and keys"
+        f"list s3://{bucket}: the credentials were refused ({code}); check AWS_PROFILE and keys "
+        f"(S3: {own_words})"
     )
     with pytest.raises(DeniedError, match=rf"^read s3://{bucket}/a\.jpg: the credentials were refused"):
         read_bytes(f"s3://{bucket}/a.jpg")

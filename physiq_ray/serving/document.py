@@ -148,6 +148,7 @@ BODY = {
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "Empty, or not what its type or encoding says"},
     401: {"model": ErrorAnswer, "description": "The bearer token is missing or wrong"},
+    431: {"model": ErrorAnswer, "description": "The headers are too large"},
     408: {"model": ErrorAnswer, "description": "The upload took too long, or there were too many slow ones"},
     413: {"model": ErrorAnswer, "description": "Too many bytes, pixels or photos"},
     415: {"model": ErrorAnswer, "description": "No image of a format read here, or an encoding besides gzip"},

@@ -27,6 +27,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+MAX_HEADER_BYTES = 32 * 1024  # of a request: HAProxy has a limit, Serve's own proxy has none
 PREDICT_PATH = "/v1/predict"
 DOCS = "/docs"  # FastAPI's, whose scripts come from another host
 
@@ -75,10 +76,16 @@ class Edge:
                 message = {**message, "body": b""}
             await send(message)
 
-        is_prediction = scope["method"] == "POST" and path == PREDICT_PATH
-        if is_prediction and (refusal := self._busy()):
-            # Before all else: ten times the capacity is mostly refusals, and what they cost answers lose.
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            refusal = RequestError(
+                431, "headers_too_large", f"the request's headers have more than {MAX_HEADER_BYTES} bytes"
+            )
             await refusal.to_response()(scope, receive, send_with_headers)
+            return
+        is_prediction = scope["method"] == "POST" and path == PREDICT_PATH
+        if is_prediction and (busy := self._busy()):
+            # Before all else: ten times the capacity is mostly refusals, and what they cost answers lose.
+            await busy.to_response()(scope, receive, send_with_headers)
             return
         try:
             await self._app(scope, limited(receive, self._max_body_bytes), send_with_headers)

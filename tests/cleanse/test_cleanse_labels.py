@@ -358,8 +358,8 @@ def test_an_unchanged_label_file_is_read_once(make_bucket, label, cleanse, monke
     from physiq_ray.cleanse import watch
 
     reads: list[object] = []
-    load_labels = watch.load_labels
-    monkeypatch.setattr(watch, "load_labels", lambda *args: reads.append(args) or load_labels(*args))
+    load = watch.load_configured_labels
+    monkeypatch.setattr(watch, "load_configured_labels", lambda *args: reads.append(args) or load(*args))
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcdefgh"})
     label("a.jpg")
 

@@ -311,7 +311,7 @@ def test_the_openapi_document_lists_the_three_paths_and_no_page(service: Running
 
     assert document["paths"].keys() == {"/v1/predict", "/v1/model", "/healthz"}
     assert set(document["paths"]["/v1/predict"]["post"]["responses"]) == {
-        "200", "400", "401", "408", "413", "415", "422", "429", "503",
+        "200", "400", "401", "408", "413", "415", "422", "429", "431", "503",
     }  # fmt: skip
     assert service.get("/docs").status_code == 200
     assert "/openapi.json" in service.get("/docs").text

@@ -30,7 +30,7 @@ def sources(pose_folders):
     return [str(pose_folders({1: 6, 5: 6}))]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_output_that_fills_up_keeps_the_model_before_and_says_how_to_get_the_new_one(
     run, sources, make_disk
 ):
@@ -163,7 +163,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_no_part_of_it(make_disk, tmp
     (disk / "epoch-0002" / "state.pt").write_bytes(bytes(MEGABYTE // 2))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_checkpoint_that_found_no_room_is_removed_and_the_next_attempt_has_the_room(
     run, sources, make_disk
 ):
