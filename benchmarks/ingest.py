@@ -6,8 +6,8 @@ photos beforehand is not counted. Sides:
 
 decoder       our decoder in 2 processes, from memory: the limit
 plain         2 processes that fetch and decode as ours does, without Ray: what Ray costs
-ours          open_photos(cached=True): the first epoch decodes into the object store
-ours-stream   open_photos(cached=False): each epoch fetches and decodes
+ours          open_photos(kind="memory"): the first epoch decodes into the object store
+ours-stream   open_photos(kind="none"): each epoch fetches and decodes
 read_images   ray.data.read_images(size=…) on pyarrow's S3FileSystem
 download      ray.data.expressions.download(), then our decoder in map_batches
 dataloader    boto3 downloads all, then ImageFolder and a DataLoader with 2 workers
@@ -113,7 +113,7 @@ def ours(work: dict[str, Any], *, cached: bool = True) -> Epoch:
 
     _start_ray(work)
     table = _to_table(work)
-    warm = open_photos(table.slice(0, NUM_WARM_UP), image_size=SIZE_PX, cached=False)
+    warm = open_photos(table.slice(0, NUM_WARM_UP), image_size=SIZE_PX, kind="none")
     list(warm.batches(np.arange(min(NUM_WARM_UP, table.num_rows)), BATCH_SIZE))
     opened: list[Any] = []
     rng = np.random.default_rng(0)
@@ -292,7 +292,7 @@ SIDES: dict[str, Callable[[dict[str, Any]], Epoch]] = {
     "decoder": decoder,
     "plain": plain,
     "ours": ours,
-    "ours-stream": partial(ours, cached=False),
+    "ours-stream": partial(ours, kind="none"),
     "read_images": read_images,
     "download": download,
     "dataloader": dataloader,

@@ -7,8 +7,8 @@ are lacking. What is left is overhead: the task's threads and block, Ray's tasks
 way of the blocks to the driver. The driver reads all batches, so blocks of other nodes are sent to it; in
 training each worker reads its own share. Parts:
 
-streamed        open_photos(cached=False): an epoch of batches in random order
-cached, decode  open_photos(cached=True): the photos decoded into the nodes' stores
+streamed        open_photos(kind="none"): an epoch of batches in random order
+cached, decode  open_photos(kind="memory"): the photos decoded into the nodes' stores
 cached, epoch   batches in random order out of the stores
 
 of ideal    photos/s against nodes × CPUs × DECODE_THREADS / cost
@@ -226,7 +226,9 @@ def measure_nodes(work: dict[str, Any], folder: str) -> dict[str, Any]:
     num_nodes, cost_s = work["nodes"], work["cost_ms"] / 1000
     results = []
     with ray_nodes(num_nodes, work["store_bytes"], folder), photos_replaced(cost_s) as described:
-        for _part in read_photos(64 * num_nodes, cached=True):  # starts the workers, which import for seconds
+        for _part in read_photos(
+            64 * num_nodes, kind="memory"
+        ):  # starts the workers, which import for seconds
             pass
         described.clear()
         time.sleep(2)
@@ -253,11 +255,11 @@ def read_photos(
     opened: list[Any] = []
 
     def decode() -> int:
-        opened.append(open_photos(table, image_size=SIZE_PX, cached=True))
+        opened.append(open_photos(table, image_size=SIZE_PX, kind="memory"))
         return int(opened[0].num_rows)
 
     def epoch() -> int:
-        photos = opened[0] if opened else open_photos(table, image_size=SIZE_PX, cached=False)
+        photos = opened[0] if opened else open_photos(table, image_size=SIZE_PX, kind="none")
         num_read = 0
         for batch in photos.batches(rows, BATCH_SIZE):
             assert batch.images.shape[1:] == (SIZE_PX, SIZE_PX, 3), batch.images.shape

@@ -205,8 +205,18 @@ class Settings(SplitSettings):
     compile: Literal["no", "yes"] = Field(
         "no", description="torch.compile: minutes at the start, for faster steps on GPUs"
     )
-    cache: Literal["auto", "object_store", "none"] = Field(
-        "auto", description="keep decoded photos in Ray's object store between epochs"
+    cache: Literal["auto", "gpu", "memory", "disk", "none"] = Field(
+        "auto",
+        description="where decoded photos are kept: on each GPU, in Ray's object store, in cache_dir, or "
+        "nowhere (decoded in each epoch); auto: the first of these that fits",
+    )
+    cache_dir: str | None = Field(
+        None,
+        description="folder or s3:// prefix that keeps decoded photos for later runs; without it, "
+        "~/.cache/physiq-ray, where cache=disk asks for it or memory does not suffice",
+    )
+    cache_limit_gib: float = Field(
+        100.0, gt=0, description="GiB of decoded photos in cache_dir; the least recently used make room"
     )
     max_unreadable_share: Share = Field(
         0.05, description="stop when more than this share of the photos cannot be read"
