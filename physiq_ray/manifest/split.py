@@ -73,7 +73,7 @@ def split_groups(
         return pair_class[starts[g] : starts[g + 1]], pair_counts[starts[g] : starts[g + 1]]
 
     must_stay = (groups_of_class == 1) | is_closed
-    for g in mixed:
+    for g in mixed.tolist():
         classes, counts = classes_of(g)
         fits = np.all(taken[classes] + counts / 2 <= target[classes])
         chosen[g] = fits and not np.any(must_stay[classes])
@@ -95,7 +95,7 @@ def split_groups(
         taken[c] = reached[num_chosen]
 
     # Those classes that still miss some, as all their groups have a class with enough: nearer on the whole.
-    for g in mixed[~chosen[mixed]]:
+    for g in mixed[~chosen[mixed]].tolist():
         classes, counts = classes_of(g)
         before = np.abs(taken[classes] - target[classes]).sum()
         after = np.abs(taken[classes] + counts - target[classes]).sum()
