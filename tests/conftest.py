@@ -235,3 +235,21 @@ def run_cli(tmp_path: Path) -> RunCli:
         )
 
     return run
+
+
+@pytest.fixture
+def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> RunCli:
+    """Give a function that runs `physiq-ray` in this process, which has imported torch already.
+
+    A process of its own imports for up to ten seconds. So `run_cli` is for what depends on the process:
+    environment, terminal, signals, Ray's start.
+    """
+    from physiq_ray.cli import main
+
+    def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(tmp_path)
+        capfd.readouterr()
+        arguments = [str(arg) for arg in args]
+        return subprocess.CompletedProcess(arguments, main(arguments), *capfd.readouterr())
+
+    return run

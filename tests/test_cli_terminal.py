@@ -159,7 +159,7 @@ def test_an_epoch_that_cannot_be_shown_is_in_history_all_the_same(tmp_path, capl
     assert "EpochDone not shown or written: 'ascii' codec can't encode" in caplog.text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_train_and_evaluate_run_in_ascii(run, make_photo, tmp_path):
     (tmp_path / "poses.json").write_text(
         json.dumps([{"id": 1, "name": POSE}, {"id": 2, "name": "Two"}]), encoding="utf-8"

@@ -5,6 +5,7 @@ Ray, torch, Arrow and S3 are imported inside the command that needs them, so tha
 parser    commands and flags, these from the settings' fields
 commands  train, audit, evaluate, demo
 predict   predict, photo by photo or by the bucket
+addresses @list.txt → the addresses in it
 answers   its answers as blocks, table, CSV or JSON
 serve     the HTTP service on this machine
 sync      buckets into a folder

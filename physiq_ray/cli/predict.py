@@ -21,9 +21,9 @@ def predict_command(args: argparse.Namespace) -> int:
     """Tell the poses in photos."""
     settings = load_settings(given(args), file=args.config)
     _check_flags(args)
-    from physiq_ray.prediction import read_addresses
+    from physiq_ray.cli.addresses import read_addresses
 
-    args.photos = read_addresses(args.photos)  # before the model, which takes seconds
+    args.photos = read_addresses(args.photos)  # before the model, which takes seconds, as torch does
     from physiq_ray.checkpoint import load_model_state
     from physiq_ray.labels import load_configured_poses
     from physiq_ray.storage import follow_settings, split_uri

@@ -66,17 +66,18 @@ def split_groups(
     left = given_training.astype(float)  # what groups of several classes leave in training, or somebody put
 
     mixed = np.flatnonzero(classes_in_group > 1)
-    if len(mixed):
-        starts = np.searchsorted(pair_group, np.arange(len(group_ids) + 1))
-        counts_of = {int(g): slice(starts[g], starts[g + 1]) for g in mixed}
-        for g in mixed[np.argsort(rank[mixed], kind="stable")]:
-            part = counts_of[int(g)]
-            classes, counts = pair_class[part], pair_counts[part]
-            before = np.abs(taken[classes] - target[classes]).sum()
-            after = np.abs(taken[classes] + counts - target[classes]).sum()
-            stays = np.any((groups_of_class[classes] == 1) | is_closed[classes])
-            chosen[g] = after < before and not stays
-            (taken if chosen[g] else left)[classes] += counts
+    mixed = mixed[np.argsort(rank[mixed], kind="stable")]
+    starts = np.searchsorted(pair_group, np.arange(len(group_ids) + 1))
+
+    def classes_of(g: int) -> tuple[IntArray, IntArray]:
+        return pair_class[starts[g] : starts[g + 1]], pair_counts[starts[g] : starts[g + 1]]
+
+    must_stay = (groups_of_class == 1) | is_closed
+    for g in mixed.tolist():
+        classes, counts = classes_of(g)
+        fits = np.all(taken[classes] + counts / 2 <= target[classes])
+        chosen[g] = fits and not np.any(must_stay[classes])
+        (taken if chosen[g] else left)[classes] += counts
 
     pure = classes_in_group[pair_group] == 1
     for c in range(num_classes):
@@ -91,6 +92,16 @@ def split_groups(
             at_most = len(of_class) - (0 if left[c] else 1)
             num_chosen = min(max(num_chosen, at_least), max(at_least, at_most))
         chosen[pair_group[of_class[:num_chosen]]] = True
+        taken[c] = reached[num_chosen]
+
+    # Those classes that still miss some, as all their groups have a class with enough: nearer on the whole.
+    for g in mixed[~chosen[mixed]].tolist():
+        classes, counts = classes_of(g)
+        before = np.abs(taken[classes] - target[classes]).sum()
+        after = np.abs(taken[classes] + counts - target[classes]).sum()
+        if after < before and not np.any(must_stay[classes]):
+            chosen[g] = True
+            taken[classes] += counts
 
     if len(mixed):
         _repair(

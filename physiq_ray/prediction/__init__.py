@@ -6,11 +6,9 @@ network     the forward pass that all of them share
 openvino    the same by OpenVINO, where it is installed
 parts       answers ↔ Parquet files
 unreadable  photos without an answer, as rows next to them
-addresses   @list.txt → the addresses in it
 batch       photos' addresses → Parquet files, by Ray Data; imports Ray, so it is not imported here
 """
 
-from physiq_ray.prediction.addresses import read_addresses
 from physiq_ray.prediction.figure import write_figure
 from physiq_ray.prediction.single import (
     PoseProbability,
@@ -26,6 +24,5 @@ __all__ = [
     "Predictor",
     "find_photos",
     "predict_file",
-    "read_addresses",
     "write_figure",
 ]

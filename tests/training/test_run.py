@@ -58,6 +58,7 @@ def test_three_workers_stop_together_though_one_has_no_photo_on_either_side(run,
     assert len(result.history) < 9
 
 
+@pytest.mark.long
 def test_three_percent_unreadable_are_quarantined_once_and_all_others_count_on_three_workers(
     run, pose_folders, tmp_path
 ):
@@ -72,7 +73,7 @@ def test_three_percent_unreadable_are_quarantined_once_and_all_others_count_on_t
     assert seen == 33
 
 
-@pytest.mark.parametrize("cache", ["memory", "disk", "none"])
+@pytest.mark.parametrize("cache", ["memory", "disk", pytest.param("none", marks=pytest.mark.long)])
 def test_six_percent_unreadable_end_the_run_with_the_list(run, pose_folders, tmp_path, cache):
     photos = pose_folders({1: 28, 2: 22})
     for number in (1, 2, 4):
