@@ -15,7 +15,7 @@ choose    which of these, and why
 """
 
 from physiq_ray.ingest.batches import Batch, Photos
-from physiq_ray.ingest.choose import CacheSettings, choose_cache, in_use, open_cache, open_photos, open_splits
+from physiq_ray.ingest.choose import CacheSettings, choose_cache, in_use, open_photos, open_splits
 from physiq_ray.ingest.dataset import build_dataset
 from physiq_ray.ingest.kept import KeptPhotos, keep_in_memory, keep_on_disk
 from physiq_ray.ingest.reading import PhotoReader, StoredPhotos
@@ -35,7 +35,6 @@ __all__ = [
     "in_use",
     "keep_in_memory",
     "keep_on_disk",
-    "open_cache",
     "open_photos",
     "open_splits",
     "shared_batches",

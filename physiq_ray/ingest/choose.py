@@ -5,7 +5,6 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypedDict
 
 import pyarrow as pa
@@ -15,10 +14,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from physiq_ray.cluster import smallest_object_store
 from physiq_ray.errors import PhysiqError, SettingError, StorageError, TrainingError
 from physiq_ray.ingest.batches import Photos
-from physiq_ray.ingest.kept import Cache, KeptPhotos, OnProgress, keep_in_memory, keep_on_disk
+from physiq_ray.ingest.kept import KeptPhotos, OnProgress, keep_in_memory, keep_on_disk
 from physiq_ray.ingest.reading import PhotoReader, StoredPhotos
 from physiq_ray.ingest.streamed import StreamedPhotos
-from physiq_ray.prepared import CacheFolder, SharedCache, default_folder
+from physiq_ray.prepared import Cache, CacheFolder, SharedCache, open_cache
 from physiq_ray.storage import current_access
 
 Kind = Literal["memory", "disk", "none"]
@@ -28,15 +27,6 @@ MIN_STORE_BYTES = 128 * 2**20
 # Of a node's object store: the rest is for blocks in flight, checkpoints and other users.
 STORE_SHARE = 0.5
 DEFAULT_LIMIT_GIB = 100.0
-
-
-def open_cache(cache_dir: str | None, limit_gib: float) -> Cache:
-    """Give the cache on disk that settings describe; nothing is made or read."""
-    limit_bytes = int(limit_gib * 2**30)
-    if cache_dir is not None and cache_dir.startswith("s3://"):
-        return SharedCache(cache_dir, CacheFolder(default_folder(), limit_bytes))
-    root = Path(cache_dir).expanduser().absolute() if cache_dir else default_folder()
-    return CacheFolder(root, limit_bytes)
 
 
 def choose_cache(

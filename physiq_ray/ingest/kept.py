@@ -19,10 +19,9 @@ from physiq_ray.images import UInt8Array
 from physiq_ray.ingest.batches import Allocate, Batch, IntArray, allocate
 from physiq_ray.ingest.dataset import build_dataset, columns_of
 from physiq_ray.ingest.reading import PhotoReader, read_photos
-from physiq_ray.prepared import CacheFolder, SharedCache, open_images, photo_keys
+from physiq_ray.prepared import Cache, open_images, photo_keys
 from physiq_ray.quarantine import Unreadable
 
-Cache = CacheFolder | SharedCache
 OnProgress = Callable[[int], None]  # photos done since the last call
 
 

@@ -67,8 +67,8 @@ def test_a_damaged_shard_does_not_have_its_own_name_any_more(tmp_path, damage):
             open_images(tmp_path, name)
 
 
-def test_a_disk_that_fills_up_leaves_no_file(make_disk_or_skip, tmp_path):
-    folder = make_disk_or_skip(1)
+def test_a_disk_that_fills_up_leaves_no_file(make_disk):
+    folder, _ = make_disk(2**20)
     with pytest.raises(OSError, match="No space left"):
         write_shard(folder, photo_keys(["a"], [1], ["v"]), draw(1, side=1024))
     assert list(folder.iterdir()) == []
