@@ -204,9 +204,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_json(cleanse)
     _add_settings(cleanse, list(CleanseSettings.model_fields), kind=CleanseSettings)
 
-    cache = _command(
-        subparsers, "cache", cache_command, "show what decoded photos take on disk, or delete them"
-    )
+    cache = _command(subparsers, "cache", cache_command, "show or empty the decoded photos on disk")
     cache.add_argument("--clear", action="store_true", help="delete all that no running training uses")
     _add_json(cache)
     _add_settings(cache, CACHE_SETTINGS)

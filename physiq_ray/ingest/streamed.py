@@ -103,7 +103,7 @@ class SharedStream:
         """Take one worker's share of an epoch; with the last worker's, the pipeline starts.
 
         key: another for each epoch and for each start of the workers. A new one ends what is left of the
-        epoch before.
+        epoch before. To be waited for before the first `take`.
         """
         with self._pulling, self._changed:
             if key != self._key:

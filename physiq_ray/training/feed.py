@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import ray
 import torch
 from torch import Tensor
 
@@ -99,7 +100,8 @@ class Feed:
         self._rows = rows
         if self._stream is not None:
             self._key = f"{self._start_id}-{epoch}"
-            self._stream.begin.remote(self._key, self._share())
+            # Waited for: the actor's threads may run what is asked later first.
+            ray.get(self._stream.begin.remote(self._key, self._share()))
 
     def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Give uint8 images (B, H, W, 3) and labels (B,) on the device, in the order of the epoch's rows.
