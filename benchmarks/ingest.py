@@ -7,6 +7,7 @@ photos beforehand is not counted. Sides:
 decoder       our decoder in 2 processes, from memory: the limit
 plain         2 processes that fetch and decode as ours does, without Ray: what Ray costs
 ours          open_photos(kind="memory"): the first epoch decodes into the object store
+ours-disk     open_photos(kind="disk"): the first epoch decodes into shards on disk
 ours-stream   open_photos(kind="none"): each epoch fetches and decodes
 read_images   ray.data.read_images(size=…) on pyarrow's S3FileSystem
 download      ray.data.expressions.download(), then our decoder in map_batches
@@ -92,9 +93,11 @@ def plain(work: dict[str, Any]) -> Epoch:
 
 
 def _read_part(table: pa.Table) -> int:
-    from physiq_ray.ingest import _read_task
+    from physiq_ray.ingest import StoredPhotos
+    from physiq_ray.ingest.reading import read_photos
+    from physiq_ray.storage import current_access
 
-    return len(_read_task(table, image_size=SIZE_PX)["image"])
+    return len(read_photos(table, image_size=SIZE_PX, reader=StoredPhotos(current_access())).images)
 
 
 def _to_table(work: dict[str, Any]) -> pa.Table:
@@ -107,8 +110,8 @@ def _to_table(work: dict[str, Any]) -> pa.Table:
     )
 
 
-def ours(work: dict[str, Any], *, cached: bool = True) -> Epoch:
-    """Read by open_photos; cached, the first epoch opens them."""
+def ours(work: dict[str, Any], *, kind: str = "memory") -> Epoch:
+    """Read by open_photos, which the first epoch calls."""
     from physiq_ray.ingest import open_photos
 
     _start_ray(work)
@@ -120,7 +123,7 @@ def ours(work: dict[str, Any], *, cached: bool = True) -> Epoch:
 
     def epoch() -> Iterator[int]:
         if not opened:
-            opened.append(open_photos(table, image_size=SIZE_PX, cached=cached))
+            opened.append(open_photos(table, image_size=SIZE_PX, kind=kind))
         for batch in opened[0].batches(rng.permutation(table.num_rows), BATCH_SIZE):
             yield len(batch.labels)
 

@@ -8,8 +8,8 @@ way of the blocks to the driver. The driver reads all batches, so blocks of othe
 training each worker reads its own share. Parts:
 
 streamed        open_photos(kind="none"): an epoch of batches in random order
-cached, decode  open_photos(kind="memory"): the photos decoded into the nodes' stores
-cached, epoch   batches in random order out of the stores
+kept, decode    open_photos(kind="memory"): the photos decoded into the nodes' stores
+kept, epoch     batches in random order out of the stores
 
 of ideal    photos/s against nodes × CPUs × DECODE_THREADS / cost
 driver, tasks, Ray
@@ -56,7 +56,7 @@ PHOTO_BYTES = SIZE_PX**2 * 3
 IDLE_S = 4.0
 # What Ray counts of each node's memory; by default it is all of this machine's, each time.
 NODE_MEMORY_BYTES = 4 * 2**30
-PARTS = ("streamed", "cached, decode", "cached, epoch")
+PARTS = ("streamed", "kept, decode", "kept, epoch")
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_")  # Ray's own, Ray Data's actors included
 
 
@@ -76,32 +76,33 @@ def make_table(num_photos: int) -> pa.Table:
 
 def read_nothing(inputs: pa.Table, *, image_size: int, cost_s: float) -> dict[str, Any]:
     """Run ingest's own task, in which a photo costs so many seconds of a decoding thread and is black."""
-    from physiq_ray import ingest
+    from physiq_ray.ingest import StoredPhotos, dataset, reading
+    from physiq_ray.storage import current_access
 
     def decode(uri: str, data: bytes, image_size: int) -> np.ndarray:
         time.sleep(cost_s)
         return np.zeros((image_size, image_size, 3), np.uint8)
 
     with (
-        patch.object(ingest, "_fetch", lambda *_: b""),
-        patch.object(ingest, "_decode", decode),
+        patch.object(reading, "_fetch", lambda *_: b""),
+        patch.object(reading, "_decode", decode),
     ):
-        return ingest._read_task(inputs, image_size=image_size)
+        return dataset.read_task(inputs, image_size=image_size, reader=StoredPhotos(current_access()))
 
 
 @contextmanager
 def photos_replaced(cost_s: float) -> Iterator[list[Any]]:
     """Let ingest describe its datasets with read_nothing; give the list that they are added to."""
-    from physiq_ray import ingest
+    from physiq_ray.ingest import dataset
 
     described: list[Any] = []
-    build = ingest.build_dataset
+    describe = dataset.describe_tasks
 
-    def build_with_nothing(table: pa.Table, **options: Any) -> Any:
-        described.append(build(table, **{**options, "read": partial(read_nothing, cost_s=cost_s)}))
+    def describe_with_nothing(blocks: list[pa.Table], **options: Any) -> Any:
+        described.append(describe(blocks, **{**options, "read": partial(read_nothing, cost_s=cost_s)}))
         return described[-1]
 
-    with patch.object(ingest, "build_dataset", build_with_nothing):
+    with patch.object(dataset, "describe_tasks", describe_with_nothing):
         yield described
 
 
@@ -237,15 +238,15 @@ def measure_nodes(work: dict[str, Any], folder: str) -> dict[str, Any]:
         idle = read_usage().since(before)
         for _ in range(work["repeats"]):
             for per_node in work["photos"]:
-                for cached in (False, True) if per_node == max(work["photos"]) else (False,):
-                    for result in read_photos(per_node * num_nodes, cached=cached, described=described):
+                for kind in ("none", "memory") if per_node == max(work["photos"]) else ("none",):
+                    for result in read_photos(per_node * num_nodes, kind=kind, described=described):
                         results.append({"per_node": per_node} | result)
                     described.clear()
     return {"idle_cores": (idle["ray_s"] + idle["tasks_s"]) / idle["time_s"], "results": results}
 
 
 def read_photos(
-    num_photos: int, *, cached: bool, described: list[Any] | None = None
+    num_photos: int, *, kind: str, described: list[Any] | None = None
 ) -> Iterator[dict[str, Any]]:
     """Read each photo once, streamed; or decode them into the stores, then read each once."""
     from physiq_ray.ingest import open_photos
@@ -268,7 +269,9 @@ def read_photos(
             num_read += len(batch.labels)
         return num_read
 
-    for part, run in zip(PARTS[1:], (decode, epoch), strict=True) if cached else ((PARTS[0], epoch),):
+    for part, run in (
+        zip(PARTS[1:], (decode, epoch), strict=True) if kind == "memory" else ((PARTS[0], epoch),)
+    ):
         num_described = len(described or ())
         before = read_usage()
         with PeakHeap() as heap:
@@ -300,14 +303,14 @@ def read_stats(text: str) -> dict[str, int]:
 
 def compare_nodes(args: argparse.Namespace) -> None:
     """Measure each number of nodes in a process of its own and print medians."""
-    # As decide_cache would have it: all photos of the largest run fit half of any one node's store. The
+    # As choose_cache would have it: all photos of the largest run fit half of any one node's store. The
     # same store everywhere, as Ray Data plans by its size.
     largest = max(args.nodes) * max(args.photos) * PHOTO_BYTES
     store_bytes = max(500_000_000, 2 * largest)
     free = shutil.disk_usage("/dev/shm").free
     if free < 2 * largest:
         raise SystemExit(f"/dev/shm has {free / 1e9:.1f} GB left, {2 * largest / 1e9:.1f} GB may be needed")
-    from physiq_ray.ingest import DECODE_THREADS
+    from physiq_ray.ingest.reading import DECODE_THREADS
 
     work = {"photos": args.photos, "cost_ms": args.cost_ms, "repeats": args.repeats}
     runs = {}
