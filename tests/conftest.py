@@ -242,9 +242,15 @@ def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     """Give a function that runs `physiq-ray` in this process, which has imported torch already.
 
     A process of its own imports for up to ten seconds. So `run_cli` is for what depends on the process:
-    environment, terminal, signals, Ray's start.
+    environment, terminal, signals, and all that starts Ray, as it also ends the Ray of other tests.
     """
     from physiq_ray.cli import main
+
+    def refuse(**_options: bool) -> None:
+        raise AssertionError("this command ends Ray, which other tests use: run it by run_cli")
+
+    for module in ("commands", "predict"):
+        monkeypatch.setattr(f"physiq_ray.cli.{module}.no_words_of_ray", refuse)
 
     def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
         monkeypatch.chdir(tmp_path)

@@ -128,19 +128,19 @@ def test_wrong_inputs_of_a_training_are_told_before_ray_and_torch_are_imported(p
     assert done.stdout in {"1 []\n", "2 []\n"}, done.stderr
 
 
-def test_labels_that_match_nothing_show_an_example_of_both(run_here, project, make_bucket, make_photo):
+def test_labels_that_match_nothing_show_an_example_of_both(run_cli, project, make_bucket, make_photo):
     project(("IMG1.jpeg", 1), ("IMG2.jpeg", 2))
     bucket = make_bucket({"other.jpeg": make_photo()})
-    done = run_here(*TRAIN, "--sources", f"s3://{bucket}")
+    done = run_cli(*TRAIN, "--sources", f"s3://{bucket}")
     assert done.returncode == 1
     assert "no label matches a photo: 1 photos, 2 usable labels" in done.stderr
     assert "'other.jpeg'" in done.stderr
     assert "'IMG1.jpeg'" in done.stderr
 
 
-def test_an_empty_bucket_is_said(run_here, project, make_bucket):
+def test_an_empty_bucket_is_said(run_cli, project, make_bucket):
     bucket = make_bucket({})
-    done = run_here(*TRAIN, "--sources", f"s3://{bucket}")
+    done = run_cli(*TRAIN, "--sources", f"s3://{bucket}")
     assert done.returncode == 1
     assert f"no photos in s3://{bucket}; check bucket and prefix" in done.stderr
 
@@ -244,14 +244,14 @@ def test_an_answer_stands_without_its_figure(run_here, model, make_photo, tmp_pa
     assert len(answer["errors"]) == 1
 
 
-def test_names_no_file_can_have_are_one_line_and_no_traceback(run_here, model, make_photo, tmp_path):
+def test_names_no_file_can_have_are_one_line_and_no_traceback(run_cli, run_here, model, make_photo, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(make_photo())
     name = "x" * 300
     one = run_here("predict", name, "photo.jpg", "--model", model, "--no-figures", "--json")
     assert one.returncode == 1
     assert [item["uri"] for item in json.loads(one.stdout)["predictions"]] == ["photo.jpg"]
     assert one.stderr == f"physiq-ray predict: read {name}: File name too long\n"
-    all_of_them = run_here("predict", name, "--model", model, "--output", "out")
+    all_of_them = run_cli("predict", name, "--model", model, "--output", "out")
     no_model = run_here("predict", "photo.jpg", "--model", name)
     for done in (all_of_them, no_model):
         assert done.returncode == 1
@@ -268,8 +268,8 @@ def test_names_no_file_can_have_are_one_line_and_no_traceback(run_here, model, m
         (("--output", "out", "--part-rows", "0"), "part_rows=0 (answers a file): expected at least 1"),
     ],
 )
-def test_flags_of_predict_that_exclude_each_other_are_refused(run_here, model, tmp_path, flags, message):
-    done = run_here("predict", "photo.jpg", "--model", model, *flags)
+def test_flags_of_predict_that_exclude_each_other_are_refused(run_cli, model, tmp_path, flags, message):
+    done = run_cli("predict", "photo.jpg", "--model", model, *flags)
     assert done.returncode == 2
     assert message in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,6 @@ import torch
 
 from physiq_ray.checkpoint import ModelState, save_model_files
 from physiq_ray.cli import main
-from physiq_ray.cli.addresses import read_addresses
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import build_model
 
@@ -180,14 +179,15 @@ LIST = "# comment\r\n\r\n  a.jpg  \r\nnot here.jpg\r\n"
     ],
     ids=["utf-8", "with a mark", "utf-16", "old Mac"],
 )
-def test_a_list_may_have_comments_blank_lines_marks_and_any_line_ends(
-    make_photo, tmp_path, monkeypatch, data
-):
-    monkeypatch.chdir(tmp_path)
+def test_a_list_may_have_comments_blank_lines_marks_and_any_line_ends(predict, make_photo, tmp_path, data):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(make_photo())
     (tmp_path / "in" / "list.txt").write_bytes(data)
-    assert read_addresses(["@in/list.txt"]) == ["in/a.jpg", "in/not here.jpg"]
+    done = predict("@in/list.txt", "--format", "jsonl")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["uri"] for row in rows] == ["in/a.jpg", "in/not here.jpg"]
+    assert "pose" in rows[0]
+    assert rows[1]["error"] == "read in/not here.jpg: No such file or directory"
 
 
 def test_relative_entries_mean_a_file_next_to_the_list_before_one_of_the_working_folder(

@@ -216,9 +216,8 @@ def _find_split_problem(
 
 def _content_codes(table: pa.Table) -> IntArray:
     """Give each content a number: equal size and ETag → equal number; a photo without ETag has its own."""
-    etag, size = _codes(table["etag"]), table["size"].to_numpy()
-    pairs = etag * (int(size.max(initial=0)) + 1) + size
-    content: IntArray = np.unique(pairs, return_inverse=True)[1]
+    etag, size = _codes(table["etag"]), _codes(table["size"])
+    content = _codes(pa.chunked_array([etag * (int(size.max(initial=0)) + 1) + size]))
     alone = pc.equal(table["etag"], "").to_numpy()
     return np.where(alone, len(content) + np.arange(len(content)), content)
 

@@ -51,7 +51,7 @@ def test_one_worker_and_two_with_the_same_global_batch_have_the_same_losses(run,
         assert left["validation_loss"] == pytest.approx(right["validation_loss"], abs=1e-3)
 
 
-@pytest.mark.timeout(600)  # trains nine times: 300 s end it on a slow machine
+@pytest.mark.timeout(600)  # three trainings: 300 s do not suffice next to other tests on a slow machine
 @pytest.mark.long
 def test_three_interrupted_epochs_and_three_resumed_give_the_weights_of_six(
     run, pose_folders, training_workers, rows, tmp_path
