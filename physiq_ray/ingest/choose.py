@@ -49,7 +49,7 @@ def choose_cache(
     room = int(store_bytes * STORE_SHARE)
     reasons = []
     fits: dict[Kind, str] = {}
-    if needed_bytes <= room:
+    if fits_store(needed_bytes, store_bytes):
         fits["memory"] = f"{sizes} fit Ray's object store ({room / 2**20:.0f} MiB): decoded once"
     else:
         reasons.append(f"more than {room / 2**20:.0f} MiB of Ray's object store")
@@ -64,6 +64,11 @@ def choose_cache(
         if kind in fits:
             return kind, f"cache {setting}: {kind}: {fits[kind]}"
     return "none", f"cache {setting}: none: {sizes} are {' and '.join(reasons)}: decoded in each epoch"
+
+
+def fits_store(needed_bytes: int, store_bytes: int) -> bool:
+    """Tell whether decoded photos of so many bytes may be kept in object stores of so many."""
+    return needed_bytes <= store_bytes * STORE_SHARE
 
 
 def open_photos(
@@ -135,13 +140,19 @@ def open_splits(
     """
     cache = open_cache(wanted.cache_dir, wanted.cache_limit_gib)
     folder = cache if isinstance(cache, CacheFolder) else cache.copies
-    # What the setting rules out is not looked at: it may be unreachable or read-only.
-    no_disk = "" if wanted.cache in ("memory", "none") else _why_no_disk(cache, image_size)
+    needed_bytes = sum(table.num_rows for table in splits.values()) * image_size**2 * 3
+    # A disk that is not needed is not looked at: it may be unreachable or read-only.
+    looks = wanted.cache == "disk" or (
+        wanted.cache in ("auto", "gpu")
+        and (wanted.cache_dir is not None or not fits_store(needed_bytes, store_bytes))
+    )
+    no_disk = _why_no_disk(cache, image_size) if looks else ""
+    disk_bytes = folder.room_bytes() if looks else 0
     kind, why = choose_cache(
         wanted.cache,
-        needed_bytes=sum(table.num_rows for table in splits.values()) * image_size**2 * 3,
+        needed_bytes=needed_bytes,
         store_bytes=store_bytes,
-        disk_bytes=folder.room_bytes(),
+        disk_bytes=disk_bytes,
         no_disk=no_disk,
         prefer_disk=wanted.cache_dir is not None,
     )
@@ -149,6 +160,13 @@ def open_splits(
         raise SettingError(f"cache=gpu: photos are prepared in memory or on disk first; {why}")
     if kind == "disk" and no_disk:
         raise SettingError(f"cache=disk: {no_disk}; set cache_dir, or cache=memory or cache=none")
+    # Else a preparation would delete its own first shards to make room for its last.
+    if kind == "disk" and needed_bytes > disk_bytes:
+        raise SettingError(
+            f"cache=disk: {needed_bytes / 2**20:.0f} MiB of decoded photos, but {folder.root} has room for "
+            f"{disk_bytes / 2**20:.0f} MiB within cache_limit_gib={wanted.cache_limit_gib:g} and the disk's "
+            "free space; set either, another cache_dir, or cache=memory or cache=none"
+        )
     note(why)
 
     def open_all(kind: Kind) -> dict[str, Photos]:

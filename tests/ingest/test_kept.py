@@ -10,9 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from physiq_ray.errors import StorageError
-from physiq_ray.ingest import StoredPhotos, keep_on_disk, open_photos
-from physiq_ray.prepared import CacheFolder, SharedCache
+from physiq_ray.errors import SettingError, StorageError
+from physiq_ray.ingest import CacheSettings, StoredPhotos, keep_on_disk, open_photos, open_splits
+from physiq_ray.prepared import CacheFolder, SharedCache, open_images, photo_keys
 from physiq_ray.storage import current_access, list_sources, parse_source
 
 SIZE = 64
@@ -47,6 +47,10 @@ def keep(ray_local, cache):
         return keep_on_disk(table, where, image_size=size, reader=StoredPhotos(current_access()))
 
     return run
+
+
+def keys_of_shard(number):
+    return photo_keys([f"{number}-{row}" for row in range(100)], [1] * 100, ["v"] * 100)
 
 
 def requests(s3, *buckets):
@@ -214,3 +218,69 @@ def test_a_killed_preparation_continues_where_it_stopped(s3, make_bucket, make_p
     asked = requests(s3, bucket) - before - 1
     assert 0 < asked < 120
     assert sum(len(batch.rows) for batch in again.batches(np.arange(120), 32)) == 120
+
+
+def test_a_disk_that_cannot_be_had_is_passed_over_by_auto_and_named_where_it_is_asked_for(
+    ray_local, make_bucket, photos, tmp_path
+):
+    table = listed(make_bucket(photos))
+    (tmp_path / "file").write_text("")
+    no_folder = str(tmp_path / "file" / "cache")
+    notes = []
+
+    def open_with(setting):
+        wanted = CacheSettings(setting, no_folder, 1.0)
+        open_splits({"train": table}, wanted, image_size=SIZE, store_bytes=2**30, note=notes.append)
+
+    open_with("auto")
+    assert notes == [
+        "cache auto: memory: 0 MiB of decoded photos fit Ray's object store (512 MiB): decoded once"
+    ]
+    with pytest.raises(SettingError, match=rf"cache=disk: cache_dir={no_folder}: Not a directory; "):
+        open_with("disk")
+
+
+def test_photos_that_have_no_room_are_refused_before_any_is_decoded(
+    s3, ray_local, make_bucket, photos, tmp_path
+):
+    bucket = make_bucket(photos)
+    table, before = listed(bucket), requests(s3, bucket)
+    wanted = CacheSettings("disk", str(tmp_path / "cache"), 0.0001)
+    with pytest.raises(SettingError, match=r"room for 0 MiB within cache_limit_gib=0\.0001"):
+        open_splits({"train": table}, wanted, image_size=SIZE, store_bytes=2**30)
+    assert requests(s3, bucket) == before
+
+
+@pytest.mark.slow
+def test_a_killed_upload_leaves_no_shard_that_is_taken_for_whole(s3, s3_direct, make_bucket, tmp_path):
+    store = make_bucket({})
+    code = (
+        "import pathlib, sys\n"
+        "import numpy as np\n"
+        "sys.path.insert(0, sys.argv[3])\n"
+        "from test_kept import keys_of_shard\n"
+        "from physiq_ray.prepared import CacheFolder, SharedCache\n"
+        "cache = SharedCache(sys.argv[1], CacheFolder(pathlib.Path(sys.argv[2]), 2**40))\n"
+        "for number in range(10**6):\n"
+        "    images = np.full((100, 224, 224, 3), number % 256, np.uint8)\n"
+        "    cache.add(keys_of_shard(number), images, 224)\n"
+    )
+    for attempt in range(3):
+        own = str(tmp_path / f"writer {attempt}")
+        command = [sys.executable, "-c", code, f"s3://{store}/p", own, os.path.dirname(__file__)]  # noqa: PTH120
+        with subprocess.Popen(command) as process:
+            end_s = time.monotonic() + 60
+            while not s3_direct.list_objects_v2(Bucket=store, Prefix="p/").get("KeyCount", 0) > 4 * attempt:
+                assert time.monotonic() < end_s, "nothing was uploaded"
+                time.sleep(0.01)
+            time.sleep(0.07 * attempt)
+            process.send_signal(signal.SIGKILL)
+    reader = SharedCache(f"s3://{store}/p", CacheFolder(tmp_path / "reader", 2**40))
+    shards = [keys_of_shard(number) for number in range(100)]
+    found = reader.find([key for keys in shards for key in keys], 224)
+    folder = reader.fetch(found.names, 224)
+    for number, shard in enumerate(shards):
+        if shard[0] in found.places:
+            name, row = found.places[shard[7]]
+            assert (open_images(folder, found.names[name])[row] == number).all()
+    assert found.names
