@@ -30,6 +30,7 @@ REGION: Final = "us-east-1"
 _PORT_TRIALS: Final = 5
 _LOG_LINES: Final = 15
 _STOP_TIMEOUT_S: Final = 10.0
+_TRAFFIC_SETTLES_S: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,14 @@ class LocalS3:
 
     def read_traffic(self, bucket: str) -> Traffic:
         """Ask the server how much was asked of one bucket since it started; the asking is not counted."""
+        # A request is counted a moment after its answer.
+        before, now = None, self._look_at_traffic(bucket)
+        while before != now:
+            time.sleep(_TRAFFIC_SETTLES_S)
+            before, now = now, self._look_at_traffic(bucket)
+        return now
+
+    def _look_at_traffic(self, bucket: str) -> Traffic:
         url = f"http://{weed.HOST}:{self._started.ports['metricsPort']}/metrics"
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(url, timeout=20) as answer:

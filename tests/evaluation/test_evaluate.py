@@ -171,6 +171,7 @@ def test_a_flag_wins_over_the_config_s_other_photos(run_cli, model, run_photos, 
     assert "All 3 photos scored were trained on" in card
 
 
+@pytest.mark.long
 def test_where_nothing_can_be_read_the_reasons_are_named(run_cli, model, photos, tmp_path):
     for path in (tmp_path / "photos").rglob("*.jpeg"):
         path.write_bytes(b"no photo " + str(path).encode())

@@ -146,6 +146,7 @@ def test_a_service_of_one_machine_opens_no_port_to_others(start_service: StartSe
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_where_rays_ports_are_open_nobody_without_the_token_runs_or_reads_anything(
     start_service: StartService,
 ) -> None:

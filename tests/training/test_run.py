@@ -49,6 +49,7 @@ def test_a_run_writes_the_best_epoch_s_model_and_says_what_it_used(run, pose_fol
     assert correct / len(result.validation_uris) == pytest.approx(result.best_accuracy)
 
 
+@pytest.mark.long
 def test_three_workers_stop_together_though_one_has_no_photo_on_either_side(run, pose_folders):
     photos = pose_folders({1: 2, 2: 2})  # two to train on, two to validate with
     result, _ = run(sources=[str(photos)], num_workers=3, epochs=9, patience=1, learning_rate=1e-9)
