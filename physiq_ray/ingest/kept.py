@@ -4,6 +4,7 @@ Each process resolves all blocks or shards once and keeps them mapped. A batch i
 whatever order, and takes nothing else per batch: no request to Ray, no unpickling, no index to build.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -218,36 +219,33 @@ def _prepare(
     if not table.num_rows:
         return
     dataset = build_dataset(
-        table, image_size=image_size, decode_resource=decode_resource, read=_PrepareTask(reader, cache)
+        table,
+        image_size=image_size,
+        decode_resource=decode_resource,
+        read=functools.partial(_prepare_task, reader=reader, cache=cache),
     )
     for bundle in dataset.iter_internal_ref_bundles():
         yield from ray.get([entry.ref for entry in bundle.blocks])
 
 
-@dataclass(frozen=True)
-class _PrepareTask:
+def _prepare_task(inputs: pa.Table, *, image_size: int, reader: PhotoReader, cache: Cache) -> pa.Table:
     """Read one task's photos and add them to the cache as one shard; gives a row for each photo."""
-
-    reader: PhotoReader
-    cache: Cache
-
-    def __call__(self, inputs: pa.Table, *, image_size: int) -> pa.Table:
-        read = read_photos(inputs, image_size=image_size, reader=self.reader)
-        is_good = np.array([not step for step in read.steps])
-        images = read.images if is_good.all() else read.images[is_good]
-        keys = [key for key, good in zip(inputs["photo"].to_pylist(), is_good, strict=True) if good]
-        name = failure = ""
-        try:
-            name = self.cache.add(keys, images, image_size) if keys else ""
-        except StorageError as error:
-            failure = str(error)
-        num_rows = len(is_good)
-        return pa.table(
-            {
-                "row": np.cumsum(is_good) - 1,
-                "step": read.steps,
-                "error": read.errors,
-                "shard": pa.array([name] * num_rows, pa.string()),
-                "failure": pa.array([failure] * num_rows, pa.string()),
-            }
-        )
+    read = read_photos(inputs, image_size=image_size, reader=reader)
+    is_good = np.array([not step for step in read.steps])
+    images = read.images if is_good.all() else read.images[is_good]
+    keys = [key for key, good in zip(inputs["photo"].to_pylist(), is_good, strict=True) if good]
+    name = failure = ""
+    try:
+        name = cache.add(keys, images, image_size) if keys else ""
+    except StorageError as error:
+        failure = str(error)
+    num_rows = len(is_good)
+    return pa.table(
+        {
+            "row": np.cumsum(is_good) - 1,
+            "step": read.steps,
+            "error": read.errors,
+            "shard": pa.array([name] * num_rows, pa.string()),
+            "failure": pa.array([failure] * num_rows, pa.string()),
+        }
+    )

@@ -91,7 +91,8 @@ def test_a_second_run_asks_for_no_photo_and_one_with_a_replaced_photo_for_that_o
         assert np.array_equal(left.images, right.images)
 
     s3_direct.put_object(Bucket=buckets[0], Key="03.jpeg", Body=make_photo(seed=77))
-    table, before = listed(*buckets), requests(s3, *buckets) + 2
+    table = listed(*buckets)
+    before = requests(s3, *buckets)
     third = keep(table)
     assert requests(s3, *buckets) == before + 1
     [old], [new] = first.batches(np.array([3]), 1), third.batches(np.array([3]), 1)
