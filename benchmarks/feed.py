@@ -4,7 +4,8 @@
 
 reading  Batches of random rows at 224 px, from 120 blocks or shards, alone and next to a thread that starts
          small torch operations as a training step starts GPU kernels. "Kept" is that thread's speed next to a
-         feed of 3,000 img/s, an H100's need, as a share of its speed alone. Sides: memory and disk as
+         feed of 3,000 img/s, an H100's need, as a share of its speed before and after: the median of
+         alternating seconds. The process has the heap settings of training workers. Sides: memory and disk as
          training reads them (`KeptPhotos`); disk is in the page cache, as it is after the first epoch; gpu is
          a gather on the device, here only with CUDA; resolved each batch is memory with one `ray.get` and one
          `to_numpy` for each block of each batch, as before blocks were kept; one array is `np.take` from one
@@ -16,6 +17,7 @@ runs     Preparation of 400 phone photos of two buckets in a local S3 server, on
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +28,8 @@ import numpy as np
 import pyarrow as pa
 from machine import describe_machine
 from photos import make_phone_photo
+
+from physiq_ray.model import KEEP_MEMORY
 
 SIDE_PX, NEED_PER_S = 224, 3000
 Batches = Callable[[np.ndarray, int], Iterator[object]]
@@ -114,9 +118,13 @@ def _measure(side: str, batches: Batches, batch_size: int, num_photos: int, args
     feed()  # maps the pages
     for _ in range(args.repeats):
         alone.append(feed())
-        by_itself, _ = _launches(args.seconds, None)
         beside.append(_launches(args.seconds, feed)[1])
-        kept.append(_launches(args.seconds, lambda: feed(NEED_PER_S))[0] / by_itself)
+    before, _ = _launches(1, None)
+    for _ in range(args.alternations):
+        fed, _ = _launches(1, lambda: _feed(batches, batch_size, num_photos, 1, NEED_PER_S))
+        after, _ = _launches(1, None)
+        kept.append(2 * fed / (before + after))
+        before = after
     return (
         f"| {side} | {batch_size} | {statistics.median(alone):,.0f} | {min(alone):,.0f} to {max(alone):,.0f} "
         f"| {statistics.median(beside):,.0f} | {statistics.median(kept):.2f} |"
@@ -224,7 +232,10 @@ def main() -> None:
     parser.add_argument("--phones", type=int, default=400)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--alternations", type=int, default=9)
     args = parser.parse_args()
+    if any(name not in os.environ for name in KEEP_MEMORY):  # glibc reads them when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**KEEP_MEMORY, **os.environ})
     print(describe_machine("ray", "torch", "pyarrow", "numpy"), end="\n\n")
     if "reading" in args.parts:
         read_photos_of_each_kind(args)

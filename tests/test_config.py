@@ -67,6 +67,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "precision": "auto",
         "compile": "no",
         "cache": "auto",
+        "cache_dir": None,
+        "cache_limit_gib": 100.0,
         "max_unreadable_share": 0.05,
         "max_failures": 3,
         "stall_timeout_s": 300.0,

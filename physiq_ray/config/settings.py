@@ -207,13 +207,11 @@ class Settings(SplitSettings):
     )
     cache: Literal["auto", "gpu", "memory", "disk", "none"] = Field(
         "auto",
-        description="where decoded photos are kept: on each GPU, in Ray's object store, in cache_dir, or "
-        "nowhere (decoded in each epoch); auto: the first of these that fits",
+        description="where decoded photos are kept; auto: on the GPU, in Ray's memory, on disk, whichever fits",
     )
     cache_dir: str | None = Field(
         None,
-        description="folder or s3:// prefix that keeps decoded photos for later runs; without it, "
-        "~/.cache/physiq-ray, where cache=disk asks for it or memory does not suffice",
+        description="folder or s3:// prefix of decoded photos, for later runs too; else ~/.cache/physiq-ray",
     )
     cache_limit_gib: float = Field(
         100.0, gt=0, description="GiB of decoded photos in cache_dir; the least recently used make room"
