@@ -207,7 +207,7 @@ class Settings(SplitSettings):
     )
     cache: Literal["auto", "gpu", "memory", "disk", "none"] = Field(
         "auto",
-        description="where decoded photos are kept; auto: on the GPU, in Ray's memory, on disk, whichever fits",
+        description="where decoded photos are kept; auto: GPU, Ray's memory or disk, the first that fits",
     )
     cache_dir: str | None = Field(
         None,
