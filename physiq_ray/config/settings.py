@@ -241,6 +241,12 @@ class Settings(SplitSettings):
             )
         return value
 
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _older_runs_go_on(cls, value: object) -> object:
+        # A run that was started under the name that the kind had before.
+        return "memory" if value == "object_store" else value
+
     @field_validator("train_sizes")
     @classmethod
     def _sizes_are_in_range(cls, value: tuple[int, ...]) -> tuple[int, ...]:
