@@ -6,8 +6,9 @@ photos beforehand is not counted. Sides:
 
 decoder       our decoder in 2 processes, from memory: the limit
 plain         2 processes that fetch and decode as ours does, without Ray: what Ray costs
-ours          open_photos(cached=True): the first epoch decodes into the object store
-ours-stream   open_photos(cached=False): each epoch fetches and decodes
+ours          open_photos(kind="memory"): the first epoch decodes into the object store
+ours-disk     open_photos(kind="disk"): the first epoch decodes into shards on disk
+ours-stream   open_photos(kind="none"): each epoch fetches and decodes
 read_images   ray.data.read_images(size=…) on pyarrow's S3FileSystem
 download      ray.data.expressions.download(), then our decoder in map_batches
 dataloader    boto3 downloads all, then ImageFolder and a DataLoader with 2 workers
@@ -92,9 +93,11 @@ def plain(work: dict[str, Any]) -> Epoch:
 
 
 def _read_part(table: pa.Table) -> int:
-    from physiq_ray.ingest import _read_task
+    from physiq_ray.ingest import StoredPhotos
+    from physiq_ray.ingest.reading import read_photos
+    from physiq_ray.storage import current_access
 
-    return len(_read_task(table, image_size=SIZE_PX)["image"])
+    return len(read_photos(table, image_size=SIZE_PX, reader=StoredPhotos(current_access())).images)
 
 
 def _to_table(work: dict[str, Any]) -> pa.Table:
@@ -107,20 +110,20 @@ def _to_table(work: dict[str, Any]) -> pa.Table:
     )
 
 
-def ours(work: dict[str, Any], *, cached: bool = True) -> Epoch:
-    """Read by open_photos; cached, the first epoch opens them."""
+def ours(work: dict[str, Any], *, kind: str = "memory") -> Epoch:
+    """Read by open_photos, which the first epoch calls."""
     from physiq_ray.ingest import open_photos
 
     _start_ray(work)
     table = _to_table(work)
-    warm = open_photos(table.slice(0, NUM_WARM_UP), image_size=SIZE_PX, cached=False)
+    warm = open_photos(table.slice(0, NUM_WARM_UP), image_size=SIZE_PX, kind="none")
     list(warm.batches(np.arange(min(NUM_WARM_UP, table.num_rows)), BATCH_SIZE))
     opened: list[Any] = []
     rng = np.random.default_rng(0)
 
     def epoch() -> Iterator[int]:
         if not opened:
-            opened.append(open_photos(table, image_size=SIZE_PX, cached=cached))
+            opened.append(open_photos(table, image_size=SIZE_PX, kind=kind))
         for batch in opened[0].batches(rng.permutation(table.num_rows), BATCH_SIZE):
             yield len(batch.labels)
 
@@ -292,7 +295,7 @@ SIDES: dict[str, Callable[[dict[str, Any]], Epoch]] = {
     "decoder": decoder,
     "plain": plain,
     "ours": ours,
-    "ours-stream": partial(ours, cached=False),
+    "ours-stream": partial(ours, kind="none"),
     "read_images": read_images,
     "download": download,
     "dataloader": dataloader,

@@ -7,9 +7,9 @@ are lacking. What is left is overhead: the task's threads and block, Ray's tasks
 way of the blocks to the driver. The driver reads all batches, so blocks of other nodes are sent to it; in
 training each worker reads its own share. Parts:
 
-streamed        open_photos(cached=False): an epoch of batches in random order
-cached, decode  open_photos(cached=True): the photos decoded into the nodes' stores
-cached, epoch   batches in random order out of the stores
+streamed        open_photos(kind="none"): an epoch of batches in random order
+kept, decode    open_photos(kind="memory"): the photos decoded into the nodes' stores
+kept, epoch     batches in random order out of the stores
 
 of ideal    photos/s against nodes × CPUs × DECODE_THREADS / cost
 driver, tasks, Ray
@@ -19,10 +19,17 @@ written, sent
             bytes that tasks put into the stores; and copies received from another node's store
 memory      the driver's peak without pages of the store
 
+workers     One pipeline for all training workers (`start_stream`), against a pipeline for each of them, on
+            clusters that are short of CPUs: with 1 to 9 workers eight nodes of 4 CPUs and a node of 2 CPUs
+            and a GPU for each worker; with more, nodes of 8 CPUs and 4 GPUs. A worker holds a CPU and a GPU,
+            and is a thread of the driver here. Of ideal: photos/s of an epoch, its start and end included,
+            against free CPUs × DECODE_THREADS / cost.
+
 All nodes share this machine's cores: once "cores busy" comes near their number the machine is the limit, not
 the pipeline. Networks between nodes are left out: what is sent here goes over loopback.
 
-    python benchmarks/scale.py [--nodes 1 2 4] [--photos 448 1784] [--cost-ms 32] [--repeats 2]
+    python benchmarks/scale.py [--parts nodes workers] [--nodes 1 2 4] [--photos 448 1784] [--cost-ms 32]
+        [--repeats 2] [--workers 1 4 6 9 17 32]
 """
 
 import argparse
@@ -38,6 +45,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -56,7 +64,7 @@ PHOTO_BYTES = SIZE_PX**2 * 3
 IDLE_S = 4.0
 # What Ray counts of each node's memory; by default it is all of this machine's, each time.
 NODE_MEMORY_BYTES = 4 * 2**30
-PARTS = ("streamed", "cached, decode", "cached, epoch")
+PARTS = ("streamed", "kept, decode", "kept, epoch")
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_")  # Ray's own, Ray Data's actors included
 
 
@@ -76,32 +84,33 @@ def make_table(num_photos: int) -> pa.Table:
 
 def read_nothing(inputs: pa.Table, *, image_size: int, cost_s: float) -> dict[str, Any]:
     """Run ingest's own task, in which a photo costs so many seconds of a decoding thread and is black."""
-    from physiq_ray import ingest
+    from physiq_ray.ingest import StoredPhotos, dataset, reading
+    from physiq_ray.storage import current_access
 
     def decode(uri: str, data: bytes, image_size: int) -> np.ndarray:
         time.sleep(cost_s)
         return np.zeros((image_size, image_size, 3), np.uint8)
 
     with (
-        patch.object(ingest, "_fetch", lambda *_: b""),
-        patch.object(ingest, "_decode", decode),
+        patch.object(reading, "_fetch", lambda *_: b""),
+        patch.object(reading, "_decode", decode),
     ):
-        return ingest._read_task(inputs, image_size=image_size)
+        return dataset.read_task(inputs, image_size=image_size, reader=StoredPhotos(current_access()))
 
 
 @contextmanager
 def photos_replaced(cost_s: float) -> Iterator[list[Any]]:
     """Let ingest describe its datasets with read_nothing; give the list that they are added to."""
-    from physiq_ray import ingest
+    from physiq_ray.ingest import dataset
 
     described: list[Any] = []
-    build = ingest.build_dataset
+    describe = dataset.describe_tasks
 
-    def build_with_nothing(table: pa.Table, **options: Any) -> Any:
-        described.append(build(table, **{**options, "read": partial(read_nothing, cost_s=cost_s)}))
+    def describe_with_nothing(blocks: list[pa.Table], **options: Any) -> Any:
+        described.append(describe(blocks, **{**options, "read": partial(read_nothing, cost_s=cost_s)}))
         return described[-1]
 
-    with patch.object(ingest, "build_dataset", build_with_nothing):
+    with patch.object(dataset, "describe_tasks", describe_with_nothing):
         yield described
 
 
@@ -197,8 +206,8 @@ def heap_mib() -> float:
 
 
 @contextmanager
-def ray_nodes(num_nodes: int, store_bytes: int, folder: str) -> Iterator[None]:
-    """Start so many nodes as children of this process, connect to them, and end them."""
+def ray_nodes(nodes: list[dict[str, float]], store_bytes: int, folder: str) -> Iterator[None]:
+    """Start nodes of these resources as children of this process, connect to them, and end them."""
     # Else the cluster's address is left where a plain ray.init() of somebody else looks for it.
     os.environ |= {"RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     import logging
@@ -206,11 +215,12 @@ def ray_nodes(num_nodes: int, store_bytes: int, folder: str) -> Iterator[None]:
     import ray
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": CPUS_PER_NODE, "object_store_memory": store_bytes, "memory": NODE_MEMORY_BYTES}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    common = {"object_store_memory": store_bytes, "memory": NODE_MEMORY_BYTES}
+    head, *others = nodes
+    cluster = Cluster(initialize_head=True, head_node_args={**common, **head, "include_dashboard": False})
     try:
-        for _ in range(num_nodes - 1):
-            cluster.add_node(**node)
+        for node in others:
+            cluster.add_node(**common, **node)
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
         import ray.data
 
@@ -225,8 +235,11 @@ def measure_nodes(work: dict[str, Any], folder: str) -> dict[str, Any]:
     """Start the nodes of work, run every part with every number of photos, over and over."""
     num_nodes, cost_s = work["nodes"], work["cost_ms"] / 1000
     results = []
-    with ray_nodes(num_nodes, work["store_bytes"], folder), photos_replaced(cost_s) as described:
-        for _part in read_photos(64 * num_nodes, cached=True):  # starts the workers, which import for seconds
+    nodes = [{"num_cpus": CPUS_PER_NODE}] * num_nodes
+    with ray_nodes(nodes, work["store_bytes"], folder), photos_replaced(cost_s) as described:
+        for _part in read_photos(
+            64 * num_nodes, kind="memory"
+        ):  # starts the workers, which import for seconds
             pass
         described.clear()
         time.sleep(2)
@@ -235,15 +248,15 @@ def measure_nodes(work: dict[str, Any], folder: str) -> dict[str, Any]:
         idle = read_usage().since(before)
         for _ in range(work["repeats"]):
             for per_node in work["photos"]:
-                for cached in (False, True) if per_node == max(work["photos"]) else (False,):
-                    for result in read_photos(per_node * num_nodes, cached=cached, described=described):
+                for kind in ("none", "memory") if per_node == max(work["photos"]) else ("none",):
+                    for result in read_photos(per_node * num_nodes, kind=kind, described=described):
                         results.append({"per_node": per_node} | result)
                     described.clear()
     return {"idle_cores": (idle["ray_s"] + idle["tasks_s"]) / idle["time_s"], "results": results}
 
 
 def read_photos(
-    num_photos: int, *, cached: bool, described: list[Any] | None = None
+    num_photos: int, *, kind: str, described: list[Any] | None = None
 ) -> Iterator[dict[str, Any]]:
     """Read each photo once, streamed; or decode them into the stores, then read each once."""
     from physiq_ray.ingest import open_photos
@@ -253,11 +266,11 @@ def read_photos(
     opened: list[Any] = []
 
     def decode() -> int:
-        opened.append(open_photos(table, image_size=SIZE_PX, cached=True))
+        opened.append(open_photos(table, image_size=SIZE_PX, kind="memory"))
         return int(opened[0].num_rows)
 
     def epoch() -> int:
-        photos = opened[0] if opened else open_photos(table, image_size=SIZE_PX, cached=False)
+        photos = opened[0] if opened else open_photos(table, image_size=SIZE_PX, kind="none")
         num_read = 0
         for batch in photos.batches(rows, BATCH_SIZE):
             assert batch.images.shape[1:] == (SIZE_PX, SIZE_PX, 3), batch.images.shape
@@ -266,7 +279,9 @@ def read_photos(
             num_read += len(batch.labels)
         return num_read
 
-    for part, run in zip(PARTS[1:], (decode, epoch), strict=True) if cached else ((PARTS[0], epoch),):
+    for part, run in (
+        zip(PARTS[1:], (decode, epoch), strict=True) if kind == "memory" else ((PARTS[0], epoch),)
+    ):
         num_described = len(described or ())
         before = read_usage()
         with PeakHeap() as heap:
@@ -296,17 +311,125 @@ def read_stats(text: str) -> dict[str, int]:
     return {"tasks": int(tasks[1]), "written_bytes": sum(map(int, written))}
 
 
+def measure_workers(work: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Read an epoch for so many training workers: by one pipeline, and by a pipeline for each."""
+    import ray
+    from ray.data._internal.cluster_autoscaler.base_autoscaling_coordinator import (
+        ResourceRequestPriority as Priority,
+    )
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+        get_or_create_autoscaling_coordinator,
+    )
+
+    num_workers, cost_s = work["workers"], work["worker_cost_ms"] / 1000
+    nodes = worker_nodes(num_workers)
+    free_cpus = sum(node["num_cpus"] for node in nodes) - num_workers
+    photos = int(free_cpus * reading_threads() / cost_s * work["seconds"] / num_workers) * num_workers
+    answer: dict[str, Any] = {"nodes": len(nodes), "free_cpus": free_cpus, "photos": photos}
+    with ray_nodes(nodes, 500_000_000, folder), photos_replaced(cost_s):
+        # As Ray Train does it: its workers hold CPUs and GPUs, and the executors are told.
+        held = [{"CPU": 1.0, "GPU": 1.0}] * num_workers
+        group = ray.util.placement_group(held)
+        ray.get(group.ready())
+        coordinator = get_or_create_autoscaling_coordinator()
+        ray.get(
+            coordinator.request_resources.remote(
+                requester_id="train",
+                resources=held,
+                expire_after_s=3600,
+                priority=Priority.HIGH,
+            )
+        )
+        start_workers(free_cpus)
+        for side in ("one pipeline", "one each"):
+            started_s = time.perf_counter()
+            read_as_workers(num_workers, photos, is_shared=side == "one pipeline")
+            seconds = time.perf_counter() - started_s
+            answer[side] = photos / seconds / (free_cpus * reading_threads() / cost_s)
+            print(side, answer, file=sys.stderr, flush=True)
+    return answer
+
+
+def reading_threads() -> int:
+    """Give the photos that a task decodes at once."""
+    from physiq_ray.ingest.reading import DECODE_THREADS
+
+    return DECODE_THREADS
+
+
+def worker_nodes(num_workers: int) -> list[dict[str, float]]:
+    """Give the nodes of a cluster for so many training workers, each with a GPU."""
+    per_node = 1 if num_workers <= 9 else 4
+    gpus = [min(per_node, num_workers - start) for start in range(0, num_workers, per_node)]
+    return [*({"num_cpus": 2 * gpu, "num_gpus": gpu} for gpu in gpus), *[{"num_cpus": 4}] * 8]
+
+
+def start_workers(num_cpus: int) -> None:
+    """Start Ray's processes for so many tasks: they import for seconds on these few cores."""
+    import ray
+
+    @ray.remote(num_cpus=1)
+    def hold() -> None:
+        import physiq_ray.ingest  # noqa: F401
+
+        time.sleep(2)
+
+    ray.get([hold.remote() for _ in range(num_cpus)])
+
+
+def read_as_workers(num_workers: int, num_photos: int, *, is_shared: bool) -> None:
+    """Read each photo once, in threads that stand for training workers."""
+    import ray
+
+    from physiq_ray.ingest import Share, open_photos, shared_batches, start_stream
+
+    table = make_table(num_photos)
+    photos = open_photos(table, image_size=SIZE_PX, kind="none")
+    stream = start_stream({"train": photos}, num_workers) if is_shared else None
+    rows = np.random.default_rng(0).permutation(num_photos)
+
+    def work(rank: int) -> int:
+        own = rows[rank::num_workers]
+        if stream is None:
+            return sum(len(batch.rows) for batch in photos.batches(own, BATCH_SIZE))
+        share = Share(rank, num_workers, BATCH_SIZE, {"train": own})
+        ray.get(stream.begin.remote("epoch", share))
+        return sum(len(batch.rows) for batch in shared_batches(stream, "epoch", share, "train"))
+
+    with ThreadPoolExecutor(num_workers) as threads:
+        assert sum(threads.map(work, range(num_workers))) == num_photos
+
+
+def compare_workers(args: argparse.Namespace) -> None:
+    """Measure each number of training workers in a process of its own and print shares."""
+    print(
+        f"\n{args.worker_cost_ms:g} ms of sleep a photo in each of {reading_threads()} threads a task, "
+        f"{SIZE_PX} px, batches of {BATCH_SIZE}, one epoch\n"
+    )
+    print("| training workers | nodes | free CPUs | photos | one pipeline: of ideal | one for each worker |")
+    print("|---|---|---|---|---|---|")
+    for workers in args.workers:
+        run = run_child(
+            __file__,
+            "workers",
+            {"workers": workers, "worker_cost_ms": args.worker_cost_ms, "seconds": args.seconds},
+        )
+        print(
+            f"| {workers} | {run['nodes']} | {run['free_cpus']} | {run['photos']:,} "
+            f"| {run['one pipeline']:.2f} | {run['one each']:.2f} |",
+            flush=True,
+        )
+
+
 def compare_nodes(args: argparse.Namespace) -> None:
     """Measure each number of nodes in a process of its own and print medians."""
-    # As decide_cache would have it: all photos of the largest run fit half of any one node's store. The
+    # As choose_cache would have it: all photos of the largest run fit half of any one node's store. The
     # same store everywhere, as Ray Data plans by its size.
     largest = max(args.nodes) * max(args.photos) * PHOTO_BYTES
     store_bytes = max(500_000_000, 2 * largest)
     free = shutil.disk_usage("/dev/shm").free
     if free < 2 * largest:
         raise SystemExit(f"/dev/shm has {free / 1e9:.1f} GB left, {2 * largest / 1e9:.1f} GB may be needed")
-    from physiq_ray.ingest import DECODE_THREADS
-
     work = {"photos": args.photos, "cost_ms": args.cost_ms, "repeats": args.repeats}
     runs = {}
     for nodes in args.nodes:
@@ -314,7 +437,7 @@ def compare_nodes(args: argparse.Namespace) -> None:
         print(nodes, json.dumps(runs[nodes]), file=sys.stderr, flush=True)
     print(
         f"\n{CPUS_PER_NODE} logical CPUs a node, {args.cost_ms:g} ms of sleep a photo in each of "
-        f"{DECODE_THREADS} threads a task, {SIZE_PX} px, batches of {BATCH_SIZE}, object store of "
+        f"{reading_threads()} threads a task, {SIZE_PX} px, batches of {BATCH_SIZE}, object store of "
         f"{store_bytes / 1e9:.1f} GB a node, median of {args.repeats}\n"
     )
     print(
@@ -329,7 +452,7 @@ def compare_nodes(args: argparse.Namespace) -> None:
             if run["part"] == part and run["photos"] == per_node * nodes and run["per_node"] == per_node
         ]
         if here:
-            ideal = nodes * CPUS_PER_NODE * DECODE_THREADS / args.cost_ms * 1000
+            ideal = nodes * CPUS_PER_NODE * reading_threads() / args.cost_ms * 1000
             print(describe_run(here, nodes, None if part == PARTS[2] else ideal, runs[nodes]["idle_cores"]))
     print(
         "\nwritten, sent and spilled in kB a photo; idle: what all processes of Ray take in "
@@ -369,6 +492,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--parts", nargs="+", choices=["nodes", "workers"], default=["nodes", "workers"])
     parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument(
         "--photos",
@@ -379,14 +503,20 @@ def main() -> None:
     )
     parser.add_argument("--cost-ms", type=float, default=32.0, help="of a photo in a decoding thread")
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 6, 9, 17, 32])
+    parser.add_argument("--worker-cost-ms", type=float, default=200.0, help="as --cost-ms, of workers")
+    parser.add_argument("--seconds", type=float, default=30.0, help="what an epoch of workers takes at best")
     add_child_flags(parser)
     args = parser.parse_args()
     if args.child:
-        answer_parent(measure_nodes, args.work, args.folder)
+        answer_parent(measure_workers if args.child == "workers" else measure_nodes, args.work, args.folder)
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     print(describe_machine("ray", "pyarrow", "numpy"))
-    compare_nodes(args)
+    if "nodes" in args.parts:
+        compare_nodes(args)
+    if "workers" in args.parts:
+        compare_workers(args)
 
 
 if __name__ == "__main__":

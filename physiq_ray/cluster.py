@@ -93,9 +93,14 @@ def cluster_nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in nodes if node["Alive"]]
 
 
-def smallest_object_store() -> int:
-    """Give the bytes of the smallest object store among the cluster's nodes."""
-    return min(int(node.get("object_store_memory", 0)) for node in cluster_nodes())
+def smallest_object_store(*, with_gpu: bool = False) -> int:
+    """Give the bytes of the smallest object store among the nodes that compute: with CPUs, or with GPUs."""
+    stores = [
+        int(node.get("object_store_memory", 0))
+        for node in cluster_nodes()
+        if node.get("GPU" if with_gpu else "CPU", 0)
+    ]
+    return min(stores, default=0)
 
 
 @contextlib.contextmanager

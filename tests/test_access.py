@@ -141,15 +141,16 @@ def test_public_photos_need_no_credentials(public_bucket, monkeypatch):
 def test_how_a_bucket_is_asked_travels_with_the_photos_to_ray_s_processes(ray_local, public_bucket):
     import ray
 
-    from physiq_ray.ingest import StoredPhotos, _read_task, open_photos
+    from physiq_ray.ingest import StoredPhotos, open_photos
+    from physiq_ray.ingest.dataset import read_task
 
     [listing] = list_sources(parse_sources([f"s3://{public_bucket}"]))
     follow_settings(Settings(anonymous="yes"), [public_bucket])
-    photos = open_photos(listing.table, image_size=64, cached=False)
+    photos = open_photos(listing.table, image_size=64, kind="none")
     assert photos.reader == StoredPhotos(Access(anonymous=frozenset({public_bucket})))
     # A process whose credentials are refused reads what it asks for without them.
     refused = {"env_vars": dict.fromkeys(KEYS, "refused")}
-    read = ray.remote(runtime_env=refused, num_cpus=0)(_read_task)
+    read = ray.remote(runtime_env=refused, num_cpus=0)(read_task)
     unsigned, signed = ray.get(
         [
             read.remote(listing.table, image_size=64, reader=reader)

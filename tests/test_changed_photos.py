@@ -150,9 +150,9 @@ def test_a_file_replaced_by_one_of_its_size_is_not_read(tmp_path, num_files):
 
 
 @pytest.mark.parametrize("where", ["bucket", "folder"])
-@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("kind", ["memory", "none"])
 def test_photos_that_changed_or_are_gone_since_the_listing_are_set_aside(
-    ray_local, make_bucket, s3_direct, make_photo, tmp_path, where, cached
+    ray_local, make_bucket, s3_direct, make_photo, tmp_path, where, kind
 ):
     files = {f"{n}.jpeg": make_photo(seed=n) for n in range(6)}
     bucket = make_bucket(files) if where == "bucket" else tmp_path
@@ -167,7 +167,7 @@ def test_photos_that_changed_or_are_gone_since_the_listing_are_set_aside(
     else:
         (tmp_path / "1.jpeg").write_bytes(other)
         (tmp_path / "4.jpeg").unlink()
-    photos = open_photos(table, image_size=SIZE, cached=cached)
+    photos = open_photos(table, image_size=SIZE, kind=kind)
     [batch] = photos.batches(np.arange(6), 8)
     assert batch.rows.tolist() == [0, 2, 3, 5]
     assert {row: item.step for row, item in batch.unreadable} == {1: "changed", 4: "gone"}
@@ -181,7 +181,7 @@ def test_a_size_is_enough_to_see_a_change_where_the_server_gives_no_etag(ray_loc
         for number, row in enumerate(listed_rows(f"s3://{bucket}").to_pylist())
     ]
     table = MANIFEST_SCHEMA.empty_table().from_pylist(rows, schema=MANIFEST_SCHEMA)
-    [batch] = open_photos(table, image_size=SIZE, cached=False).batches(np.arange(2), 2)
+    [batch] = open_photos(table, image_size=SIZE, kind="none").batches(np.arange(2), 2)
     assert {row: item.step for row, item in batch.unreadable} == {1: "changed"}
 
 
@@ -232,7 +232,7 @@ def test_a_missing_object_is_still_said_to_be_missing(make_bucket):
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("cache", ["object_store", "none"])
+@pytest.mark.parametrize("cache", ["memory", "none"])
 def test_train_neither_with_a_manifest_nor_resumed_uses_what_was_replaced(
     run_cli, make_bucket, s3_direct, make_photo, tmp_path, cache
 ):

@@ -67,6 +67,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "precision": "auto",
         "compile": "no",
         "cache": "auto",
+        "cache_dir": None,
+        "cache_limit_gib": 100.0,
         "max_unreadable_share": 0.05,
         "max_failures": 3,
         "stall_timeout_s": 300.0,
@@ -74,6 +76,10 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "storage": "runs",
         "mlflow": None,
     }
+
+
+def test_a_run_that_names_its_cache_as_before_can_go_on() -> None:
+    assert settings_of(cache="object_store").cache == "memory"
 
 
 def test_file_beats_default_environment_beats_file_and_flag_beats_environment(toml: Path) -> None:

@@ -94,15 +94,15 @@ def test_what_is_no_listing_is_refused_by_its_columns(tmp_path, settings):
         collect_manifest(Settings(**settings), {1: "One"}, Wrong())
 
 
-@pytest.mark.parametrize("cached", [True, False])
-def test_ray_s_processes_read_through_the_source(ray_local, tmp_path, photos, cached):
+@pytest.mark.parametrize("kind", ["memory", "none"])
+def test_ray_s_processes_read_through_the_source(ray_local, tmp_path, photos, kind):
     source = write_zip(tmp_path / "checkins.zip", photos)
     listed = source.list()
     table = listed.append_column("class_index", pa.array(range(20), pa.int32()))
     changed = dict(photos) | {"anna/03.jpeg": photos["anna/04.jpeg"]}
     del changed["anna/07.jpeg"]
     write_zip(tmp_path / "checkins.zip", changed)
-    opened = open_photos(table, image_size=SIZE, cached=cached, reader=source)
+    opened = open_photos(table, image_size=SIZE, kind=kind, reader=source)
     [batch] = opened.batches(np.arange(20), 20)
     assert {row: item.step for row, item in batch.unreadable} == {3: "changed", 7: "gone"}
     assert batch.labels.tolist() == batch.rows.tolist()
@@ -131,7 +131,7 @@ def test_whatever_a_source_raises_costs_one_photo(ray_local, make_photo):
 
     source = Odd()
     table = source.list().append_column("class_index", pa.array(range(3), pa.int32()))
-    [batch] = open_photos(table, image_size=SIZE, cached=False, reader=source).batches(np.arange(3), 3)
+    [batch] = open_photos(table, image_size=SIZE, kind="none", reader=source).batches(np.arange(3), 3)
     assert batch.rows.tolist() == [0, 2]
     assert batch.unreadable[0][1].error == "read odd:1: ValueError: out of order"
 

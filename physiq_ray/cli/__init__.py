@@ -9,6 +9,7 @@ addresses @list.txt → the addresses in it
 answers   its answers as blocks, table, CSV or JSON
 serve     the HTTP service on this machine
 sync      buckets into a folder
+cache     decoded photos on disk
 cleanse   photos without a label out of buckets
 bars      their progress
 show      results as text

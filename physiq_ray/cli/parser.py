@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from physiq_ray.cli import commands
 from physiq_ray.cli.answers import FORMATS
+from physiq_ray.cli.cache import cache_command
 from physiq_ray.cli.cleanse import cleanse_command
 from physiq_ray.cli.predict import FIGURES_FOLDER, predict_command
 from physiq_ray.cli.serve import serve_command
@@ -47,6 +48,9 @@ EPILOG = {
   physiq-ray cleanse --sources s3://checkin-poses --plan plan.jsonl
   physiq-ray cleanse --sources s3://checkin-poses --apply plan.jsonl --move-to s3://attic/poses
   physiq-ray cleanse --restore deleted-20261125T031500Z.jsonl""",
+    "cache": """examples:
+  physiq-ray cache
+  physiq-ray cache --cache-dir /mnt/nvme/photos --clear""",
     "demo": """examples:
   physiq-ray demo
   physiq-ray demo --photos my-photos --labels my-photos/db_labels.json --image-size 160""",
@@ -60,6 +64,7 @@ EVALUATE_SETTINGS = (
     *("requester_pays", "anonymous"),
     *("validation_share", "group_pattern", "group_field", "seed", "batch_size", "precision"),
 )
+CACHE_SETTINGS = ("cache_dir", "cache_limit_gib")
 PREDICT_SETTINGS = ("poses", "requester_pays", "anonymous", "precision")
 # What a demo decides itself.
 NOT_IN_DEMO = (
@@ -198,6 +203,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_json(cleanse)
     _add_settings(cleanse, list(CleanseSettings.model_fields), kind=CleanseSettings)
+
+    cache = _command(subparsers, "cache", cache_command, "show or empty the decoded photos on disk")
+    cache.add_argument("--clear", action="store_true", help="delete all that no running training uses")
+    _add_json(cache)
+    _add_settings(cache, CACHE_SETTINGS)
     return parser
 
 

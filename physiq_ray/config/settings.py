@@ -205,8 +205,16 @@ class Settings(SplitSettings):
     compile: Literal["no", "yes"] = Field(
         "no", description="torch.compile: minutes at the start, for faster steps on GPUs"
     )
-    cache: Literal["auto", "object_store", "none"] = Field(
-        "auto", description="keep decoded photos in Ray's object store between epochs"
+    cache: Literal["auto", "gpu", "memory", "disk", "none"] = Field(
+        "auto",
+        description="where decoded photos are kept; auto: GPU, Ray's memory or disk, the first that fits",
+    )
+    cache_dir: str | None = Field(
+        None,
+        description="folder or s3:// prefix of decoded photos, for later runs too; else ~/.cache/physiq-ray",
+    )
+    cache_limit_gib: float = Field(
+        100.0, gt=0, description="GiB of decoded photos in cache_dir; the least recently used make room"
     )
     max_unreadable_share: Share = Field(
         0.05, description="stop when more than this share of the photos cannot be read"
@@ -232,6 +240,12 @@ class Settings(SplitSettings):
                 "settings are kept in the model file"
             )
         return value
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _older_runs_go_on(cls, value: object) -> object:
+        # A run that was started under the name that the kind had before.
+        return "memory" if value == "object_store" else value
 
     @field_validator("train_sizes")
     @classmethod

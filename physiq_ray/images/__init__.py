@@ -11,7 +11,14 @@ orientation  what EXIF or XMP says of it
 colour       embedded colour profiles → sRGB
 """
 
-from physiq_ray.images.decode import MAX_PIXELS, UInt8Array, decode_image, decode_square, read_size
+from physiq_ray.images.decode import (
+    MAX_PIXELS,
+    UInt8Array,
+    decode_image,
+    decode_square,
+    decoder_version,
+    read_size,
+)
 from physiq_ray.images.formats import BASE_FORMATS, FORMATS, MAX_BYTES, why_no_heic
 
 __all__ = [
@@ -22,6 +29,7 @@ __all__ = [
     "UInt8Array",
     "decode_image",
     "decode_square",
+    "decoder_version",
     "read_size",
     "why_no_heic",
 ]

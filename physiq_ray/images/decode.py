@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 from PIL import Image
 
 from physiq_ray.errors import PhotoError, TooLargeError
@@ -20,6 +21,13 @@ MAX_PIXELS = 89_478_485  # Pillow's own bomb limit: a quarter of a GiB in RGB
 # How many times the wanted size the DCT-scaled photo still has at least: at 1 the decoder's box filter
 # is all there is, and sharp photos come out up to 0.9 of 255 off a full decode.
 DCT_MARGIN = 1.5
+# Part of what prepared photos are found by: raise it with every change that changes pixels.
+DECODER_VERSION = 1
+
+
+def decoder_version() -> str:
+    """Give what the pixels depend on besides the photo: this decoder and Pillow's."""
+    return f"{DECODER_VERSION}-pillow{PIL.__version__}"
 
 
 def decode_square(

@@ -11,9 +11,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +28,7 @@ from torch.nn import functional
 
 from physiq_ray.config import Settings
 from physiq_ray.errors import DataError
-from physiq_ray.ingest import Batch, Photos
+from physiq_ray.ingest import Photos, in_use
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import TRAIN, VALIDATION
 from physiq_ray.model import StateDict, normalise
@@ -37,6 +36,8 @@ from physiq_ray.quarantine import Unreadable, check_unreadable
 from physiq_ray.storage import absolute_uri, join_uri
 from physiq_ray.training.augment import STRENGTHS, augment, mix, shrink
 from physiq_ray.training.faults import Watchdog, memory_translated, partial_removed, store_translated
+from physiq_ray.training.feed import Feed
+from physiq_ray.training.feed import Worker as FeedWorker
 from physiq_ray.training.measures import Divergence, FirstBadStep, Means, Sums, gather
 from physiq_ray.training.network import Network
 from physiq_ray.training.plan import (
@@ -49,7 +50,7 @@ from physiq_ray.training.plan import (
     train_size,
     validation_rows,
 )
-from physiq_ray.training.progress import BatchProgress, Resumed, Stalled, send
+from physiq_ray.training.progress import BatchProgress, Note, Resumed, Stalled, send
 from physiq_ray.training.state import Progress, read_state, saved_state
 
 EVENT_INTERVAL_S = 1.0
@@ -57,14 +58,14 @@ EVENT_INTERVAL_S = 1.0
 CHECK_STEPS = 20
 
 IntArray = npt.NDArray[np.int64]
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Job:
     """Everything a worker needs, as data: it travels to the workers once.
 
-    class_weights: by class index, for the training loss; empty where all weigh the same.
+    class_weights: by class index, for the training loss; empty where all weigh the same. stream: the actor of
+    the pipeline that several workers share, where photos are not kept.
     """
 
     settings: Settings
@@ -74,6 +75,7 @@ class Job:
     class_weights: tuple[float, ...]
     threads: int
     events: Queue
+    stream: Any = None
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,9 @@ class Outcome:
 
 def train_loop(config: dict[str, Job]) -> Outcome:
     """Train on one worker from the start or from the run's latest checkpoint."""
-    with memory_translated(config["job"].settings):
-        return Worker(config["job"]).run()
+    job = config["job"]
+    with memory_translated(job.settings), in_use(job.photos):
+        return Worker(job).run()
 
 
 class Worker:
@@ -111,6 +114,7 @@ class Worker:
             torch.tensor(job.class_weights, device=self._device) if job.class_weights else None
         )
         self._progress = self._restore()
+        self._feed = self._make_feed()
         self._watchdog = Watchdog(self._settings.stall_timeout_s, self._give_up)
 
     def run(self) -> Outcome:
@@ -119,7 +123,8 @@ class Worker:
         while progress.epoch < self._settings.epochs and not progress.early_stopping.is_finished:
             epoch, started_s = progress.epoch + 1, time.monotonic()
             with self._watchdog.watching():
-                trained = self._train(epoch)
+                plan = self._plan(epoch)
+                trained = self._train(epoch, plan)
             if isinstance(trained, Divergence):
                 return Outcome(progress.unreadable(), divergence=trained)
             trained_s = time.monotonic()
@@ -153,7 +158,24 @@ class Worker:
             self._report(metrics, answers)
         return Outcome(progress.unreadable())
 
-    def _train(self, epoch: int) -> Means | Divergence:
+    def _make_feed(self) -> Feed:
+        settings = self._settings
+        feed = Feed(
+            self._job.photos,
+            FeedWorker(self._rank, self._world_size, self._device),
+            batch_size=settings.batch_size,
+            stream=self._job.stream,
+            on_unreadable=lambda split, photos: self._progress.excluded[split].update(photos),
+        )
+        if settings.cache == "gpu" or (settings.cache == "auto" and feed.fits_device()):
+            feed.load_all()
+            if self._rank == 0:
+                size = f"{feed.needed_bytes / 2**20:.0f} MiB"
+                send(self._job.events, Note(f"cache {settings.cache}: gpu: {size} are on each GPU"))
+        return feed
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        """Decide which photos this rank trains on, and tell the feed those that it validates with, too."""
         settings = self._settings
         plan = plan_epoch(
             self._available(TRAIN),
@@ -164,8 +186,17 @@ class Worker:
             seed=settings.seed,
             epoch=epoch,
         )
-        photos = self._job.photos[TRAIN]
-        batches = ahead(self._to_device(photos.batches(plan.rows, settings.batch_size), TRAIN))
+        self._feed.begin(epoch, {TRAIN: plan.rows, VALIDATION: self._validation_rows()})
+        return plan
+
+    def _validation_rows(self) -> IntArray:
+        return validation_rows(
+            self._available(VALIDATION), world_size=self._world_size, world_rank=self._rank
+        )
+
+    def _train(self, epoch: int, plan: EpochPlan) -> Means | Divergence:
+        settings = self._settings
+        batches = self._feed.batches(TRAIN)
         change = self._change(epoch)
         sums, first_bad = Sums.zero(self._device), FirstBadStep(self._device)
         emit = self._emitter(epoch, TRAIN, sum(plan.step_sizes))
@@ -240,12 +271,10 @@ class Worker:
 
     def _validate(self, epoch: int) -> tuple[Means, dict[str, Tensor]]:
         """Give loss and accuracy over all ranks, and all ranks' answers: rows, labels and logits."""
-        available = self._available(VALIDATION)
-        rows = validation_rows(available, world_size=self._world_size, world_rank=self._rank)
-        batches = self._job.photos[VALIDATION].batches(rows, self._settings.batch_size)
+        rows = self._validation_rows()
         sums, answers = Sums.zero(self._device), [_no_answers(len(self._job.class_mapping.classes))]
-        emit = self._emitter(epoch, VALIDATION, len(available))
-        for images, labels in ahead(self._to_device(batches, VALIDATION)):
+        emit = self._emitter(epoch, VALIDATION, len(self._available(VALIDATION)))
+        for images, labels in self._feed.batches(VALIDATION):
             logits = self._network.evaluate(normalise(images))
             sums.add(functional.cross_entropy(logits, labels, reduction="sum"), logits, labels)
             answers.append((labels.cpu(), logits.cpu()))
@@ -257,22 +286,6 @@ class Worker:
         found = gather((torch.from_numpy(read), *mine))
         joined = (torch.cat(part) for part in zip(*found, strict=True))
         return sums.means(), dict(zip(("rows", "labels", "logits"), joined, strict=True))
-
-    def _to_device(self, batches: Iterator[Batch], split: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Note what cannot be read; give uint8 images (B, H, W, 3) and labels (B,) on the device.
-
-        Runs in a thread of its own, so it computes nothing: a second thread that calls torch's CPU kernels
-        brings a second pool of OpenMP threads, and both pools spin on the same cores.
-        """
-        on_gpu = self._device.type == "cuda"
-        for batch in batches:
-            self._progress.excluded[split].update(batch.unreadable)
-            # Ray hands out its store's memory read-only; torch wants to be able to write.
-            images = torch.from_numpy(np.require(batch.images, requirements="W"))
-            labels = torch.from_numpy(np.require(batch.labels, requirements="W"))
-            if on_gpu:  # pinned, a copy is only asked for here: neither thread waits for it
-                images, labels = images.pin_memory(), labels.pin_memory()
-            yield images.to(self._device, non_blocking=on_gpu), labels.to(self._device, non_blocking=on_gpu)
 
     def _available(self, split: str) -> IntArray:
         excluded = np.fromiter(self._progress.excluded[split], np.int64)
@@ -361,13 +374,3 @@ Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def _no_answers(num_classes: int) -> tuple[Tensor, Tensor]:
     return torch.empty(0, dtype=torch.int64), torch.empty(0, num_classes)
-
-
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """Prepare the next item in a thread while the last one is worked on."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as thread:
-        end = object()
-        future = thread.submit(next, items, end)
-        while (item := future.result()) is not end:
-            future = thread.submit(next, items, end)
-            yield item  # type: ignore[misc]

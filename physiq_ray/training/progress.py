@@ -65,7 +65,14 @@ class Stalled:
     seconds: float
 
 
-Event = BatchProgress | EpochDone | Resumed | Stalled
+@dataclass(frozen=True)
+class Note:
+    """A sentence for whoever watches the run."""
+
+    text: str
+
+
+Event = BatchProgress | EpochDone | Resumed | Stalled | Note
 
 
 class Display:
@@ -114,6 +121,8 @@ class Display:
             self._show_batch(event)
         elif isinstance(event, EpochDone):
             self._show_row(event.metrics)
+        elif isinstance(event, Note):
+            self.note(event.text)
         elif isinstance(event, Stalled):
             self.note(
                 f"worker {event.world_rank} has done nothing in epoch {event.epoch} for {event.seconds:g} s "

@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from physiq_ray.cluster import check_cluster, cluster_nodes, connect, smallest_object_store
 from physiq_ray.config import Settings
 from physiq_ray.errors import PhysiqError, SettingError, TrainingError
-from physiq_ray.ingest import Photos, decide_cache, open_photos
+from physiq_ray.ingest import CacheSettings, Photos, StreamedPhotos, in_use, open_splits, start_stream
 from physiq_ray.labels import load_configured_poses
 from physiq_ray.manifest import TRAIN, VALIDATION, Manifest, collect_manifest, describe_manifest
 from physiq_ray.model import KEEP_MEMORY, StateDict, load_starting_weights
@@ -106,14 +106,14 @@ def train(
             display.epochs = settings.epochs
             connect(local=local, debug=debug)
             workers = _await_workers(settings, display.note)
-            photos = _open_splits(settings, record.manifest, output, display, source)
+            photos = _open_splits(settings, record.manifest, output, display, source, workers)
             save_record(record, settings, run_name)
             display.note(
                 f"run {run_name}: {settings.num_workers} worker(s) on {'GPU' if workers.use_gpu else 'CPU'}, "
                 f"{settings.image_size} px, batch {settings.batch_size}, "
                 + ("from its latest checkpoint" if goes_on else f"from {settings.weights} weights")
             )
-            with _interruption_told(settings, run_name):
+            with _interruption_told(settings, run_name), in_use(photos):
                 job = _make_job(settings, record.manifest, photos, weights, workers)
                 handlers = [display.handle, HistoryFiles(output, run_name).handle, *trackers]
                 with display.live(), received(job.events, handlers):
@@ -167,6 +167,7 @@ def _make_job(
     weights: StateDict | None,
     workers: WorkerPlan,
 ) -> Job:
+    streamed = {name: part for name, part in photos.items() if isinstance(part, StreamedPhotos)}
     return Job(
         settings=settings,
         class_mapping=manifest.class_mapping,
@@ -175,6 +176,10 @@ def _make_job(
         class_weights=_class_weights(settings, manifest),
         threads=workers.threads,
         events=_make_queue(),
+        # A single worker runs the pipeline itself.
+        stream=start_stream(streamed, settings.num_workers)
+        if streamed and settings.num_workers > 1
+        else None,
     )
 
 
@@ -259,16 +264,17 @@ def _read_manifest(settings: Settings, display: Display, source: PhotoSource | N
 
 
 def _open_splits(
-    settings: Settings, manifest: Manifest, output: str, display: Display, source: PhotoSource | None
+    settings: Settings,
+    manifest: Manifest,
+    output: str,
+    display: Display,
+    source: PhotoSource | None,
+    workers: WorkerPlan,
 ) -> Mapping[str, Photos]:
-    total = sum(manifest.split(split).num_rows for split in (TRAIN, VALIDATION))  # none of the test's
-    cached, why = decide_cache(
-        settings.cache,
-        num_photos=total,
-        image_size=settings.image_size,
-        store_bytes=smallest_object_store(),
-    )
-    display.note(why)
+    if settings.cache == "gpu" and not workers.use_gpu:
+        raise SettingError("cache=gpu: training runs on CPUs here; set use_gpu=yes, or another cache")
+    splits = {split: manifest.split(split) for split in (TRAIN, VALIDATION)}  # none of the test's
+    total = sum(table.num_rows for table in splits.values())
     done = 0
 
     def count(num_photos: int) -> None:
@@ -277,17 +283,16 @@ def _open_splits(
         display.count("decoding", done, total)
 
     with display.live():
-        photos = {
-            split: open_photos(
-                manifest.split(split),
-                image_size=settings.image_size,
-                cached=cached,
-                decode_resource=settings.decode_resource,
-                reader=source,
-                on_progress=count,
-            )
-            for split in (TRAIN, VALIDATION)
-        }
+        photos = open_splits(
+            splits,
+            CacheSettings(settings.cache, settings.cache_dir, settings.cache_limit_gib),
+            image_size=settings.image_size,
+            store_bytes=smallest_object_store(with_gpu=workers.use_gpu),
+            decode_resource=settings.decode_resource,
+            reader=source,
+            on_progress=count,
+            note=display.note,
+        )
     unreadable = [item for part in photos.values() for _, item in part.unreadable]
     _quarantine(unreadable, total, settings, output)
     return photos

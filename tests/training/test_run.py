@@ -74,14 +74,35 @@ def test_three_percent_unreadable_are_quarantined_once_and_all_others_count_on_t
     assert seen == 33
 
 
-@pytest.mark.parametrize("cache", ["object_store", pytest.param("none", marks=pytest.mark.long)])
+@pytest.mark.parametrize("cache", ["memory", "disk", pytest.param("none", marks=pytest.mark.long)])
 def test_six_percent_unreadable_end_the_run_with_the_list(run, pose_folders, tmp_path, cache):
     photos = pose_folders({1: 28, 2: 22})
     for number in (1, 2, 4):
         (photos / "2" / f"2-{number}.jpeg").write_bytes(b"")
     with pytest.raises(DataError, match="3 of 50 photos cannot be read"):
-        run(sources=[str(photos)], cache=cache)
+        run(sources=[str(photos)], cache=cache, cache_dir=str(tmp_path / "cache"))
     assert len((tmp_path / "model" / "quarantine.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.long
+def test_two_workers_learn_the_same_from_every_kind_of_cache_and_the_next_run_decodes_nothing(
+    run, pose_folders, tmp_path
+):
+    photos, folder = pose_folders({1: 20, 2: 20}), tmp_path / "cache"
+    kept = {"sources": [str(photos)], "cache_dir": str(folder)}
+    histories = {}
+    for cache in ("memory", "none", "disk"):
+        result, _ = run(**kept, cache=cache, num_workers=2, run_name=cache)
+        histories[cache] = [
+            {name: value for name, value in epoch.items() if "loss" in name or "accuracy" in name}
+            for epoch in result.history
+        ]
+    assert histories["none"] == histories["memory"]
+    assert histories["disk"] == histories["memory"]
+    shards = {path: path.stat().st_ino for path in folder.rglob("*.arrow")}
+    assert shards
+    run(**kept, cache="disk", run_name="again")
+    assert {path: path.stat().st_ino for path in folder.rglob("*.arrow")} == shards
 
 
 @pytest.mark.long

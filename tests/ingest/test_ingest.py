@@ -6,10 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from physiq_ray import ingest
 from physiq_ray.errors import DataError
 from physiq_ray.images import decode_square
-from physiq_ray.ingest import StoredPhotos, build_dataset, decide_cache, open_photos
+from physiq_ray.ingest import StoredPhotos, build_dataset, choose_cache, open_photos, reading
 from physiq_ray.manifest import MANIFEST_SCHEMA
 from physiq_ray.quarantine import Unreadable, check_unreadable, write_quarantine
 from physiq_ray.storage import current_access
@@ -59,12 +58,12 @@ def test_rows_have_the_promised_columns_and_order(ray_local, make_bucket, photos
         assert np.array_equal(row["image"], decode_square(data, size_px=SIZE))
 
 
-@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("kind", ["memory", "none"])
 def test_batches_follow_the_rows_asked_for_and_set_unreadable_photos_aside(
-    ray_local, make_bucket, dirty, cached
+    ray_local, make_bucket, dirty, kind
 ):
     table = manifest_rows(make_bucket(dirty), dirty)
-    photos = open_photos(table, image_size=SIZE, cached=cached)
+    photos = open_photos(table, image_size=SIZE, kind=kind)
     rows = np.random.default_rng(0).permutation(table.num_rows)
     batches = list(photos.batches(rows, 5))
     assert len(batches) == 5
@@ -84,10 +83,10 @@ def test_batches_follow_the_rows_asked_for_and_set_unreadable_photos_aside(
     assert "not an image" in bad["text.jpeg"].error
 
 
-def test_cached_photos_know_what_is_unreadable_beforehand(ray_local, make_bucket, dirty):
+def test_kept_photos_know_what_is_unreadable_beforehand(ray_local, make_bucket, dirty):
     seen = []
     table = manifest_rows(make_bucket(dirty), dirty)
-    photos = open_photos(table, image_size=SIZE, cached=True, on_progress=seen.append)
+    photos = open_photos(table, image_size=SIZE, kind="memory", on_progress=seen.append)
     assert [table["key"][row].as_py() for row, _ in photos.unreadable] == [
         "cut.jpeg",
         "empty.jpeg",
@@ -98,7 +97,7 @@ def test_cached_photos_know_what_is_unreadable_beforehand(ray_local, make_bucket
 
 def test_a_batch_may_be_all_unreadable(ray_local, make_bucket):
     files = {"a.jpeg": b"", "b.jpeg": b""}
-    photos = open_photos(manifest_rows(make_bucket(files), files), image_size=SIZE, cached=False)
+    photos = open_photos(manifest_rows(make_bucket(files), files), image_size=SIZE, kind="none")
     (batch,) = photos.batches(np.arange(2), 2)
     assert batch.images.shape == (0, SIZE, SIZE, 3)
     assert [row for row, _ in batch.unreadable] == [0, 1]
@@ -106,8 +105,8 @@ def test_a_batch_may_be_all_unreadable(ray_local, make_bucket):
 
 def test_no_rows_give_no_batches(ray_local, make_bucket, photos):
     table = manifest_rows(make_bucket(photos), photos)
-    for cached in (True, False):
-        assert list(open_photos(table, image_size=SIZE, cached=cached).batches(np.arange(0), 4)) == []
+    for kind in ("memory", "none"):
+        assert list(open_photos(table, image_size=SIZE, kind=kind).batches(np.arange(0), 4)) == []
 
 
 @pytest.mark.slow
@@ -124,7 +123,7 @@ def test_a_server_away_for_five_seconds_costs_no_photo_and_doubles_none(
 
     away = threading.Thread(target=restart)
     seen = []
-    for batch in open_photos(table, image_size=SIZE, cached=False).batches(np.arange(300), 16):
+    for batch in open_photos(table, image_size=SIZE, kind="none").batches(np.arange(300), 16):
         if not seen:
             away.start()
         assert batch.unreadable == ()
@@ -147,7 +146,7 @@ def test_a_bucket_denied_in_mid_epoch_loses_its_own_photos_only(
         "Resource": f"arn:aws:s3:::{closed}/*",
     }
     read, lost = [], {}
-    for batch in open_photos(table, image_size=SIZE, cached=False).batches(np.arange(300), 16):
+    for batch in open_photos(table, image_size=SIZE, kind="none").batches(np.arange(300), 16):
         if not read:
             s3_direct.put_bucket_policy(
                 Bucket=closed, Policy=json.dumps({"Version": "2012-10-17", "Statement": [deny]})
@@ -170,12 +169,12 @@ def test_fetching_ahead_keeps_order_and_its_bound_in_bytes(monkeypatch):
         time.sleep(0.001)
         return uri.encode()
 
-    monkeypatch.setattr(ingest, "_fetch", fetch)
-    monkeypatch.setattr(ingest, "FETCH_AHEAD_BYTES", 100)
+    monkeypatch.setattr(reading, "_fetch", fetch)
+    monkeypatch.setattr(reading, "FETCH_AHEAD_BYTES", 100)
     sizes = [1, 30, 99, 5, 500, 40, 40, 40] * 10
     taken = []
     for number, data in enumerate(
-        ingest._fetch_ahead(StoredPhotos(current_access()), [str(n) for n in range(80)], sizes, [""] * 80)
+        reading._fetch_ahead(StoredPhotos(current_access()), [str(n) for n in range(80)], sizes, [""] * 80)
     ):
         taken.append(data)
         with lock:
@@ -186,13 +185,13 @@ def test_fetching_ahead_keeps_order_and_its_bound_in_bytes(monkeypatch):
 
 def test_a_photo_that_vanished_since_the_listing_is_gone(s3, make_bucket):
     bucket = make_bucket({})
-    found = ingest._fetch(StoredPhotos(current_access()), f"s3://{bucket}/gone.jpeg", 10, "")
+    found = reading._fetch(StoredPhotos(current_access()), f"s3://{bucket}/gone.jpeg", 10, "")
     assert isinstance(found, Unreadable)
     assert (found.step, f"s3://{bucket}/gone.jpeg" in found.error) == ("gone", True)
 
 
 def test_an_object_of_gigabytes_is_not_fetched():
-    found = ingest._fetch(StoredPhotos(current_access()), "s3://nowhere-at-all/huge.jpeg", 5 * 2**30, "")
+    found = reading._fetch(StoredPhotos(current_access()), "s3://nowhere-at-all/huge.jpeg", 5 * 2**30, "")
     assert found == Unreadable(
         "s3://nowhere-at-all/huge.jpeg", "fetch", "5368709120 bytes; at most 104857600 are read"
     )
@@ -216,32 +215,45 @@ def test_too_many_unreadable_photos_are_refused_by_name():
 
 
 @pytest.mark.parametrize(
-    ("setting", "num_photos", "cached", "why"),
+    ("setting", "needed", "no_disk", "cache_dir", "kind", "why"),
     [
-        ("auto", 1000, True, "which fit 500 MiB"),
-        ("auto", 10_000, False, "more than 500 MiB"),
-        ("none", 10, False, "cache none"),
-        ("object_store", 10_000, True, "cache object_store"),
+        ("auto", 400, "", False, "memory", "auto: memory: 400 MiB of decoded photos fit Ray's object store"),
+        ("auto", 400, "", True, "disk", "auto: disk: 400 MiB of decoded photos fit cache_dir (2.0 GiB)"),
+        ("auto", 400, "read-only", True, "memory", "auto: memory"),
+        ("auto", 600, "", False, "disk", "auto: disk"),
+        ("auto", 600, "read-only", False, "none", "more than 500 MiB of Ray's object store and read-only"),
+        ("auto", 3000, "", True, "none", "object store and more than 2.0 GiB in cache_dir"),
+        ("none", 1, "", True, "none", "cache none"),
+        ("memory", 3000, "", True, "memory", "cache memory"),
+        ("disk", 3000, "", False, "disk", "cache disk"),
+        ("gpu", 400, "", False, "memory", "cache gpu: memory"),
     ],
 )
-def test_the_cache_is_used_where_it_fits_half_the_smallest_store(setting, num_photos, cached, why):
-    decided, reason = decide_cache(setting, num_photos=num_photos, image_size=224, store_bytes=1000 * 2**20)
-    assert decided is cached
+def test_photos_are_kept_where_they_fit(setting, needed, no_disk, cache_dir, kind, why):
+    chosen, reason = choose_cache(
+        setting,
+        needed_bytes=needed * 2**20,
+        store_bytes=1000 * 2**20,
+        disk_bytes=2 * 2**30,
+        no_disk=no_disk,
+        prefer_disk=cache_dir,
+    )
+    assert chosen == kind
     assert why in reason
 
 
-def test_a_cached_epoch_asks_nothing_of_s3_and_a_streamed_one_each_photo_once(
+def test_an_epoch_from_memory_asks_nothing_of_s3_and_a_streamed_one_each_photo_once(
     s3, ray_local, make_bucket, photos
 ):
     bucket = make_bucket(photos)
     table = manifest_rows(bucket, photos)
     before = s3.read_traffic(bucket).num_requests
-    cached = open_photos(table, image_size=SIZE, cached=True)
+    kept = open_photos(table, image_size=SIZE, kind="memory")
     assert s3.read_traffic(bucket).num_requests == before + 21
     for _ in range(2):
-        assert sum(len(batch.labels) for batch in cached.batches(np.arange(21), 8)) == 21
+        assert sum(len(batch.labels) for batch in kept.batches(np.arange(21), 8)) == 21
     assert s3.read_traffic(bucket).num_requests == before + 21
-    streamed = open_photos(table, image_size=SIZE, cached=False)
+    streamed = open_photos(table, image_size=SIZE, kind="none")
     for epoch in (1, 2):
         assert sum(len(batch.labels) for batch in streamed.batches(np.arange(21), 8)) == 21
         assert s3.read_traffic(bucket).num_requests == before + 21 * (epoch + 1)

@@ -1,0 +1,235 @@
+"""Where an epoch's photos come from: prepared in memory or on disk, or streamed in each epoch."""
+
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+import pyarrow as pa
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from physiq_ray.cluster import smallest_object_store
+from physiq_ray.errors import PhysiqError, SettingError, StorageError, TrainingError
+from physiq_ray.ingest.batches import Photos
+from physiq_ray.ingest.kept import KeptPhotos, OnProgress, keep_in_memory, keep_on_disk
+from physiq_ray.ingest.reading import PhotoReader, StoredPhotos
+from physiq_ray.ingest.streamed import StreamedPhotos
+from physiq_ray.prepared import Cache, CacheFolder, SharedCache, open_cache
+from physiq_ray.storage import current_access
+
+Kind = Literal["memory", "disk", "none"]
+
+# Two blocks of a task, and what else needs room: with less, Ray Data stands still.
+MIN_STORE_BYTES = 128 * 2**20
+# Of a node's object store: the rest is for blocks in flight, checkpoints and other users.
+STORE_SHARE = 0.5
+DEFAULT_LIMIT_GIB = 100.0
+
+
+def choose_cache(
+    setting: str, *, needed_bytes: int, store_bytes: int, disk_bytes: int, no_disk: str, prefer_disk: bool
+) -> tuple[Kind, str]:
+    """Decide where decoded photos are kept.
+
+    store_bytes: object store of the smallest node that trains: every node may come to hold all photos, since
+    each worker reads them in random order. disk_bytes: what cache_dir has room for; no_disk: why it cannot
+    be used at all, or "". prefer_disk: a cache_dir was named, so its photos are wanted by the next run.
+    Returns the kind and a sentence that says why.
+    """
+    sizes = f"{needed_bytes / 2**20:.0f} MiB of decoded photos"
+    if setting == "none":
+        return "none", "cache none: photos are fetched and decoded in each epoch"
+    if setting == "memory":
+        return "memory", f"cache memory: {sizes}"
+    if setting == "disk":
+        return "disk", f"cache disk: {sizes}"
+    room = int(store_bytes * STORE_SHARE)
+    reasons = []
+    fits: dict[Kind, str] = {}
+    if fits_store(needed_bytes, store_bytes):
+        fits["memory"] = f"{sizes} fit Ray's object store ({room / 2**20:.0f} MiB): decoded once"
+    else:
+        reasons.append(f"more than {room / 2**20:.0f} MiB of Ray's object store")
+    if no_disk:
+        reasons.append(no_disk)
+    elif needed_bytes <= disk_bytes:
+        fits["disk"] = f"{sizes} fit cache_dir ({disk_bytes / 2**30:.1f} GiB): kept for later runs"
+    else:
+        reasons.append(f"more than {disk_bytes / 2**30:.1f} GiB in cache_dir")
+    order: tuple[Kind, ...] = ("disk", "memory") if prefer_disk else ("memory", "disk")
+    for kind in order:
+        if kind in fits:
+            return kind, f"cache {setting}: {kind}: {fits[kind]}"
+    return "none", f"cache {setting}: none: {sizes} are {' and '.join(reasons)}: decoded in each epoch"
+
+
+def fits_store(needed_bytes: int, store_bytes: int) -> bool:
+    """Tell whether decoded photos of so many bytes may be kept in object stores of so many."""
+    return needed_bytes <= store_bytes * STORE_SHARE
+
+
+def open_photos(
+    table: pa.Table,
+    *,
+    image_size: int,
+    kind: Kind = "memory",
+    cache: Cache | None = None,
+    decode_resource: str | None = None,
+    reader: PhotoReader | None = None,
+    on_progress: OnProgress = lambda _: None,
+) -> KeptPhotos | StreamedPhotos:
+    """Make one split readable; unless kind is none, fetch and decode now what is not kept yet.
+
+    table: manifest rows. cache: for kind disk; the default folder if there is none. reader: as
+    `build_dataset`'s. on_progress: called with the number of photos done since the last call.
+    Raises TrainingError: a node's object store is too small to decode into; StorageError: the cache cannot be
+    read or written.
+    """
+    if (smallest := smallest_object_store()) < MIN_STORE_BYTES:
+        raise TrainingError(
+            f"a node's object store has {smallest / 2**20:.0f} MiB; decoding needs "
+            f"{MIN_STORE_BYTES // 2**20} at least: start Ray with --object-store-memory 500000000 or more, "
+            "or give /dev/shm more room"
+        )
+    reader = reader or StoredPhotos(current_access())
+    if kind == "none":
+        return StreamedPhotos(table, image_size, reader, decode_resource=decode_resource)
+    options = _Options(
+        image_size=image_size, reader=reader, decode_resource=decode_resource, on_progress=on_progress
+    )
+    if kind == "memory":
+        return keep_in_memory(table, **options)
+    return keep_on_disk(table, cache or open_cache(None, DEFAULT_LIMIT_GIB), **options)
+
+
+class _Options(TypedDict):
+    image_size: int
+    reader: PhotoReader
+    decode_resource: str | None
+    on_progress: OnProgress
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """How decoded photos are kept; the fields are the settings of these names."""
+
+    cache: str
+    cache_dir: str | None
+    cache_limit_gib: float
+
+
+def open_splits(
+    splits: Mapping[str, pa.Table],
+    wanted: CacheSettings,
+    *,
+    image_size: int,
+    store_bytes: int,
+    decode_resource: str | None = None,
+    reader: PhotoReader | None = None,
+    on_progress: OnProgress = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
+) -> dict[str, Photos]:
+    """Choose where the photos of all splits are kept, and open each as `open_photos` does.
+
+    store_bytes: object store of the smallest node that trains. note: takes the sentence that says where
+    photos are kept, and why.
+    Raises SettingError: cache=disk or gpu cannot be had; all else as `open_photos`.
+    """
+    cache = open_cache(wanted.cache_dir, wanted.cache_limit_gib)
+    folder = cache if isinstance(cache, CacheFolder) else cache.copies
+    needed_bytes = sum(table.num_rows for table in splits.values()) * image_size**2 * 3
+    # A disk that is not needed is not looked at: it may be unreachable or read-only.
+    looks = wanted.cache == "disk" or (
+        wanted.cache in ("auto", "gpu")
+        and (wanted.cache_dir is not None or not fits_store(needed_bytes, store_bytes))
+    )
+    no_disk = _why_no_disk(cache, image_size) if looks else ""
+    disk_bytes = folder.room_bytes() if looks else 0
+    kind, why = choose_cache(
+        wanted.cache,
+        needed_bytes=needed_bytes,
+        store_bytes=store_bytes,
+        disk_bytes=disk_bytes,
+        no_disk=no_disk,
+        prefer_disk=wanted.cache_dir is not None,
+    )
+    if kind == "none" and wanted.cache == "gpu":
+        raise SettingError(f"cache=gpu: photos are prepared in memory or on disk first; {why}")
+    if kind == "disk" and no_disk:
+        raise SettingError(f"cache=disk: {no_disk}; set cache_dir, or cache=memory or cache=none")
+    # Else a preparation would delete its own first shards to make room for its last.
+    if kind == "disk" and needed_bytes > disk_bytes:
+        raise SettingError(
+            f"cache=disk: {needed_bytes / 2**20:.0f} MiB of decoded photos, but {folder.root} has room for "
+            f"{disk_bytes / 2**20:.0f} MiB within cache_limit_gib={wanted.cache_limit_gib:g} and the disk's "
+            "free space; set either, another cache_dir, or cache=memory or cache=none"
+        )
+    note(why)
+
+    def open_all(kind: Kind) -> dict[str, Photos]:
+        return {
+            name: open_photos(
+                table,
+                image_size=image_size,
+                kind=kind,
+                cache=cache,
+                decode_resource=decode_resource,
+                reader=reader,
+                on_progress=on_progress,
+            )
+            for name, table in splits.items()
+        }
+
+    try:
+        return open_all(kind)
+    except StorageError as error:
+        if kind != "disk" or wanted.cache != "auto":
+            raise
+        note(f"{error}; photos are decoded in each epoch instead")
+        return open_all("none")
+
+
+def in_use(photos: Mapping[str, Photos]) -> AbstractContextManager[object]:
+    """Keep what the photos are read from: no other run deletes their shards while inside."""
+    stack = ExitStack()
+    for part in photos.values():
+        if isinstance(part, KeptPhotos):
+            stack.enter_context(part.blocks.in_use())
+    return stack
+
+
+def _why_no_disk(cache: Cache, image_size: int) -> str:
+    """Say why prepared photos cannot be on disk; "" where they can."""
+    try:
+        if isinstance(cache, SharedCache):
+            cache.find([], image_size)
+            return ""
+        folder = cache.make(image_size)
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        if len(nodes) == 1:
+            return ""
+        probe = folder / f"probe-{secrets.token_hex(8)}"
+        probe.touch()
+        try:
+            look = ray.remote(num_cpus=0)(os.path.exists)
+            seen = ray.get(
+                [
+                    look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+                        str(probe)
+                    )
+                    for node in nodes
+                ]
+            )
+        finally:
+            probe.unlink()
+    except (PhysiqError, OSError) as error:
+        return str(error)
+    if all(seen):
+        return ""
+    return (
+        f"cache_dir={cache.root} is not one folder for all {len(nodes)} nodes: give a shared folder or an "
+        "s3:// prefix"
+    )

@@ -1,0 +1,251 @@
+"""Photos decoded before the first epoch and kept: in Ray's object store, or in shards on disk.
+
+Each process resolves all blocks or shards once and keeps them mapped. A batch is then a copy of its rows, in
+whatever order, and takes nothing else per batch: no request to Ray, no unpickling, no index to build.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from physiq_ray.errors import StorageError
+from physiq_ray.images import UInt8Array
+from physiq_ray.ingest.batches import Allocate, Batch, IntArray, allocate
+from physiq_ray.ingest.dataset import build_dataset, columns_of
+from physiq_ray.ingest.reading import PhotoReader, read_photos
+from physiq_ray.prepared import Cache, open_images, photo_keys
+from physiq_ray.quarantine import Unreadable
+
+OnProgress = Callable[[int], None]  # photos done since the last call
+
+
+class Blocks(Protocol):
+    """Where the images are: plain data, as it travels to the workers."""
+
+    def resolve(self) -> list[UInt8Array]:
+        """Give each block's images, uint8 (n, side, side, 3), without copying them.
+
+        Raises StorageError: a shard is missing or damaged.
+        """
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Keep the blocks from being deleted while inside."""
+
+
+@dataclass(frozen=True)
+class StoreBlocks:
+    """Blocks in Ray's object store, which this run owns and which end with it."""
+
+    refs: tuple["ray.ObjectRef[pa.Table]", ...]
+
+    def resolve(self) -> list[UInt8Array]:
+        """Give each block's images; blocks of other nodes are copied to this one, once a node."""
+        return [columns_of(block, ["image"])["image"] for block in ray.get(list(self.refs))]
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Do nothing: Ray keeps what is referred to."""
+        return nullcontext()
+
+
+@dataclass(frozen=True)
+class ShardBlocks:
+    """Shards on this node's disk, or copied to it when they are resolved."""
+
+    cache: Cache
+    names: tuple[str, ...]
+    image_size: int
+
+    def resolve(self) -> list[UInt8Array]:
+        """Give each shard's images, mapped into memory: pages are read as they are used."""
+        folder = self.cache.fetch(self.names, self.image_size)
+        return [open_images(folder, name) for name in self.names]
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Keep other runs from deleting the shards to make room."""
+        return self.cache.using(self.names)
+
+
+@dataclass
+class KeptPhotos:
+    """One split's photos in blocks.
+
+    labels: int64 (N,), the class index of each row; places: int64 (N, 2), the block of its image and the row
+    in it, -1 where the photo cannot be read.
+    """
+
+    blocks: Blocks
+    labels: IntArray
+    places: IntArray
+    image_size: int
+    unreadable: tuple[tuple[int, Unreadable], ...] = ()
+    _images: list[UInt8Array] | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel without what this process has mapped."""
+        return {**self.__dict__, "_images": None}
+
+    @property
+    def num_rows(self) -> int:
+        """Photos in the split, those that cannot be read included."""
+        return len(self.places)
+
+    def batches(self, rows: IntArray, batch_size: int, new: Allocate = allocate) -> Iterator[Batch]:
+        """Give rows in their order, in ⌈len(rows) / batch_size⌉ batches; new: makes the memory for images."""
+        unreadable = dict(self.unreadable)
+        for start in range(0, len(rows), batch_size):
+            chosen = rows[start : start + batch_size]
+            is_good = self.places[chosen, 0] >= 0
+            good = chosen[is_good]
+            bad = tuple((row, unreadable[row]) for row in chosen[~is_good].tolist())
+            yield Batch(self._gather(good, new), self.labels[good], good, bad)
+
+    def _gather(self, rows: IntArray, new: Allocate) -> UInt8Array:
+        if self._images is None:
+            self._images = self.blocks.resolve()
+        images = new((len(rows), self.image_size, self.image_size, 3))
+        # Row by row: each copy is one memcpy without the interpreter's lock, so a thread that starts GPU
+        # kernels waits for it for microseconds only.
+        for index, (block, row) in enumerate(self.places[rows].tolist()):
+            images[index] = self._images[block][row]
+        return images
+
+
+def keep_in_memory(
+    table: pa.Table,
+    *,
+    image_size: int,
+    reader: PhotoReader,
+    decode_resource: str | None = None,
+    on_progress: OnProgress = lambda _: None,
+) -> KeptPhotos:
+    """Fetch and decode a table's photos into the object store.
+
+    table: uri, size, and where it has them etag and class_index.
+    """
+    refs, counts = [], []
+    dataset = build_dataset(table, image_size=image_size, decode_resource=decode_resource, reader=reader)
+    for bundle in dataset.iter_internal_ref_bundles():
+        for entry in bundle.blocks:
+            refs.append(entry.ref)
+            counts.append(entry.metadata.num_rows)
+            on_progress(entry.metadata.num_rows)
+    find = ray.remote(num_cpus=0)(_find_unreadable)  # runs where the block lies: it is not copied here
+    found = ray.get([find.remote(ref) for ref in refs])
+    starts = np.cumsum([0, *counts])
+    unreadable = tuple(
+        (int(start) + row, item) for start, items in zip(starts, found, strict=False) for row, item in items
+    )
+    blocks = np.repeat(np.arange(len(counts)), counts)
+    places = np.stack([blocks, np.arange(len(blocks)) - starts[blocks]], axis=1)
+    places[[row for row, _ in unreadable]] = -1
+    return KeptPhotos(StoreBlocks(tuple(refs)), _labels(table), places, image_size, unreadable)
+
+
+def _find_unreadable(block: pa.Table) -> list[tuple[int, Unreadable]]:
+    bad = pc.not_equal(block["error"], "")
+    records = block.select(["uri", "step", "error"]).filter(bad).to_pylist()
+    return [
+        (row, Unreadable(**record))
+        for row, record in zip(np.flatnonzero(bad.to_numpy()).tolist(), records, strict=True)
+    ]
+
+
+def _labels(table: pa.Table) -> IntArray:
+    if "class_index" not in table.column_names:
+        return np.full(table.num_rows, -1, np.int64)
+    labels: IntArray = table["class_index"].to_numpy().astype(np.int64)
+    return labels
+
+
+def keep_on_disk(
+    table: pa.Table,
+    cache: Cache,
+    *,
+    image_size: int,
+    reader: PhotoReader,
+    decode_resource: str | None = None,
+    on_progress: OnProgress = lambda _: None,
+) -> KeptPhotos:
+    """Find a table's photos in the cache; fetch and decode those that are not there, and add them.
+
+    Shards are added one by one, so a preparation that was killed continues where it stopped. A photo without
+    an ETag is decoded in each run, as is one that cannot be read.
+    table: as `keep_in_memory`'s, with etag.
+    Raises StorageError: a shard cannot be written.
+    """
+    uris, etags = table["uri"].to_pylist(), table["etag"].to_pylist()
+    keys = photo_keys(uris, table["size"].to_pylist(), etags)
+    found = cache.find((key for key, etag in zip(keys, etags, strict=True) if etag), image_size)
+    places = np.full((len(keys), 2), -1, np.int64)
+    for row, key in enumerate(keys):
+        places[row] = found.places.get(key, (-1, -1))
+    missing = np.flatnonzero(places[:, 0] < 0)
+    on_progress(len(keys) - len(missing))
+    names = list(found.names)
+    unreadable: list[tuple[int, Unreadable]] = []
+    wanted = table.take(pa.array(missing)).append_column(
+        "photo", pa.array([keys[row] for row in missing.tolist()], pa.binary())
+    )
+    rows = iter(missing.tolist())
+    for block in _prepare(wanted, cache, image_size, reader, decode_resource):
+        if failure := block["failure"][0].as_py():
+            raise StorageError(failure)
+        name = block["shard"][0].as_py()
+        if name and name not in names:  # the same again where a photo came in under two keys
+            names.append(name)
+        number = names.index(name) if name else -1
+        for record in block.to_pylist():
+            row = next(rows)
+            if record["step"]:
+                unreadable.append((row, Unreadable(uris[row], record["step"], record["error"])))
+            else:
+                places[row] = number, record["row"]
+        on_progress(len(block))
+    blocks = ShardBlocks(cache, tuple(names), image_size)
+    return KeptPhotos(blocks, _labels(table), places, image_size, tuple(unreadable))
+
+
+def _prepare(
+    table: pa.Table, cache: Cache, image_size: int, reader: PhotoReader, decode_resource: str | None
+) -> Iterator[pa.Table]:
+    """Give what each task did with its photos, in their order."""
+    if not table.num_rows:
+        return
+    dataset = build_dataset(
+        table,
+        image_size=image_size,
+        decode_resource=decode_resource,
+        read=functools.partial(_prepare_task, reader=reader, cache=cache),
+    )
+    for bundle in dataset.iter_internal_ref_bundles():
+        yield from ray.get([entry.ref for entry in bundle.blocks])
+
+
+def _prepare_task(inputs: pa.Table, *, image_size: int, reader: PhotoReader, cache: Cache) -> pa.Table:
+    """Read one task's photos and add them to the cache as one shard; gives a row for each photo."""
+    read = read_photos(inputs, image_size=image_size, reader=reader)
+    is_good = np.array([not step for step in read.steps])
+    images = read.images if is_good.all() else read.images[is_good]
+    keys = [key for key, good in zip(inputs["photo"].to_pylist(), is_good, strict=True) if good]
+    name = failure = ""
+    try:
+        name = cache.add(keys, images, image_size) if keys else ""
+    except StorageError as error:
+        failure = str(error)
+    num_rows = len(is_good)
+    return pa.table(
+        {
+            "row": np.cumsum(is_good) - 1,
+            "step": read.steps,
+            "error": read.errors,
+            "shard": pa.array([name] * num_rows, pa.string()),
+            "failure": pa.array([failure] * num_rows, pa.string()),
+        }
+    )

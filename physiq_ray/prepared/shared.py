@@ -1,0 +1,110 @@
+"""Shards under an s3:// prefix: every node copies the ones it needs into a folder of its own.
+
+    <prefix>/<side>px-<decoder>/<name>.arrow    a shard
+    <prefix>/<side>px-<decoder>/<name>.keys     the keys of its photos, 16 bytes each, written after it
+
+Keys are read to find photos without reading shards; a shard without them is an upload that was interrupted.
+No limit applies to the prefix: let a lifecycle rule of the bucket delete what is old.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from physiq_ray.errors import StorageError
+from physiq_ray.images import UInt8Array, decoder_version
+from physiq_ray.prepared.folder import CacheFolder, Found, full
+from physiq_ray.prepared.shards import KEY_BYTES, SUFFIX, TEMPORARY_SUFFIX, checksum, shard_path
+from physiq_ray.storage import join_uri, list_names, parse_source, read_bytes, write_bytes, write_file
+
+KEYS_SUFFIX = ".keys"
+KEYS_THREADS = 16
+COPY_LOCK = "copies.lock"
+
+
+@dataclass(frozen=True)
+class SharedCache:
+    """Shards under an s3:// prefix; copies: the folder on each node that they are copied into."""
+
+    prefix: str
+    copies: CacheFolder
+
+    def find(self, keys: Iterable[bytes], image_size: int) -> Found:
+        """Find photos by the lists of keys; no shard is read.
+
+        Raises StorageError: the prefix cannot be listed or read.
+        """
+        wanted, base = set(keys), self._base(image_size)
+        listed = set(list_names(parse_source(base)))
+        paths = sorted(name.removesuffix(KEYS_SUFFIX) for name in listed if name.endswith(KEYS_SUFFIX))
+        names: list[str] = []
+        places: dict[bytes, tuple[int, int]] = {}
+        paths = [name for name in paths if f"{name}{SUFFIX}" in listed]
+        with ThreadPoolExecutor(KEYS_THREADS) as threads:
+            read = threads.map(lambda name: read_bytes(join_uri(base, f"{name}{KEYS_SUFFIX}")), paths)
+            for name, data in zip(paths, read, strict=True):
+                in_shard = (data[at : at + KEY_BYTES] for at in range(0, len(data), KEY_BYTES))
+                new = [(key, row) for row, key in enumerate(in_shard) if key in wanted and key not in places]
+                if new:
+                    places.update((key, (len(names), row)) for key, row in new)
+                    names.append(name)
+        return Found(tuple(names), places)
+
+    def add(self, keys: Sequence[bytes], images: UInt8Array, image_size: int) -> str:
+        """Write a shard here, then under the prefix, and its keys last; give its name.
+
+        Raises StorageError: no room here, or no right to write there.
+        """
+        name = self.copies.add(keys, images, image_size)
+        base = self._base(image_size)
+        write_file(shard_path(self.copies.folder(image_size), name), join_uri(base, f"{name}{SUFFIX}"))
+        write_bytes(b"".join(keys), join_uri(base, f"{name}{KEYS_SUFFIX}"))
+        return name
+
+    def fetch(self, names: Sequence[str], image_size: int) -> Path:
+        """Copy the shards that are not in this node's folder yet; give the folder.
+
+        Several processes of a node may ask at once: one copies, the others wait.
+        Raises StorageError: a shard cannot be read, is damaged, or finds no room. A damaged one counts as
+        missing from then on.
+        """
+        folder = self.copies.make(image_size)
+        with FileLock(folder / COPY_LOCK, mode=0o600):
+            for name in names:
+                path = shard_path(folder, name)
+                if not path.exists():
+                    self._copy(name, path, image_size)
+        return folder
+
+    @contextmanager
+    def using(self, names: Sequence[str]) -> Iterator[None]:
+        """Keep this node's copies from being deleted while inside."""
+        with self.copies.using(names):
+            yield
+
+    def _copy(self, name: str, path: Path, image_size: int) -> None:
+        base = self._base(image_size)
+        data = read_bytes(join_uri(base, f"{name}{SUFFIX}"))
+        self.copies.make_room(len(data))
+        partial = path.with_suffix(TEMPORARY_SUFFIX)
+        try:
+            partial.touch(0o600)
+            partial.write_bytes(data)
+            if checksum(partial) != name:
+                write_bytes(b"", join_uri(base, f"{name}{KEYS_SUFFIX}"))  # no photo is found in it any more
+                raise StorageError(
+                    f"prepared photos {join_uri(base, name)}{SUFFIX} are damaged; run the same command "
+                    "again: their photos are prepared once more"
+                )
+            partial.replace(path)
+        except OSError as error:
+            raise full(self.copies.root, error) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _base(self, image_size: int) -> str:
+        return join_uri(self.prefix, f"{image_size}px-{decoder_version()}")
