@@ -79,7 +79,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
 
 
 def test_a_run_that_names_its_cache_as_before_can_go_on() -> None:
-    assert settings_of(cache="object_store").cache == "memory"
+    assert settings_of({"cache": "object_store"}).cache == "memory"
 
 
 def test_file_beats_default_environment_beats_file_and_flag_beats_environment(toml: Path) -> None:
