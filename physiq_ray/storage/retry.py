@@ -1,7 +1,7 @@
 """Try again where the fault may pass: an endpoint that is briefly away, a throttled request.
 
-Waits of 0.5, 1, 2, 4, 8, 16 s between tries, or of half of that, on top of the client's own tries: an
-endpoint that is back within fifteen seconds costs no photo and no listing. One that stays away is said
+Waits of 0.5, 1, 2, 4, 8, 8, 8 s between tries, or of three quarters of that, on top of the client's own
+tries: an endpoint that is back within 23 seconds costs no photo and no listing. One that stays away is said
 after 45 s.
 """
 
@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from physiq_ray.errors import UnreachableError
 
-ATTEMPTS = 7
-FIRST_WAIT_S = 0.5
+ATTEMPTS = 8
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 8.0
 
 Result = TypeVar("Result")
 
@@ -24,6 +24,6 @@ def retry(call: Callable[[], Result]) -> Result:
         try:
             return call()
         except UnreachableError:
-            # Full jitter on the upper half: workers that failed together must not come back together.
-            time.sleep(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1))
+            # Jitter: workers that failed together must not come back together.
+            time.sleep(min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S) * random.uniform(0.75, 1))
     return call()
