@@ -19,6 +19,7 @@ from physiq_ray.errors import PhysiqError
 from physiq_ray.storage import Bucket, listing, retry
 from physiq_ray.storage.s3 import s3_client
 
+# None resembles another, as `audit` compares them: one that resembled a label without a photo would stay.
 NAMES = (
     "a.jpg",
     "b.JPG",
@@ -29,7 +30,7 @@ NAMES = (
     "g.txt",
     "h",
     "i.jpg.bak",
-    "%41+.gif",
+    "%5A+.gif",
     "j\nk.jpg",
 )
 KEYS = tuple(f"{folder}{name}" for folder in ("", "x/", "x.jpg/") for name in NAMES)
