@@ -103,7 +103,7 @@ def _read_part(table: pa.Table) -> int:
 def _to_table(work: dict[str, Any]) -> pa.Table:
     return pa.Table.from_pylist(
         [
-            {"uri": uri, "size": work["photo_bytes"], "class_index": number % 8}
+            {"uri": uri, "size": work["photo_bytes"], "etag": "", "class_index": number % 8}
             for number, uri in enumerate(work["uris"])
         ],
         schema=pa.schema([("uri", pa.string()), ("size", pa.int64()), ("class_index", pa.int32())]),
@@ -113,6 +113,7 @@ def _to_table(work: dict[str, Any]) -> pa.Table:
 def ours(work: dict[str, Any], *, kind: str = "memory") -> Epoch:
     """Read by open_photos, which the first epoch calls."""
     from physiq_ray.ingest import open_photos
+    from physiq_ray.prepared import open_cache
 
     _start_ray(work)
     table = _to_table(work)
@@ -120,10 +121,11 @@ def ours(work: dict[str, Any], *, kind: str = "memory") -> Epoch:
     list(warm.batches(np.arange(min(NUM_WARM_UP, table.num_rows)), BATCH_SIZE))
     opened: list[Any] = []
     rng = np.random.default_rng(0)
+    cache = open_cache(str(Path(work["folder"], "cache")), 100.0)
 
     def epoch() -> Iterator[int]:
         if not opened:
-            opened.append(open_photos(table, image_size=SIZE_PX, kind=kind))
+            opened.append(open_photos(table, image_size=SIZE_PX, kind=kind, cache=cache))
         for batch in opened[0].batches(rng.permutation(table.num_rows), BATCH_SIZE):
             yield len(batch.labels)
 
@@ -295,6 +297,7 @@ SIDES: dict[str, Callable[[dict[str, Any]], Epoch]] = {
     "decoder": decoder,
     "plain": plain,
     "ours": ours,
+    "ours-disk": partial(ours, kind="disk"),
     "ours-stream": partial(ours, kind="none"),
     "read_images": read_images,
     "download": download,
