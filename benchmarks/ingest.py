@@ -101,13 +101,15 @@ def _read_part(table: pa.Table) -> int:
 
 
 def _to_table(work: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist(
-        [
-            {"uri": uri, "size": work["photo_bytes"], "etag": "", "class_index": number % 8}
-            for number, uri in enumerate(work["uris"])
-        ],
-        schema=pa.schema([("uri", pa.string()), ("size", pa.int64()), ("class_index", pa.int32())]),
+    """Give the rows of a manifest: sizes and ETags as listed, since another size means another photo."""
+    from physiq_ray.storage import list_sources, parse_source
+
+    listed = pa.concat_tables(
+        [each.table for each in list_sources([parse_source(f"s3://{bucket}") for bucket in BUCKETS])]
     )
+    places = {uri: row for row, uri in enumerate(listed["uri"].to_pylist())}
+    table = listed.take([places[uri] for uri in work["uris"]]).select(["uri", "size", "etag"])
+    return table.append_column("class_index", pa.array(np.arange(table.num_rows) % 8, pa.int32()))
 
 
 def ours(work: dict[str, Any], *, kind: str = "memory") -> Epoch:
@@ -127,6 +129,7 @@ def ours(work: dict[str, Any], *, kind: str = "memory") -> Epoch:
         if not opened:
             opened.append(open_photos(table, image_size=SIZE_PX, kind=kind, cache=cache))
         for batch in opened[0].batches(rng.permutation(table.num_rows), BATCH_SIZE):
+            assert not batch.unreadable, batch.unreadable[0]
             yield len(batch.labels)
 
     return epoch
