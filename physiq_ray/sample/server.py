@@ -31,6 +31,7 @@ _PORT_TRIALS: Final = 5
 _LOG_LINES: Final = 15
 _STOP_TIMEOUT_S: Final = 10.0
 _TRAFFIC_SETTLES_S: Final = 0.05
+_TRAFFIC_LOOKS: Final = 20
 
 
 @dataclass(frozen=True)
@@ -203,11 +204,13 @@ class LocalS3:
 
     def read_traffic(self, bucket: str) -> Traffic:
         """Ask the server how much was asked of one bucket since it started; the asking is not counted."""
-        # A request is counted a moment after its answer.
-        before, now = None, self._look_at_traffic(bucket)
-        while before != now:
+        # A request is counted a moment after its answer; where others go on asking, that has no end.
+        now = self._look_at_traffic(bucket)
+        for _ in range(_TRAFFIC_LOOKS):
             time.sleep(_TRAFFIC_SETTLES_S)
             before, now = now, self._look_at_traffic(bucket)
+            if now == before:
+                break
         return now
 
     def _look_at_traffic(self, bucket: str) -> Traffic:
