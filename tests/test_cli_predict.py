@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from physiq_ray.checkpoint import ModelState, save_model_files
-from physiq_ray.cli import main
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import build_model
 
@@ -32,7 +31,7 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def predict(model, tmp_path, monkeypatch, capfdbinary):
+def predict(model, tmp_path, run_here):
     """Give a function that runs predict without figures; stdout comes as bytes.
 
     Only with an environment of its own it is a process of its own, which imports torch for seconds.
@@ -49,10 +48,10 @@ def predict(model, tmp_path, monkeypatch, capfdbinary):
                 timeout=120,
                 check=False,
             )
-        monkeypatch.chdir(tmp_path)
-        capfdbinary.readouterr()
-        status = main(arguments)
-        return subprocess.CompletedProcess(arguments, status, *capfdbinary.readouterr())
+        done = run_here(*arguments)
+        return subprocess.CompletedProcess(
+            arguments, done.returncode, done.stdout.encode(), done.stderr.encode()
+        )
 
     return run
 
