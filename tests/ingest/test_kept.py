@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +52,12 @@ def keep(ray_local, cache):
 
 def keys_of_shard(number):
     return photo_keys([f"{number}-{row}" for row in range(100)], [1] * 100, ["v"] * 100)
+
+
+def start_python(code, *args, **options):
+    """Start code that may import this file, in a process of its own."""
+    path = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    return subprocess.Popen([sys.executable, "-c", path + code, *map(str, args)], **options)
 
 
 def requests(s3, *buckets):
@@ -193,8 +200,7 @@ def test_a_killed_preparation_continues_where_it_stopped(s3, make_bucket, make_p
     photos = {f"{number:03d}.jpeg": large + number.to_bytes(2, "big") for number in range(120)}
     bucket = make_bucket(photos)
     code = (
-        "import sys, pathlib\n"
-        "sys.path.insert(0, sys.argv[3])\n"
+        "import pathlib\n"
         "from test_kept import listed, SIZE\n"
         "from physiq_ray.cluster import connect\n"
         "from physiq_ray.ingest import StoredPhotos, keep_on_disk\n"
@@ -204,9 +210,7 @@ def test_a_killed_preparation_continues_where_it_stopped(s3, make_bucket, make_p
         "cache = CacheFolder(pathlib.Path(sys.argv[1]), 2**40)\n"
         "keep_on_disk(listed(sys.argv[2]), cache, image_size=SIZE, reader=StoredPhotos(current_access()))\n"
     )
-    here = os.path.dirname(__file__)  # noqa: PTH120  # as the child's import path
-    command = [sys.executable, "-c", code, str(cache.root), bucket, here]
-    with subprocess.Popen(command, start_new_session=True) as process:
+    with start_python(code, cache.root, bucket, start_new_session=True) as process:
         end_s = time.monotonic() + 90
         while not list(cache.root.glob("*/*.arrow")) and time.monotonic() < end_s:
             time.sleep(0.05)
@@ -256,9 +260,8 @@ def test_photos_that_have_no_room_are_refused_before_any_is_decoded(
 def test_a_killed_upload_leaves_no_shard_that_is_taken_for_whole(s3, s3_direct, make_bucket, tmp_path):
     store = make_bucket({})
     code = (
-        "import pathlib, sys\n"
+        "import pathlib\n"
         "import numpy as np\n"
-        "sys.path.insert(0, sys.argv[3])\n"
         "from test_kept import keys_of_shard\n"
         "from physiq_ray.prepared import CacheFolder, SharedCache\n"
         "cache = SharedCache(sys.argv[1], CacheFolder(pathlib.Path(sys.argv[2]), 2**40))\n"
@@ -267,9 +270,7 @@ def test_a_killed_upload_leaves_no_shard_that_is_taken_for_whole(s3, s3_direct, 
         "    cache.add(keys_of_shard(number), images, 224)\n"
     )
     for attempt in range(3):
-        own = str(tmp_path / f"writer {attempt}")
-        command = [sys.executable, "-c", code, f"s3://{store}/p", own, os.path.dirname(__file__)]  # noqa: PTH120
-        with subprocess.Popen(command) as process:
+        with start_python(code, f"s3://{store}/p", tmp_path / f"writer {attempt}") as process:
             end_s = time.monotonic() + 60
             while not s3_direct.list_objects_v2(Bucket=store, Prefix="p/").get("KeyCount", 0) > 4 * attempt:
                 assert time.monotonic() < end_s, "nothing was uploaded"
