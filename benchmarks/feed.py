@@ -112,8 +112,8 @@ def read_photos_of_each_kind(args: argparse.Namespace) -> None:
 def _measure(side: str, batches: Batches, batch_size: int, num_photos: int, args: argparse.Namespace) -> str:
     alone, beside, kept = [], [], []
 
-    def feed(per_s: float | None = None) -> float:
-        return _feed(batches, batch_size, num_photos, args.seconds, per_s)
+    def feed() -> float:
+        return _feed(batches, batch_size, num_photos, args.seconds)
 
     feed()  # maps the pages
     for _ in range(args.repeats):

@@ -19,7 +19,7 @@ from physiq_ray.errors import PhysiqError
 from physiq_ray.storage import Bucket, listing, retry
 from physiq_ray.storage.s3 import s3_client
 
-# None resembles another, as `audit` compares them: one that resembled a label without a photo would stay.
+# None resembles another: a photo that resembles a label without a photo stays, of which `check` is unaware.
 NAMES = (
     "a.jpg",
     "b.JPG",
