@@ -1,6 +1,10 @@
 """Photos for the benchmarks: 12-megapixel phone JPEGs and thumbnails, of invented content."""
 
+import functools
 import io
+import threading
+import time
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -36,3 +40,29 @@ def make_thumbnail(photo: bytes) -> bytes:
         file = io.BytesIO()
         image.convert("RGB").resize(THUMBNAIL_SIZE).save(file, "JPEG", quality=50)
         return file.getvalue()
+
+
+@dataclass(frozen=True)
+class SlowPhotos:
+    """A source of tiny black photos, of which a process gets so many at once, each after so many seconds."""
+
+    cost_s: float
+    num_at_once: int
+
+    def read(self, uri: str, etag: str) -> bytes:
+        """Wait for a turn and then for the time that a photo would take."""
+        with _turns(self.num_at_once):
+            time.sleep(self.cost_s)
+        return _black_photo()
+
+
+@functools.cache
+def _turns(num_at_once: int) -> threading.Semaphore:
+    return threading.Semaphore(num_at_once)
+
+
+@functools.cache
+def _black_photo() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG")
+    return file.getvalue()

@@ -58,6 +58,7 @@ import psutil
 import pyarrow as pa
 from children import add_child_flags, answer_parent, run_child
 from machine import describe_machine
+from photos import SlowPhotos
 
 SIZE_PX, BATCH_SIZE, CPUS_PER_NODE = 224, 32, 2
 PHOTO_BYTES = SIZE_PX**2 * 3
@@ -77,6 +78,7 @@ def make_table(num_photos: int) -> pa.Table:
         {
             "uri": [f"s3://bench/athlete-{number // 20}/{number:012d}.jpeg" for number in range(num_photos)],
             "size": pa.array(np.full(num_photos, 2_750_000)),
+            "etag": ["v"] * num_photos,
             "class_index": pa.array(np.arange(num_photos) % 8, pa.int32()),
         }
     )
@@ -326,7 +328,7 @@ def measure_workers(work: dict[str, Any], folder: str) -> dict[str, Any]:
     free_cpus = sum(node["num_cpus"] for node in nodes) - num_workers
     photos = int(free_cpus * reading_threads() / cost_s * work["seconds"] / num_workers) * num_workers
     answer: dict[str, Any] = {"nodes": len(nodes), "free_cpus": free_cpus, "photos": photos}
-    with ray_nodes(nodes, 500_000_000, folder), photos_replaced(cost_s):
+    with ray_nodes(nodes, 500_000_000, folder):
         # As Ray Train does it: its workers hold CPUs and GPUs, and the executors are told.
         held = [{"CPU": 1.0, "GPU": 1.0}] * num_workers
         group = ray.util.placement_group(held)
@@ -343,7 +345,7 @@ def measure_workers(work: dict[str, Any], folder: str) -> dict[str, Any]:
         start_workers(free_cpus)
         for side in ("one pipeline", "one each"):
             started_s = time.perf_counter()
-            read_as_workers(num_workers, photos, is_shared=side == "one pipeline")
+            read_as_workers(num_workers, photos, cost_s, is_shared=side == "one pipeline")
             seconds = time.perf_counter() - started_s
             answer[side] = photos / seconds / (free_cpus * reading_threads() / cost_s)
             print(side, answer, file=sys.stderr, flush=True)
@@ -377,14 +379,15 @@ def start_workers(num_cpus: int) -> None:
     ray.get([hold.remote() for _ in range(num_cpus)])
 
 
-def read_as_workers(num_workers: int, num_photos: int, *, is_shared: bool) -> None:
+def read_as_workers(num_workers: int, num_photos: int, cost_s: float, *, is_shared: bool) -> None:
     """Read each photo once, in threads that stand for training workers."""
     import ray
 
     from physiq_ray.ingest import Share, open_photos, shared_batches, start_stream
 
     table = make_table(num_photos)
-    photos = open_photos(table, image_size=SIZE_PX, kind="none")
+    # A reader, since what is replaced in this process is not in the actor's.
+    photos = open_photos(table, image_size=SIZE_PX, kind="none", reader=SlowPhotos(cost_s, reading_threads()))
     stream = start_stream({"train": photos}, num_workers) if is_shared else None
     rows = np.random.default_rng(0).permutation(num_photos)
 
