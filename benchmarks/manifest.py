@@ -1,11 +1,11 @@
 """Claim: the manifest of a million photos takes under 10 s and 1 GB, and ten million scale linearly.
 
-That holds where labels give the names as they are, and also where none does (--written otherwise): the
-extension's case differs, or the key is percent-encoded in a presigned URL.
+That holds where labels give the names as they are. Where none does (--written otherwise), because the
+extension's case differs or the key is percent-encoded in a presigned URL, it takes twice as long.
 
 Synthetic listings of four buckets and as many labels, 5 % unlabelled, 2 % copies, groups by athlete; the
-listing itself is not part of it (see ingest.py for the speed of S3). Each size runs in a process of its
-own, so that its peak memory is its own; what the inputs hold is counted in.
+listing itself is not part of it (see ingest.py for the speed of S3). One process draws the inputs, and
+another reads them and builds the manifest, so that its peak memory counts the inputs but not the drawing.
 
     python benchmarks/manifest.py [--objects 1000000 10000000] [--repeats 3] [--written exactly otherwise]
 """
@@ -17,12 +17,15 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from machine import describe_machine
+from pyarrow import feather
 
 from physiq_ray.labels import LABEL_SCHEMA, Labels
 from physiq_ray.manifest import TRAIN, build_manifest
@@ -75,9 +78,27 @@ def make_inputs(num_objects: int, written: str) -> tuple[list[Listing], Labels]:
     return listings, Labels(table.filter(labelled))
 
 
-def measure(num_objects: int, written: str) -> dict[str, float]:
-    """Build one manifest here; seconds, and MiB at the peak and before."""
+def save_inputs(folder: Path, num_objects: int, written: str) -> None:
+    """Draw the inputs and write their tables."""
     listings, labels = make_inputs(num_objects, written)
+    for listing in listings:
+        feather.write_feather(listing.table, folder / f"{listing.source.name}.arrow", "uncompressed")
+    feather.write_feather(labels.table, folder / "labels.arrow", "uncompressed")
+
+
+def load_inputs(folder: Path) -> tuple[list[Listing], Labels]:
+    """Read what save_inputs wrote into memory."""
+
+    def read(name: str) -> pa.Table:
+        return feather.read_table(folder / f"{name}.arrow", memory_map=False)
+
+    names = [f"bucket-{bucket}" for bucket in range(NUM_BUCKETS)]
+    return [Listing(Bucket(name), read(name)) for name in names], Labels(read("labels"))
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """Build one manifest here; seconds, and MiB at the peak and before."""
+    listings, labels = load_inputs(folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
     manifest = build_manifest(listings, labels, POSES, group_pattern=r"^(athlete-\d+)/")
@@ -105,20 +126,27 @@ def main() -> None:
     parser.add_argument("--objects", type=int, nargs="+", default=[1_000_000, 10_000_000])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--written", nargs="+", default=["exactly", "otherwise"])
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--draw", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.draw:
+        save_inputs(args.draw, args.objects[0], args.written[0])
+        return
     if args.one:
-        print(json.dumps(measure(args.one, args.written[0])))
+        print(json.dumps(measure(args.one)))
         return
     print(describe_machine("pyarrow", "numpy", "pandas"))
     print("| objects | names written | rows | join, groups, split (median) | range | inputs | peak memory |")
     print("|---|---|---|---|---|---|---|")
     for num_objects, written in itertools.product(args.objects, args.written):
-        command = [sys.executable, __file__, "--one", str(num_objects), "--written", written]
-        runs = [
-            json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            for _ in range(args.repeats)
-        ]
+        with tempfile.TemporaryDirectory() as folder:
+            draw = ["--draw", folder, "--objects", str(num_objects), "--written", written]
+            subprocess.run([sys.executable, __file__, *draw], check=True)
+            command = [sys.executable, __file__, "--one", folder]
+            runs = [
+                json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                for _ in range(args.repeats)
+            ]
         seconds = [run["seconds"] for run in runs]
         print(
             f"| {num_objects:,} | {written} | {runs[0]['rows']:,} | {statistics.median(seconds):.1f} s | "

@@ -103,9 +103,9 @@ def match_photos(
     """
     photos = concat_photos(listings)
     matches = match_labels(listings, photos, labels, poses, source_buckets or {})
-    labelled = photos.append_column("pose_id", matches.pose_id)
-    labelled = labelled.append_column("row", pa.array(np.arange(photos.num_rows)))
-    labelled = labelled.filter(pa.array(matches.is_usable)).sort_by("uri")
+    rows = _usable_rows(photos, matches)
+    labelled = photos.drop_columns(["modified"]).take(pa.array(rows))
+    labelled = labelled.append_column("pose_id", matches.pose_id.take(pa.array(rows)))
     content = _content_codes(labelled)
     # Copies of one content that carry different poses: nobody can tell which is right.
     lowest, highest = extremes(content, labelled["pose_id"].to_numpy(), int(content.max(initial=-1)) + 1)
@@ -118,7 +118,7 @@ def match_photos(
         ),
     )
     usable = labelled.filter(pa.array(~contradicted)) if contradicted.any() else labelled
-    content = content[~contradicted]
+    rows, content = rows[~contradicted], content[~contradicted]
     problem = None if usable.num_rows else _find_problem(listings, photos, labels, matches, conflicts)
     missing = known_missing(matches, listings)
     found = {
@@ -131,7 +131,7 @@ def match_photos(
         "num_poseless": int(np.count_nonzero(matches.is_poseless)),
         "num_by_folder": int(np.count_nonzero(matches.is_by_folder)),
     }
-    links, splits = _links_of_labels(matches, usable["row"].to_numpy())
+    links, splits = _links_of_labels(matches, rows)
     del photos, labelled, matches  # a million rows are 200 MB, and the split needs room of its own
     table, thin_poses, split_conflicts = _grouped_and_split(
         usable, content, links, splits, poses, _Split(group_pattern, validation_share, seed)
@@ -212,6 +212,12 @@ def _find_split_problem(
     if len({TRAIN, VALIDATION} & set(pc.unique(table["split"]).to_pylist())) < 2:
         return DataError("no photos for one side of the split: " + "; ".join(thin_poses))
     return None
+
+
+def _usable_rows(photos: pa.Table, matches: Matches) -> IntArray:
+    """Give the rows of the usable photos in the order of their URIs."""
+    rows = np.flatnonzero(matches.is_usable)
+    return rows[pc.array_sort_indices(photos["uri"].take(pa.array(rows)).combine_chunks()).to_numpy()]
 
 
 def _content_codes(table: pa.Table) -> IntArray:

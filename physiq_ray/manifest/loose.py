@@ -5,7 +5,7 @@ photos of one plain form only the first and the last are kept, which tells one f
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,11 @@ class Likeness:
     alike: Pairs
     labels: Readings
     photos: Readings
+
+    def of_open(self, is_missing: BoolArray, is_known: BoolArray) -> "Likeness":
+        """Keep the plain forms only of names without a photo and of photos that no name means."""
+        labels = self.labels.filter(is_missing[self.codes][self.labels.row])
+        return replace(self, labels=labels, photos=self.photos.filter(~is_known[self.photos.row]))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@
 4. A folder right below the source that is named after a pose id is a label of what lies in it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,11 +97,15 @@ def match_labels(
     alike_code = np.full(photos.num_rows, -1, np.int64)
     alike_code[maybe.photo] = maybe.code
     alike_code[is_taken] = -1
+    scope = names.scope if likeness is None else _scopes_read(names, likeness)
+    verdict = _judge(names, pairs, alike_code, *_folder_poses(listings, poses))
+    if likeness is not None:
+        likeness = likeness.of_open(is_missing, verdict["is_known"])
     return Matches(
-        **_judge(names, pairs, alike_code, folder_poses(listings, poses)),
+        **verdict,
         alike_code=alike_code,
         names=names,
-        scope=names.scope if likeness is None else _scopes_read(names, likeness),
+        scope=scope,
         pairs=pairs,
         is_missing=is_missing,
         is_loose=is_loose,
@@ -139,14 +144,18 @@ def _poses_of(names: LabelNames, pairs: Pairs, num_photos: int) -> tuple[npt.NDA
     return lowest, highest
 
 
-def _judge(names: LabelNames, pairs: Pairs, alike_code: IntArray, folder_pose: pa.Array) -> dict[str, Any]:
-    """Say of each photo what its labels and its folder make of it."""
+def _judge(
+    names: LabelNames,
+    pairs: Pairs,
+    alike_code: IntArray,
+    by_folder: IntArray,
+    folder_pose: npt.NDArray[np.int32],
+) -> dict[str, Any]:
+    """Say of each photo what its labels and its folder make of it; by_folder: photos of a folder's pose."""
     lowest, highest = _poses_of(names, pairs, len(alike_code))
     is_labelled = lowest <= highest
-    by_folder = np.flatnonzero(pc.is_valid(folder_pose).to_numpy(zero_copy_only=False))
-    pose = folder_pose.drop_null().to_numpy()
-    lowest[by_folder] = np.minimum(lowest[by_folder], pose)
-    highest[by_folder] = np.maximum(highest[by_folder], pose)
+    lowest[by_folder] = np.minimum(lowest[by_folder], folder_pose)
+    highest[by_folder] = np.maximum(highest[by_folder], folder_pose)
     is_by_folder = np.zeros(len(alike_code), bool)
     is_by_folder[by_folder] = ~is_labelled[by_folder]
     is_named = np.zeros(len(alike_code), bool)
@@ -165,15 +174,21 @@ def _judge(names: LabelNames, pairs: Pairs, alike_code: IntArray, folder_pose: p
     }
 
 
-def folder_poses(listings: Sequence[Listing], poses: Mapping[int, str]) -> pa.Array:
-    """Give the pose that a photo's own folder, the first below its source, names; null elsewhere."""
-    known = pa.array([str(pose_id) for pose_id in poses], pa.string())
-    pose_ids = pa.array(list(poses), pa.int32())
-    chunks = [pa.nulls(0, pa.int32())]
-    for listing, _ in spans(listings):
+def _folder_poses(
+    listings: Sequence[Listing], poses: Mapping[int, str]
+) -> tuple[IntArray, npt.NDArray[np.int32]]:
+    """Find the photos in a folder, the first below its source, that is named after a pose: rows, pose ids."""
+    pose_ids = np.array(list(poses), np.int32)
+    names = pa.array([str(pose_id) for pose_id in poses], pa.string())
+    rows, found = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
+    for listing, span in spans(listings):
         assert listing.table is not None
-        prefix = len(listing.source.prefix) if isinstance(listing.source, Bucket) else 0
-        below = pc.utf8_slice_codeunits(listing.table["key"], prefix)
-        first = pc.replace_substring_regex(below, r"(?s)/.*$", "")
-        chunks.append(pose_ids.take(pc.index_in(first.combine_chunks(), known)))
-    return pa.concat_arrays(chunks)
+        keys = listing.table["key"]
+        prefix = re.escape(listing.source.prefix) if isinstance(listing.source, Bucket) else ""
+        # Matching is four times as fast as replacing, and most buckets have no such folder.
+        row = pc.indices_nonzero(pc.match_substring_regex(keys, rf"^{prefix}-?\d+/"))
+        folder = pc.replace_substring_regex(keys.take(row), rf"(?s)^{prefix}(-?\d+)/.*$", r"\1")
+        place = pc.fill_null(pc.index_in(folder, names), -1).to_numpy()
+        rows.append(row.to_numpy()[place >= 0].astype(np.int64) + span.start)
+        found.append(pose_ids[place[place >= 0]])
+    return np.concatenate(rows), np.concatenate(found)

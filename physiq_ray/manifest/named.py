@@ -110,9 +110,7 @@ def find_resembling(matches: Matches, photos: pa.Table, listings: Sequence[Listi
     if likeness is None or matches.is_known.all():
         return pa.nulls(photos.num_rows, pa.string())
     resembled = np.full(photos.num_rows, -1, np.int64)
-    is_wanted = matches.is_missing[likeness.codes]
-    labels = likeness.labels.filter(is_wanted[likeness.labels.row])
-    rows = likeness.photos.filter(~matches.is_known[likeness.photos.row])
+    labels, rows = likeness.labels, likeness.photos
     scope = _scopes(likeness.codes[labels.row], matches, listings)
     bucket = photos["bucket"].take(pa.array(rows.row)).combine_chunks()
     of_label, of_photo = skeletons(last_parts(labels.text)), skeletons(last_parts(rows.text))
