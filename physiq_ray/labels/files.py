@@ -2,8 +2,8 @@
 
 The content says what the file is: Parquet begins with PAR1, a JSON list with "[", JSON Lines with "{". Any
 other content is CSV, with "," ";" or tabs between the cells, unless the name ends in .json, .jsonl, .ndjson
-or .parquet: then the file is damaged. A byte order mark does not matter. A million records of JSON take two
-seconds and, as they are handed on one by one, little more memory than their text.
+or .parquet: then the file is damaged. A byte order mark does not matter. Records are handed on one by one,
+so that a million of JSON take little more memory than their text.
 """
 
 import codecs

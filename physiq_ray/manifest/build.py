@@ -217,7 +217,9 @@ def _find_split_problem(
 def _usable_rows(photos: pa.Table, matches: Matches) -> IntArray:
     """Give the rows of the usable photos in the order of their URIs."""
     rows = np.flatnonzero(matches.is_usable)
-    return rows[pc.array_sort_indices(photos["uri"].take(pa.array(rows)).combine_chunks()).to_numpy()]
+    uris = photos["uri"].take(pa.array(rows)).combine_chunks()
+    in_order: IntArray = rows[pc.array_sort_indices(uris).to_numpy()]
+    return in_order
 
 
 def _content_codes(table: pa.Table) -> IntArray:
