@@ -11,6 +11,7 @@ litserve   LitServe with our forward pass by torch, batches of 16 at most (base6
 bentoml    BentoML with the same, adaptive batching
 ours       physiq-ray serve, by torch
 openvino   physiq-ray serve, by OpenVINO; its bare forward pass is bare-openvino
+proxy      as openvino, but through Serve's own proxy, the default on loopback; the others go through HAProxy
 
     python benchmarks/serve.py --rivals rivals
     python benchmarks/serve.py --rivals rivals --photo phone
@@ -106,7 +107,7 @@ def server_command(side: str, model: str, port: int) -> list[str]:
     return [
         *(python, "-m", "physiq_ray.cli", "serve", "--model", model, "--port", str(port)),
         *("--runtime", "torch" if side == "ours" else "openvino"),
-        *("--ingress", "haproxy"),  # as on a network; on loopback it would be Serve's own proxy
+        *("--ingress", "proxy" if side == "proxy" else "haproxy"),
     ]
 
 
@@ -185,7 +186,7 @@ def check_answer(side: str, answer: Any) -> None:
 
 
 def load(side: str, url: str, photo: bytes, clients: int, seconds: int) -> Result:
-    """Ask by wrk with so many connections; give requests a second, latencies in ms, and failures."""
+    """Ask by wrk with so many connections; give the answers a second, latencies in ms, and failures."""
     content_type, body = request_of(side, photo)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "body").write_bytes(body)
@@ -209,13 +210,13 @@ def load(side: str, url: str, photo: bytes, clients: int, seconds: int) -> Resul
             text=True,
             check=True,
         ).stdout.splitlines()[-1]
-    requests, microseconds, p50, p95, p99, failed = map(int, words.split())
+    requests, microseconds, p50, p95, p99, refused, broken = map(int, words.split())
     return {
-        "rate": requests / microseconds * 1e6,
+        "rate": (requests - refused) / microseconds * 1e6,
         "p50": p50 / 1e3,
         "p95": p95 / 1e3,
         "p99": p99 / 1e3,
-        "failed": failed,
+        "failed": refused + broken,
     }
 
 
@@ -263,7 +264,7 @@ def compare(args: argparse.Namespace, model: str, photo: bytes) -> None:
     """Measure all sides in turn, the bare forward pass before and after, and print a table."""
     results: dict[tuple[str, int], list[Result]] = {}
     bare: dict[str, list[tuple[float, float]]] = {"torch": [], "openvino": []}
-    runtimes = ["torch", *(["openvino"] if "openvino" in args.sides else [])]
+    runtimes = ["torch", *(["openvino"] if {"openvino", "proxy"} & set(args.sides) else [])]
     for _ in range(args.repeats):
         for runtime in runtimes:
             bare[runtime].append(bare_rates(runtime, model))
@@ -291,7 +292,7 @@ def compare(args: argparse.Namespace, model: str, photo: bytes) -> None:
         middle = {key: statistics.median(result[key] for result in found) for key in found[0]}
         plain = results.get(("plain", clients))
         of_plain = f"{middle['rate'] / statistics.median(r['rate'] for r in plain):.2f}" if plain else "–"
-        of_bare = middle["rate"] / limits["openvino" if side == "openvino" else "torch"][0]
+        of_bare = middle["rate"] / limits["openvino" if side in ("openvino", "proxy") else "torch"][0]
         print(
             f"| {side} | {clients} | {middle['rate']:.1f} | {of_plain} | {of_bare:.2f} "
             f"| {middle['p50']:.0f} ms | {middle['p95']:.0f} ms | {middle['p99']:.0f} ms "
@@ -358,7 +359,7 @@ def memory(args: argparse.Namespace, model: str, photo: bytes) -> None:
     print(f"{found['rate'] * args.memory:.0f} requests in {args.memory} s; MiB: {' '.join(map(str, sizes))}")
 
 
-SIDES = ("plain", "litserve", "bentoml", "ours", "openvino")
+SIDES = ("plain", "litserve", "bentoml", "ours", "openvino", "proxy")
 
 
 def make_model(folder: str) -> str:

@@ -2,9 +2,10 @@
 
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypedDict
 
 import pyarrow as pa
@@ -14,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from physiq_ray.cluster import smallest_object_store
 from physiq_ray.errors import PhysiqError, SettingError, StorageError, TrainingError
 from physiq_ray.ingest.batches import Photos
-from physiq_ray.ingest.kept import KeptPhotos, OnProgress, keep_in_memory, keep_on_disk
+from physiq_ray.ingest.kept import KeptPhotos, OnProgress, keep_in_memory, keep_on_disk, keys_of
 from physiq_ray.ingest.reading import PhotoReader, StoredPhotos
 from physiq_ray.ingest.streamed import StreamedPhotos
 from physiq_ray.prepared import Cache, CacheFolder, SharedCache, open_cache
@@ -29,15 +30,30 @@ STORE_SHARE = 0.5
 DEFAULT_LIMIT_GIB = 100.0
 
 
+@dataclass(frozen=True)
+class Disk:
+    """What cache_dir can take: room_bytes, or problem, why it cannot be used at all; where names it."""
+
+    where: str
+    room_bytes: int = 0
+    problem: str = ""
+
+
 def choose_cache(
-    setting: str, *, needed_bytes: int, store_bytes: int, disk_bytes: int, no_disk: str, prefer_disk: bool
+    setting: str,
+    *,
+    needed_bytes: int,
+    store_bytes: int,
+    look_at_disk: Callable[[], Disk],
+    prefer_disk: bool,
 ) -> tuple[Kind, str]:
     """Decide where decoded photos are kept.
 
     store_bytes: object store of the smallest node that trains: every node may come to hold all photos, since
-    each worker reads them in random order. disk_bytes: what cache_dir has room for; no_disk: why it cannot
-    be used at all, or "". prefer_disk: a cache_dir was named, so its photos are wanted by the next run.
+    each worker reads them in random order. look_at_disk: called only where the disk counts, as it may be
+    unreachable or read-only. prefer_disk: a cache_dir was named, so its photos are wanted by the next run.
     Returns the kind and a sentence that says why.
+    Raises SettingError: cache=disk or gpu cannot be had.
     """
     sizes = f"{needed_bytes / 2**20:.0f} MiB of decoded photos"
     if setting == "none":
@@ -45,25 +61,36 @@ def choose_cache(
     if setting == "memory":
         return "memory", f"cache memory: {sizes}"
     if setting == "disk":
+        disk = look_at_disk()
+        if disk.problem:
+            raise SettingError(f"cache=disk: {disk.problem}; set cache_dir, or cache=memory or cache=none")
+        # Else a preparation would delete its own first shards to make room for its last.
+        if needed_bytes > disk.room_bytes:
+            raise SettingError(
+                f"cache=disk: {sizes}, but {disk.where} has room for {disk.room_bytes / 2**20:.0f} MiB; "
+                "free some, raise the limit, or set another cache_dir, cache=memory or cache=none"
+            )
         return "disk", f"cache disk: {sizes}"
-    room = int(store_bytes * STORE_SHARE)
     reasons = []
-    fits: dict[Kind, str] = {}
-    if fits_store(needed_bytes, store_bytes):
-        fits["memory"] = f"{sizes} fit Ray's object store ({room / 2**20:.0f} MiB): decoded once"
-    else:
-        reasons.append(f"more than {room / 2**20:.0f} MiB of Ray's object store")
-    if no_disk:
-        reasons.append(no_disk)
-    elif needed_bytes <= disk_bytes:
-        fits["disk"] = f"{sizes} fit cache_dir ({disk_bytes / 2**30:.1f} GiB): kept for later runs"
-    else:
-        reasons.append(f"more than {disk_bytes / 2**30:.1f} GiB in cache_dir")
-    order: tuple[Kind, ...] = ("disk", "memory") if prefer_disk else ("memory", "disk")
-    for kind in order:
-        if kind in fits:
-            return kind, f"cache {setting}: {kind}: {fits[kind]}"
-    return "none", f"cache {setting}: none: {sizes} are {' and '.join(reasons)}: decoded in each epoch"
+    for kind in ("disk", "memory") if prefer_disk else ("memory", "disk"):
+        if kind == "memory":
+            room = f"{store_bytes * STORE_SHARE / 2**20:.0f} MiB"
+            if fits_store(needed_bytes, store_bytes):
+                return (
+                    "memory",
+                    f"cache {setting}: memory: {sizes} fit Ray's object store ({room}): decoded once",
+                )
+            reasons.append(f"more than {room} of Ray's object store")
+            continue
+        disk = look_at_disk()
+        room = f"{disk.room_bytes / 2**30:.1f} GiB"
+        if not disk.problem and needed_bytes <= disk.room_bytes:
+            return "disk", f"cache {setting}: disk: {sizes} fit cache_dir ({room}): kept for later runs"
+        reasons.append(disk.problem or f"more than {room} in cache_dir")
+    why = f"{sizes} are {' and '.join(reasons)}"
+    if setting == "gpu":
+        raise SettingError(f"cache=gpu: photos are prepared in memory or on disk first; {why}")
+    return "none", f"cache {setting}: none: {why}: decoded in each epoch"
 
 
 def fits_store(needed_bytes: int, store_bytes: int) -> bool:
@@ -139,34 +166,13 @@ def open_splits(
     Raises SettingError: cache=disk or gpu cannot be had; all else as `open_photos`.
     """
     cache = open_cache(wanted.cache_dir, wanted.cache_limit_gib)
-    folder = cache if isinstance(cache, CacheFolder) else cache.copies
-    needed_bytes = sum(table.num_rows for table in splits.values()) * image_size**2 * 3
-    # A disk that is not needed is not looked at: it may be unreachable or read-only.
-    looks = wanted.cache == "disk" or (
-        wanted.cache in ("auto", "gpu")
-        and (wanted.cache_dir is not None or not fits_store(needed_bytes, store_bytes))
-    )
-    no_disk = _why_no_disk(cache, image_size) if looks else ""
-    disk_bytes = folder.room_bytes() if looks else 0
     kind, why = choose_cache(
         wanted.cache,
-        needed_bytes=needed_bytes,
+        needed_bytes=sum(table.num_rows for table in splits.values()) * image_size**2 * 3,
         store_bytes=store_bytes,
-        disk_bytes=disk_bytes,
-        no_disk=no_disk,
+        look_at_disk=partial(_look_at_disk, cache, splits.values(), image_size),
         prefer_disk=wanted.cache_dir is not None,
     )
-    if kind == "none" and wanted.cache == "gpu":
-        raise SettingError(f"cache=gpu: photos are prepared in memory or on disk first; {why}")
-    if kind == "disk" and no_disk:
-        raise SettingError(f"cache=disk: {no_disk}; set cache_dir, or cache=memory or cache=none")
-    # Else a preparation would delete its own first shards to make room for its last.
-    if kind == "disk" and needed_bytes > disk_bytes:
-        raise SettingError(
-            f"cache=disk: {needed_bytes / 2**20:.0f} MiB of decoded photos, but {folder.root} has room for "
-            f"{disk_bytes / 2**20:.0f} MiB within cache_limit_gib={wanted.cache_limit_gib:g} and the disk's "
-            "free space; set either, another cache_dir, or cache=memory or cache=none"
-        )
     note(why)
 
     def open_all(kind: Kind) -> dict[str, Photos]:
@@ -199,6 +205,16 @@ def in_use(photos: Mapping[str, Photos]) -> AbstractContextManager[object]:
         if isinstance(part, KeptPhotos):
             stack.enter_context(part.blocks.in_use())
     return stack
+
+
+def _look_at_disk(cache: Cache, splits: Iterable[pa.Table], image_size: int) -> Disk:
+    """Find out whether these photos have room on disk."""
+    folder = cache if isinstance(cache, CacheFolder) else cache.copies
+    where = f"{folder.root} (cache_limit_gib={folder.limit_bytes / 2**30:.4g})"
+    if problem := _why_no_disk(cache, image_size):
+        return Disk(where, problem=problem)
+    keys = [key for table in splits for key in keys_of(table)]
+    return Disk(where, folder.room_bytes(keys, image_size))
 
 
 def _why_no_disk(cache: Cache, image_size: int) -> str:

@@ -164,6 +164,11 @@ def _labels(table: pa.Table) -> IntArray:
     return labels
 
 
+def keys_of(table: pa.Table) -> list[bytes]:
+    """Give the photos' keys in the cache; table: rows with uri, size and etag."""
+    return photo_keys(*(table[name].to_pylist() for name in ("uri", "size", "etag")))
+
+
 def keep_on_disk(
     table: pa.Table,
     cache: Cache,
@@ -180,8 +185,7 @@ def keep_on_disk(
     table: as `keep_in_memory`'s, with etag.
     Raises StorageError: a shard cannot be written.
     """
-    uris, etags = table["uri"].to_pylist(), table["etag"].to_pylist()
-    keys = photo_keys(uris, table["size"].to_pylist(), etags)
+    uris, etags, keys = table["uri"].to_pylist(), table["etag"].to_pylist(), keys_of(table)
     found = cache.find((key for key, etag in zip(keys, etags, strict=True) if etag), image_size)
     places = np.full((len(keys), 2), -1, np.int64)
     for row, key in enumerate(keys):

@@ -136,14 +136,23 @@ class CacheFolder:
                 )
         return folder
 
-    def room_bytes(self) -> int:
-        """Give the bytes that can be added, with all deleted that no running training uses."""
+    def room_bytes(self, keys: Iterable[bytes], image_size: int) -> int:
+        """Give the bytes of photos that there is room for, with all deleted that no running training uses.
+
+        keys, image_size: the photos meant; those in a shard that another training uses take no more room.
+        """
         with contextlib.suppress(OSError):
             shards, used = self._shards(), self._used_names()
             evictable = sum(size for _, size, path in shards if path.stem not in used)
             kept = sum(size for _, size, _ in shards) - evictable
             free = shutil.disk_usage(_existing(self.root)).free
-            return max(0, min(self.limit_bytes - kept, free + evictable - SPARE_BYTES))
+            room = max(0, min(self.limit_bytes - kept, free + evictable - SPARE_BYTES))
+            wanted, folder = set(keys), self.folder(image_size)
+            there: set[bytes] = set()
+            for name in used:
+                with contextlib.suppress(StorageError, OSError):  # of another image size
+                    there |= wanted.intersection(open_keys(folder, name))
+            return room + len(there) * image_size**2 * 3
         return 0
 
     def make_room(self, num_bytes: int) -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from physiq_ray.errors import DataError
+from physiq_ray.errors import DataError, SettingError
 from physiq_ray.images import decode_square
 from physiq_ray.ingest import StoredPhotos, build_dataset, choose_cache, open_photos, reading
+from physiq_ray.ingest.choose import Disk
 from physiq_ray.manifest import MANIFEST_SCHEMA
 from physiq_ray.quarantine import Unreadable, check_unreadable, write_quarantine
 from physiq_ray.storage import current_access
@@ -215,31 +216,52 @@ def test_too_many_unreadable_photos_are_refused_by_name():
 
 
 @pytest.mark.parametrize(
-    ("setting", "needed", "no_disk", "cache_dir", "kind", "why"),
+    ("setting", "needed", "problem", "cache_dir", "kind", "why"),
     [
         ("auto", 400, "", False, "memory", "auto: memory: 400 MiB of decoded photos fit Ray's object store"),
         ("auto", 400, "", True, "disk", "auto: disk: 400 MiB of decoded photos fit cache_dir (2.0 GiB)"),
         ("auto", 400, "read-only", True, "memory", "auto: memory"),
         ("auto", 600, "", False, "disk", "auto: disk"),
         ("auto", 600, "read-only", False, "none", "more than 500 MiB of Ray's object store and read-only"),
-        ("auto", 3000, "", True, "none", "object store and more than 2.0 GiB in cache_dir"),
+        ("auto", 3000, "", True, "none", "more than 2.0 GiB in cache_dir and more than 500 MiB of Ray's"),
         ("none", 1, "", True, "none", "cache none"),
         ("memory", 3000, "", True, "memory", "cache memory"),
-        ("disk", 3000, "", False, "disk", "cache disk"),
+        ("disk", 1500, "", False, "disk", "cache disk: 1500 MiB"),
         ("gpu", 400, "", False, "memory", "cache gpu: memory"),
     ],
 )
-def test_photos_are_kept_where_they_fit(setting, needed, no_disk, cache_dir, kind, why):
-    chosen, reason = choose_cache(
-        setting,
-        needed_bytes=needed * 2**20,
-        store_bytes=1000 * 2**20,
-        disk_bytes=2 * 2**30,
-        no_disk=no_disk,
-        prefer_disk=cache_dir,
-    )
+def test_photos_are_kept_where_they_fit(setting, needed, problem, cache_dir, kind, why):
+    chosen, reason = choose(setting, needed, lambda: Disk("/c", 2 * 2**30, problem), cache_dir)
     assert chosen == kind
     assert why in reason
+
+
+@pytest.mark.parametrize(
+    ("setting", "needed", "problem", "message"),
+    [
+        ("disk", 1, "read-only", "cache=disk: read-only; set cache_dir"),
+        ("disk", 3000, "", "cache=disk: 3000 MiB of decoded photos, but /c has room for 2048 MiB"),
+        ("gpu", 3000, "read-only", "cache=gpu: .* 3000 MiB .* are more than 500 MiB .* and read-only"),
+    ],
+)
+def test_a_cache_that_cannot_be_had_is_refused(setting, needed, problem, message):
+    with pytest.raises(SettingError, match=message):
+        choose(setting, needed, lambda: Disk("/c", 2 * 2**30, problem))
+
+
+@pytest.mark.parametrize("setting", ["auto", "memory", "none", "gpu"])
+def test_a_disk_that_is_not_needed_is_not_looked_at(setting):
+    choose(setting, 400, lambda: pytest.fail("it may be unreachable"))
+
+
+def choose(setting, needed_mib, look_at_disk, cache_dir=False):
+    return choose_cache(
+        setting,
+        needed_bytes=needed_mib * 2**20,
+        store_bytes=1000 * 2**20,
+        look_at_disk=look_at_disk,
+        prefer_disk=cache_dir,
+    )
 
 
 def test_an_epoch_from_memory_asks_nothing_of_s3_and_a_streamed_one_each_photo_once(

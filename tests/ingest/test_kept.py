@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from physiq_ray.errors import SettingError, StorageError
-from physiq_ray.ingest import CacheSettings, StoredPhotos, keep_on_disk, open_photos, open_splits
+from physiq_ray.ingest import CacheSettings, StoredPhotos, in_use, keep_on_disk, open_photos, open_splits
 from physiq_ray.prepared import CacheFolder, SharedCache, open_images, photo_keys
 from physiq_ray.storage import current_access, list_sources, parse_source
 
@@ -251,9 +251,24 @@ def test_photos_that_have_no_room_are_refused_before_any_is_decoded(
     bucket = make_bucket(photos)
     table, before = listed(bucket), requests(s3, bucket)
     wanted = CacheSettings("disk", str(tmp_path / "cache"), 0.0001)
-    with pytest.raises(SettingError, match=r"room for 0 MiB within cache_limit_gib=0\.0001"):
+    with pytest.raises(SettingError, match=r"\(cache_limit_gib=0\.0001\) has room for 0 MiB"):
         open_splits({"train": table}, wanted, image_size=SIZE, store_bytes=2**30)
     assert requests(s3, bucket) == before
+
+
+def test_photos_that_another_training_uses_need_no_second_room(ray_local, make_bucket, photos, tmp_path):
+    table = listed(make_bucket(photos))
+    num_bytes = table.num_rows * SIZE**2 * 3
+    wanted = CacheSettings("disk", str(tmp_path / "cache"), 1.5 * num_bytes / 2**30)
+
+    def open_all(size):
+        return open_splits({"train": table}, wanted, image_size=size, store_bytes=2**30)
+
+    first = open_all(SIZE)
+    with in_use(first):
+        assert set(open_all(SIZE)["train"].blocks.names) == set(first["train"].blocks.names)
+        with pytest.raises(SettingError, match=r"cache=disk: .* has room for 0 MiB"):
+            open_all(SIZE + 1)
 
 
 @pytest.mark.slow

@@ -102,7 +102,11 @@ def test_where_all_is_in_use_there_is_no_room_and_nothing_is_deleted(tmp_path):
     cache = CacheFolder(tmp_path, int(1.5 * SHARD_BYTES))
     name, _ = add(cache, "a")
     with cache.using([name]):
-        assert cache.room_bytes() < SHARD_BYTES
+        room_bytes = cache.room_bytes(keys_of("b"), SIDE)
+        assert room_bytes < SHARD_BYTES
+        photo_bytes = SIDE**2 * 3
+        assert cache.room_bytes(keys_of("a"), SIDE) == room_bytes + len(keys_of("a")) * photo_bytes
+        assert cache.room_bytes(keys_of("a"), SIDE + 1) == room_bytes
         with pytest.raises(StorageError, match=rf"cache_dir={tmp_path}: no room for .*cache_limit_gib"):
             add(cache, "b")
     assert cache.find(keys_of("a"), SIDE).names == (name,)
