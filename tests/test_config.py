@@ -65,6 +65,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "decode_resource": None,
         "wait_for_nodes_s": 0.0,
         "precision": "auto",
+        "reproducible": "no",
         "compile": "no",
         "cache": "auto",
         "cache_dir": None,
@@ -294,6 +295,11 @@ def test_every_setting_says_its_effect_in_a_line(name: str) -> None:
             "train_sizes=128,160: the last must be image_size=224",
         ),
         ({"min_workers": 4, "num_workers": 2}, "min_workers=4: more than num_workers=2"),
+        (
+            {"batch_norm": "sync", "compile": "yes"},
+            "batch_norm=sync, compile=yes: torch.compile cannot wait for other workers; "
+            "leave one at its default",
+        ),
         (
             {"head_epochs": 5, "epochs": 5},
             "head_epochs=5: none of epochs=5 is left for the whole network",

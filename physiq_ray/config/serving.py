@@ -105,6 +105,9 @@ class ServingSettings(LiveSettings):
     )
     cpus_per_replica: int = Field(2, ge=1, description="CPUs, and threads of the network, of each replica")
     gpus_per_replica: float = Field(0.0, ge=0, le=1, description="GPUs of each replica; 0.5 puts two on one")
+    decode_threads: int = Field(
+        2, ge=1, description="threads of each replica that decode; more keep a GPU busy with large photos"
+    )
 
     @model_validator(mode="after")
     def _pairs_fit(self) -> "ServingSettings":

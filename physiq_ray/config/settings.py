@@ -202,6 +202,10 @@ class Settings(SplitSettings):
         0.0, ge=0, description="seconds that the autoscaler has to bring missing nodes; 0 fails at once"
     )
     precision: Precision = Field("auto", description="auto: bf16 where the hardware has it")
+    reproducible: Literal["no", "yes"] = Field(
+        "no",
+        description="equal epoch tables of equal runs on GPUs too, for slower steps; CPUs always do that",
+    )
     compile: Literal["no", "yes"] = Field(
         "no", description="torch.compile: minutes at the start, for faster steps on GPUs"
     )
@@ -268,6 +272,12 @@ class Settings(SplitSettings):
                 "pair",
                 "min_workers={least}: more than num_workers={most}",
                 {"least": self.min_workers, "most": self.num_workers},
+            )
+        if self.batch_norm == "sync" and self.compile == "yes":
+            raise PydanticCustomError(
+                "pair",
+                "batch_norm=sync, compile=yes: torch.compile cannot wait for other workers; "
+                "leave one at its default",
             )
         if self.head_epochs and self.head_epochs >= self.epochs:
             raise PydanticCustomError(

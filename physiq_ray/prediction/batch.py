@@ -134,7 +134,7 @@ def predict_table(
     known = [name for name in ("uri", "size", "etag") if name in table.column_names]
     answers = build_dataset(table.select(known), image_size=state.image_size, reader=reader).map_batches(
         _NetworkActor,
-        fn_constructor_args=(ray.put(needed), precision, plan.threads),
+        fn_constructor_args=(ray.put(needed), precision, plan),
         batch_size=batch_size,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=plan.num_actors),
@@ -185,10 +185,10 @@ class Outage:
 class _NetworkActor:
     """Holds the network in one of Ray's processes."""
 
-    def __init__(self, state: "ray.ObjectRef[ModelState]", precision: str, threads: int) -> None:
-        self._network = Network(ray.get(state), precision=precision)
+    def __init__(self, state: "ray.ObjectRef[ModelState]", precision: str, plan: ActorPlan) -> None:
+        self._network = Network(ray.get(state), precision=precision, use_gpu=plan.num_gpus > 0)
         if self._network.device.type == "cpu":
-            torch.set_num_threads(threads)  # Ray sets as many as CPUs were reserved: one
+            torch.set_num_threads(plan.threads)  # Ray sets as many as CPUs were reserved: one
 
     def __call__(self, columns: dict[str, Any]) -> dict[str, Any]:
         """Answer for one batch of decoded photos; a photo that could not be read gets zeros."""

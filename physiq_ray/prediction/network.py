@@ -22,19 +22,19 @@ class Forward(Protocol):
 
 
 class Network:
-    """A model on a GPU where there is one, in its fastest form: few bits, channels_last, norms folded.
+    """A model in its fastest form: few bits, channels_last, norms folded.
 
     Batch norms are folded into the convolutions before them and weights stand in the precision chosen, which
     spares what autocast does in each pass. The last layer stays in float32, as bfloat16 would round logits to
     two digits.
     """
 
-    def __init__(self, state: ModelState, *, precision: str = "auto") -> None:
-        """Build it from the model file alone.
+    def __init__(self, state: ModelState, *, precision: str = "auto", use_gpu: bool = True) -> None:
+        """Build it from the model file alone; use_gpu: on a GPU, if this process can see one.
 
         Raises CheckpointError: its weights do not fit.
         """
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
         self._dtype = choose_precision(precision, self.device)
         model = state.build()
         self._head = model.get_submodule("fc").to(self.device)

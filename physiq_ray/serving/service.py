@@ -44,7 +44,7 @@ LOGGER = logging.getLogger("ray.serve")
 
 MAIN, CANARY = "main", "canary"
 SWITCH_INTERVAL_S = 0.0005
-DECODE_THREADS, FETCH_THREADS = 2, 8
+FETCH_THREADS = 8
 # A model that answered as lately as this need not be asked whether it can.
 HEALTHY_S = 10.0
 
@@ -93,7 +93,7 @@ class Service:
             max_batch_size=settings.max_batch_size,
             threads=None if settings.gpus_per_replica else settings.cpus_per_replica,
         )
-        self._decoders = ThreadPoolExecutor(DECODE_THREADS, "decode")
+        self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
         self._fetchers = ThreadPoolExecutor(FETCH_THREADS, "fetch")
         self._loader = ThreadPoolExecutor(1, "load")
         self._feedback = Feedback(settings.feedback, metrics.count_feedback) if settings.feedback else None
@@ -284,7 +284,8 @@ def _build_network(state: ModelState, settings: ServingSettings) -> Forward:
     on_cpu = not settings.gpus_per_replica
     if settings.runtime == "openvino" or (settings.runtime == "auto" and on_cpu and has_openvino()):
         return OpenVinoNetwork(state, precision=settings.precision, threads=settings.cpus_per_replica)
-    return Network(state, precision=settings.precision)
+    # A GPU that this replica did not reserve belongs to others, even where the process can see it.
+    return Network(state, precision=settings.precision, use_gpu=not on_cpu)
 
 
 def _warm_up(served: Served, max_batch_size: int) -> None:

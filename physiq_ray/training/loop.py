@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -94,6 +94,15 @@ def train_loop(config: dict[str, Job]) -> Outcome:
         return Worker(job).run()
 
 
+def set_up_cudnn(reproducible: Literal["no", "yes"]) -> None:
+    """Let cuDNN try its algorithms and keep the fastest, or always take the same ones.
+
+    The fastest may add up gradients in another order each time, so that no two runs have equal epoch tables.
+    """
+    torch.backends.cudnn.deterministic = reproducible == "yes"
+    torch.backends.cudnn.benchmark = reproducible == "no"
+
+
 class Worker:
     """One rank of a run."""
 
@@ -106,8 +115,7 @@ class Worker:
         if self._device.type == "cpu":
             torch.set_num_threads(job.threads)  # Ray sets as many as CPUs were reserved: often one
         else:
-            # Else cuDNN may add up gradients in another order each time, and no epoch table comes twice.
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+            set_up_cudnn(self._settings.reproducible)
         weights = ray.get(job.weights) if job.weights is not None else None
         self._network = Network(self._settings, len(job.class_mapping.classes), weights, self._device)
         self._class_weights = (
@@ -272,20 +280,27 @@ class Worker:
     def _validate(self, epoch: int) -> tuple[Means, dict[str, Tensor]]:
         """Give loss and accuracy over all ranks, and all ranks' answers: rows, labels and logits."""
         rows = self._validation_rows()
-        sums, answers = Sums.zero(self._device), [_no_answers(len(self._job.class_mapping.classes))]
+        sums, answers = Sums.zero(self._device), [self._no_answers()]
         emit = self._emitter(epoch, VALIDATION, len(self._available(VALIDATION)))
         for images, labels in self._feed.batches(VALIDATION):
             logits = self._network.evaluate(normalise(images))
             sums.add(functional.cross_entropy(logits, labels, reduction="sum"), logits, labels)
-            answers.append((labels.cpu(), logits.cpu()))
+            answers.append((labels, logits))
             emit(sums)
         emit(sums, force=True)
         self._gather_unreadable()
-        mine = tuple(torch.cat(part) for part in zip(*answers, strict=True))
+        # Copied once, as each copy to the host waits for the device.
+        mine = tuple(torch.cat(part).cpu() for part in zip(*answers, strict=True))
         read = rows[~np.isin(rows, list(self._progress.excluded[VALIDATION]))]
         found = gather((torch.from_numpy(read), *mine))
         joined = (torch.cat(part) for part in zip(*found, strict=True))
         return sums.means(), dict(zip(("rows", "labels", "logits"), joined, strict=True))
+
+    def _no_answers(self) -> tuple[Tensor, Tensor]:
+        """Give labels and logits of no photo: a rank may have none to validate with."""
+        num_classes = len(self._job.class_mapping.classes)
+        labels = torch.empty(0, dtype=torch.int64, device=self._device)
+        return labels, torch.empty(0, num_classes, device=self._device)
 
     def _available(self, split: str) -> IntArray:
         excluded = np.fromiter(self._progress.excluded[split], np.int64)
@@ -370,7 +385,3 @@ class Worker:
 
 
 Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-def _no_answers(num_classes: int) -> tuple[Tensor, Tensor]:
-    return torch.empty(0, dtype=torch.int64), torch.empty(0, num_classes)

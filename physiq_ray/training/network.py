@@ -5,6 +5,7 @@ on the device; losses and photos are the loop's business.
 """
 
 import contextlib
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from physiq_ray.config import Settings
 from physiq_ray.model import StateDict, build_model, choose_precision
@@ -42,8 +43,7 @@ class Network:
             lr=settings.learning_rate,
             fused=True,
         )
-        self._averaged = self._copy_to_average() if settings.ema_decay else None
-        self._num_averaged = 0
+        self._average = _Average(self._model, settings.ema_decay) if settings.ema_decay else None
         if settings.compile == "yes":
             self._model.compile()
         self._head_only: bool | None = None
@@ -52,7 +52,7 @@ class Network:
     @property
     def to_evaluate(self) -> nn.Module:
         """The model to validate with and to keep: the averaged one where there is one."""
-        return self._averaged.module if self._averaged is not None else self._model
+        return self._average.model if self._average is not None else self._model
 
     def begin_epoch(self, epoch: int) -> None:
         """Choose the layers that train in this epoch, counted from 1."""
@@ -66,9 +66,8 @@ class Network:
     def end_epoch(self, num_photos: int) -> None:
         """Make all ranks' buffers equal; num_photos: of this rank."""
         if self.world_size > 1 and not self._syncs:
-            for model in (self._model, self._averaged):
-                if model is not None:
-                    average_statistics(model, num_photos, self.device)
+            for model in dict.fromkeys((self._model, self.to_evaluate)):  # in this order on all ranks
+                average_statistics(model, num_photos, self.device)
 
     def forward(self, images: Tensor) -> Tensor:
         """Give logits, float32 (B, classes), for float (B, 3, H, W); gradients flow to what trains."""
@@ -113,26 +112,24 @@ class Network:
             nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.max_gradient_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        if self._averaged is not None:
-            self._averaged.update_parameters(self._model)
-            self._num_averaged += 1
+        if self._average is not None:
+            self._average.update()
 
     def state(self) -> dict[str, Any]:
         """Give all that a checkpoint needs to go on alike."""
         state: dict[str, Any] = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
-        if self._averaged is not None:
-            state["averaged"] = self._averaged.module.state_dict()
-            state["num_averaged"] = self._num_averaged
+        if self._average is not None:
+            state["averaged"] = self._average.model.state_dict()
+            state["num_averaged"] = self._average.num_updates
         return state
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave; an average that is not in it starts here."""
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
-        if self._averaged is not None:
-            self._averaged.module.load_state_dict(state.get("averaged", state["model"]))
-            self._num_averaged = state.get("num_averaged", 0)
-            self._averaged.n_averaged.fill_(1)  # at 0 the first update would be a copy
+        if self._average is not None:
+            self._average.model.load_state_dict(state.get("averaged", state["model"]))
+            self._average.num_updates = state.get("num_averaged", 0)
 
     def _distributed(self, module: nn.Module) -> nn.Module:
         if self.world_size == 1:
@@ -147,26 +144,35 @@ class Network:
         """Keep the batch norms' statistics of a backbone that is frozen."""
         self._model.train(not self._head_only)
 
-    def _copy_to_average(self) -> AveragedModel:
-        """Start the average at the first weights; it counts for little at first.
-
-        The decay rises as (1 + n) / (10 + n) up to ema_decay, as TensorFlow's ExponentialMovingAverage
-        does with num_updates: a run of few steps would else keep its starting weights.
-        """
-
-        def update(averaged: Any, current: Any, num_averaged: Any) -> None:
-            decay = min(self._settings.ema_decay, (1 + self._num_averaged) / (10 + self._num_averaged))
-            get_ema_multi_avg_fn(decay)(averaged, current, num_averaged)  # type: ignore[no-untyped-call]
-
-        average = AveragedModel(self._model, multi_avg_fn=update, use_buffers=True)
-        average.n_averaged.fill_(1)
-        return average
-
     def _zeros(self, num_photos: int, size_px: int) -> Tensor:
         return torch.zeros(num_photos, 3, size_px, size_px, device=self.device)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+
+class _Average:
+    """A moving average of a model's weights and statistics, as a model of its own.
+
+    The decay rises as (1 + n) / (10 + n) with the number of updates up to its limit, as TensorFlow's
+    ExponentialMovingAverage does with num_updates: a run of few steps would otherwise keep its first weights.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.num_updates = 0
+        self._decay = decay
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        # Together, those of floats are a few operations on a GPU. The others count batches, which no norm
+        # with a fixed momentum reads: each would be an operation of its own.
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._own, self._current = (list(side) for side in zip(*floats, strict=True))
+
+    def update(self) -> None:
+        """Move towards the model's present weights."""
+        decay = min(self._decay, (1 + self.num_updates) / (10 + self.num_updates))
+        get_ema_multi_avg_fn(decay)(self._own, self._current, None)  # type: ignore[no-untyped-call]
+        self.num_updates += 1
 
 
 def weights_to_keep(state: Mapping[str, Any]) -> StateDict:

@@ -329,6 +329,16 @@ def test_actors_leave_a_cpu_to_decoding(nodes, plan):
     assert plan_actors(nodes) == plan
 
 
+def test_an_actor_without_a_gpu_uses_none_that_it_can_see(monkeypatch, state):
+    monkeypatch.setattr(batch.ray, "get", lambda reference: reference)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    actor = batch._NetworkActor(state, "fp32", ActorPlan(1, 0.999, 0, threads=torch.get_num_threads()))
+    images = np.zeros((2, SIZE[0], SIZE[0], 3), np.uint8)
+    empty = np.array(["", ""])
+    answers = actor({"image": images, "uri": empty, "step": empty, "error": empty})
+    assert np.isfinite(answers["logits"]).all()
+
+
 def test_a_cluster_of_one_cpu_is_refused():
     with pytest.raises(PredictionError, match="has 1 CPUs"):
         plan_actors([{"CPU": 1}])

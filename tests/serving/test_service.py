@@ -226,6 +226,19 @@ def test_a_higher_temperature_gives_less_confidence_by_its_formula(
     assert flat["confidence"] < sharp["confidence"]
 
 
+@pytest.mark.parametrize("gpus_per_replica", [0, 0.5])
+def test_a_replica_computes_on_a_gpu_only_if_it_reserved_one(
+    monkeypatch: pytest.MonkeyPatch, model_folder: str, gpus_per_replica: float
+) -> None:
+    # One that can be seen though it is not reserved, and one that is reserved though it cannot be seen.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus_per_replica == 0)
+    settings = ServingSettings(runtime="torch", gpus_per_replica=gpus_per_replica)
+    network = LOAD(model_folder, settings).network
+    assert isinstance(network, Network)
+    assert network.device.type == "cpu"
+    assert torch.isfinite(network.logits(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))).all()
+
+
 def test_below_min_confidence_there_is_no_pose_but_all_probabilities(
     make_photo: MakePhoto, run: Run, told: Told
 ) -> None:

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from physiq_ray.config import Settings
+from physiq_ray.training.loop import set_up_cudnn
 from physiq_ray.training.network import Network, weights_to_keep
 
 CPU = torch.device("cpu")
@@ -85,6 +86,19 @@ def test_the_average_of_the_weights_follows_at_first_quickly(network, take_step)
     torch.testing.assert_close(weights_to_keep(made.state())["fc.weight"], 2 / 11 * averaged + 9 / 11 * third)
 
 
+def test_the_average_is_of_statistics_too_and_only_of_floats(network, take_step):
+    made = network(ema_decay=0.5)
+    first = made.state()["model"]["bn1.running_var"].clone()
+    take_step(made)
+    second, averaged = made.state()["model"], weights_to_keep(made.state())
+    assert not torch.equal(second["bn1.running_var"], first)
+    expected = 0.1 * first + 0.9 * second["bn1.running_var"]
+    torch.testing.assert_close(averaged["bn1.running_var"], expected)
+    # Each count of batches would be an operation of its own on a GPU, and nothing reads it.
+    assert (second["bn1.num_batches_tracked"], averaged["bn1.num_batches_tracked"]) == (1, 0)
+    assert not any(value.requires_grad for value in made.to_evaluate.parameters())
+
+
 def test_without_an_average_the_weights_themselves_are_kept(network):
     state = network().state()
     assert weights_to_keep(state) is state["model"]
@@ -113,3 +127,14 @@ def test_a_step_without_a_photo_has_zero_gradients_and_no_statistics(network):
     assert changed(made, before) == set()
     made.step(1.0)
     assert changed(made, before) == set()
+
+
+@pytest.mark.parametrize(
+    ("reproducible", "deterministic", "benchmark"), [("yes", True, False), ("no", False, True)]
+)
+def test_cudnn_is_either_reproducible_or_free_to_choose(monkeypatch, reproducible, deterministic, benchmark):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", not deterministic)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not benchmark)
+    set_up_cudnn(reproducible)
+    assert torch.backends.cudnn.deterministic is deterministic
+    assert torch.backends.cudnn.benchmark is benchmark
