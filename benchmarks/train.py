@@ -231,7 +231,8 @@ def make_work(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from physiq_ray.sample.demo import GENERATED
     from physiq_ray.sample.photos import write_sample_photos
 
-    values: dict[str, Any] = {"validation_share": 0.2}
+    poses = Path(__file__).parents[1] / "mappings" / "poses.json"
+    values: dict[str, Any] = {"validation_share": 0.2, "poses": str(poses)}
     photos = folder / "photos"
     if args.photos in ("thumbnails", "phones"):
         write_invented(photos, args.photos, args.count)

@@ -104,20 +104,21 @@ def _imagenet_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def choose_precision(setting: str, device: torch.device) -> torch.dtype:
-    """Choose the type of the forward pass: bfloat16 or float32.
+    """Choose the type of the forward pass: bfloat16, float16 or float32.
 
     auto: bfloat16 where the hardware computes with it, as emulation is slower than float32 (CPU: only
-    AVX512-BF16 or AMX; GPU: compute capability 8.0 and up).
+    AVX512-BF16 or AMX; GPU: compute capability 8.0 and up); else float16 on GPUs with tensor cores for it
+    (7.0 and up: V100, T4); else float32. Matrix products of float32 stay so, but cuDNN's convolutions round
+    float32 inputs to TF32 on GPUs that have it, as torch does by default.
     """
-    if setting == "fp32":
-        return torch.float32
-    if setting == "bf16":
-        return torch.bfloat16
+    if setting != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[setting]
     if device.type == "cuda":
-        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        has_bf16 = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile"))
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32
+    capabilities = torch.cpu.get_capabilities()
+    has_bf16 = any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile"))
     return torch.bfloat16 if has_bf16 else torch.float32
 
 

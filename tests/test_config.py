@@ -161,7 +161,7 @@ def test_lists_and_pairs_come_from_a_file_in_toml_s_own_form(toml: Path) -> None
         ("max_failures", -2, "expected greater than or equal to -1"),
         ("seed", 2**32, "expected less than 4294967296"),
         ("use_gpu", "perhaps", "expected 'auto', 'yes' or 'no'"),
-        ("precision", "fp16", "expected 'auto', 'fp32' or 'bf16'"),
+        ("precision", "fp64", "expected 'auto', 'fp32', 'bf16' or 'fp16'"),
         ("schedule", "linear", "expected 'constant' or 'cosine'"),
         ("poses", 3, "expected a valid string"),
         ("sources", [1, 2], "--sources=[1, 2] (where the photos lie"),

@@ -104,7 +104,9 @@ def test_the_network_s_input_has_the_precision_asked_for() -> None:
     )
 
 
-@pytest.mark.parametrize(("setting", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("setting", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
 def test_a_precision_that_is_asked_for_is_taken(setting: str, dtype: torch.dtype) -> None:
     assert choose_precision(setting, CPU) == dtype
     assert choose_precision(setting, torch.device("cuda")) == dtype
@@ -128,14 +130,18 @@ def test_on_a_cpu_auto_means_bf16_only_where_the_hardware_computes_with_it(
     assert choose_precision("auto", CPU) == dtype
 
 
-@pytest.mark.parametrize(("is_supported", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_on_a_gpu_auto_means_bf16_only_where_it_is_not_emulated(
-    monkeypatch: pytest.MonkeyPatch, is_supported: bool, dtype: torch.dtype
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [((9, 0), torch.bfloat16), ((7, 5), torch.float16), ((7, 0), torch.float16), ((6, 1), torch.float32)],
+)
+def test_on_a_gpu_auto_means_what_its_tensor_cores_compute_with(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype
 ) -> None:
     def is_bf16_supported(including_emulation: bool = True) -> bool:
-        return including_emulation or is_supported
+        return including_emulation or capability >= (8, 0)
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
 
     assert choose_precision("auto", torch.device("cuda")) == dtype
 

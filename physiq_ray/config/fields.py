@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 def split_commas(value: object) -> object:

@@ -44,7 +44,9 @@ class ServingSettings(LiveSettings):
     """What a deployment is built with; frozen and made of plain values, without any secret."""
 
     poses: str = Field("mappings/poses.json", description="pose ids and names, for models without them")
-    precision: Precision = Field("auto", description="auto: bf16 where the hardware has it")
+    precision: Precision = Field(
+        "auto", description="auto: bf16 where the hardware has it, fp16 on GPUs with tensor cores, else fp32"
+    )
     runtime: Literal["auto", "torch", "openvino"] = Field(
         "torch", description="what computes; auto: OpenVINO on CPUs where it is installed, else torch"
     )

@@ -201,7 +201,9 @@ class Settings(SplitSettings):
     wait_for_nodes_s: float = Field(
         0.0, ge=0, description="seconds that the autoscaler has to bring missing nodes; 0 fails at once"
     )
-    precision: Precision = Field("auto", description="auto: bf16 where the hardware has it")
+    precision: Precision = Field(
+        "auto", description="auto: bf16 where the hardware has it, fp16 on GPUs with tensor cores, else fp32"
+    )
     reproducible: Literal["no", "yes"] = Field(
         "no",
         description="equal epoch tables of equal runs on GPUs too, for slower steps; CPUs always do that",

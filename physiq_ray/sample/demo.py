@@ -37,7 +37,7 @@ FROM_RANDOM: Mapping[str, Any] = {"weights": "random", "batch_size": 16, "schedu
 GENERATED_FROM_RANDOM: Mapping[str, Any] = {
     **FROM_RANDOM,
     **{"image_size": 64, "learning_rate": 2e-3, "warmup_epochs": 1.5, "label_smoothing": 0.05},
-    **{"epochs": 16, "patience": 16},
+    **{"epochs": 12, "patience": 12},
 }
 OWN_FROM_RANDOM: Mapping[str, Any] = {
     **FROM_RANDOM,

@@ -252,7 +252,7 @@ class Worker:
                     continue
                 # Ranks' gradients are averaged: times their number, over the photos of all, gives the
                 # mean over photos, however unevenly they are dealt.
-                (part * (self._world_size / plan.step_sizes[step])).backward()
+                self._network.backward(part * (self._world_size / plan.step_sizes[step]))
             loss += part.detach()
         return loss
 

@@ -43,6 +43,9 @@ class Network:
             lr=settings.learning_rate,
             fused=True,
         )
+        # In float16 small gradients would be 0 and large ones infinite: the loss is scaled, and a step whose
+        # gradients are infinite all the same is left out.
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self._average = _Average(self._model, settings.ema_decay) if settings.ema_decay else None
         if settings.compile == "yes":
             self._model.compile()
@@ -103,14 +106,22 @@ class Network:
             return context
         return contextlib.nullcontext()
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss, a scalar, to those of the step."""
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
     def step(self, learning_rate: float) -> None:
         """Change the weights by the gradients, then forget these."""
         rates = (learning_rate * self._settings.backbone_rate, learning_rate)
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        if self._settings.max_gradient_norm is not None:
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.max_gradient_norm)
-        self._optimizer.step()
+        # None has gradients where no photo of the step could be read.
+        if any(parameter.grad is not None for parameter in self._model.parameters()):
+            if self._settings.max_gradient_norm is not None:
+                self._scaler.unscale_(self._optimizer)
+                nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.max_gradient_norm)
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         if self._average is not None:
             self._average.update()
@@ -118,6 +129,8 @@ class Network:
     def state(self) -> dict[str, Any]:
         """Give all that a checkpoint needs to go on alike."""
         state: dict[str, Any] = {"model": self._model.state_dict(), "optimizer": self._optimizer.state_dict()}
+        if self._scaler.is_enabled():
+            state["scaler"] = self._scaler.state_dict()
         if self._average is not None:
             state["averaged"] = self._average.model.state_dict()
             state["num_averaged"] = self._average.num_updates
@@ -127,6 +140,8 @@ class Network:
         """Go on from what `state` gave; an average that is not in it starts here."""
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        if self._scaler.is_enabled() and "scaler" in state:
+            self._scaler.load_state_dict(state["scaler"])
         if self._average is not None:
             self._average.model.load_state_dict(state.get("averaged", state["model"]))
             self._average.num_updates = state.get("num_averaged", 0)

@@ -16,7 +16,7 @@ def network():
     """Give a function that makes a network of three poses with these settings, in its first epoch."""
 
     def make(epoch=1, **settings):
-        made = Network(Settings(precision="fp32", **settings), 3, None, CPU)
+        made = Network(Settings(**{"precision": "fp32", **settings}), 3, None, CPU)
         made.begin_epoch(epoch)
         return made
 
@@ -29,7 +29,7 @@ def take_step():
     images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
     def step(network, learning_rate=1e-3):
-        functional.cross_entropy(network.forward(images), torch.tensor([0, 1, 2, 0])).backward()
+        network.backward(functional.cross_entropy(network.forward(images), torch.tensor([0, 1, 2, 0])))
         network.step(learning_rate)
 
     return step
@@ -99,12 +99,45 @@ def test_the_average_is_of_statistics_too_and_only_of_floats(network, take_step)
     assert not any(value.requires_grad for value in made.to_evaluate.parameters())
 
 
+@pytest.mark.parametrize("settings", [{}, {"max_gradient_norm": 1e6}, {"max_gradient_norm": 0.5}])
+def test_fp16_s_gradients_are_those_of_fp32_though_its_loss_is_scaled(network, take_step, settings):
+    # Adam's first moment after a step is a tenth of the gradient.
+    moments = []
+    for precision in ("fp32", "fp16"):
+        made = network(precision=precision, **settings)
+        take_step(made)
+        moments.append(made.state()["optimizer"]["state"][159]["exp_avg"])
+    torch.testing.assert_close(moments[1], moments[0], rtol=0.05, atol=2e-4)
+    assert moments[0].abs().max() > 1e-3
+
+
+def test_fp16_leaves_out_a_step_of_infinite_gradients_and_scales_the_next_less(network, take_step):
+    made = network(precision="fp16")
+    state = made.state()
+    state["scaler"]["scale"] = 2.0**60  # beyond float16, and what comes back through its layers
+    made.load(state)
+    before = copied(made)
+    take_step(made)
+    assert not [key for key in changed(made, before) if "running" not in key and "num_batches" not in key]
+    assert made.state()["scaler"]["scale"] == 2.0**59
+    made.load({**made.state(), "scaler": {**state["scaler"], "scale": 2.0**10}})
+    take_step(made)
+    assert "fc.weight" in changed(made, before)
+
+
+def test_fp16_takes_a_step_without_a_photo(network):
+    made = network(precision="fp16")
+    before = copied(made)
+    made.step(1.0)
+    assert changed(made, before) == set()
+
+
 def test_without_an_average_the_weights_themselves_are_kept(network):
     state = network().state()
     assert weights_to_keep(state) is state["model"]
 
 
-@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.99}])
+@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.99}, {"precision": "fp16"}])
 def test_a_network_that_was_stored_goes_on_bit_for_bit(network, take_step, settings):
     made = network(**settings)
     take_step(made)
@@ -116,14 +149,16 @@ def test_a_network_that_was_stored_goes_on_bit_for_bit(network, take_step, setti
     take_step(made)
     take_step(other)
     mine, others = made.state(), other.state()
-    for part in ("model", *(["averaged"] if settings else [])):
+    assert mine.get("scaler") == others.get("scaler")
+    assert ("scaler" in mine) == ("precision" in settings)
+    for part in ("model", *(["averaged"] if "ema_decay" in settings else [])):
         assert all(torch.equal(value, others[part][key]) for key, value in mine[part].items())
 
 
 def test_a_step_without_a_photo_has_zero_gradients_and_no_statistics(network):
     made = network()
     before = copied(made)
-    made.zero_loss(64).backward()
+    made.backward(made.zero_loss(64))
     assert changed(made, before) == set()
     made.step(1.0)
     assert changed(made, before) == set()
