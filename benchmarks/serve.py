@@ -92,6 +92,11 @@ def serve_plain(model: str, port: int) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error")
 
 
+def runtime_of(side: str) -> str:
+    """Give the runtime that one of our sides computes by, or that another side is compared with."""
+    return "openvino" if side in ("openvino", "proxy") else "torch"
+
+
 def server_command(side: str, model: str, port: int) -> list[str]:
     """Give the command that starts a side's server."""
     here, python = Path(__file__).parent / "rivals", sys.executable
@@ -106,7 +111,7 @@ def server_command(side: str, model: str, port: int) -> list[str]:
         ]
     return [
         *(python, "-m", "physiq_ray.cli", "serve", "--model", model, "--port", str(port)),
-        *("--runtime", "torch" if side == "ours" else "openvino"),
+        *("--runtime", runtime_of(side)),
         *("--ingress", "proxy" if side == "proxy" else "haproxy"),
     ]
 
@@ -264,7 +269,7 @@ def compare(args: argparse.Namespace, model: str, photo: bytes) -> None:
     """Measure all sides in turn, the bare forward pass before and after, and print a table."""
     results: dict[tuple[str, int], list[Result]] = {}
     bare: dict[str, list[tuple[float, float]]] = {"torch": [], "openvino": []}
-    runtimes = ["torch", *(["openvino"] if {"openvino", "proxy"} & set(args.sides) else [])]
+    runtimes = sorted({"torch", *map(runtime_of, args.sides)}, reverse=True)
     for _ in range(args.repeats):
         for runtime in runtimes:
             bare[runtime].append(bare_rates(runtime, model))
@@ -292,7 +297,7 @@ def compare(args: argparse.Namespace, model: str, photo: bytes) -> None:
         middle = {key: statistics.median(result[key] for result in found) for key in found[0]}
         plain = results.get(("plain", clients))
         of_plain = f"{middle['rate'] / statistics.median(r['rate'] for r in plain):.2f}" if plain else "–"
-        of_bare = middle["rate"] / limits["openvino" if side in ("openvino", "proxy") else "torch"][0]
+        of_bare = middle["rate"] / limits[runtime_of(side)][0]
         print(
             f"| {side} | {clients} | {middle['rate']:.1f} | {of_plain} | {of_bare:.2f} "
             f"| {middle['p50']:.0f} ms | {middle['p95']:.0f} ms | {middle['p99']:.0f} ms "

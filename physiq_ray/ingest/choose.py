@@ -53,7 +53,7 @@ def choose_cache(
     each worker reads them in random order. look_at_disk: called only where the disk counts, as it may be
     unreachable or read-only. prefer_disk: a cache_dir was named, so its photos are wanted by the next run.
     Returns the kind and a sentence that says why.
-    Raises SettingError: cache=disk or gpu cannot be had.
+    Raises SettingError: cache=disk or cache=gpu is not available.
     """
     sizes = f"{needed_bytes / 2**20:.0f} MiB of decoded photos"
     if setting == "none":
@@ -163,7 +163,7 @@ def open_splits(
 
     store_bytes: object store of the smallest node that trains. note: takes the sentence that says where
     photos are kept, and why.
-    Raises SettingError: cache=disk or gpu cannot be had; all else as `open_photos`.
+    Raises SettingError: cache=disk or cache=gpu is not available; all else as `open_photos`.
     """
     cache = open_cache(wanted.cache_dir, wanted.cache_limit_gib)
     kind, why = choose_cache(

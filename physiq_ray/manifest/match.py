@@ -40,7 +40,7 @@ class Matches:
     no photo. is_loose: only in plain form. is_ambiguous: it may mean several photos and means none for
     certain.
     pairs: names and the photos that they mean. likeness: of the names that name no photo exactly, None where
-    there are none.
+    there are none; its plain forms are only those of missing names and of photos that no name means.
     """
 
     pose_id: pa.Array

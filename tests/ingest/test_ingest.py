@@ -244,7 +244,7 @@ def test_photos_are_kept_where_they_fit(setting, needed, problem, cache_dir, kin
         ("gpu", 3000, "read-only", "cache=gpu: .* 3000 MiB .* are more than 500 MiB .* and read-only"),
     ],
 )
-def test_a_cache_that_cannot_be_had_is_refused(setting, needed, problem, message):
+def test_a_cache_that_is_not_available_is_refused(setting, needed, problem, message):
     with pytest.raises(SettingError, match=message):
         choose(setting, needed, lambda: Disk("/c", 2 * 2**30, problem))
 
