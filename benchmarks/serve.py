@@ -200,9 +200,9 @@ def load(side: str, url: str, photo: bytes, clients: int, seconds: int) -> Resul
             f'wrk.body = io.open("{folder}/body", "rb"):read("*a")\n'
             "done = function(summary, latency)\n"
             "  local e = summary.errors\n"
-            '  io.write(string.format("%d %d %d %d %d %d\\n", summary.requests, summary.duration,\n'
+            '  io.write(string.format("%d %d %d %d %d %d %d\\n", summary.requests, summary.duration,\n'
             "    latency:percentile(50), latency:percentile(95), latency:percentile(99),\n"
-            "    e.connect + e.read + e.write + e.status + e.timeout))\n"
+            "    e.status, e.connect + e.read + e.write + e.timeout))\n"
             "end\n",
             encoding="utf-8",
         )
