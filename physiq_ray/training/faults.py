@@ -6,8 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from ray.train import UserCallback
 
 from physiq_ray.config import Settings
 from physiq_ray.errors import StorageError, TrainingError
@@ -70,6 +72,31 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         mark in str(error) for mark in OUT_OF_MEMORY
     )
+
+
+class EndWithoutMemory(UserCallback):
+    """End a run whose workers run out of memory before they finish an epoch: they would do so again.
+
+    Ray starts workers again whatever they raise, max_failures times; an error raised by a callback ends the
+    run. After an epoch it may have been another process that took the memory, and the run goes on.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._has_finished_epoch = False
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Note that these workers have enough memory for an epoch."""
+        del run_context, metrics, checkpoint
+        self._has_finished_epoch = True
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise TrainingError where a worker said that its memory was too small for its first epoch."""
+        del run_context
+        ours = [error for error in worker_exceptions.values() if isinstance(error, TrainingError)]
+        if not self._has_finished_epoch and any(map(is_out_of_memory, ours)):
+            raise TrainingError(out_of_memory(self._settings))
+        self._has_finished_epoch = False
 
 
 class Watchdog:

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -51,6 +52,7 @@ from physiq_ray.training.plan import (
     validation_rows,
 )
 from physiq_ray.training.progress import BatchProgress, Note, Resumed, Stalled, send
+from physiq_ray.training.saving import HostCopy, Saver
 from physiq_ray.training.state import Progress, read_state, saved_state
 
 EVENT_INTERVAL_S = 1.0
@@ -124,9 +126,14 @@ class Worker:
         self._progress = self._restore()
         self._feed = self._make_feed()
         self._watchdog = Watchdog(self._settings.stall_timeout_s, self._give_up)
+        self._saver = Saver()
 
     def run(self) -> Outcome:
-        """Go through the epochs that are left."""
+        """Go through the epochs that are left, and wait until the last one's checkpoint is saved."""
+        with self._saver:
+            return self._go_through()
+
+    def _go_through(self) -> Outcome:
         progress = self._progress
         while progress.epoch < self._settings.epochs and not progress.early_stopping.is_finished:
             epoch, started_s = progress.epoch + 1, time.monotonic()
@@ -326,6 +333,7 @@ class Worker:
         def emit(sums: Sums, *, force: bool = False) -> None:
             nonlocal last_s
             self._watchdog.beat()
+            self._saver.check()
             if force or time.monotonic() - last_s >= EVENT_INTERVAL_S:
                 last_s = time.monotonic()
                 loss, correct = float(sums.loss), int(sums.correct)
@@ -345,9 +353,10 @@ class Worker:
         os._exit(1)
 
     def _report(self, metrics: dict[str, Any], answers: dict[str, Tensor]) -> None:
+        """Copy what a checkpoint holds, and have it saved and reported while the next epoch trains."""
         name = f"epoch-{self._progress.epoch:04d}"
         if self._rank != 0:
-            ray.train.report(metrics, checkpoint_dir_name=name)
+            self._saver.save(partial(ray.train.report, metrics, checkpoint_dir_name=name))
             return
         score = checkpoint_score(metrics["validation_accuracy"], self._progress.epoch)
         state = {
@@ -358,10 +367,19 @@ class Worker:
         }
         run_name = ray.train.get_context().get_experiment_name()
         uri = join_uri(absolute_uri(self._settings.storage), run_name, name)
-        with store_translated(self._settings), saved_state(state) as checkpoint, partial_removed(uri):
-            ray.train.report(
-                {**metrics, "checkpoint_score": score}, checkpoint=checkpoint, checkpoint_dir_name=name
-            )
+        copy = HostCopy(state, self._device)
+
+        def write() -> None:
+            with (
+                store_translated(self._settings),
+                saved_state(copy.wait()) as checkpoint,
+                partial_removed(uri),
+            ):
+                ray.train.report(
+                    {**metrics, "checkpoint_score": score}, checkpoint=checkpoint, checkpoint_dir_name=name
+                )
+
+        self._saver.save(write)
 
     def _restore(self) -> Progress:
         progress = Progress(EarlyStopping(self._settings.patience))

@@ -34,7 +34,7 @@ from physiq_ray.storage import (
     parse_sources,
     read_bytes,
 )
-from physiq_ray.training.faults import is_out_of_memory, out_of_memory
+from physiq_ray.training.faults import EndWithoutMemory, is_out_of_memory, out_of_memory
 from physiq_ray.training.finish import TrainingResult, finish
 from physiq_ray.training.history import HistoryFiles
 from physiq_ray.training.lock import locked, locked_output
@@ -196,7 +196,9 @@ def _make_trainer(job: Job, workers: WorkerPlan, run_name: str) -> TorchTrainer:
     return TorchTrainer(
         train_loop,  # type: ignore[arg-type]  # Ray passes on what it returns, its types say None
         train_loop_config={"job": job},
-        torch_config=TorchConfig(timeout_s=math.ceil(settings.stall_timeout_s)),
+        # Longer than the watchdog's, which names the worker that does nothing; this ends a waiting one by an
+        # error of its libraries.
+        torch_config=TorchConfig(timeout_s=math.ceil(2 * settings.stall_timeout_s)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=num_workers,  # type: ignore[arg-type]  # typed for Train V1
             use_gpu=workers.use_gpu,
@@ -215,6 +217,7 @@ def _make_trainer(job: Job, workers: WorkerPlan, run_name: str) -> TorchTrainer:
             ),
             callbacks=[  # typed for Train V1
                 ReportEpochs(job.events),  # type: ignore[list-item]
+                EndWithoutMemory(settings),  # type: ignore[list-item]
                 CopySnapshot(join_uri(absolute_uri(settings.storage), run_name)),  # type: ignore[list-item]
             ],
         ),
@@ -320,7 +323,9 @@ def _fit(trainer: TorchTrainer, settings: Settings, run_name: str) -> Any:
         with _sigint_restored():
             return trainer.fit()
     except ray.train.ControllerError as error:
-        raise TrainingError(f"Ray Train: {error.controller_failure}; go on with: {go_on}") from error
+        failure = error.controller_failure
+        reason = f"{failure}" if isinstance(failure, PhysiqError) else f"Ray Train: {failure}"
+        raise TrainingError(f"{reason}; go on with: {go_on}") from error
     except ray.train.WorkerGroupError as error:
         causes = {
             rank: getattr(cause, "cause", None) or cause for rank, cause in error.worker_failures.items()

@@ -43,7 +43,7 @@ class Progress:
         return {
             "early_stopping": asdict(self.early_stopping),
             "epoch": self.epoch,
-            "history": self.history,
+            "history": list(self.history),
             "excluded": excluded,
         }
 

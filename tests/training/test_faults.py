@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -17,7 +18,8 @@ from physiq_ray.config import Settings
 from physiq_ray.errors import PhysiqError, StorageError, TrainingError
 from physiq_ray.model import read_tensors
 from physiq_ray.storage import read_bytes
-from physiq_ray.training.faults import Watchdog, memory_translated, store_translated
+from physiq_ray.training.faults import EndWithoutMemory, Watchdog, memory_translated, store_translated
+from physiq_ray.training.progress import BatchProgress, Display
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -66,20 +68,35 @@ def test_a_killed_worker_of_two_costs_no_epoch_and_no_line(run, photos, training
 
 
 @pytest.mark.long
-def test_ten_kills_in_one_run_still_let_it_finish(run, photos, training_workers):
-    kills = []
+def test_ten_kills_in_one_run_leave_the_losses_of_a_run_without_them(run, photos, training_workers, tmp_path):
+    settings = {"sources": [photos], "epochs": 11, "patience": 20, "max_failures": 10}
+    straight, _ = run(**settings, run_name="straight")
+    kills, in_write = [], 0
+    moments = np.random.default_rng(0).uniform(0, 1.5, 10)
 
     def kill_in_each_epoch(shown):
+        """Kill once in each epoch: anywhere in it, or while its checkpoint is written."""
+        nonlocal in_write
         if len(kills) < 10 and f"  {len(kills) + 1}/11 " in shown:
             workers = training_workers()
             if workers and {worker.pid for worker in workers}.isdisjoint(kills):
+                next_one = tmp_path / "runs" / "killed" / f"epoch-{len(kills) + 2:04d}"
+                deadline_s = time.monotonic() + (30 if len(kills) % 2 else moments[len(kills)])
+                while time.monotonic() < deadline_s and not next_one.exists():
+                    time.sleep(0.001)
+                in_write += next_one.exists()
                 kills.append(workers[0].pid)
                 workers[0].kill()
 
-    result, shown = run(sources=[photos], epochs=11, patience=20, max_failures=10, on_text=kill_in_each_epoch)
+    killed, shown = run(**settings, run_name="killed", on_text=kill_in_each_epoch)
     assert len(set(kills)) == 10
+    assert in_write >= 5
     assert shown.count("going on after epoch") == 10
-    assert [epoch["epoch"] for epoch in result.history] == list(range(1, 12))
+    losses = [
+        [(epoch["epoch"], epoch["train_loss"], epoch["validation_loss"]) for epoch in result.history]
+        for result in (killed, straight)
+    ]
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.long
@@ -157,6 +174,28 @@ def test_a_lack_of_memory_is_said_with_its_remedy(run, photos, training_workers,
     )
     assert "go on with: physiq-ray train --resume --run-name starved" in str(caught.value)
     assert best_is_loadable(tmp_path / "runs" / "starved") >= 1
+
+
+@pytest.mark.long
+def test_a_lack_of_memory_before_an_epoch_is_done_ends_the_run_at_once(
+    run, photos, training_workers, monkeypatch
+):
+    handle, starved = Display.handle, set()
+
+    def starve(display, event):
+        if isinstance(event, BatchProgress) and event.epoch == 1:
+            for worker in training_workers():
+                if worker.pid not in starved:
+                    starved.add(worker.pid)
+                    used = worker.memory_info().vms
+                    resource.prlimit(worker.pid, resource.RLIMIT_AS, (used, used))
+        handle(display, event)
+
+    monkeypatch.setattr(Display, "handle", starve)
+    with pytest.raises(TrainingError, match="out of memory in training with batch_size=4") as e:
+        run(sources=[photos], run_name="small", max_failures=3, image_size=224)
+    assert "--resume --run-name small" in str(e.value)
+    assert len(starved) == 1  # it was not started again
 
 
 @pytest.mark.long
@@ -297,3 +336,16 @@ def test_a_checkpoint_store_that_stays_away_is_named_and_keeps_what_it_has(run, 
     assert f"physiq-ray train --resume --run-name alone --storage {storage}" in str(caught.value)
     state = read_tensors(read_bytes(f"{storage}/alone/epoch-0001/state.pt"), name="state.pt")
     assert state["progress"]["epoch"] == 1
+
+
+def test_only_a_lack_of_memory_before_the_first_epoch_is_certain_to_come_again():
+    lack, other = {1: TrainingError("out of memory in training")}, {0: RuntimeError("CUDA out of memory")}
+    ends = EndWithoutMemory(Settings())
+    ends.after_exception(None, other)  # killed from outside, or by a library: it may go well next time
+    with pytest.raises(TrainingError, match="lower batch_size"):
+        ends.after_exception(None, lack)
+    ends = EndWithoutMemory(Settings())
+    ends.after_report(None, [], None)
+    ends.after_exception(None, lack)  # there was enough for an epoch
+    with pytest.raises(TrainingError, match="lower batch_size"):
+        ends.after_exception(None, lack)  # started again, there no longer is
