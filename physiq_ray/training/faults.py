@@ -112,9 +112,9 @@ class Watchdog:
         self._give_up = give_up
         self._last_s = time.monotonic()
 
-    def beat(self) -> None:
-        """Say that something was done."""
-        self._last_s = time.monotonic()
+    def beat(self, *, allow_s: float = 0.0) -> None:
+        """Say that something was done; allow_s: what comes next may take so much longer than the timeout."""
+        self._last_s = time.monotonic() + allow_s
 
     @contextmanager
     def watching(self) -> Iterator[None]:

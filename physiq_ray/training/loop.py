@@ -56,6 +56,8 @@ from physiq_ray.training.saving import HostCopy, Saver
 from physiq_ray.training.state import Progress, read_state, saved_state
 
 EVENT_INTERVAL_S = 1.0
+# What torch.compile may need for one size of images, beyond what a step may take.
+COMPILE_S = 900.0
 # Steps between two looks whether the loss is still finite, which on a GPU wait for the step before.
 CHECK_STEPS = 20
 
@@ -216,6 +218,7 @@ class Worker:
         sums, first_bad = Sums.zero(self._device), FirstBadStep(self._device)
         emit = self._emitter(epoch, TRAIN, sum(plan.step_sizes))
         self._network.begin_epoch(epoch)
+        self._allow_compiling()
         for step in range(len(plan.step_sizes)):
             first_bad.note(step, self._take_step(plan, step, batches, change, sums))
             self._network.step(learning_rate(settings, epoch - 1 + step / len(plan.step_sizes)))
@@ -289,6 +292,7 @@ class Worker:
         rows = self._validation_rows()
         sums, answers = Sums.zero(self._device), [self._no_answers()]
         emit = self._emitter(epoch, VALIDATION, len(self._available(VALIDATION)))
+        self._allow_compiling()
         for images, labels in self._feed.batches(VALIDATION):
             logits = self._network.evaluate(normalise(images))
             sums.add(functional.cross_entropy(logits, labels, reduction="sum"), logits, labels)
@@ -343,6 +347,10 @@ class Worker:
                 )
 
         return emit
+
+    def _allow_compiling(self) -> None:
+        if self._settings.compile == "yes":
+            self._watchdog.beat(allow_s=COMPILE_S)
 
     def _give_up(self) -> None:
         """End this process, from the watchdog's thread: the training thread can no longer be asked to."""

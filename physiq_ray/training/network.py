@@ -48,7 +48,7 @@ class Network:
         self._scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self._average = _Average(self._model, settings.ema_decay) if settings.ema_decay else None
         if settings.compile == "yes":
-            self._model.compile()
+            self._model.compile(dynamic=False)
         self._head_only: bool | None = None
         self._trained: nn.Module = self._model
 
@@ -74,7 +74,7 @@ class Network:
 
     def forward(self, images: Tensor) -> Tensor:
         """Give logits, float32 (B, classes), for float (B, 3, H, W); gradients flow to what trains."""
-        with self._autocast():
+        with self._eager_if_odd(images), self._autocast():
             if self._head_only:
                 with torch.no_grad():
                     images = self._backbone(images)  # (B, 2048) from here on
@@ -83,7 +83,7 @@ class Network:
 
     def evaluate(self, images: Tensor) -> Tensor:
         """Give the logits of the model to keep, without gradients."""
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self._eager_if_odd(images), self._autocast():
             logits: Tensor = self.to_evaluate.eval()(images)
         return logits.float()
 
@@ -161,6 +161,12 @@ class Network:
 
     def _zeros(self, num_photos: int, size_px: int) -> Tensor:
         return torch.zeros(num_photos, 3, size_px, size_px, device=self.device)
+
+    def _eager_if_odd(self, images: Tensor) -> contextlib.AbstractContextManager[Any]:
+        """Use no compiled code for a batch of another size: compiling would take longer than it saves."""
+        if self._settings.compile == "no" or len(images) == self._settings.batch_size:
+            return contextlib.nullcontext()
+        return torch.compiler.set_stance("force_eager")
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)

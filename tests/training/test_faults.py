@@ -262,6 +262,17 @@ def test_the_watchdog_barks_only_when_nothing_is_done():
     assert len(barks) == 1
 
 
+def test_the_watchdog_waits_longer_for_what_may_take_longer():
+    barks = []
+    watchdog = Watchdog(0.2, lambda: barks.append(time.monotonic()))
+    started_s = time.monotonic()
+    with watchdog.watching():
+        watchdog.beat(allow_s=1.0)  # a first compile
+        time.sleep(2)
+    assert len(barks) == 1
+    assert barks[0] - started_s > 1.1
+
+
 def test_faults_of_other_kinds_are_left_as_they_are():
     with pytest.raises(RuntimeError, match="shapes"), memory_translated(Settings()):
         raise RuntimeError("shapes differ")

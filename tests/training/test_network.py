@@ -173,3 +173,26 @@ def test_cudnn_is_either_reproducible_or_free_to_choose(monkeypatch, reproducibl
     set_up_cudnn(reproducible)
     assert torch.backends.cudnn.deterministic is deterministic
     assert torch.backends.cudnn.benchmark is benchmark
+
+
+def test_only_full_batches_run_compiled_code(network, monkeypatch):
+    sizes = []
+
+    def keep_sizes(graph, inputs):
+        sizes.append(next(len(part) for part in inputs if part.shape[1:] == (3, 32, 32)))
+        return graph.forward
+
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda module, **options: compile_module(module, backend=keep_sizes, **options),
+    )
+    made = network(compile="yes", batch_size=4)
+    with torch.no_grad():
+        for size in (4, 3, 2, 4):
+            made.begin_epoch(1)
+            made.forward(torch.rand(size, 3, 32, 32))
+            made.evaluate(torch.rand(size, 3, 32, 32))
+    assert set(sizes) == {4}
+    assert len(sizes) == 2  # to train and to evaluate, once each
