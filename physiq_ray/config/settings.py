@@ -141,8 +141,15 @@ class Settings(SplitSettings):
         "imagenet", description="starting weights: imagenet, random, or a file or s3:// address"
     )
     image_size: int = Field(224, ge=64, le=1024, description="side of the square the network sees, in pixels")
-    batch_size: int = Field(32, ge=1, le=4096, description="photos per step and worker")
-    learning_rate: float = Field(1e-4, gt=0, le=1, description="Adam's learning rate; the peak of a schedule")
+    batch_size: int = Field(
+        32, ge=1, le=4096, description="photos per step and worker; left out, 64 where workers have GPUs"
+    )
+    learning_rate: float = Field(
+        1e-4,
+        gt=0,
+        le=1,
+        description="Adam's learning rate, the peak of a schedule; left out, larger for large steps on GPUs",
+    )
     schedule: Literal["constant", "cosine"] = Field(
         "constant", description="learning rate over the run; cosine warms up first"
     )

@@ -51,6 +51,10 @@ class OpenVinoNetwork:
             },
         )
 
+    def sizes(self, max_batch_size: int) -> tuple[int, ...]:
+        """Give the sizes of batches whose first pass is slow, up to so many photos."""
+        return tuple(sorted({1, max_batch_size}))
+
     def logits(self, images: Tensor) -> Tensor:
         """Answer for uint8 (B, H, W, 3) RGB with float32 (B, C), no temperature applied."""
         return torch.from_numpy(self._compiled(images.numpy())[0])

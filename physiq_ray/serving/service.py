@@ -290,7 +290,7 @@ def _build_network(state: ModelState, settings: ServingSettings) -> Forward:
 
 def _warm_up(served: Served, max_batch_size: int) -> None:
     size = served.state.image_size
-    for batch_size in {1, max_batch_size}:
+    for batch_size in served.network.sizes(max_batch_size):
         logits = served.network.logits(torch.zeros((batch_size, size, size, 3), dtype=torch.uint8))
     if not torch.isfinite(logits).all():
         raise ServingError(f"{served.address}: the network's answer to a black photo is no number")

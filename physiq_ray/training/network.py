@@ -166,7 +166,8 @@ class Network:
         """Use no compiled code for a batch of another size: compiling would take longer than it saves."""
         if self._settings.compile == "no" or len(images) == self._settings.batch_size:
             return contextlib.nullcontext()
-        return torch.compiler.set_stance("force_eager")
+        eager: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+        return eager
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)

@@ -16,6 +16,7 @@ from physiq_ray.config import Settings
 from physiq_ray.errors import TrainingError
 
 IntArray = npt.NDArray[np.int64]
+GPU_BATCH_SIZE = 64
 MOST_WORKERS_PER_CPU = 512  # Ray knows ten-thousandths of a CPU
 
 
@@ -209,6 +210,24 @@ def plan_workers(settings: Settings, nodes: Sequence[dict[str, Any]]) -> WorkerP
     by_kind = "PACK" if use_gpu else "SPREAD"
     placement = by_kind if settings.placement == "auto" else settings.placement.upper()
     return WorkerPlan(use_gpu, cpus, threads, placement)
+
+
+def with_gpu_defaults(settings: Settings) -> Settings:
+    """Give the batch size and the learning rate for GPUs, where settings leave them open.
+
+    A host launches a step's kernels in 23 ms, in which an H100 trains 64 photos (`benchmarks/README.md`);
+    they need 6 GB. Fewer leave it waiting, and more mean few steps on small sets. Adam's rate grows with the
+    root of a step's photos (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive Gradient
+    Algorithms").
+    """
+    given, usual = settings.model_fields_set, Settings.model_fields["batch_size"].default
+    if "batch_size" not in given:
+        settings = settings.model_copy(update={"batch_size": GPU_BATCH_SIZE})
+    if "learning_rate" not in given:
+        photos = settings.batch_size * settings.gradient_accumulation * settings.num_workers
+        rate = min(1.0, settings.learning_rate * math.sqrt(photos / usual))
+        settings = settings.model_copy(update={"learning_rate": rate})
+    return settings
 
 
 def wanted_bundles(settings: Settings) -> list[dict[str, float]]:

@@ -39,7 +39,13 @@ from physiq_ray.training.finish import TrainingResult, finish
 from physiq_ray.training.history import HistoryFiles
 from physiq_ray.training.lock import locked, locked_output
 from physiq_ray.training.loop import Job, train_loop
-from physiq_ray.training.plan import WorkerPlan, balanced_weights, plan_workers, wanted_bundles
+from physiq_ray.training.plan import (
+    WorkerPlan,
+    balanced_weights,
+    plan_workers,
+    wanted_bundles,
+    with_gpu_defaults,
+)
 from physiq_ray.training.progress import Display, ReportEpochs, received
 from physiq_ray.training.record import (
     RunRecord,
@@ -101,16 +107,19 @@ def train(
             manifest = given_manifest or _list_photos(settings, poses, display, source)
             record = RunRecord.of_manifest(manifest, poses)
         follow_settings(settings, record.manifest.table["bucket"].unique().to_pylist())
+        connect(local=local, debug=debug)
+        workers = _await_workers(settings, display.note)
+        if workers.use_gpu:
+            settings = with_gpu_defaults(settings)
         params = stored_settings(settings, run_name)
         with tracked(settings.mlflow, run_name, params, display.note) as trackers:
             display.epochs = settings.epochs
-            connect(local=local, debug=debug)
-            workers = _await_workers(settings, display.note)
             photos = _open_splits(settings, record.manifest, output, display, source, workers)
             save_record(record, settings, run_name)
             display.note(
                 f"run {run_name}: {settings.num_workers} worker(s) on {'GPU' if workers.use_gpu else 'CPU'}, "
                 f"{settings.image_size} px, batch {settings.batch_size}, "
+                f"learning rate {settings.learning_rate:.2g}, "
                 + ("from its latest checkpoint" if goes_on else f"from {settings.weights} weights")
             )
             with _interruption_told(settings, run_name), in_use(photos):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from physiq_ray.prediction.network import _fold_norms
+from physiq_ray.prediction.network import Network, _fold_norms
 
 
 def make_model(seed: int) -> nn.Module:
@@ -51,3 +51,21 @@ def test_a_model_is_made_ready_beside_one_that_answers():
     thread.join()
     assert num_answers
     assert not failures
+
+
+def test_a_gpu_computes_only_sizes_that_it_was_warmed_up_with(state):
+    network = Network(state, precision="fp32", use_gpu=False)
+    size = state.image_size
+    images = torch.randint(0, 256, (7, size, size, 3), dtype=torch.uint8)
+    exact, sizes = network.logits(images), []
+    network._body.register_forward_hook(lambda _module, inputs, _out: sizes.append(len(inputs[0])))
+    assert network.sizes(7) == (1, 7)  # a CPU plans a new size quickly, and would compute what is added
+
+    network._pads = True  # as on a GPU
+    for count in (1, 2, 3, 5, 7):
+        torch.testing.assert_close(network.logits(images[:count]), exact[:count], rtol=1e-4, atol=1e-5)
+    assert sizes == [1, 2, 4, 8, 8]
+    assert network.sizes(7) == (1, 2, 4, 8)
+    assert network.sizes(16) == (1, 2, 4, 8, 16)
+    assert network.sizes(1) == (1,)
+    assert network.logits(images[:0]).shape == (0, 3)

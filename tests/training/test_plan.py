@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from physiq_ray.config import Settings
+from physiq_ray.config import Settings, load_settings
 from physiq_ray.errors import TrainingError
 from physiq_ray.training.plan import (
     EarlyStopping,
@@ -16,6 +16,7 @@ from physiq_ray.training.plan import (
     train_size,
     validation_rows,
     wanted_bundles,
+    with_gpu_defaults,
 )
 
 
@@ -236,3 +237,19 @@ def test_gpus_are_used_where_each_worker_gets_one():
 def test_what_the_cluster_lacks_is_named(settings, nodes, message):
     with pytest.raises(TrainingError, match=message):
         plan_workers(settings, nodes)
+
+
+def test_gpus_get_larger_steps_and_a_rate_that_fits_them_unless_settings_say_otherwise():
+    chosen = with_gpu_defaults(Settings(num_workers=2))
+    assert chosen.batch_size == 64
+    assert chosen.learning_rate == pytest.approx(2e-4)  # 128 photos a step: four times the usual 32
+    assert chosen.model_fields_set == {"num_workers", "batch_size", "learning_rate"}
+    chosen = with_gpu_defaults(Settings(batch_size=128, gradient_accumulation=4))
+    assert (chosen.batch_size, chosen.learning_rate) == (128, pytest.approx(4e-4))
+    given = Settings(batch_size=32, learning_rate=1e-4)  # the defaults, but asked for
+    assert with_gpu_defaults(given) == given
+
+
+def test_a_run_that_is_resumed_on_gpus_keeps_its_steps_and_its_rate():
+    resumed = load_settings({}, environment={}, defaults={"batch_size": 32, "learning_rate": 1e-4})
+    assert with_gpu_defaults(resumed) == resumed
