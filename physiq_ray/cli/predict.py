@@ -9,6 +9,7 @@ from physiq_ray.cli.answers import make_answers
 from physiq_ray.cli.show import as_json, given, make_display, no_words_of_ray
 from physiq_ray.config import Settings, load_settings
 from physiq_ray.errors import PhysiqError, SettingError
+from physiq_ray.machine import check_writable
 
 if TYPE_CHECKING:
     from physiq_ray.checkpoint import ModelState
@@ -21,6 +22,10 @@ def predict_command(args: argparse.Namespace) -> int:
     """Tell the poses in photos."""
     settings = load_settings(given(args), file=args.config)
     _check_flags(args)
+    if args.output is not None:
+        check_writable("--output", args.output)
+    elif not args.no_figures:
+        check_writable("--figures", args.figures or FIGURES_FOLDER, "give another folder, or --no-figures")
     from physiq_ray.cli.addresses import read_addresses
 
     args.photos = read_addresses(args.photos)  # before the model, which takes seconds, as torch does

@@ -177,7 +177,10 @@ def _judge(
 def _folder_poses(
     listings: Sequence[Listing], poses: Mapping[int, str]
 ) -> tuple[IntArray, npt.NDArray[np.int32]]:
-    """Find the photos in a folder, the first below its source, that is named after a pose: rows, pose ids."""
+    """Find the photos in a folder, the first below its source, that is named after a pose: rows, pose ids.
+
+    07 is not pose 7 here, as it may be July.
+    """
     pose_ids = np.array(list(poses), np.int32)
     names = pa.array([str(pose_id) for pose_id in poses], pa.string())
     rows, found = [np.empty(0, np.int64)], [np.empty(0, np.int32)]

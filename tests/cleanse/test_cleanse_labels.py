@@ -103,6 +103,17 @@ def test_a_photo_whose_label_spells_it_differently_stays(make_bucket, label, cle
     assert set(contents(bucket)) == set(keys) - {"unlabelled.jpg"}
 
 
+def test_a_photo_in_a_folder_named_after_its_pose_stays(make_bucket, label, cleanse, contents):
+    keys = ["7/a.jpg", "7/in/b.jpg", "in/7/c.jpg", *NAMES]
+    bucket = make_bucket(dict.fromkeys(keys, b"x"))
+    label(*NAMES)
+
+    ran = cleanse("--sources", f"s3://{bucket}", "--delete", typed="1\n")
+
+    assert ran.status == 0
+    assert set(contents(bucket)) == set(keys) - {"in/7/c.jpg"}
+
+
 RESEMBLING = ("IMG 5002.JPG", "1757471824350-é7.png")
 
 

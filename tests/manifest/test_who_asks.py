@@ -117,6 +117,18 @@ def test_a_name_below_the_prefix_means_that_key_unless_some_key_is_the_name() ->
     assert len(report.conflicts) == 2
 
 
+def test_photos_of_one_name_in_two_folders_keep_the_pose_of_their_own_label() -> None:
+    names = [name for name, _ in PLENTY]
+    photos = bucket(*names, "anna/1.jpg", "bea/1.jpg", "cleo/1.jpg")
+
+    manifest = build_manifest([photos], labels_of(*PLENTY, ("anna/1.jpg", 1), ("bea/1.jpg", 2)), POSES)
+
+    poses = dict(zip(manifest.table["key"].to_pylist(), manifest.table["pose_id"].to_pylist(), strict=True))
+    assert (poses["anna/1.jpg"], poses["bea/1.jpg"]) == (1, 2)
+    assert "cleo/1.jpg" not in poses
+    assert not manifest.report.conflicts
+
+
 def test_two_spellings_of_different_pose_are_a_conflict_but_an_exact_name_wins() -> None:
     keys = [*(name for name, _ in PLENTY), "x 1.jpg", "y 1.jpg", "z 1.jpg"]
     labels = labels_of(

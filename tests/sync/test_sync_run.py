@@ -119,18 +119,20 @@ def test_a_dry_run_tells_and_writes_nothing(run_here: Any, make_bucket: Any, tmp
 def test_only_labelled_photos_come_where_asked_for(
     run_here: Any, make_bucket: Any, contents: Any, tmp_path: Path
 ) -> None:
-    bucket = make_bucket({"in/a.jpg": b"a", "in/b.jpg": b"b"})
+    bucket = make_bucket({"in/a.jpg": b"a", "in/b 1.JPG": b"b"})
     (tmp_path / "mappings").mkdir()
     (tmp_path / "mappings" / "poses.json").write_text('[{"id": 1, "name": "One"}]')
     arguments = ("sync", "f", "--sources", f"s3://{bucket}", "--labelled-only")
     without = run_here(*arguments)
     assert without.returncode == 1
     assert "db_labels.json: no such labels file; give its path with --labels" in without.stderr
-    (tmp_path / "mappings" / "db_labels.json").write_text('[{"poseId": 1, "s3Filename": "b.jpg"}]')
+    (tmp_path / "mappings" / "db_labels.json").write_text(
+        '[{"poseId": 1, "s3Filename": "in/b%201.jpg"}]'  # as an export writes it
+    )
     done = run_here(*arguments)
     assert done.returncode == 0, done.stderr
     assert f"s3://{bucket}: 2 found, 1 left out, 1 downloaded" in done.stdout
-    assert contents(tmp_path / "f") == {f"{bucket}/in/b.jpg": b"b"}
+    assert contents(tmp_path / "f") == {f"{bucket}/in/b 1.JPG": b"b"}
 
 
 def test_wrong_use_is_said_with_status_2(run_here: Any, tmp_path: Path) -> None:
