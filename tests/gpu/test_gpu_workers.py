@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,8 +67,7 @@ def work(rank, folder, settings):
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=PATIENCE
     )
     Network._distributed = wrap
-    with open(f"{folder}/{rank}.json", "w") as file:
-        json.dump(train(rank, 2, **settings), file)
+    Path(folder, f"{rank}.json").write_text(json.dumps(train(rank, 2, **settings)))
     torch.distributed.destroy_process_group()
 
 
