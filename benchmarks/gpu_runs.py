@@ -235,4 +235,4 @@ def measure_streaming(report: Report, folder: Path) -> None:
         name = f"{kind}, batch {batch}"
         report.inform(f"{name}: img/s, second epoch", run.per_s, expected)
         report.inform(f"{name}: GPU busy in it, % of {len(run.busy)} samples", run.busy_percent)
-        report.inform(f"{name}: s between epochs", run.between_s, "about 1: Ray Data starts")
+        report.inform(f"{name}: s between epochs", run.between_s)
