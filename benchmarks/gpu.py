@@ -81,10 +81,15 @@ def run_tests(report: Report, folder: Path) -> None:
         "-p",
         "no:cacheprovider",
     ]
+    quick = (
+        "tests/gpu/test_gpu_feed.py",
+        "tests/gpu/test_gpu_prediction.py",
+    )  # the rest takes minutes on a CPU
+    paths = ("tests/gpu",) if report.sizes.is_cuda else quick
     environment = {**os.environ, **({} if report.sizes.is_cuda else {"TEST_DEVICE": "cpu"})}
     with (folder / "tests.txt").open("w+") as file:
         done = subprocess.run(
-            [*command, "-p", "no:cacheprovider", f"--basetemp={folder / 'tests'}", "tests/gpu"],
+            [*command, f"--basetemp={folder / 'tests'}", *paths],
             cwd=ROOT,
             env=environment,
             stdout=file,
