@@ -131,6 +131,13 @@ def test_head_is_answered_where_get_is(path: str) -> None:
     assert head.counted[0][1] == 200
 
 
+def test_head_of_the_model_is_answered_as_get_is() -> None:
+    got, head = ask("GET", "/v1/model"), ask("HEAD", "/v1/model")
+
+    assert got.status == head.status == 500  # here there is none
+    assert head.body == b""
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [("POST", "/healthz", "GET, HEAD"), ("DELETE", "/", "GET, HEAD"), ("HEAD", "/v1/predict", "POST")],
