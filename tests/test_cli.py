@@ -89,7 +89,8 @@ def test_no_command_is_wrong_use(run_cli):
         (("--epochs", "0"), "--epochs='0' (epochs at most): expected greater than or equal to 1"),
         (
             ("--batch-size", "many"),
-            "--batch-size='many' (photos per step and worker): expected a valid integer",
+            "--batch-size='many' (photos per step and worker; left out, 64 where workers have GPUs): "
+            "expected a valid integer",
         ),
         (("--sources", "http://example.org"), "http:// is not supported; give s3:// or a folder"),
         ((), "sources: none given; name them with --sources"),

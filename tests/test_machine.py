@@ -136,7 +136,6 @@ def read_only(make_disk: MakeDisk, tmp_path: Path) -> Path:
         ("cleanse --sources s3://unreachable --plan {place}", "--plan", "/a.jsonl"),
         ("evaluate --model nowhere --report {place}", "--report", "/a"),
         ("predict photos --model nowhere --output {place}", "--output", "/a"),
-        ("predict photo.jpg --model nowhere --figures {place}", "--figures", "/a"),
         ("demo --folder {place}", "--folder", "/a"),
         ("sync {place} --sources s3://unreachable", "FOLDER", "/a"),
     ],
@@ -153,7 +152,7 @@ def test_a_read_only_place_is_named_before_any_work(
     attempt = f"write {place}: " if name == "FOLDER" else ""
     assert done.stderr == (
         f"physiq-ray {words[0]}: {attempt}{name}={place}: cannot be written: Read-only file system; "
-        f"give another folder{', or --no-figures' if name == '--figures' else ''}\n"
+        "give another folder\n"
     )
     assert done.returncode == 1
     assert time.monotonic() - started_s < 60  # on a busy machine, too

@@ -24,8 +24,6 @@ def predict_command(args: argparse.Namespace) -> int:
     _check_flags(args)
     if args.output is not None:
         check_writable("--output", args.output)
-    elif not args.no_figures:
-        check_writable("--figures", args.figures or FIGURES_FOLDER, "give another folder, or --no-figures")
     from physiq_ray.cli.addresses import read_addresses
 
     args.photos = read_addresses(args.photos)  # before the model, which takes seconds, as torch does
