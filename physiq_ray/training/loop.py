@@ -362,25 +362,25 @@ class Worker:
 
     def _report(self, metrics: dict[str, Any], answers: dict[str, Tensor]) -> None:
         """Copy what a checkpoint holds, and have it saved and reported while the next epoch trains."""
+        self._saver.wait()  # before the copy, so that there is one at a time
         name = f"epoch-{self._progress.epoch:04d}"
         if self._rank != 0:
             self._saver.save(partial(ray.train.report, metrics, checkpoint_dir_name=name))
             return
         score = checkpoint_score(metrics["validation_accuracy"], self._progress.epoch)
-        state = {
-            **self._network.state(),
+        rest = {
             "progress": self._progress.to_plain(),
             "class_mapping": self._job.class_mapping.to_dict(),
             "validation": answers,
         }
         run_name = ray.train.get_context().get_experiment_name()
         uri = join_uri(absolute_uri(self._settings.storage), run_name, name)
-        copy = HostCopy(state, self._device)
+        copy = HostCopy(self._network.state(), self._device)  # the rest is not changed any more
 
         def write() -> None:
             with (
                 store_translated(self._settings),
-                saved_state(copy.wait()) as checkpoint,
+                saved_state(copy.wait() | rest) as checkpoint,
                 partial_removed(uri),
             ):
                 ray.train.report(

@@ -2,7 +2,7 @@
 
 At an epoch's end the training thread only copies the state to the host's memory; a thread of its own writes,
 uploads and reports it. A row of the table still means a checkpoint that is saved: it comes when that is done.
-One checkpoint at a time: the next one waits, so the host holds one copy at most.
+One checkpoint at a time: the next one waits before it is copied, so the host holds one copy at most.
 """
 
 import datetime
@@ -77,15 +77,15 @@ class Saver:
         if error is None:
             self.check()
 
-    def save(self, task: Callable[[], None]) -> None:
-        """Run a task in the thread, once the one before it is done on every rank.
-
-        Raises what the one before it raised.
-        """
+    def wait(self) -> None:
+        """Wait until the latest task is done on every rank; raise what it raised here."""
         if self._latest is not None:
             self._latest.result()
             if self._ranks is not None:
                 torch.distributed.barrier(self._ranks)
+
+    def save(self, task: Callable[[], None]) -> None:
+        """Run a task in the thread, after those before it."""
         self._latest = self._thread.submit(task)
 
     def check(self) -> None:

@@ -71,6 +71,7 @@ def test_the_next_epoch_does_not_wait_for_the_checkpoint_but_the_next_checkpoint
         saver.check()
         assert events == []  # what trains is not held up
         threading.Timer(0.2, may_end.set).start()
+        saver.wait()
         saver.save(lambda: write("second"))
         assert events[0] == "first"
     assert events == ["first", "second"]  # the run ends with its last checkpoint saved
@@ -113,6 +114,7 @@ def save_twice(rank, folder):
     )
     with Saver() as saver:
         saver.save(lambda: time.sleep(5 if rank == 0 else 0))
+        saver.wait()
         saver.save(lambda: None)
         torch.distributed.all_reduce(torch.ones(1))  # a step of the next epoch
     torch.distributed.destroy_process_group()
