@@ -18,13 +18,14 @@ class Forward(Protocol):
     """What answers for pixels: `Network`, or the same by another runtime."""
 
     def sizes(self, max_batch_size: int) -> tuple[int, ...]:
-        """Give the sizes of batches whose first pass is slow, up to so many photos."""
+        """Give the sizes of batches to warm up, which hold so many photos at most."""
+        return tuple(sorted({1, max_batch_size}))
 
     def logits(self, images: Tensor) -> Tensor:
         """Answer for uint8 (B, H, W, 3) RGB with float32 (B, C) on the CPU, no temperature applied."""
 
 
-class Network:
+class Network(Forward):
     """A model in its fastest form: few bits, channels_last, norms folded.
 
     Batch norms are folded into the convolutions before them and weights stand in the precision chosen, which
@@ -50,9 +51,9 @@ class Network:
         self._body = body.to(memory_format=torch.channels_last)
 
     def sizes(self, max_batch_size: int) -> tuple[int, ...]:
-        """Give the sizes of batches whose first pass is slow, up to so many photos."""
+        """Give the sizes of batches to warm up: all that are computed, where batches are padded."""
         if not self._pads:
-            return tuple(sorted({1, max_batch_size}))
+            return super().sizes(max_batch_size)
         return tuple(2**power for power in range((max_batch_size - 1).bit_length() + 1))
 
     def logits(self, images: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.errors import PredictionError
 from physiq_ray.model import choose_precision, normalise
+from physiq_ray.prediction.network import Forward
 
 
 def has_openvino() -> bool:
@@ -19,7 +20,7 @@ def has_openvino() -> bool:
     return importlib.util.find_spec("openvino") is not None
 
 
-class OpenVinoNetwork:
+class OpenVinoNetwork(Forward):
     """A model compiled for this machine's CPU; stands in for `Network`."""
 
     device = torch.device("cpu")
@@ -50,10 +51,6 @@ class OpenVinoNetwork:
                 "PERFORMANCE_HINT": "LATENCY",  # one batch at a time, on all threads
             },
         )
-
-    def sizes(self, max_batch_size: int) -> tuple[int, ...]:
-        """Give the sizes of batches whose first pass is slow, up to so many photos."""
-        return tuple(sorted({1, max_batch_size}))
 
     def logits(self, images: Tensor) -> Tensor:
         """Answer for uint8 (B, H, W, 3) RGB with float32 (B, C), no temperature applied."""
