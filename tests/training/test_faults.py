@@ -349,7 +349,7 @@ def test_a_checkpoint_store_that_stays_away_is_named_and_keeps_what_it_has(run, 
     assert state["progress"]["epoch"] == 1
 
 
-def test_only_a_lack_of_memory_before_the_first_epoch_is_certain_to_come_again():
+def test_only_a_lack_of_memory_before_the_first_epoch_is_certain_to_repeat():
     lack, other = {1: TrainingError("out of memory in training")}, {0: RuntimeError("CUDA out of memory")}
     ends = EndWithoutMemory(Settings())
     ends.after_exception(None, other)  # killed from outside, or by a library: it may go well next time

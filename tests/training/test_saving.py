@@ -36,7 +36,7 @@ def test_a_copy_holds_what_was_at_its_moment():
         },
         CPU,
     )
-    optimizer.step()  # the next epoch goes on while the copy is written
+    optimizer.step()  # the next epoch trains while the copy is written
     progress.history.append({"epoch": 2})
     progress.epoch = 2
 
