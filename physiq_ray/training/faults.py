@@ -77,8 +77,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 class EndWithoutMemory(UserCallback):
     """End a run whose workers run out of memory before they finish an epoch: they would do so again.
 
-    Ray restarts workers after any error, max_failures times; an error raised by a callback ends the run. After
-    a finished epoch, another process may have taken the memory, so the workers are restarted.
+    Ray restarts workers after any error, max_failures times; an error raised by a callback ends the run.
+    After a finished epoch, another process may have taken the memory, so the workers are restarted.
     """
 
     def __init__(self, settings: Settings) -> None:
