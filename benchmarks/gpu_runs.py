@@ -141,7 +141,7 @@ def run_training(
     from rich.console import Console
 
     from physiq_ray.config import Settings
-    from physiq_ray.training.progress import Display
+    from physiq_ray.progress import Display
     from physiq_ray.training.run import train
 
     labels = folder / "none.json"

@@ -179,7 +179,7 @@ def ours(work: dict[str, Any], *, num_workers: int = 1, **changes: Any) -> Itera
     from rich.console import Console
 
     from physiq_ray.config import Settings
-    from physiq_ray.training.progress import Display
+    from physiq_ray.progress import Display
     from physiq_ray.training.run import train
 
     with tempfile.TemporaryDirectory() as folder:

@@ -15,8 +15,10 @@ from physiq_ray.cli.show import as_json
 from physiq_ray.cli.terminal import print_anywhere
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import build_model
+from physiq_ray.progress import Display
+from physiq_ray.training.events import EpochDone, _hand_over
 from physiq_ray.training.history import HistoryFiles
-from physiq_ray.training.progress import Display, EpochDone, _hand_over
+from physiq_ray.training.table import EpochTable
 
 COMMANDS = ("train", "audit", "evaluate", "predict", "serve", "sync", "cleanse", "demo")
 ASCII = {"PYTHONIOENCODING": "ascii"}
@@ -146,13 +148,16 @@ def test_the_epoch_table_is_printed_in_ascii(monkeypatch):
     display = Display(Console(force_terminal=True, width=200))
     with display.live():
         display.count("decoding größe", 3, 10)
-        display.handle(EpochDone(METRICS))
+        EpochTable(display, 5).handle(EpochDone(METRICS))
     assert b"12.3 s  * Best Model" in written.getvalue()
-    assert rb"decoding gr\xf6\xdfe --" in re.sub(rb"\x1b\[[\d;?]*[a-zA-Z]", b"", written.getvalue())
+    assert rb"decoding gr\xf6\xdfe photos --" in re.sub(rb"\x1b\[[\d;?]*[a-zA-Z]", b"", written.getvalue())
 
 
 def test_an_epoch_that_cannot_be_shown_is_in_history_all_the_same(tmp_path, caplog):
-    handlers = [Display(Console(file=ascii_stream()[0])).handle, HistoryFiles(str(tmp_path), "first").handle]
+    handlers = [
+        EpochTable(Display(Console(file=ascii_stream()[0])), 5).handle,
+        HistoryFiles(str(tmp_path), "first").handle,
+    ]
     for handle in handlers:
         _hand_over(EpochDone(METRICS), handle)
     assert [row["epoch"] for row in json.loads((tmp_path / "history.json").read_text())] == [1]

@@ -139,7 +139,7 @@ def test_whatever_a_source_raises_costs_one_photo(ray_local, make_photo):
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_training_reads_a_source_of_the_caller_s_own(ray_local, tmp_path, photos, settings):
-    from physiq_ray.training.progress import Display
+    from physiq_ray.progress import Display
     from physiq_ray.training.run import train
 
     source = write_zip(tmp_path / "checkins.zip", photos)

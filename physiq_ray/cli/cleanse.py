@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from physiq_ray.cli.bars import Bars
 from physiq_ray.cli.show import as_json, given, printable
 from physiq_ray.config import CleanseSettings, load_settings
 from physiq_ray.errors import SettingError
 from physiq_ray.machine import check_writable
+from physiq_ray.progress import Bars
 
 if TYPE_CHECKING:
     from physiq_ray.cleanse import CleansePlan

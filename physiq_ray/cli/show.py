@@ -15,8 +15,8 @@ from physiq_ray.config import Settings
 if TYPE_CHECKING:
     from physiq_ray.evaluation import Report
     from physiq_ray.prediction import Prediction
+    from physiq_ray.progress import Display
     from physiq_ray.training.finish import TrainingResult
-    from physiq_ray.training.progress import Display
 
 
 def given(args: argparse.Namespace, kind: type[BaseModel] = Settings) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def make_display(*, to_stderr: bool) -> "Display":
     """Make the display of progress; to_stderr where stdout is a program's to read."""
     from rich.console import Console
 
-    from physiq_ray.training.progress import Display
+    from physiq_ray.progress import Display
 
     return Display(Console(stderr=to_stderr))
 

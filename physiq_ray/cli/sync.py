@@ -8,9 +8,9 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from physiq_ray.cli.bars import Bars
 from physiq_ray.cli.show import as_json, given, printable
 from physiq_ray.config import SyncSettings, load_settings
+from physiq_ray.progress import Bars
 
 if TYPE_CHECKING:
     from physiq_ray.sync import BucketReport, SyncReport

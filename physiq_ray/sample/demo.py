@@ -22,12 +22,12 @@ from physiq_ray.errors import DataError, WeightsError
 from physiq_ray.labels import load_configured_labels, load_configured_poses
 from physiq_ray.model import load_starting_weights
 from physiq_ray.prediction import Prediction, Predictor, predict_file
+from physiq_ray.progress import Display
 from physiq_ray.sample.photos import SOURCES, write_sample_photos
 from physiq_ray.sample.server import LocalS3
 from physiq_ray.sample.weed import find_binary
 from physiq_ray.storage import is_photo
 from physiq_ray.training.finish import TrainingResult
-from physiq_ray.training.progress import Display
 from physiq_ray.training.run import train
 from physiq_ray.training.tracking import require_tracking
 

@@ -14,7 +14,7 @@ from tensorboardX import SummaryWriter
 
 from physiq_ray.errors import StorageError
 from physiq_ray.storage import join_uri, write_bytes, write_file
-from physiq_ray.training.progress import EpochDone, Event, Resumed
+from physiq_ray.training.events import EpochDone, Event, Resumed
 
 HISTORY_FILE = "history.json"
 TENSORBOARD_FOLDER = "tensorboard"

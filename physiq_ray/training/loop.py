@@ -36,6 +36,7 @@ from physiq_ray.model import StateDict, normalise
 from physiq_ray.quarantine import Unreadable, check_unreadable
 from physiq_ray.storage import absolute_uri, join_uri
 from physiq_ray.training.augment import STRENGTHS, augment, mix, shrink
+from physiq_ray.training.events import BatchProgress, Note, Resumed, Stalled, send
 from physiq_ray.training.faults import Watchdog, memory_translated, partial_removed, store_translated
 from physiq_ray.training.feed import Feed
 from physiq_ray.training.feed import Worker as FeedWorker
@@ -51,7 +52,6 @@ from physiq_ray.training.plan import (
     train_size,
     validation_rows,
 )
-from physiq_ray.training.progress import BatchProgress, Note, Resumed, Stalled, send
 from physiq_ray.training.saving import HostCopy, Saver
 from physiq_ray.training.state import Progress, read_state, saved_state
 

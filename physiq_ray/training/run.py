@@ -25,6 +25,7 @@ from physiq_ray.ingest import CacheSettings, Photos, StreamedPhotos, in_use, ope
 from physiq_ray.labels import load_configured_poses
 from physiq_ray.manifest import TRAIN, VALIDATION, Manifest, collect_manifest, describe_manifest
 from physiq_ray.model import KEEP_MEMORY, StateDict, load_starting_weights
+from physiq_ray.progress import Display
 from physiq_ray.quarantine import Unreadable, check_unreadable, write_quarantine
 from physiq_ray.storage import (
     PhotoSource,
@@ -34,6 +35,7 @@ from physiq_ray.storage import (
     parse_sources,
     read_bytes,
 )
+from physiq_ray.training.events import ReportEpochs, received
 from physiq_ray.training.faults import EndWithoutMemory, is_out_of_memory, out_of_memory
 from physiq_ray.training.finish import TrainingResult, finish
 from physiq_ray.training.history import HistoryFiles
@@ -46,7 +48,6 @@ from physiq_ray.training.plan import (
     wanted_bundles,
     with_gpu_defaults,
 )
-from physiq_ray.training.progress import Display, ReportEpochs, received
 from physiq_ray.training.record import (
     RunRecord,
     exists,
@@ -57,6 +58,7 @@ from physiq_ray.training.record import (
     stored_settings,
 )
 from physiq_ray.training.snapshot import CopySnapshot, has_checkpoint
+from physiq_ray.training.table import EpochTable
 from physiq_ray.training.tracking import require_tracking, tracked
 
 # Ray asks its workers for reports every 2 s: an epoch of a small set would wait longer than it trains.
@@ -113,7 +115,6 @@ def train(
             settings = with_gpu_defaults(settings)
         params = stored_settings(settings, run_name)
         with tracked(settings.mlflow, run_name, params, display.note) as trackers:
-            display.epochs = settings.epochs
             photos = _open_splits(settings, record.manifest, output, display, source, workers)
             save_record(record, settings, run_name)
             display.note(
@@ -124,7 +125,8 @@ def train(
             )
             with _interruption_told(settings, run_name), in_use(photos):
                 job = _make_job(settings, record.manifest, photos, weights, workers)
-                handlers = [display.handle, HistoryFiles(output, run_name).handle, *trackers]
+                table, files = EpochTable(display, settings.epochs), HistoryFiles(output, run_name)
+                handlers = [table.handle, files.handle, *trackers]
                 with display.live(), received(job.events, handlers):
                     result = _fit(_make_trainer(job, workers, run_name), settings, run_name)
                 return finish(settings, record, run_name, result, output)

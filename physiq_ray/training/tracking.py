@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from physiq_ray.errors import SettingError, TrainingError
+from physiq_ray.training.events import EpochDone, Event
 from physiq_ray.training.history import SCALARS
-from physiq_ray.training.progress import EpochDone, Event
 
 EXPERIMENT = "physiq-ray"
 # MLflow would try for minutes, and the epoch table would wait with it: what is not taken now goes with the

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from physiq_ray.errors import LabelError, PhysiqError, SettingError, WeightsError
+from physiq_ray.progress import Display
 from physiq_ray.sample import demo
-from physiq_ray.training.progress import Display
 
 
 class DrawnError(Exception):

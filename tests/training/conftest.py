@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from physiq_ray.config import Settings
-from physiq_ray.training.progress import Display
+from physiq_ray.progress import Display
 from physiq_ray.training.run import train
 
 

@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from physiq_ray.config import Settings
-from physiq_ray.training.progress import Display
+from physiq_ray.progress import Display
 from physiq_ray.training.run import train
 
 photos, poses, folder = sys.argv[1:]

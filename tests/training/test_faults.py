@@ -18,8 +18,9 @@ from physiq_ray.config import Settings
 from physiq_ray.errors import PhysiqError, StorageError, TrainingError
 from physiq_ray.model import read_tensors
 from physiq_ray.storage import read_bytes
+from physiq_ray.training.events import BatchProgress
 from physiq_ray.training.faults import EndWithoutMemory, Watchdog, memory_translated, store_translated
-from physiq_ray.training.progress import BatchProgress, Display
+from physiq_ray.training.table import EpochTable
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -180,18 +181,18 @@ def test_a_lack_of_memory_is_said_with_its_remedy(run, photos, training_workers,
 def test_a_lack_of_memory_before_an_epoch_is_done_ends_the_run_at_once(
     run, photos, training_workers, monkeypatch
 ):
-    handle, starved = Display.handle, set()
+    handle, starved = EpochTable.handle, set()
 
-    def starve(display, event):
+    def starve(table, event):
         if isinstance(event, BatchProgress) and event.epoch == 1:
             for worker in training_workers():
                 if worker.pid not in starved:
                     starved.add(worker.pid)
                     used = worker.memory_info().vms
                     resource.prlimit(worker.pid, resource.RLIMIT_AS, (used, used))
-        handle(display, event)
+        handle(table, event)
 
-    monkeypatch.setattr(Display, "handle", starve)
+    monkeypatch.setattr(EpochTable, "handle", starve)
     with pytest.raises(TrainingError, match="out of memory in training with batch_size=4") as e:
         run(sources=[photos], run_name="small", max_failures=3, image_size=224)
     assert "--resume --run-name small" in str(e.value)

@@ -4,8 +4,8 @@ import struct
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from physiq_ray.training.events import EpochDone, Resumed
 from physiq_ray.training.history import HistoryFiles
-from physiq_ray.training.progress import EpochDone, Resumed
 
 
 def epoch(number):

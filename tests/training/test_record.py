@@ -10,8 +10,8 @@ from rich.console import Console
 from physiq_ray.config import Settings, load_settings
 from physiq_ray.errors import LabelError, SettingError, WeightsError
 from physiq_ray.manifest import collect_manifest
+from physiq_ray.progress import Display
 from physiq_ray.training import run as run_module
-from physiq_ray.training.progress import Display
 from physiq_ray.training.record import RunRecord, load_record, save_record
 from physiq_ray.training.run import train
 

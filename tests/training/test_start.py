@@ -7,8 +7,8 @@ from physiq_ray.config import Settings
 from physiq_ray.errors import SettingError
 from physiq_ray.labels import LABEL_SCHEMA, Labels
 from physiq_ray.manifest import build_manifest
+from physiq_ray.progress import Display
 from physiq_ray.storage import list_sources, parse_sources
-from physiq_ray.training.progress import Display
 from physiq_ray.training.record import RunRecord
 from physiq_ray.training.run import _read_manifest
 

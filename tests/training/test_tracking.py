@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 
 from physiq_ray.errors import SettingError, TrainingError
 from physiq_ray.training import tracking
-from physiq_ray.training.progress import EpochDone
+from physiq_ray.training.events import EpochDone
 from physiq_ray.training.run import InterruptedRunError
 
 NO_SERVER = "http://127.0.0.1:9"

@@ -1,9 +1,10 @@
-"""Progress of the tools that look after buckets: live bars on a terminal, plain lines in a job's log."""
+"""Progress of long work: live bars on a terminal, a plain line now and then in a job's log."""
 
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TextIO
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PLAIN_INTERVAL_S: Final = 10.0
+DISPLAY_INTERVAL_S: Final = 30.0  # a log of a long training holds its table first
 
 _ALL = "all"
 
@@ -27,11 +29,17 @@ class Bars:
         console: "TextIO | Console | None" = None,
         unit: str = "photos",
         *,
+        interval_s: float = PLAIN_INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """console: where to, stderr unless given; unit: what is counted, in the plural; clock: seconds."""
+        """Show nothing yet.
+
+        console: stderr unless given. unit: what is counted, in the plural. interval_s: between two plain
+        lines of a label. clock: seconds.
+        """
         self._console = console if console is not None else sys.stderr
         self._unit = unit
+        self._interval_s = interval_s
         self._clock = clock
         self._lock = threading.Lock()
         self._counts: dict[str, tuple[int, int]] = {}
@@ -80,6 +88,7 @@ class Bars:
         """Forget all labels: another step begins."""
         with self._lock:
             if self._progress is not None:
+                self._progress.refresh()  # else a short step's last state would never be seen
                 for task in self._tasks.values():
                     self._progress.remove_task(task)
             self._tasks.clear()
@@ -99,10 +108,38 @@ class Bars:
     def _write_line(self, label: str, done: int, total: int, note: str) -> None:
         now_s = self._clock()
         # The first line comes after a while too: what is done at once needs none.
-        if now_s - self._lines_s.setdefault(label, now_s) < PLAIN_INTERVAL_S:
+        if now_s - self._lines_s.setdefault(label, now_s) < self._interval_s:
             return
         self._lines_s[label] = now_s
         of_total = f"/{total}" if total else ""
         line = f"  {label}: {done}{of_total} {self._unit} {note}".rstrip()
         console: Any = self._console
         print(line, file=getattr(console, "file", console), flush=True)
+
+
+class Display:
+    """Sentences and the progress of one step after another, on one console."""
+
+    def __init__(self, console: "Console", *, clock: Callable[[], float] = time.monotonic) -> None:
+        """clock: seconds."""
+        self._console = console
+        self._bars = Bars(console, interval_s=DISPLAY_INTERVAL_S, clock=clock)
+        self._step = ""
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Keep the bar on the screen while inside, where the console is a terminal."""
+        with self._bars:
+            yield
+        self._bars.restart()
+
+    def count(self, step: str, done: int, total: int, note: str = "") -> None:
+        """Show how far a step has come; another step takes the bar's place."""
+        if step != self._step:
+            self._bars.restart()
+            self._step = step
+        self._bars.update(step, done, total, note)

@@ -2,7 +2,9 @@ import io
 
 from rich.console import Console
 
-from physiq_ray.training.progress import BatchProgress, Display, EpochDone, Resumed
+from physiq_ray.progress import Display
+from physiq_ray.training.events import BatchProgress, EpochDone, Resumed
+from physiq_ray.training.table import EpochTable
 
 
 def metrics(epoch, status):
@@ -17,17 +19,15 @@ def metrics(epoch, status):
     }
 
 
-def plain_display(clock=lambda: 0.0):
+def plain_table(clock=lambda: 0.0):
     out = io.StringIO()
-    display = Display(Console(file=out, width=120), clock=clock)
-    display.epochs = 50
-    return display, out
+    return EpochTable(Display(Console(file=out, width=120), clock=clock), 50), out
 
 
 def test_the_table_has_its_header_once_and_a_line_an_epoch():
-    display, out = plain_display()
-    display.handle(EpochDone(metrics(1, "✓ Best Model")))
-    display.handle(EpochDone(metrics(2, "Wait 1/10")))
+    table, out = plain_table()
+    table.handle(EpochDone(metrics(1, "✓ Best Model")))
+    table.handle(EpochDone(metrics(2, "Wait 1/10")))
     assert out.getvalue().splitlines() == [
         "  Epoch  Train Loss  Train Acc  Val Loss   Val Acc      Time  Status",
         "   1/50      1.2500     50.00%    0.7500    62.50%    12.3 s  ✓ Best Model",
@@ -37,35 +37,35 @@ def test_the_table_has_its_header_once_and_a_line_an_epoch():
 
 def test_a_log_gets_a_plain_line_now_and_then_with_the_sums_of_all_ranks():
     now = [0.0]
-    display, out = plain_display(lambda: now[0])
-    display.handle(BatchProgress(1, "train", 0, 10, 20.0, 5, total=100))
+    table, out = plain_table(lambda: now[0])
+    table.handle(BatchProgress(1, "train", 0, 10, 20.0, 5, total=100))
     now[0] = 10.0
-    display.handle(BatchProgress(1, "train", 1, 8, 16.0, 5, total=100))
+    table.handle(BatchProgress(1, "train", 1, 8, 16.0, 5, total=100))
     assert out.getvalue() == ""
     now[0] = 31.0
-    display.handle(BatchProgress(1, "train", 0, 22, 14.0, 5, total=100))
+    table.handle(BatchProgress(1, "train", 0, 22, 14.0, 5, total=100))
     assert out.getvalue() == "  epoch 1/50 train: 30/100 photos loss 1.0000 acc 33.33%\n"
     assert "\x1b" not in out.getvalue()
 
 
 def test_sums_start_again_with_each_phase():
     now = [0.0]
-    display, out = plain_display(lambda: now[0])
-    display.handle(BatchProgress(1, "train", 0, 100, 1.0, 1, total=100))
-    display.handle(BatchProgress(1, "validation", 0, 5, 5.0, 5, total=10))
+    table, out = plain_table(lambda: now[0])
+    table.handle(BatchProgress(1, "train", 0, 100, 1.0, 1, total=100))
+    table.handle(BatchProgress(1, "validation", 0, 5, 5.0, 5, total=10))
     now[0] = 31.0
-    display.handle(BatchProgress(1, "validation", 0, 10, 10.0, 10, total=10))
+    table.handle(BatchProgress(1, "validation", 0, 10, 10.0, 10, total=10))
     assert out.getvalue() == "  epoch 1/50 validation: 10/10 photos loss 1.0000 acc 100.00%\n"
 
 
 def test_a_terminal_gets_a_live_bar_with_running_loss_and_accuracy():
     out = io.StringIO()
     display = Display(Console(file=out, width=120, force_terminal=True))
-    display.epochs = 5
+    table = EpochTable(display, 5)
     with display.live():
-        display.handle(BatchProgress(1, "train", 0, 30, 45.0, 15, total=60))
-        display.handle(EpochDone(metrics(1, "✓ Best Model")))
-        display.handle(BatchProgress(1, "validation", 0, 4, 2.0, 3, total=8))
+        table.handle(BatchProgress(1, "train", 0, 30, 45.0, 15, total=60))
+        table.handle(EpochDone(metrics(1, "✓ Best Model")))
+        table.handle(BatchProgress(1, "validation", 0, 4, 2.0, 3, total=8))
     shown = out.getvalue()
     assert "epoch 1/5 train" in shown
     assert "30/60" in shown
@@ -75,8 +75,8 @@ def test_a_terminal_gets_a_live_bar_with_running_loss_and_accuracy():
 
 
 def test_a_resumed_run_shows_the_earlier_lines_again():
-    display, out = plain_display()
-    display.handle(Resumed((metrics(1, "✓ Best Model"), metrics(2, "Wait 1/10"))))
+    table, out = plain_table()
+    table.handle(Resumed((metrics(1, "✓ Best Model"), metrics(2, "Wait 1/10"))))
     lines = out.getvalue().splitlines()
     assert lines[0] == "going on after epoch 2"
     assert [line.split()[0] for line in lines[2:]] == ["1/50", "2/50"]

@@ -4,7 +4,7 @@ import sys
 
 from rich.console import Console
 
-from physiq_ray.cli.bars import Bars
+from physiq_ray.progress import Bars
 
 
 def test_a_log_gets_a_line_a_label_every_ten_seconds():
@@ -41,7 +41,7 @@ def test_a_terminal_gets_a_bar_a_label_and_one_over_all():
 
 def test_neither_rich_nor_ray_is_imported_for_a_log():
     code = (
-        "import sys; from physiq_ray.cli.bars import Bars\n"
+        "import sys; from physiq_ray.progress import Bars\n"
         "with Bars(sys.stderr, 'photos') as bars: bars.update('a', 1, 2)\n"
         "print([name for name in ('rich', 'ray', 'torch') if name in sys.modules])"
     )
