@@ -1,9 +1,11 @@
 """The documents cannot drift from the program: their commands, links, settings and maps are checked."""
 
+import argparse
 import re
 import runpy
 import shlex
 import tomllib
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from physiq_ray.config import (
     SourceSettings,
     SplitSettings,
     SyncSettings,
+    load_settings,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -28,14 +31,25 @@ PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in (*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md")))
 }
+KINDS: dict[str, type[BaseModel]] = {
+    "cleanse": CleanseSettings,
+    "serve": LocalServingSettings,
+    "sync": SyncSettings,
+}  # all other commands: Settings
+OTHERS_FLAGS = {"--working-dir"}  # of `ray job submit`
 TEST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
+
+
+def find_parsers() -> dict[str, argparse.ArgumentParser]:
+    """Give each command's parser."""
+    (subparsers,) = (action for action in build_parser()._actions if action.dest == "command")
+    assert isinstance(subparsers.choices, dict)
+    return subparsers.choices
 
 
 def find_commands() -> set[str]:
     """List the commands that the parser has."""
-    (subparsers,) = (action for action in build_parser()._actions if action.dest == "command")
-    assert subparsers.choices is not None
-    return set(subparsers.choices)
+    return set(find_parsers())
 
 
 def find_command_lines(text: str) -> Iterator[str]:
@@ -57,6 +71,7 @@ def find_anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+FLAGS = sorted({flag for text in PAGES.values() for flag in re.findall(r"`(--[a-z][^`\n]*)`", text)})
 COMMAND_LINES = sorted({line for text in PAGES.values() for line in find_command_lines(text)})
 LINKS = [
     (name, link)
@@ -102,13 +117,39 @@ def test_the_documents_show_every_command_and_jobs_too() -> None:
 
 
 @pytest.mark.parametrize("line", COMMAND_LINES)
-def test_every_command_line_parses(line: str) -> None:
+def test_every_command_line_parses_and_its_settings_are_accepted(line: str) -> None:
     words = shlex.split(line, comments=True)
     words = words[: words.index(">")] if ">" in words else words
     if len(words) == 1:  # the name of a command
         assert words[0] in find_commands()
     else:
-        assert build_parser().parse_args(words).command == words[0]
+        args = build_parser().parse_args(words)
+        assert args.command == words[0]
+        kind: type[BaseModel] = KINDS.get(words[0], Settings)
+        load_settings(
+            {name: value for name, value in vars(args).items() if name in kind.model_fields},
+            environment={},
+            kind=kind,
+        )
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_every_flag_is_one_of_a_command_and_takes_the_value_shown(flag: str) -> None:
+    name, *values = shlex.split(flag)
+    known = {
+        word for parser in find_parsers().values() for word in re.findall(r"--[a-z-]+", parser.format_help())
+    }
+    assert name in known | OTHERS_FLAGS
+    setting = name.removeprefix("--").replace("-", "_")
+    if not values or values[0].isupper():  # N, FILE
+        return
+    kinds: list[type[BaseModel]] = [Settings, *KINDS.values()]
+    for kind in kinds:
+        if setting in kind.model_fields:
+            annotation: object = kind.model_fields[setting].annotation
+            is_list = typing.get_origin(annotation) in (tuple, dict)
+            value = tuple(values) if is_list else " ".join(values)
+            load_settings({setting: value}, environment={}, kind=kind)
 
 
 def test_the_command_of_the_kubernetes_job_parses() -> None:
