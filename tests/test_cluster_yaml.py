@@ -1,4 +1,4 @@
-"""cluster.yaml and the README's Kubernetes objects against Ray's and AWS's own descriptions; no network."""
+"""cluster.yaml and the Kubernetes objects of docs/ against Ray's and AWS's own descriptions; no network."""
 
 import copy
 import json
@@ -33,7 +33,7 @@ from physiq_ray.training.plan import wanted_bundles
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = ROOT / "docs"
 
 WORKERS = ["gpu_spot", "gpu_on_demand", "cpu"]
 TRAINING, DECODING = wanted_bundles(Settings(decode_resource="decode"))
@@ -248,14 +248,14 @@ def test_the_nodes_environment(config: Config, tmp_path: Path) -> None:
     assert settings <= set(Settings.model_fields)
 
 
-def blocks(language: str) -> list[str]:
-    """List the README's code blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def read(path: str) -> str:
+    """Read a file of docs/."""
+    return (DOCS / path).read_text(encoding="utf-8")
 
 
 def test_the_policies_grant_no_more_than_they_name() -> None:
-    policies = [json.loads(block) for block in blocks("json") if '"Statement"' in block]
-    assert len(policies) == 2
+    assert {path.name for path in (DOCS / "aws").iterdir()} == {"buckets.json", "trust.json", "workers.json"}
+    policies = [json.loads(read(f"aws/{name}.json")) for name in ("buckets", "workers")]
     for statement in (statement for policy in policies for statement in policy["Statement"]):
         actions = statement["Action"]
         assert not any("*" in action for action in actions), actions
@@ -265,8 +265,22 @@ def test_the_policies_grant_no_more_than_they_name() -> None:
             assert statement["Resource"].endswith(":role/physiq-ray-worker")
 
 
+def test_only_ec2_s_own_instances_take_the_roles() -> None:
+    (statement,) = json.loads(read("aws/trust.json"))["Statement"]
+    assert statement == {
+        "Effect": "Allow",
+        "Action": "sts:AssumeRole",
+        "Principal": {"Service": "ec2.amazonaws.com"},
+    }
+
+
+def test_the_page_on_aws_uses_each_policy_where_it_lies() -> None:
+    files = set(re.findall(r"file://(\S+\.json)", read("aws.md")))
+    assert files == {f"docs/aws/{name}.json" for name in ("buckets", "trust", "workers")}
+
+
 def test_the_kubernetes_objects_are_what_kuberay_reads() -> None:
-    objects = [yaml.safe_load(block) for block in blocks("yaml") if "apiVersion: ray.io" in block]
+    objects = [yaml.safe_load(read(f"kubernetes/{name}.yaml")) for name in ("rayjob", "rayservice")]
     assert [(each["apiVersion"], each["kind"]) for each in objects] == [
         ("ray.io/v1", "RayJob"),
         ("ray.io/v1", "RayService"),
@@ -289,5 +303,5 @@ def test_a_job_s_working_directory_is_what_it_needs_and_no_more(tmp_path: Path) 
     with zipfile.ZipFile(package) as names:
         tops = {name.split("/")[0] for name in names.namelist()}
     assert {"physiq_ray", "mappings"} <= tops
-    assert not tops & {".git", ".venv", "tests", "benchmarks", "dist", "demo", "runs", "output"}
+    assert not tops & {".git", ".venv", "docs", "tests", "benchmarks", "dist", "demo", "runs", "output"}
     assert package.stat().st_size < 2**20

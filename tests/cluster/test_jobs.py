@@ -73,7 +73,7 @@ def work(folder: Path, make_bucket: Any, make_photo: Any) -> dict[str, str]:
 def submit(
     nodes: Nodes, environment: dict[str, str], *entrypoint: str, wait: bool = True, job_id: str
 ) -> Any:
-    """Run `ray job submit` as the README has it."""
+    """Run `ray job submit` as docs/aws.md has it."""
     words = command(
         *("ray", "job", "submit", "--address", nodes.dashboard, "--submission-id", job_id),
         *("--working-dir", str(nodes.folder / "work")),

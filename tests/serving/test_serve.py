@@ -23,7 +23,9 @@ from physiq_ray.errors import ServingError
 from physiq_ray.serving.run import fit_to_machine
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Serve")[2].partition("## Settings")[0]
+PAGE = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CURL_LINES = sorted(set(re.findall(r"^(?:echo .*\| )?curl .*$", PAGE + README, re.MULTILINE)))
 
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 MakePhoto = Callable[..., bytes]
@@ -31,8 +33,8 @@ MakePhoto = Callable[..., bytes]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, make_photo: MakePhoto, s3_direct: Any) -> Path:
-    """Give a folder, and a bucket, with the photos that the README's examples name."""
-    folder = tmp_path_factory.mktemp("readme")
+    """Give a folder, and a bucket, with the photos that the documents' examples name."""
+    folder = tmp_path_factory.mktemp("documents")
     for seed, name in enumerate(("photo.jpg", "first.jpg", "second.jpg")):
         (folder / name).write_bytes(make_photo(seed))
     if ALLOWED_BUCKET not in [bucket["Name"] for bucket in s3_direct.list_buckets()["Buckets"]]:
@@ -42,14 +44,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_photo: MakePhoto, s3_d
 
 
 def here(example: str, service: RunningService) -> str:
-    """Let an example of the README ask the tests' service and bucket."""
+    """Let an example of the documents ask the tests' service and bucket."""
     return example.replace("http://127.0.0.1:8000", service.url).replace(
         "s3://checkin-poses/photo.jpg", f"s3://{ALLOWED_BUCKET}/open/readme.jpg"
     )
 
 
-@pytest.mark.parametrize("line", re.findall(r"^(?:echo .*\| )?curl .*$", README, re.MULTILINE))
-def test_the_readmes_curl_lines_answer(service: RunningService, folder: Path, line: str) -> None:
+@pytest.mark.parametrize("line", CURL_LINES)
+def test_the_documents_curl_lines_answer(service: RunningService, folder: Path, line: str) -> None:
     done = subprocess.run(
         here(line, service).replace("curl ", "curl --silent --fail ", 1),
         shell=True,
@@ -62,8 +64,8 @@ def test_the_readmes_curl_lines_answer(service: RunningService, folder: Path, li
     assert done.stdout.count('"confidence"') == (2 if "second.jpg" in line else 1)
 
 
-def test_the_readmes_python_example_prints_pose_and_confidence(service: RunningService, folder: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_pages_python_example_prints_pose_and_confidence(service: RunningService, folder: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     done = subprocess.run(
         [sys.executable, "-c", here(example, service)], cwd=folder, capture_output=True, text=True, timeout=60
     )
