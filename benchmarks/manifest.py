@@ -28,7 +28,7 @@ from machine import describe_machine
 from pyarrow import feather
 
 from physiq_ray.labels import LABEL_SCHEMA, Labels
-from physiq_ray.manifest import TRAIN, build_manifest
+from physiq_ray.manifest import TRAIN, match_photos
 from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing
 
 POSES = {1: "a", 2: "b", 5: "c", 6: "d", 7: "e", 11: "f", 14: "g", 16: "h"}
@@ -101,7 +101,7 @@ def measure(folder: Path) -> dict[str, float]:
     listings, labels = load_inputs(folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
-    manifest = build_manifest(listings, labels, POSES, group_pattern=r"^(athlete-\d+)/")
+    manifest = match_photos(listings, labels, POSES, group_pattern=r"^(athlete-\d+)/")
     seconds = time.perf_counter() - start
     table = manifest.table
     shares = table.group_by("pose_id").aggregate([("split", "count")])

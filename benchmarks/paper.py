@@ -40,7 +40,7 @@ def measure_tables(work: dict[str, Any], folder: str) -> dict[str, Any]:
     """Give bytes per row of the tables and files that hold one row a photo."""
     from manifest import POSES, make_inputs
 
-    from physiq_ray.manifest import TRAIN, build_manifest
+    from physiq_ray.manifest import TRAIN, match_photos
     from physiq_ray.training.plan import plan_epoch
 
     listings, labels = make_inputs(work["rows"])
@@ -48,7 +48,7 @@ def measure_tables(work: dict[str, Any], folder: str) -> dict[str, Any]:
         table = listing.table.set_column(4, "etag", _random_etags(listing.table.num_rows, number))
         listings[number] = type(listing)(listing.source, table)
     listed = sum(listing.table.nbytes for listing in listings)
-    manifest = build_manifest(listings, labels, POSES, group_pattern=r"^(athlete-\d+)/")
+    manifest = match_photos(listings, labels, POSES, group_pattern=r"^(athlete-\d+)/")
     rows = manifest.table.num_rows
     train = manifest.split(TRAIN)
     tracemalloc.start()

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from physiq_ray import audit as audit_module
 from physiq_ray import storage
-from physiq_ray.audit import audit_manifest, find_near
+from physiq_ray.audit import audit_manifest
+from physiq_ray.audit import check as check_module
+from physiq_ray.audit.check import find_near
 from physiq_ray.cli import main
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest
@@ -244,7 +245,7 @@ def manifest_of(uris):
 
 
 def test_the_check_gives_up_when_no_answer_comes_for_many_photos_in_a_row(dead_endpoint, monkeypatch):
-    monkeypatch.setattr(audit_module, "GIVE_UP_AFTER", 5)
+    monkeypatch.setattr(check_module, "GIVE_UP_AFTER", 5)
     uris = [f"s3://checkins/{number}.jpg" for number in range(200)]
 
     found = audit_manifest(manifest_of(uris), {}, near_duplicates=True)
@@ -261,7 +262,7 @@ def test_the_check_gives_up_when_no_answer_comes_for_many_photos_in_a_row(dead_e
 def test_photos_that_no_answer_came_for_here_and_there_end_no_check(
     dead_endpoint, monkeypatch, tmp_path, make_photo
 ):
-    monkeypatch.setattr(audit_module, "GIVE_UP_AFTER", 2)
+    monkeypatch.setattr(check_module, "GIVE_UP_AFTER", 2)
     (tmp_path / "a.jpg").write_bytes(make_photo())
     uris = [f"s3://checkins/{number}.jpg" if number % 2 else f"{tmp_path}/a.jpg" for number in range(10)]
 
@@ -271,7 +272,7 @@ def test_photos_that_no_answer_came_for_here_and_there_end_no_check(
 
 
 def test_no_more_photos_than_a_window_are_read_ahead(tmp_path, make_photo, monkeypatch):
-    monkeypatch.setattr(audit_module, "CHECKS_AHEAD", 4)
+    monkeypatch.setattr(check_module, "CHECKS_AHEAD", 4)
     (tmp_path / "a.jpg").write_bytes(make_photo())
     started, most_ahead = [], []
 
@@ -279,7 +280,7 @@ def test_no_more_photos_than_a_window_are_read_ahead(tmp_path, make_photo, monke
         started.append(uri)
         return (tmp_path / "a.jpg").read_bytes()
 
-    monkeypatch.setattr(audit_module, "read_bytes", read)
+    monkeypatch.setattr(check_module, "read_bytes", read)
     uris = [f"{tmp_path}/{number}.jpg" for number in range(50)]
 
     audit_manifest(

@@ -29,7 +29,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from physiq_ray.config import Settings
 from physiq_ray.config.serving import LiveSettings, ServingSettings
-from physiq_ray.training.plan import wanted_bundles
+from physiq_ray.training.workers import wanted_bundles
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = (ROOT / "cluster.yaml").read_text(encoding="utf-8")

@@ -64,7 +64,7 @@ def _check_inputs(settings: Settings) -> None:
 def audit_command(args: argparse.Namespace) -> int:
     """Count and check photos and labels."""
     settings = load_settings(given(args), file=args.config)
-    from physiq_ray.audit import audit_manifest, load_hash, write_contact_sheet
+    from physiq_ray.audit import audit_manifest, describe, load_hash, to_dict, write_contact_sheet
     from physiq_ray.labels import load_configured_poses
     from physiq_ray.manifest import survey_photos
     from physiq_ray.storage import absolute_uri, write_bytes
@@ -91,7 +91,7 @@ def audit_command(args: argparse.Namespace) -> int:
         audit = audit_manifest(manifest, poses)
     # The report first: a file that cannot be written must not cost what took hours to find.
     if not args.json:
-        print("\n".join(audit.describe()), flush=True)
+        print("\n".join(describe(audit)), flush=True)
     for sentence in audit.not_looked_at:
         print(f"NOT COMPLETE: {sentence}", file=sys.stderr)
     if problem is not None:
@@ -112,7 +112,7 @@ def audit_command(args: argparse.Namespace) -> int:
             files.append(uri)
     finally:
         if args.json:
-            print(as_json(audit.to_dict() | {"files": files}))
+            print(as_json(to_dict(audit) | {"files": files}))
         else:
             print("".join(f"wrote {uri}\n" for uri in files), end="")
     return 1 if audit.not_looked_at or problem is not None else 0
@@ -124,7 +124,9 @@ def evaluate_command(args: argparse.Namespace) -> int:
     check_writable("--report", args.report)
     from physiq_ray.checkpoint import load_model_state
     from physiq_ray.evaluation import score, write_report
-    from physiq_ray.evaluation.evaluate import evaluate, facts_of_evaluation, find_candidates, split_defaults
+    from physiq_ray.evaluation.candidates import find_candidates, split_defaults
+    from physiq_ray.evaluation.evaluate import evaluate
+    from physiq_ray.evaluation.facts import facts_of_evaluation
     from physiq_ray.storage import absolute_uri
 
     state = load_model_state(args.model)

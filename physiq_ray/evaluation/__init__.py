@@ -1,9 +1,12 @@
-"""What a trained model is worth: scores, calibration, pictures, and a card that says so.
+"""What a trained model is worth: scores, calibration, figures and a model card.
 
-calibration  how far confidence is to be believed, and the temperature
+candidates   which photos are scored
+evaluate     a model on these photos → answers; the only file here that imports Ray
 scores       answers against labels
-figures      pictures of both
+calibration  the temperature, and the calibration error
+facts        what the model card says besides the scores
 card         the model card
+figures      the scores as figures
 report       all of it as files
 """
 

@@ -20,6 +20,7 @@ from torchmetrics.functional.classification import (
 from physiq_ray.errors import DataError
 from physiq_ray.evaluation.calibration import calibration_error, probabilities
 from physiq_ray.labels import ClassMapping
+from physiq_ray.quarantine import Unreadable
 
 NUM_MISTAKES = 12
 
@@ -37,8 +38,17 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """A model's answers, and the photos without one; num_unknown: photos by pose id that it does not know."""
+
+    answers: Answers
+    unreadable: tuple[Unreadable, ...]
+    num_unknown: Mapping[int, int]
+
+
+@dataclass(frozen=True)
 class PoseScore:
-    """One pose's scores, 0 … 1; count: its photos; predicted: photos that were told to be it."""
+    """One pose's scores, 0 … 1; count: its photos; predicted: photos that were predicted to show it."""
 
     pose_id: int
     name: str
@@ -51,7 +61,7 @@ class PoseScore:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A photo that was told wrongly, by names of poses; confidence 0 … 1, after the temperature."""
+    """A photo that was predicted wrongly, by names of poses; confidence 0 … 1, after the temperature."""
 
     uri: str
     truth: str
@@ -63,9 +73,9 @@ class Mistake:
 class Report:
     """A model's scores on some photos.
 
-    precision, recall and f1 are means over the poses that have photos here; where nothing was told to be a
-    pose, its precision counts as 0. confusion: int64 (classes, classes), rows are true, columns told.
-    errors are expected calibration errors. mistakes: the surest first.
+    precision, recall and f1 are means over the poses that have photos here; the precision of a pose
+    that was never predicted counts as 0. confusion: int64 (classes, classes), rows are true, columns
+    predicted. errors are expected calibration errors. mistakes: those of the highest confidence first.
     """
 
     num_photos: int

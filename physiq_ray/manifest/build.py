@@ -24,11 +24,11 @@ from physiq_ray.manifest.findings import (
     report_sources,
 )
 from physiq_ray.manifest.fold import SPLITS, TEST, TRAIN, VALIDATION, extremes
+from physiq_ray.manifest.manifest import MANIFEST_SCHEMA, Manifest
 from physiq_ray.manifest.match import Matches, concat_photos, match_labels
 from physiq_ray.manifest.named import known_missing
 from physiq_ray.manifest.report import ManifestReport
 from physiq_ray.manifest.split import IntArray, join_groups, split_groups
-from physiq_ray.manifest.table import MANIFEST_SCHEMA, Manifest
 from physiq_ray.storage import Listing
 
 
@@ -39,34 +39,6 @@ class _Split:
     group_pattern: str | None
     validation_share: float
     seed: int
-
-
-def build_manifest(
-    listings: Sequence[Listing],
-    labels: Labels,
-    poses: Mapping[int, str],
-    *,
-    source_buckets: Mapping[str, str] | None = None,
-    group_pattern: str | None = None,
-    validation_share: float = 0.2,
-    seed: int = 42,
-) -> Manifest:
-    """Join photos with their labels, group copies, and split every pose: `match_photos`, fit for training.
-
-    Raises StorageError: no source could be listed. DataError: nothing to train on. SettingError: a
-    group_pattern that RE2 does not accept.
-    """
-    return require_trainable(
-        match_photos(
-            listings,
-            labels,
-            poses,
-            source_buckets=source_buckets,
-            group_pattern=group_pattern,
-            validation_share=validation_share,
-            seed=seed,
-        )
-    )
 
 
 def require_trainable(manifest: Manifest) -> Manifest:

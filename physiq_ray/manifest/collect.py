@@ -2,22 +2,40 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from physiq_ray.config import SplitSettings
+from physiq_ray.config import Settings, SplitSettings
 from physiq_ray.errors import LabelError, NotFoundError, SettingError, quoted
 from physiq_ray.labels import LABEL_SCHEMA, Labels, load_configured_labels
 from physiq_ray.manifest.build import match_photos, require_trainable
 from physiq_ray.manifest.fold import TEST, TRAIN, VALIDATION
+from physiq_ray.manifest.manifest import Manifest
 from physiq_ray.manifest.report import Counted
-from physiq_ray.manifest.table import Manifest
 from physiq_ray.storage import (
     REMEDY,
     Bucket,
     PhotoSource,
+    absolute_uri,
     follow_settings,
     list_custom,
     list_sources,
     parse_sources,
+    read_bytes,
 )
+
+
+def read_manifest(settings: Settings) -> Manifest | None:
+    """Read the saved manifest that the settings name; None if they name none.
+
+    Raises SettingError: sources are given, too. StorageError, DataError: it cannot be read.
+    """
+    if settings.manifest is None:
+        return None
+    if settings.sources:
+        raise SettingError(
+            f"manifest={settings.manifest}: given together with sources={', '.join(settings.sources)}; "
+            "a manifest names its photos itself: give one of the two"
+        )
+    uri = absolute_uri(settings.manifest)
+    return Manifest.from_parquet(read_bytes(uri), name=uri)
 
 
 def collect_manifest(
@@ -26,7 +44,7 @@ def collect_manifest(
     """List the sources, read the labels, join and split: what can be trained on.
 
     source: one of the caller's own, in place of the settings' sources.
-    Raises PhysiqError as parse_sources, load_configured_labels and build_manifest do.
+    Raises PhysiqError as parse_sources, load_configured_labels, match_photos and require_trainable do.
     """
     return require_trainable(survey_photos(settings, poses, source))
 

@@ -1,20 +1,28 @@
 """Ray Train: fine-tune a ResNet50 data-parallel, stop early, resume, and write the model files.
 
-plan       decisions as functions of values: who takes which photo, when to stop
-augment    random changes of a batch on the training device
-batchnorm  batch norms of several ranks
-network    what trains on one rank: layers, precision, optimizer, averages
-measures   numbers of an epoch, reduced over all ranks
-state      what a checkpoint holds
-faults     what ends a worker, in our words
-progress   events from the workers, shown on the driver
+run        train: a whole run from the driver's side
+folder     the run's folder: lock, record, checkpoints, the command that resumes it
+record     what a run keeps from its start, and which settings cannot change afterwards
+lock       who may train a run or write to an output
+snapshot   Ray's list of a run's checkpoints, and its repair
+workers    how many workers there are, what each asks of the cluster, and defaults for GPUs
+fit        Ray's trainer, and what ends a run, in our words
 loop       what each worker runs
-record     what a run keeps of its start
-snapshot   Ray's list of a run's checkpoints
-lock       one trainer a run
-history    the epochs as files beside the model
+plan       decisions as functions of values: who takes which photo, the learning rate, when to stop
+feed       batches for the training device, copied ahead of the step
+augment    random changes of a batch on the training device
+network    what trains on one rank: layers, precision, optimizer, averages
+batchnorm  batch norms of several ranks
+measures   loss and accuracy of an epoch, reduced over all ranks
+state      what a checkpoint contains
+saving     checkpoints are written while the next epoch trains
+faults     what ends a worker, in our words
+watchdog   a worker that does nothing is found
+events     what workers report to the driver, and how it gets there
+table      the epoch table and its bars
+history    the epochs as files next to the model
+tracking   the epochs on an MLflow server
 finish     what a run leaves at its end
-run        a whole run from the driver's side
 
-Nothing is imported here: Ray's processes import the parts they need, at some seconds each.
+Nothing is imported here: Ray's processes import the parts they need, which takes seconds each.
 """

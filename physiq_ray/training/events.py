@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import RayError
 from ray.train import UserCallback
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,12 @@ class Note:
 
 
 Event = BatchProgress | EpochDone | Resumed | Stalled | Note
+
+
+def make_queue() -> Queue:
+    """Make the queue on this node: Ray could put it on a node with whose loss the table would end."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
 def send(queue: Queue, event: Event) -> "ray.ObjectRef[None]":

@@ -1,10 +1,8 @@
-"""What ends a training worker, in our words: memory, disk, checkpoint store, and a step that never ends."""
+"""What ends a training worker, in our words: lack of memory, a full disk, or the checkpoint store."""
 
 import errno
 import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,41 +95,3 @@ class EndWithoutMemory(UserCallback):
         if not self._has_finished_epoch and any(map(is_out_of_memory, ours)):
             raise TrainingError(out_of_memory(self._settings))
         self._has_finished_epoch = False
-
-
-class Watchdog:
-    """Ends this process when the training thread has done nothing for a while.
-
-    Ray looks after the actor, not the thread in it: one that hangs (on a file system, a driver, photos
-    that never come) would hang for ever where no other rank waits for it. Ray then starts the worker anew.
-    """
-
-    def __init__(self, timeout_s: float, give_up: Callable[[], None]) -> None:
-        """give_up: called once, from a thread of its own, when nothing was done for timeout_s."""
-        self._timeout_s = timeout_s
-        self._give_up = give_up
-        self._last_s = time.monotonic()
-
-    def beat(self, *, allow_s: float = 0.0) -> None:
-        """Say that something was done; allow_s: what comes next may take so much longer than the timeout."""
-        self._last_s = time.monotonic() + allow_s
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch while inside."""
-        self.beat()
-        done = threading.Event()
-
-        def watch() -> None:
-            while not done.wait(min(1.0, self._timeout_s / 4)):
-                if time.monotonic() - self._last_s > self._timeout_s:
-                    self._give_up()
-                    return
-
-        thread = threading.Thread(target=watch, name="watchdog", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()

@@ -20,16 +20,17 @@ from physiq_ray.checkpoint import (
 from physiq_ray.config import Settings
 from physiq_ray.errors import DataError, StorageError, TrainingError
 from physiq_ray.evaluation import Answers, Report, fit_temperature, score, write_report
-from physiq_ray.evaluation.evaluate import facts_of_training
+from physiq_ray.evaluation.facts import facts_of_training
 from physiq_ray.manifest import TRAIN, VALIDATION, Manifest
 from physiq_ray.quarantine import QUARANTINE_FILE, Unreadable, write_quarantine
 from physiq_ray.storage import join_uri, written_together
 from physiq_ray.training.faults import store_translated
+from physiq_ray.training.folder import RunFolder
 from physiq_ray.training.history import write_history
 from physiq_ray.training.loop import Outcome
 from physiq_ray.training.measures import Divergence
 from physiq_ray.training.network import weights_to_keep
-from physiq_ray.training.record import RunRecord, resume_command, stored_settings
+from physiq_ray.training.record import RunRecord, stored_settings
 from physiq_ray.training.state import read_state
 
 NAMED_PHOTOS = 8  # in the message on a loss that is not finite
@@ -60,7 +61,7 @@ class TrainingResult:
 def finish(
     settings: Settings,
     record: RunRecord,
-    run_name: str,
+    folder: RunFolder,
     result: Any,  # ray.train.Result, whose types are V1's
     output: str,
 ) -> TrainingResult:
@@ -72,9 +73,9 @@ def finish(
         raise DataError(outcome.failure)
     manifest = record.manifest
     if outcome.divergence is not None:
-        raise _diverged(outcome.divergence, manifest, settings, resume_command(settings, run_name))
+        raise _diverged(outcome.divergence, manifest, settings, folder.resume_command)
     best, metrics = max(result.best_checkpoints, key=lambda item: item[1]["checkpoint_score"])
-    with _whole_set(output, resume_command(settings, run_name)) as folder:
+    with _complete_set(output, folder.resume_command) as place:
         with store_translated(settings):
             latest = read_state(result.checkpoint)["progress"]
             state = read_state(best)
@@ -87,11 +88,11 @@ def finish(
             temperature=fit_temperature(answers.logits, answers.labels) if answers.uris else 1.0,
             optimizer_state_dict=state["optimizer"],
             history=latest["history"],
-            settings=stored_settings(settings, run_name),
+            settings=stored_settings(settings, folder.name),
             best_epoch=metrics["epoch"],
             versions=current_versions(),
         )
-        files = [*save_model_files(model, folder), *write_history(latest["history"], folder, run_name)]
+        files = [*save_model_files(model, place), *write_history(latest["history"], place, folder.name)]
         report = None
         if answers.uris:
             report = score(answers, manifest.class_mapping, record.pose_names, temperature=model.temperature)
@@ -99,16 +100,16 @@ def finish(
                 model,
                 manifest,
                 answers,
-                run_name=run_name,
+                run_name=folder.name,
                 num_skipped=record.num_skipped,
                 unreadable=outcome.unreadable,
             )
-            files += write_report(report, answers, facts, folder, history=latest["history"])
-    files = [join_uri(output, Path(uri).relative_to(folder).as_posix()) for uri in files]
+            files += write_report(report, answers, facts, place, history=latest["history"])
+    files = [join_uri(output, Path(uri).relative_to(place).as_posix()) for uri in files]
     unreadable = {item.uri for item in outcome.unreadable}
     uris = {split: manifest.split(split)["uri"].to_pylist() for split in (TRAIN, VALIDATION)}
     return TrainingResult(
-        run_name=run_name,
+        run_name=folder.name,
         best_epoch=metrics["epoch"],
         best_accuracy=metrics["validation_accuracy"],
         report=report,
@@ -123,8 +124,8 @@ def finish(
 
 
 @contextmanager
-def _whole_set(output: str, go_on: str) -> Iterator[str]:
-    """Give a folder to write to; output gets all of it or keeps what it has, and says how to go on."""
+def _complete_set(output: str, resume_command: str) -> Iterator[str]:
+    """Give a folder to write to; output gets all of its files, or keeps what it has."""
     folder = ""
     try:
         with written_together(output, last=(MAPPING_FILE, WEIGHTS_FILE, COMPLETE_FILE)) as path:
@@ -135,7 +136,7 @@ def _whole_set(output: str, go_on: str) -> Iterator[str]:
         kind = type(error) if isinstance(error, StorageError) else StorageError
         raise kind(
             f"output={output}: the model files are not written: {reason}; free space there, or see that it "
-            f"can be written; the training is safe, write them with: {go_on}"
+            f"can be written; the training is safe, write them with: {resume_command}"
         ) from error
 
 
@@ -145,7 +146,9 @@ def _answers(validation: Mapping[str, Tensor], manifest: Manifest) -> Answers:
     return Answers(tuple(uris), validation["labels"], validation["logits"])
 
 
-def _diverged(found: Divergence, manifest: Manifest, settings: Settings, go_on: str) -> TrainingError:
+def _diverged(
+    found: Divergence, manifest: Manifest, settings: Settings, resume_command: str
+) -> TrainingError:
     """Name what was trained on when the loss stopped being a number."""
     if found.step is None:
         where = f"the validation loss of epoch {found.epoch} is not finite"
@@ -156,8 +159,8 @@ def _diverged(found: Divergence, manifest: Manifest, settings: Settings, go_on: 
             f"the loss of epoch {found.epoch}, batch {found.step} of {found.num_steps} is not finite, with "
             f"{', '.join(uris)}{f' and {more} more' if more > 0 else ''}"
         )
-    safe = "the checkpoints before it are safe, go on" if found.epoch > 1 else "start again"
+    safe = "the checkpoints before it are safe, resume" if found.epoch > 1 else "start again"
     return TrainingError(
         f"{where}; lower learning_rate={settings.learning_rate:g} or set max_gradient_norm; {safe} with: "
-        f"{go_on}"
+        f"{resume_command}"
     )

@@ -54,7 +54,7 @@ class _Subject:
 
 
 @contextmanager
-def locked(storage: str, run_name: str, note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+def locked_run(storage: str, run_name: str, note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
     """Be the only one to train a run while inside; note says why it takes a while.
 
     Raises TrainingError: somebody else does, or has taken over (which interrupts what runs inside).
@@ -68,7 +68,7 @@ def locked(storage: str, run_name: str, note: Callable[[str], None] = lambda _: 
 
 @contextmanager
 def locked_output(output: str, note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Be the only training that writes to an output, of whatever run; all else as `locked`."""
+    """Be the only training that writes to an output, of whatever run; all else as `locked_run`."""
     check_writable("output", output)
     folder = join_uri(absolute_uri(output), OUTPUT_LOCKS)
     with _held(

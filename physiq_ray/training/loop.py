@@ -37,7 +37,7 @@ from physiq_ray.quarantine import Unreadable, check_unreadable
 from physiq_ray.storage import absolute_uri, join_uri
 from physiq_ray.training.augment import STRENGTHS, augment, mix, shrink
 from physiq_ray.training.events import BatchProgress, Note, Resumed, Stalled, send
-from physiq_ray.training.faults import Watchdog, memory_translated, partial_removed, store_translated
+from physiq_ray.training.faults import memory_translated, partial_removed, store_translated
 from physiq_ray.training.feed import Feed
 from physiq_ray.training.feed import Worker as FeedWorker
 from physiq_ray.training.measures import Divergence, FirstBadStep, Means, Sums, gather
@@ -53,7 +53,8 @@ from physiq_ray.training.plan import (
     validation_rows,
 )
 from physiq_ray.training.saving import HostCopy, Saver
-from physiq_ray.training.state import Progress, read_state, saved_state
+from physiq_ray.training.state import TrainingState, read_state, saved_state
+from physiq_ray.training.watchdog import Watchdog
 
 EVENT_INTERVAL_S = 1.0
 # What torch.compile may need for one size of images, beyond what a step may take.
@@ -389,8 +390,8 @@ class Worker:
 
         self._saver.save(write)
 
-    def _restore(self) -> Progress:
-        progress = Progress(EarlyStopping(self._settings.patience))
+    def _restore(self) -> TrainingState:
+        progress = TrainingState(EarlyStopping(self._settings.patience))
         for split, photos in self._job.photos.items():
             progress.excluded[split].update(photos.unreadable)
         checkpoint = ray.train.get_checkpoint()
@@ -401,7 +402,7 @@ class Worker:
         self._network.load(state)
         found, progress = (
             progress.excluded,
-            Progress.from_plain(state["progress"], patience=self._settings.patience),
+            TrainingState.from_plain(state["progress"], patience=self._settings.patience),
         )
         for split, rows in found.items():  # changed or gone since the checkpoint: opening the photos found it
             progress.excluded[split].update(rows)

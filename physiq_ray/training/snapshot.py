@@ -11,7 +11,7 @@ from typing import Any
 from ray.train import UserCallback
 
 from physiq_ray.errors import NotFoundError, StorageError, TrainingError
-from physiq_ray.storage import absolute_uri, join_uri, read_bytes, write_bytes
+from physiq_ray.storage import join_uri, read_bytes, write_bytes
 
 SNAPSHOT_FILE = "checkpoint_manager_snapshot.json"  # Ray's name for it
 COPY_FILE = "checkpoint_manager_snapshot.copy.json"
@@ -33,12 +33,11 @@ class CopySnapshot(UserCallback):
             return
 
 
-def has_checkpoint(storage: str, run_name: str) -> bool:
-    """Tell whether a run has a checkpoint to go on from, after putting its list right where it is torn.
+def has_checkpoint(folder: str) -> bool:
+    """Tell whether the run of a folder has a checkpoint, after repairing its list if it is torn.
 
     Raises TrainingError: torn, and no copy of it. StorageError: could not look.
     """
-    folder = join_uri(absolute_uri(storage), run_name)
     uri = join_uri(folder, SNAPSHOT_FILE)
     try:
         listed = read_bytes(uri)

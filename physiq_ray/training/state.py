@@ -20,7 +20,7 @@ STATE_FILE = "state.pt"
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """The state of a run between two epochs, which a checkpoint holds beside model and optimizer.
 
     excluded: by split, the rows that cannot be read, with what is known of them.
@@ -48,7 +48,7 @@ class Progress:
         }
 
     @classmethod
-    def from_plain(cls, value: Mapping[str, Any], *, patience: int) -> "Progress":
+    def from_plain(cls, value: Mapping[str, Any], *, patience: int) -> "TrainingState":
         """Read what `to_plain` wrote; the patience is the current setting's."""
         excluded = {
             split: {int(row): Unreadable(**item) for row, item in rows.items()}

@@ -15,14 +15,10 @@ from physiq_ray.config import Settings
 from physiq_ray.errors import SettingError
 from physiq_ray.evaluation import Answers
 from physiq_ray.evaluation import evaluate as evaluation
+from physiq_ray.evaluation.candidates import Candidates, find_training_manifest
 from physiq_ray.evaluation.card import ScoredPhotos, TrainingPhotos
-from physiq_ray.evaluation.evaluate import (
-    Candidates,
-    Evaluation,
-    facts_of_evaluation,
-    facts_of_training,
-    find_training_manifest,
-)
+from physiq_ray.evaluation.facts import facts_of_evaluation, facts_of_training
+from physiq_ray.evaluation.scores import Evaluation
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import MANIFEST_SCHEMA, VALIDATION, Manifest
 from physiq_ray.model import build_model

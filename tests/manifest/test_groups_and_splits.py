@@ -4,12 +4,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from building import build_manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from physiq_ray.errors import DataError
 from physiq_ray.labels import LABEL_SCHEMA, NAMED_SCHEMA, Labels
-from physiq_ray.manifest import Manifest, build_manifest, describe_manifest, find_labelled, match_photos
+from physiq_ray.manifest import Manifest, describe_manifest, find_labelled, match_photos
 from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing
 
 POSES = {1: "Front Lat Spread", 2: "Front Double Biceps", 7: "Back Lat Spread"}

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from building import build_manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +29,6 @@ from physiq_ray.manifest import (
     MANIFEST_SCHEMA,
     Manifest,
     SourceReport,
-    build_manifest,
     collect_manifest,
     split_groups,
 )

@@ -6,14 +6,15 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from building import build_manifest
 from test_groups_and_splits import PLENTY, POSES, bucket, labels_of
 
-from physiq_ray.audit import audit_manifest
+from physiq_ray.audit import audit_manifest, describe
 from physiq_ray.config import load_settings
 from physiq_ray.errors import LabelError, UnreachableError
-from physiq_ray.evaluation.evaluate import SPLITS, Candidates
+from physiq_ray.evaluation.candidates import SCORED_SPLITS, Candidates
 from physiq_ray.labels import LABEL_SCHEMA, Labels
-from physiq_ray.manifest import build_manifest, collect_manifest, find_labelled
+from physiq_ray.manifest import collect_manifest, find_labelled
 from physiq_ray.storage import Bucket, Folder, Listing
 from physiq_ray.sync.sides import sorted_photos
 
@@ -161,11 +162,11 @@ def test_test_photos_are_counted_sorted_and_evaluated_apart() -> None:
     assert [(pose.train, pose.validation, pose.test, pose.total) for pose in audit.poses] == [
         (6, 2, 2, 10)
     ] * 2
-    assert next(line.split() for line in audit.describe() if "validation" in line.split()) == [
+    assert next(line.split() for line in describe(audit) if "validation" in line.split()) == [
         *("pose", "train", "validation", "test", "share")
     ]
     assert folders == {"training/1", "training/2", "validation/1", "validation/2", "test/1", "test/2"}
-    assert SPLITS == ("validation", "train", "test", "all")
+    assert SCORED_SPLITS == ("validation", "train", "test", "all")
     assert Candidates(manifest, "", manifest).words("test") == "the test photos of the training"
 
 

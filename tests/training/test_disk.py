@@ -15,12 +15,13 @@ from physiq_ray.model import build_model, load_starting_weights
 from physiq_ray.storage import together
 from physiq_ray.training.faults import partial_removed
 from physiq_ray.training.finish import finish
+from physiq_ray.training.folder import RunFolder
 from physiq_ray.training.history import SCALARS
-from physiq_ray.training.lock import locked, locked_output
+from physiq_ray.training.lock import locked_output
 from physiq_ray.training.loop import Outcome
 from physiq_ray.training.plan import EarlyStopping
 from physiq_ray.training.record import RunRecord
-from physiq_ray.training.state import Progress
+from physiq_ray.training.state import TrainingState
 
 MEGABYTE = 2**20
 
@@ -76,7 +77,7 @@ def finished(sources, tmp_path):
     record = RunRecord.of_manifest(collect_manifest(settings, poses), poses)
     num_rows = record.manifest.split("validation").num_rows
     metrics = dict.fromkeys((*SCALARS.values(), "train_photos", "validation_photos"), 0.5)
-    progress = Progress(EarlyStopping(1), 1, [{**metrics, "epoch": 1, "time": 1.7e9, "status": ""}])
+    progress = TrainingState(EarlyStopping(1), 1, [{**metrics, "epoch": 1, "time": 1.7e9, "status": ""}])
     state = {
         "model": build_model(2).state_dict(),
         "optimizer": {},
@@ -95,7 +96,7 @@ def finished(sources, tmp_path):
         checkpoint=checkpoint,
         best_checkpoints=[(checkpoint, {**metrics, "epoch": 1, "checkpoint_score": 0.5})],
     )
-    return lambda output: finish(settings, record, "first", result, output)
+    return lambda output: finish(settings, record, RunFolder(settings.storage, "first"), result, output)
 
 
 NEW = {
@@ -182,7 +183,7 @@ def test_a_checkpoint_that_found_no_room_is_removed_and_the_next_attempt_has_the
 def test_a_read_only_disk_is_named_by_its_setting(make_disk, name):
     disk, remount = make_disk(MEGABYTE)
     remount("ro")
-    lock = locked_output(f"{disk}/model") if name == "output" else locked(f"{disk}/runs", "first")
+    lock = locked_output(f"{disk}/model") if name == "output" else RunFolder(f"{disk}/runs", "first").locked()
     with pytest.raises(StorageError) as caught, lock:
         pass
     folder = {"output": "model", "storage": "runs"}[name]

@@ -19,8 +19,9 @@ from physiq_ray.errors import PhysiqError, StorageError, TrainingError
 from physiq_ray.model import read_tensors
 from physiq_ray.storage import read_bytes
 from physiq_ray.training.events import BatchProgress
-from physiq_ray.training.faults import EndWithoutMemory, Watchdog, memory_translated, store_translated
+from physiq_ray.training.faults import EndWithoutMemory, memory_translated, store_translated
 from physiq_ray.training.table import EpochTable
+from physiq_ray.training.watchdog import Watchdog
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -173,7 +174,7 @@ def test_a_lack_of_memory_is_said_with_its_remedy(run, photos, training_workers,
     assert "out of memory in training with batch_size=24, image_size=96: lower batch_size" in str(
         caught.value
     )
-    assert "go on with: physiq-ray train --resume --run-name starved" in str(caught.value)
+    assert "resume with: physiq-ray train --resume --run-name starved" in str(caught.value)
     assert best_is_loadable(tmp_path / "runs" / "starved") >= 1
 
 
@@ -216,7 +217,7 @@ def test_a_full_disk_is_said_with_its_remedy(run, photos, training_workers, tmp_
         )
     assert "checkpoint cannot be written" in str(caught.value)
     assert "free space there" in str(caught.value)
-    assert "go on with: physiq-ray train --resume --run-name full" in str(caught.value)
+    assert "resume with: physiq-ray train --resume --run-name full" in str(caught.value)
     assert best_is_loadable(tmp_path / "runs" / "full") >= 1
 
 
@@ -233,7 +234,7 @@ def test_a_thread_that_hangs_is_given_up_and_said(run, photos, tmp_path):
             os.close(os.open(hung, os.O_WRONLY | os.O_NONBLOCK))
 
     try:
-        with pytest.raises(TrainingError, match="go on with: physiq-ray train --resume --run-name hung") as e:
+        with pytest.raises(TrainingError, match="with: physiq-ray train --resume --run-name hung") as e:
             run(
                 sources=[photos],
                 cache="none",

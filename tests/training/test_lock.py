@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from physiq_ray.errors import StorageError, TrainingError
-from physiq_ray.training.lock import Holder, locked, locked_output
+from physiq_ray.training.folder import RunFolder
+from physiq_ray.training.lock import Holder, locked_output
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -31,9 +32,9 @@ def leave_lock(folder, holder):
 
 def test_a_second_trainer_of_a_run_is_refused_by_name_and_then_let_in(storage):
     with (
-        locked(storage, "first"),
+        RunFolder(storage, "first").locked(),
         pytest.raises(TrainingError) as caught,
-        locked(storage, "first"),
+        RunFolder(storage, "first").locked(),
     ):
         pass
     assert re.fullmatch(
@@ -41,7 +42,7 @@ def test_a_second_trainer_of_a_run_is_refused_by_name_and_then_let_in(storage):
         r"wait for its end, give another --run-name, or, if it is gone, try again in \d+ s",
         str(caught.value),
     )
-    with locked(storage, "first"), locked(storage, "second"):
+    with RunFolder(storage, "first").locked(), RunFolder(storage, "second").locked():
         pass
 
 
@@ -50,7 +51,7 @@ def test_of_many_that_try_at_once_one_succeeds(storage):
 
     def enter(number):
         try:
-            with locked(storage, "first"):
+            with RunFolder(storage, "first").locked():
                 entered.append(number)
                 time.sleep(1)
         except TrainingError as error:
@@ -67,7 +68,7 @@ def test_a_holder_killed_on_this_machine_is_passed_over(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     leave_lock(tmp_path, Holder(socket.gethostname(), gone.pid, time.time()))
-    with locked(str(tmp_path / "runs"), "first"):
+    with RunFolder(str(tmp_path / "runs"), "first").locked():
         assert (tmp_path / "runs" / "first" / "lock-0002.json").exists()
 
 
@@ -77,9 +78,9 @@ def test_a_holder_elsewhere_is_gone_after_two_minutes_of_silence(tmp_path, monke
     leave_lock(tmp_path, Holder("another-machine", 1, time.time() - silent_s))
     if refused:
         with pytest.raises(TrainingError, match=r"process 1 on another-machine, seen 20 s.*again in 100 s"):
-            locked(str(tmp_path / "runs"), "first").__enter__()
+            RunFolder(str(tmp_path / "runs"), "first").locked().__enter__()
     else:
-        with locked(str(tmp_path / "runs"), "first"):
+        with RunFolder(str(tmp_path / "runs"), "first").locked():
             pass
 
 
@@ -94,7 +95,7 @@ def test_a_holder_whose_clock_is_behind_is_found_alive_by_its_next_sign(tmp_path
     renewal.start()
     with (
         pytest.raises(TrainingError, match="process 1 on another-machine, seen 0 s ago"),
-        locked(str(tmp_path / "runs"), "first", notes.append),
+        RunFolder(str(tmp_path / "runs"), "first").locked(notes.append),
     ):
         pass
     assert notes == ["run 'first': waiting 0.6 s for a sign of life from another-machine"]
@@ -104,7 +105,7 @@ def test_a_holder_that_was_taken_for_gone_stops(tmp_path, monkeypatch):
     monkeypatch.setattr("physiq_ray.training.lock.RENEWAL_S", 0.05)
 
     def train():
-        with locked(str(tmp_path / "runs"), "first"):
+        with RunFolder(str(tmp_path / "runs"), "first").locked():
             successor = json.dumps(vars(Holder("another-machine", 1, time.time())))
             (tmp_path / "runs" / "first" / "lock-0002.json").write_text(successor)
             time.sleep(10)
@@ -116,14 +117,14 @@ def test_a_holder_that_was_taken_for_gone_stops(tmp_path, monkeypatch):
 
 def test_a_torn_lock_is_passed_over(tmp_path):
     leave_lock(tmp_path, '{"host": "her')
-    with locked(str(tmp_path / "runs"), "first"):
+    with RunFolder(str(tmp_path / "runs"), "first").locked():
         pass
 
 
 def test_the_holder_shows_signs_of_life(tmp_path, monkeypatch):
     monkeypatch.setattr("physiq_ray.training.lock.RENEWAL_S", 0.05)
     path = tmp_path / "runs" / "first" / "lock-0001.json"
-    with locked(str(tmp_path / "runs"), "first"):
+    with RunFolder(str(tmp_path / "runs"), "first").locked():
         first = json.loads(path.read_text())["seen_s"]
         time.sleep(0.5)
         assert json.loads(path.read_text())["seen_s"] > first
@@ -143,7 +144,7 @@ def test_a_second_training_into_an_output_is_refused_before_it_writes_and_let_in
         r"gone, try again in \d+ s",
         str(caught.value),
     )
-    with locked_output(storage), locked(storage, "first"):
+    with locked_output(storage), RunFolder(storage, "first").locked():
         pass
 
 
@@ -162,7 +163,7 @@ def test_a_folder_under_another_name_is_the_same_output(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named_by_its_setting(tmp_path, name):
     (tmp_path / "file").write_text("")
     place = f"{tmp_path}/file/deeper"
-    lock = locked_output(place) if name == "output" else locked(place, "first")
+    lock = locked_output(place) if name == "output" else RunFolder(place, "first").locked()
     with pytest.raises(StorageError) as caught, lock:
         pass
     assert str(caught.value) == f"{name}={place}: cannot be written: Not a directory; give another folder"

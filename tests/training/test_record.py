@@ -12,7 +12,8 @@ from physiq_ray.errors import LabelError, SettingError, WeightsError
 from physiq_ray.manifest import collect_manifest
 from physiq_ray.progress import Display
 from physiq_ray.training import run as run_module
-from physiq_ray.training.record import RunRecord, load_record, save_record
+from physiq_ray.training.folder import RunFolder
+from physiq_ray.training.record import RunRecord
 from physiq_ray.training.run import train
 
 NAMES = {1: "One", 2: "Two"}
@@ -53,17 +54,14 @@ def write_poses(folder, names):
 
 def test_a_run_s_record_keeps_its_poses_names(manifest, tmp_path):
     settings = Settings(storage=str(tmp_path / "runs"), weights="random")
-    save_record(RunRecord.of_manifest(manifest, NAMES), settings, "run")
+    RunFolder(settings.storage, "run").save_record(RunRecord.of_manifest(manifest, NAMES), settings)
 
-    assert load_record(settings.storage, "run").pose_names == {1: "One", 2: "Two"}
+    assert RunFolder(settings.storage, "run").load_record().pose_names == {1: "One", 2: "Two"}
 
 
 def test_a_pose_lost_since_the_start_keeps_its_name_on_resume(start, manifest, tmp_path):
-    save_record(
-        RunRecord.of_manifest(manifest, NAMES),
-        Settings(storage=str(tmp_path / "runs"), weights="random"),
-        "run",
-    )
+    settings = Settings(storage=str(tmp_path / "runs"), weights="random")
+    RunFolder(settings.storage, "run").save_record(RunRecord.of_manifest(manifest, NAMES), settings)
 
     with pytest.raises(StartedError):
         start(resume=True)
@@ -75,7 +73,7 @@ def test_a_record_without_names_is_checked_against_the_poses_before_the_first_ep
     start, manifest, tmp_path
 ):
     settings = Settings(storage=str(tmp_path / "runs"), weights="random")
-    save_record(RunRecord.of_manifest(manifest, NAMES), settings, "run")
+    RunFolder(settings.storage, "run").save_record(RunRecord.of_manifest(manifest, NAMES), settings)
     record = tmp_path / "runs" / "run" / "run.json"
     content = json.loads(record.read_text())
     del content["pose_names"]  # as runs of before have it

@@ -10,7 +10,7 @@ import torch
 from physiq_ray.errors import StorageError
 from physiq_ray.training.plan import EarlyStopping
 from physiq_ray.training.saving import HostCopy, Saver
-from physiq_ray.training.state import Progress, read_state, saved_state
+from physiq_ray.training.state import TrainingState, read_state, saved_state
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ def refuse():
 def test_a_copy_holds_what_was_at_its_moment():
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    progress = Progress(EarlyStopping(3), epoch=1, history=[{"epoch": 1}])
+    progress = TrainingState(EarlyStopping(3), epoch=1, history=[{"epoch": 1}])
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -11,30 +11,30 @@ def folder(tmp_path):
     return run
 
 
-def test_a_run_without_a_list_has_no_checkpoint(folder, tmp_path):
-    assert not has_checkpoint(str(tmp_path / "runs"), "first")
+def test_a_run_without_a_list_has_no_checkpoint(folder):
+    assert not has_checkpoint(str(folder))
 
 
-def test_a_whole_list_is_left_as_it_is(folder, tmp_path):
+def test_a_whole_list_is_left_as_it_is(folder):
     (folder / SNAPSHOT_FILE).write_text('{"epoch": 2}')
     (folder / COPY_FILE).write_text('{"epoch": 1}')
-    assert has_checkpoint(str(tmp_path / "runs"), "first")
+    assert has_checkpoint(str(folder))
     assert (folder / SNAPSHOT_FILE).read_text() == '{"epoch": 2}'
 
 
 @pytest.mark.parametrize("torn", ["", '{"epoch": 2, "check'])
-def test_a_torn_list_is_that_of_the_epoch_before(folder, tmp_path, torn):
+def test_a_torn_list_is_that_of_the_epoch_before(folder, torn):
     (folder / SNAPSHOT_FILE).write_text('{"epoch": 1}')
     CopySnapshot(str(folder)).after_report(None, [], None)
     (folder / SNAPSHOT_FILE).write_text(torn)
-    assert has_checkpoint(str(tmp_path / "runs"), "first")
+    assert has_checkpoint(str(folder))
     assert (folder / SNAPSHOT_FILE).read_text() == '{"epoch": 1}'
 
 
-def test_a_torn_list_without_a_copy_is_named_with_its_remedy(folder, tmp_path):
+def test_a_torn_list_without_a_copy_is_named_with_its_remedy(folder):
     (folder / SNAPSHOT_FILE).write_text("{")
     with pytest.raises(TrainingError, match=r"checkpoint_manager_snapshot\.json: cut off.*delete it"):
-        has_checkpoint(str(tmp_path / "runs"), "first")
+        has_checkpoint(str(folder))
 
 
 def test_a_store_that_is_away_ends_no_run():

@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from physiq_ray.errors import SettingError, TrainingError
 from physiq_ray.training import tracking
 from physiq_ray.training.events import EpochDone
-from physiq_ray.training.run import InterruptedRunError
+from physiq_ray.training.fit import InterruptedRunError
 
 NO_SERVER = "http://127.0.0.1:9"
 

@@ -1,0 +1,171 @@
+"""Read every photo: which are bad, which could not be checked, and which look nearly the same.
+
+Photos are fetched and decoded in threads, about as fast as Pillow decodes. Near-duplicates are found by a
+perceptual hash of the same pixels. A photo that could not be fetched is not called bad: the check is then
+incomplete.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from PIL import Image
+
+from physiq_ray.errors import PhotoError, SettingError, StorageError, UnreachableError
+from physiq_ray.images import decode_square
+from physiq_ray.quarantine import Unreadable
+from physiq_ray.storage import read_bytes
+from physiq_ray.storage.etag import failed_step
+
+CHECK_THREADS = 16
+CHECKS_AHEAD = 4 * CHECK_THREADS  # photos that wait to be read, of a million
+GIVE_UP_AFTER = 64  # photos in a row that could not be fetched: each takes 45 s, and the next would too
+HASH_PX = 128  # decoded to, before the hash makes it 32 × 32
+HASH_BITS = 64
+NEAR_BITS = 4  # of HASH_BITS that may differ between two near-duplicates
+
+Version = tuple[str, str]  # uri and listed etag
+
+
+def list_versions(table: pa.Table) -> list[Version]:
+    """Give uri and listed etag of each row of a manifest."""
+    return list(zip(table["uri"].to_pylist(), table["etag"].to_pylist(), strict=True))
+
+
+Hash = Callable[[Image.Image], Any]
+
+
+@dataclass(frozen=True)
+class PhotoCheck:
+    """What reading every photo brought to light.
+
+    near_duplicates: (uri, uri, bits of 64 in which their hashes differ), one photo a content; None where it
+    was not looked for, or not among all. gave_up: why the check ended before the last photo, if it did.
+    """
+
+    num_checked: int
+    unreadable: tuple[Unreadable, ...]
+    near_duplicates: tuple[tuple[str, str, int], ...] | None
+    gave_up: str | None = None
+
+    def of_step(self, step: str) -> tuple[Unreadable, ...]:
+        """Give the photos that failed in one step."""
+        return tuple(photo for photo in self.unreadable if photo.step == step)
+
+
+def load_hash() -> Hash:
+    """Give the perceptual hash.
+
+    Raises SettingError: the ImageHash package is not installed.
+    """
+    try:
+        from imagehash import phash
+    except ImportError as error:
+        raise SettingError(
+            "near-duplicates need the ImageHash package: pip install 'physiq-ray[audit]'"
+        ) from error
+    return phash
+
+
+def read_all(
+    photos: Sequence[Version],
+    copies: Sequence[Sequence[str]],
+    image_hash: Hash | None,
+    on_progress: Callable[[int, int], None],
+) -> PhotoCheck:
+    """Read every photo; image_hash: to find near-duplicates, None to leave them out.
+
+    copies: uris of equal content, of which one is hashed. on_progress: photos done, photos in all.
+    """
+
+    def check(photo: Version) -> _Checked:
+        uri, etag = photo
+        try:
+            pixels = decode_square(read_bytes(uri, etag=etag), size_px=HASH_PX)
+        except StorageError as error:
+            failure = Unreadable(uri, failed_step(error), str(error))
+            return _Checked(uri, failure=failure, is_unreachable=isinstance(error, UnreachableError))
+        except PhotoError as error:
+            return _Checked(uri, failure=Unreadable(uri, "decode", str(error)))
+        return _Checked(uri, int(str(image_hash(Image.fromarray(pixels))), 16) if image_hash else 0)
+
+    content = {uri: number for number, same in enumerate(copies) for uri in same}
+    unreadable = []
+    hashes: dict[int | str, tuple[str, int]] = {}  # by content: a thousand copies make no million pairs
+    num_checked = num_unreachable = 0
+    gave_up = None
+    with closing(_call_ahead(check, photos)) as results:
+        for num_checked, checked in enumerate(results, 1):
+            on_progress(num_checked, len(photos))
+            num_unreachable = num_unreachable + 1 if checked.is_unreachable else 0
+            if checked.failure is None:
+                hashes.setdefault(content.get(checked.uri, checked.uri), (checked.uri, checked.bits))
+                continue
+            unreadable.append(checked.failure)
+            if num_unreachable == GIVE_UP_AFTER:
+                gave_up = (
+                    f"gave up after {num_checked} of {len(photos)} photos: no answer for {GIVE_UP_AFTER} in "
+                    f"a row, the last {checked.failure.error}"
+                )
+                break
+    near = None
+    if image_hash is not None and gave_up is None:
+        hashed = list(hashes.values())
+        found = find_near(np.array([bits for _, bits in hashed], np.uint64), NEAR_BITS)
+        near = tuple((hashed[a][0], hashed[b][0], bits) for a, b, bits in found)
+    return PhotoCheck(num_checked, tuple(unreadable), near, gave_up)
+
+
+def find_near(hashes: npt.NDArray[np.uint64], most_bits: int) -> list[tuple[int, int, int]]:
+    """Find pairs of 64-bit hashes that differ in at most most_bits bits: (row, row, bits), in order.
+
+    Of most_bits + 1 parts of a hash one must be equal in such a pair, so only rows that share a part are
+    compared; a thousand photos of one wall would still be compared with each other.
+    """
+    bounds = np.linspace(0, HASH_BITS, most_bits + 2).astype(int)
+    found: dict[tuple[int, int], int] = {}
+    for low, high in itertools.pairwise(bounds):
+        part = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
+        order = np.argsort(part, kind="stable")
+        starts = np.flatnonzero(np.diff(part[order], prepend=part[order[:1]] + np.uint64(1)))
+        for rows in np.split(order, starts[1:]):
+            for position, row in enumerate(rows[:-1]):
+                others = rows[position + 1 :]
+                bits = np.bitwise_count(hashes[row] ^ hashes[others])
+                for other, differ in zip(others[bits <= most_bits], bits[bits <= most_bits], strict=True):
+                    found[min(int(row), int(other)), max(int(row), int(other))] = int(differ)
+    return [(a, b, bits) for (a, b), bits in sorted(found.items())]
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """One photo that was read: its hash, or what failed."""
+
+    uri: str
+    bits: int = 0
+    failure: Unreadable | None = None
+    is_unreachable: bool = False
+
+
+def _call_ahead(
+    call: Callable[[Version], _Checked], photos: Sequence[Version]
+) -> Generator[_Checked, None, None]:
+    """Call for each photo in threads and give the results in order; closed early, start no more."""
+    threads = ThreadPoolExecutor(CHECK_THREADS)
+    ahead: deque[Future[_Checked]] = deque()
+    try:
+        for photo in photos:
+            if len(ahead) == CHECKS_AHEAD:
+                yield ahead.popleft().result()
+            ahead.append(threads.submit(call, photo))
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)

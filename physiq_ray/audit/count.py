@@ -1,0 +1,106 @@
+"""Count photos by pose and split, and find copies; from the listing alone."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+
+from physiq_ray.audit.check import PhotoCheck, list_versions, load_hash, read_all
+from physiq_ray.manifest import TEST, TRAIN, VALIDATION, Manifest
+
+
+@dataclass(frozen=True)
+class PoseCount:
+    """Photos of one pose by split; share is of all usable photos."""
+
+    pose_id: int
+    name: str
+    train: int
+    validation: int
+    share: float
+    test: int = 0
+
+    @property
+    def total(self) -> int:
+        """Photos in all."""
+        return self.train + self.validation + self.test
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The figures of one audit. copies: uris of equal content, a tuple a content."""
+
+    manifest: Manifest
+    poses: tuple[PoseCount, ...]
+    copies: tuple[tuple[str, ...], ...]
+    check: PhotoCheck | None
+
+    @property
+    def imbalance(self) -> float | None:
+        """How many times as many photos the largest pose has as the smallest; None without a photo."""
+        counts = [pose.total for pose in self.poses]
+        return max(counts) / min(counts) if counts else None
+
+    @property
+    def num_near_across(self) -> int | None:
+        """Pairs that look nearly the same, on different sides of the split; None: not looked for."""
+        if self.check is None or self.check.near_duplicates is None:
+            return None
+        table = self.manifest.table
+        split = dict(zip(table["uri"].to_pylist(), table["split"].to_pylist(), strict=True))
+        return len([a for a, b, _ in self.check.near_duplicates if split[a] != split[b]])
+
+    @property
+    def not_looked_at(self) -> tuple[str, ...]:
+        """What the audit says nothing of, a sentence each: sources not listed, photos not fetched."""
+        sentences = [
+            f"audited without {source.source}: {source.error}"
+            for source in self.manifest.report.failed_sources
+        ]
+        if self.check is None:
+            return tuple(sentences)
+        if not_fetched := self.check.of_step("fetch"):
+            sentences.append(f"{len(not_fetched)} photos not fetched, the first: {not_fetched[0].error}")
+        if others := (*self.check.of_step("changed"), *self.check.of_step("gone")):
+            sentences.append(
+                f"{len(others)} photos changed or disappeared since they were listed, the first: "
+                f"{others[0].error}"
+            )
+        if self.check.gave_up is not None:
+            sentences.append(self.check.gave_up)
+        return tuple(sentences)
+
+
+def audit_manifest(
+    manifest: Manifest,
+    pose_names: Mapping[int, str],
+    *,
+    check_photos: bool = False,
+    near_duplicates: bool = False,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Audit:
+    """Count, and where wished read every photo (near_duplicates implies it).
+
+    Raises SettingError: near_duplicates without the ImageHash package.
+    """
+    table = manifest.table
+    poses = []
+    for pose_id in manifest.class_mapping.pose_ids:
+        split = table["split"].filter(pc.equal(table["pose_id"], pose_id))
+        train, validation, test = (
+            pc.sum(pc.equal(split, name)).as_py() for name in (TRAIN, VALIDATION, TEST)
+        )
+        share = len(split) / table.num_rows
+        poses.append(PoseCount(pose_id, pose_names.get(pose_id, ""), train, validation, share, test))
+    copies, check = _find_copies(manifest), None
+    if check_photos or near_duplicates:
+        image_hash = load_hash() if near_duplicates else None
+        check = read_all(list_versions(table), copies, image_hash, on_progress)
+    return Audit(manifest, tuple(poses), copies, check)
+
+
+def _find_copies(manifest: Manifest) -> tuple[tuple[str, ...], ...]:
+    table = manifest.table.filter(pc.not_equal(manifest.table["etag"], ""))
+    counts = table.group_by(["size", "etag"]).aggregate([("uri", "list"), ("uri", "count")])
+    repeated = counts.filter(pc.greater(counts["uri_count"], 1))["uri_list"].to_pylist()
+    return tuple(sorted(tuple(sorted(uris)) for uris in repeated))

@@ -1,0 +1,65 @@
+"""The contact sheet: some photos of each pose next to each other, so that wrong labels are easy to see."""
+
+import io
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from physiq_ray.audit.check import CHECK_THREADS, Version, list_versions
+from physiq_ray.errors import PhotoError, StorageError
+from physiq_ray.images import UInt8Array, decode_image
+from physiq_ray.manifest import Manifest
+from physiq_ray.storage import read_bytes, write_bytes
+
+SHEET_COLUMNS = 8
+
+
+def write_contact_sheet(
+    manifest: Manifest, pose_names: Mapping[int, str], uri: str, *, seed: int = 42
+) -> None:
+    """Write a PNG with some photos of each pose in a row of their own.
+
+    The photos are drawn at random, the same for the same seed; one that cannot be read leaves its reason.
+    Raises StorageError: the sheet cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes half a second
+    from matplotlib.figure import Figure
+
+    rng = np.random.default_rng(seed)
+    rows = []
+    for pose_id in manifest.class_mapping.pose_ids:
+        of_pose = list_versions(manifest.table.filter(pc.equal(manifest.table["pose_id"], pose_id)))
+        drawn = sorted(rng.choice(len(of_pose), min(SHEET_COLUMNS, len(of_pose)), replace=False))
+        rows.append([of_pose[index] for index in drawn])
+    with ThreadPoolExecutor(CHECK_THREADS) as threads:
+        shown = list(threads.map(_look, [version for row in rows for version in row]))
+    figure = Figure(figsize=(1.5 * SHEET_COLUMNS + 1.6, 2.1 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), SHEET_COLUMNS, squeeze=False)
+    photos = iter(shown)
+    plain: dict[str, Any] = {"parse_math": False}  # between two $ of a name stands no formula
+    for pose_id, row, row_axes in zip(manifest.class_mapping.pose_ids, rows, axes, strict=True):
+        for cell in row_axes:
+            cell.set(xticks=[], yticks=[])
+            cell.spines[:].set_visible(False)
+        row_axes[0].set_ylabel(f"{pose_names.get(pose_id, '')}\n(id {pose_id})", fontsize=10, **plain)
+        for cell, (photo_uri, _) in zip(row_axes, row, strict=False):
+            photo = next(photos)
+            if isinstance(photo, str):
+                cell.text(*(0.5, 0.5, photo[:60]), **plain, fontsize=5, ha="center", va="center", wrap=True)
+            else:
+                cell.imshow(photo)
+            cell.set_title(photo_uri.rpartition("/")[2][-24:], fontsize=5, **plain)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    write_bytes(buffer.getvalue(), uri)
+
+
+def _look(photo: Version) -> UInt8Array | str:
+    uri, etag = photo
+    try:
+        return decode_image(read_bytes(uri, etag=etag), min_side_px=200)
+    except (StorageError, PhotoError) as error:
+        return str(error)
