@@ -248,11 +248,11 @@ def write_invented(folder: Path, kind: str, count: int) -> None:
 def make_work(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Write or find the photos; split them as physiq_ray does, into a manifest and into ImageFolders."""
     from physiq_ray.config import Settings
+    from physiq_ray.demo import GENERATED
     from physiq_ray.errors import PhotoError
     from physiq_ray.images import decode_square
     from physiq_ray.labels import load_configured_poses
     from physiq_ray.manifest import collect_manifest
-    from physiq_ray.sample.demo import GENERATED
     from physiq_ray.sample.photos import write_sample_photos
 
     poses = Path(__file__).parents[1] / "mappings" / "poses.json"

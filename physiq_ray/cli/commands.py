@@ -192,7 +192,7 @@ def demo_command(args: argparse.Namespace) -> int:
             "--photos and --labels go together: a folder of photos and the labels of its photos"
         )
     check_writable("--folder", args.folder)
-    from physiq_ray.sample.demo import run_demo
+    from physiq_ray.demo import run_demo
 
     display = make_display(to_stderr=False)
     demo = run_demo(

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from physiq_ray import demo
 from physiq_ray.errors import LabelError, PhysiqError, SettingError, WeightsError
 from physiq_ray.progress import Display
-from physiq_ray.sample import demo
 
 
 class DrawnError(Exception):
