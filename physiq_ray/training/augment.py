@@ -1,4 +1,4 @@
-"""Random changes of training photos, by batch, on the device that trains."""
+"""Random changes of training photos, by batch, on the training device."""
 
 import math
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Strength:
-    """How far photos are changed at most.
+    """The largest changes of a photo.
 
-    turn in radians; shift as a share of the side; zoom, contrast, saturation as lowest and highest factor;
-    brightness ± in standard deviations of ImageNet's pixels; erased: share of photos that lose a rectangle.
+    turn: radians. shift: share of the side. zoom, contrast, saturation: lowest and highest factor.
+    brightness: ±, in standard deviations of ImageNet's pixels. erased: share of photos that lose a rectangle.
     """
 
     turn: float
@@ -34,11 +34,11 @@ ERASED_SIDE = (0.15, 0.4)  # of the photo's side
 
 
 def augment(images: Tensor, strength: Strength, generator: torch.Generator) -> Tensor:
-    """Mirror half the photos, turn, shift, zoom, change the light, and erase rectangles where so set.
+    """Mirror half of the photos; turn, shift, zoom and relight all; erase rectangles if strength says so.
 
     images: float (B, 3, H, W) after normalisation, any memory layout; the result is channels_last. Poses
-    have no handedness: a mirrored Side Chest is a Side Chest. The generator lives on the CPU, so that CPU
-    and GPU runs draw the same changes.
+    have no handedness: a mirrored Side Chest is a Side Chest. The generator is on the CPU, so that CPU and
+    GPU runs draw the same changes.
     """
     limits = [
         (-strength.turn, strength.turn),
@@ -82,7 +82,7 @@ def _draw(
 ) -> Tensor:
     """Draw uniformly between each pair of limits: float (len(limits), num_photos) on the device.
 
-    All in one copy that is not waited for: each copy from pageable memory would stop the GPU.
+    One asynchronous copy sends all of them: each copy from pageable memory would stop the GPU.
     """
     low, high = torch.tensor(limits)[:, :, None].unbind(1)  # (len(limits), 1) each
     drawn: Tensor = low + (high - low) * torch.rand(len(limits), num_photos, generator=generator)
@@ -111,7 +111,7 @@ def mix(images: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
 
 
 def shrink(images: Tensor, size_px: int) -> Tensor:
-    """Resize float (B, 3, H, W) to squares of size_px, averaging over what falls together."""
+    """Resize float (B, 3, H, W) to squares of size_px, with antialiasing."""
     if images.shape[-1] == size_px:
         return images
     return functional.interpolate(images, size=(size_px, size_px), mode="bilinear", antialias=True)

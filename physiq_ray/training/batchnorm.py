@@ -1,4 +1,4 @@
-"""Batch norms of several ranks: computed over all of their photos, or averaged once an epoch."""
+"""Batch norms of several ranks: computed over the photos of all ranks, or averaged once per epoch."""
 
 import torch
 import torch.distributed
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """A batch norm over the photos of all ranks, for CPUs: torch's own SyncBatchNorm computes on GPUs only.
 
-    Sum, sum of squares and count are added up over the ranks in one reduction, through which gradients
-    flow, so a rank without a photo takes part with a batch of 0. Evaluation is as ever.
+    One reduction, through which gradients flow, adds up sum, sum of squares and count over the ranks. So a
+    rank without a photo takes part with a batch of 0. Evaluation does not change.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         self._update(mean.detach(), variance.detach() * total / (total - 1).clamp(min=1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
-        # Rounded once, at the end: where the mean is far from 0, the two terms all but cancel out.
+        # Round once, at the end: the two terms almost cancel out if the mean is far from 0.
         normalised: Tensor = values * _by_channel(scale) + _by_channel(shift)
         return normalised.to(input.dtype)
 
@@ -46,7 +46,7 @@ def _by_channel(values: Tensor) -> Tensor:
 
 
 def synchronise_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
-    """Replace all batch norms by ones over the photos of all ranks, keeping names and values."""
+    """Replace all batch norms by batch norms over the photos of all ranks; names and values stay."""
     if device.type == "cuda":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return converted
@@ -61,14 +61,14 @@ def synchronise_batch_norms(model: nn.Module, device: torch.device) -> nn.Module
 
 
 def average_statistics(model: nn.Module, num_photos: int, device: torch.device) -> None:
-    """Make running statistics equal on all ranks, weighted by the photos each has seen."""
+    """Make running statistics equal on all ranks: a mean weighted by the photos of each rank."""
     statistics = [
         buffer for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var"))
     ]
     weight = torch.tensor([float(num_photos)], device=device)
     flat = torch.cat([*(buffer.flatten() * weight for buffer in statistics), weight])
     torch.distributed.all_reduce(flat)
-    if flat[-1] == 0:  # nobody has seen a photo: nothing to average
+    if flat[-1] == 0:  # no rank has seen a photo
         return
     flat, start = flat[:-1] / flat[-1], 0
     for buffer in statistics:

@@ -26,7 +26,7 @@ POLL_S = 0.5
 
 @dataclass(frozen=True)
 class BatchProgress:
-    """One rank's sums since the start of an epoch's training or validation; photos of all ranks: total."""
+    """One rank's sums since the start of an epoch's training or validation; total: photos of all ranks."""
 
     epoch: int
     split: str
@@ -39,21 +39,21 @@ class BatchProgress:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An epoch whose checkpoint is safe; metrics as reported, loss and accuracy over all ranks."""
+    """An epoch whose checkpoint is saved; metrics: as reported, over all ranks."""
 
     metrics: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """Training goes on after these epochs, read from a checkpoint."""
+    """Training resumes after these epochs, which were read from a checkpoint."""
 
     history: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Stalled:
-    """A worker ends itself: nothing was done in an epoch for some seconds."""
+    """A worker ends itself, because it did nothing for some seconds of an epoch."""
 
     world_rank: int
     epoch: int
@@ -62,7 +62,7 @@ class Stalled:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence for whoever watches the run."""
+    """A sentence for the user."""
 
     text: str
 
@@ -77,7 +77,7 @@ def make_queue() -> Queue:
 
 
 def send(queue: Queue, event: Event) -> "ray.ObjectRef[None]":
-    """Put an event into the driver's queue without waiting for it; what is given back can be waited for."""
+    """Put an event into the driver's queue without waiting; the returned reference can be waited for."""
     actor: Any = queue.actor
     sent: ray.ObjectRef[None] = actor.put_nowait.remote(pickle.dumps(event))
     return sent
@@ -85,15 +85,15 @@ def send(queue: Queue, event: Event) -> "ray.ObjectRef[None]":
 
 @contextmanager
 def received(queue: Queue, handlers: Sequence[Callable[[Event], None]]) -> Iterator[None]:
-    """Hand the queue's events to all handlers in a thread while inside; at the end, what is left of them.
+    """Pass the queue's events to all handlers, in a thread while inside; at the end, the remaining ones.
 
-    What one handler cannot do (a terminal is gone, a symbol cannot be printed) takes no event from others.
+    A handler that fails (a terminal is gone, a symbol cannot be printed) does not keep events from others.
     """
     done = threading.Event()
 
     def pump() -> None:
         while True:
-            finished = done.is_set()  # asked before the queue is: what came until then is still shown
+            finished = done.is_set()  # read before the queue: earlier events are still handled
             try:
                 while True:
                     event = pickle.loads(queue.get(timeout=POLL_S))
@@ -102,7 +102,7 @@ def received(queue: Queue, handlers: Sequence[Callable[[Event], None]]) -> Itera
             except Empty:
                 if finished:
                     return
-            except RayError:  # the queue's process is gone: it is on this node, and so is the run's end
+            except RayError:  # the queue's process, which is on this node, has ended
                 return
 
     thread = threading.Thread(target=pump, name="events", daemon=True)
@@ -117,17 +117,17 @@ def received(queue: Queue, handlers: Sequence[Callable[[Event], None]]) -> Itera
 def _hand_over(event: Event, handle: Callable[[Event], None]) -> None:
     try:
         handle(event)
-    except Exception as error:  # this thread's edge: the run is worth more than what shows it
+    except Exception as error:  # the thread's edge: a display must not end the run
         logger.warning("%s not shown or written: %s", type(event).__name__, error)
 
 
 class ReportEpochs(UserCallback):
-    """Send the table's rows from the controller: it calls this once the checkpoint is registered."""
+    """Send the rows of the table; the controller calls this after it registered the checkpoint."""
 
     def __init__(self, events: Queue) -> None:
         self._events = events
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Take what all ranks reported, of which rank 0's is shown."""
+        """Send the metrics of rank 0."""
         del run_context, checkpoint
         send(self._events, EpochDone(metrics[0]))

@@ -13,7 +13,7 @@ from physiq_ray.config import Settings
 from physiq_ray.errors import StorageError, TrainingError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What torch, CUDA's libraries, NCCL and Ray's memory monitor say.
+# The texts of torch, CUDA's libraries, NCCL and Ray's memory monitor.
 OUT_OF_MEMORY = (
     *("can't allocate memory", "out of memory", "OutOfMemory", "CUBLAS_STATUS_ALLOC_FAILED"),
     *("CUDNN_STATUS_ALLOC_FAILED", "due to the node running low on memory"),
@@ -22,7 +22,7 @@ OUT_OF_MEMORY = (
 
 @contextmanager
 def memory_translated(settings: Settings) -> Iterator[None]:
-    """Turn a lack of memory into TrainingError with its remedy."""
+    """Turn a lack of memory into a TrainingError with a remedy."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -32,7 +32,7 @@ def memory_translated(settings: Settings) -> Iterator[None]:
 
 
 def out_of_memory(settings: Settings) -> str:
-    """Say that memory ran out, and what helps."""
+    """Give the message that memory ran out, with a remedy."""
     return (
         f"out of memory in training with batch_size={settings.batch_size}, image_size={settings.image_size}: "
         "lower batch_size (gradient_accumulation keeps the photos of a step) or image_size"
@@ -41,7 +41,7 @@ def out_of_memory(settings: Settings) -> str:
 
 @contextmanager
 def store_translated(settings: Settings) -> Iterator[None]:
-    """Turn a fault of disk or checkpoint store into StorageError with its remedy."""
+    """Turn an error of the disk or the checkpoint store into a StorageError with a remedy."""
     try:
         yield
     except OSError as error:
@@ -53,9 +53,9 @@ def store_translated(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def partial_removed(uri: str) -> Iterator[None]:
-    """Remove a checkpoint's folder where it cannot be written: the next attempt needs the room.
+    """Remove a checkpoint's folder if it cannot be written: the next attempt needs the space.
 
-    uri: a path, or s3://, where an object is there whole or not at all.
+    uri: a path; for s3:// nothing is removed, because an object is complete or does not exist.
     """
     try:
         yield
@@ -66,7 +66,7 @@ def partial_removed(uri: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell a lack of memory from other faults, many of which have no type of their own."""
+    """Tell whether an error is a lack of memory; many such errors have no type of their own."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         mark in str(error) for mark in OUT_OF_MEMORY
     )

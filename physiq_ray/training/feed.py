@@ -1,8 +1,8 @@
 """Photos on the training device, ahead of the step.
 
-A thread copies the next batches' rows into memory, pinned where the device is a GPU, and asks for their way
-to the device; it computes nothing, and holds the interpreter's lock only to start copies. A split that fits a
-GPU lies there whole, and a batch is gathered by one kernel.
+A thread copies the next batches' rows into memory, which is pinned if the device is a GPU, and starts the
+copies to the device. It computes nothing, and holds the interpreter's lock only to start copies. A split that
+fits into a GPU's memory is copied there completely, and one kernel gathers each batch.
 """
 
 import secrets
@@ -30,7 +30,7 @@ OnUnreadable = Callable[[str, tuple[tuple[int, Unreadable], ...]], None]  # spli
 
 BATCHES_AHEAD = 2
 LOAD_ROWS = 256
-# Of a GPU's free memory before the first step, for all splits: the rest is for activations.
+# Share of a GPU's free memory before the first step, for all splits. The rest is for activations.
 GPU_SHARE = 0.3
 
 
@@ -61,16 +61,16 @@ class Feed:
         self._resident: dict[str, tuple[Tensor, Tensor]] = {}
         self._rows: Mapping[str, IntArray] = {}
         self._key = ""
-        # Workers that were started again must not take what was meant for those before them.
+        # Restarted workers must not take the batches of the workers that they replace.
         self._start_id = gather(secrets.token_hex(8))[0] if stream is not None else ""
 
     @property
     def needed_bytes(self) -> int:
-        """What all splits take as decoded images."""
+        """The size of all splits as decoded images."""
         return sum(photos.num_rows * photos.image_size**2 * 3 for photos in self._photos.values())
 
     def load_all(self) -> None:
-        """Copy every split to the device; all batches are gathered there from then on."""
+        """Copy every split to the device; from then on all batches are gathered there."""
         for split, photos in self._photos.items():
             side = photos.image_size
             images = torch.zeros(
@@ -86,7 +86,7 @@ class Feed:
             self._resident[split] = images, labels
 
     def fits_device(self) -> bool:
-        """Tell, alike on all ranks, whether every rank's GPU has room for all splits; never without GPUs."""
+        """Tell whether each rank's GPU has room for all splits; equal on all ranks, False without GPUs."""
         fits = self._worker.device.type == "cuda" and all(
             isinstance(photos, KeptPhotos) for photos in self._photos.values()
         )
@@ -96,17 +96,17 @@ class Feed:
         return all(gather(fits))
 
     def begin(self, epoch: int, rows: Mapping[str, IntArray]) -> None:
-        """Say which rows of each split this worker reads in an epoch, before it reads any."""
+        """Announce which rows of each split this worker reads in an epoch, before it reads any."""
         self._rows = rows
         if self._stream is not None:
             self._key = f"{self._start_id}-{epoch}"
-            # Waited for: the actor's threads may run what is asked later first.
+            # Wait for it: the actor's threads may run a later call first.
             ray.get(self._stream.begin.remote(self._key, self._share()))
 
     def batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Give uint8 images (B, H, W, 3) and labels (B,) on the device, in the order of the epoch's rows.
 
-        A photo that cannot be read is left out and handed to on_unreadable.
+        An unreadable photo is left out and passed to on_unreadable.
         """
         if split in self._resident:
             return self._gathered(split)
@@ -119,16 +119,16 @@ class Feed:
             yield images.index_select(0, part), labels.index_select(0, part)
 
     def _copied(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give batches, from a thread of its own.
+        """Give batches; this runs in a thread of its own.
 
-        It computes nothing: a second thread that calls torch's CPU kernels brings a second pool of OpenMP
-        threads, and both pools spin on the same cores.
+        It computes nothing: a second thread that calls torch's CPU kernels would start a second pool of
+        OpenMP threads, and both pools would spin on the same cores.
         """
         device, pinned = self._worker.device, _Pinned()
         is_cuda = device.type == "cuda"
         for batch in self._read(split, pinned.new if is_cuda else allocate):
             self._on_unreadable(split, batch.unreadable)
-            # Ray's store gives out memory that cannot be written to; torch wants to be able to.
+            # Ray's object store gives read-only memory; torch warns unless it is writable.
             labels = torch.from_numpy(np.require(batch.labels, requirements="W"))
             if is_cuda:
                 images = pinned.latest
@@ -148,7 +148,7 @@ class Feed:
 
 
 class _Pinned:
-    """Page-locked memory for one batch after another; torch keeps and reuses it once a copy is done."""
+    """Page-locked memory for one batch after another; torch reuses it after the copy."""
 
     def __init__(self) -> None:
         self.latest = torch.empty(0, dtype=torch.uint8)
@@ -159,8 +159,8 @@ class _Pinned:
 
 
 def ahead(items: Iterator[Item], device: torch.device, depth: int = BATCHES_AHEAD) -> Iterator[Item]:
-    """Prepare the next items, so many, in a thread while the last one is worked on."""
-    # A thread starts on the first GPU of its process's node, whatever the main thread uses (torch 58626).
+    """Prepare the next `depth` items in a thread while the caller uses the last one."""
+    # A new thread uses the first GPU of the node, whichever GPU the main thread uses (torch 58626).
     start = (lambda: torch.cuda.set_device(device)) if device.type == "cuda" else None
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead", initializer=start) as thread:
         end = object()

@@ -1,4 +1,4 @@
-"""What a run leaves at its end: the best epoch's model files, and what the driver says of it."""
+"""The end of a run: the model files of the best epoch, and the result that the command reports."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,11 +38,11 @@ NAMED_PHOTOS = 8  # in the message on a loss that is not finite
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run has come to.
+    """The result of a run.
 
-    report: of the kept epoch on the validation photos, None if none of them could be read. history: one
-    dict an epoch. files: uris written. num_used: photos by split. failed_sources: one sentence a source
-    that could not be listed; where there is one, the run is only partly done.
+    report: of the best epoch on the validation photos, None if none of them could be read. history: one dict
+    per epoch. files: uris of the written files. num_used: photos by split. failed_sources: a sentence for
+    each source that could not be listed; with any of them, the run is only partly done.
     """
 
     run_name: str
@@ -141,7 +141,7 @@ def _complete_set(output: str, resume_command: str) -> Iterator[str]:
 
 
 def _answers(validation: Mapping[str, Tensor], manifest: Manifest) -> Answers:
-    """Name the photos of the kept epoch's validation."""
+    """Name the validation photos of the best epoch."""
     uris = manifest.split(VALIDATION)["uri"].take(pa.array(validation["rows"].numpy())).to_pylist()
     return Answers(tuple(uris), validation["labels"], validation["logits"])
 
@@ -149,7 +149,7 @@ def _answers(validation: Mapping[str, Tensor], manifest: Manifest) -> Answers:
 def _diverged(
     found: Divergence, manifest: Manifest, settings: Settings, resume_command: str
 ) -> TrainingError:
-    """Name what was trained on when the loss stopped being a number."""
+    """Name the photos of the step whose loss was not finite."""
     if found.step is None:
         where = f"the validation loss of epoch {found.epoch} is not finite"
     else:

@@ -1,7 +1,7 @@
-"""The epochs of a run as files beside the model: history.json, and logs for TensorBoard.
+"""The epochs of a run as files next to the model: history.json, and logs for TensorBoard.
 
-Both are written whole after each epoch, so a run that is under way can be followed, on S3 too, and a
-resumed run leaves one curve.
+Both are rewritten after each epoch. So a run can be followed while it trains, also on S3, and a resumed run
+has a single curve.
 """
 
 import json
@@ -18,7 +18,7 @@ from physiq_ray.training.events import EpochDone, Event, Resumed
 
 HISTORY_FILE = "history.json"
 TENSORBOARD_FOLDER = "tensorboard"
-# One chart for what is compared.
+# Values with the same prefix share a chart.
 SCALARS = {
     "loss/train": "train_loss",
     "loss/validation": "validation_loss",
@@ -30,14 +30,14 @@ SCALARS = {
 
 
 class HistoryFiles:
-    """Follow a run's events and keep its files up to date in a folder or s3:// prefix."""
+    """Keep the files up to date with a run's events, in a folder or s3:// prefix."""
 
     def __init__(self, output: str, run_name: str) -> None:
         self._output, self._run_name = output, run_name
         self._epochs: list[Mapping[str, Any]] = []
 
     def handle(self, event: Event) -> None:
-        """Take in one event; a store that is briefly away waits for the next epoch."""
+        """Handle one event; if the store is briefly away, the next epoch writes the files."""
         if isinstance(event, Resumed):
             self._epochs = list(event.history)
         elif isinstance(event, EpochDone):
@@ -45,7 +45,7 @@ class HistoryFiles:
             try:
                 write_history(self._epochs, self._output, self._run_name)
             except (StorageError, OSError):  # of the store, or of this machine's temporary folder
-                return  # the end of the run writes them again, and says what is wrong
+                return  # the end of the run writes them again, and reports what is wrong
 
 
 def write_history(history: Sequence[Mapping[str, Any]], output: str, run_name: str) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
-"""One trainer a run, and one an output: the process that holds the lock in its folder, on any machine.
+"""Locks: one process trains a run, and one training writes to an output, on any machine.
 
-A lock is an object lock-0001.json, made only where none is there; the next holder makes the next number,
-so of several that try at once one succeeds. The holder renews its sign of life while it works, and stops
-where it finds a successor: it was taken for gone, asleep or cut off. Nothing is ever deleted: a lock whose
-holder is gone, or has said that it is done, is passed over.
+A lock is an object lock-0001.json that is created only if it does not exist. The next holder creates the next
+number, so one of several that try at once succeeds. The holder renews its sign of life while it works. It
+stops if it finds a successor, which took it for dead while it was asleep or cut off. Locks are never deleted:
+a lock whose holder is dead or done is ignored.
 """
 
 import json
@@ -22,14 +22,14 @@ from physiq_ray.storage import absolute_uri, create_bytes, join_uri, read_bytes,
 
 OUTPUT_LOCKS = ".locks"  # the folder of an output's locks, out of the way of what is read there
 RENEWAL_S = 15.0
-# After which a holder on another machine is taken for gone; longer than a store may be away for a write
-# that is tried again and again.
+# After this time without a sign of life, a holder on another machine counts as dead. It is longer than the
+# retries of a write while the store is away.
 SILENCE_S = 120.0
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who trains a run; seen_s: its last sign of life, in seconds since 1970."""
+    """The process that holds a lock; seen_s: its last sign of life, in seconds since 1970."""
 
     host: str
     pid: int
@@ -37,7 +37,7 @@ class Holder:
     is_done: bool = False
 
     def is_alive(self, now_s: float) -> bool:
-        """Tell whether it is still at work, as far as can be seen from here."""
+        """Tell whether it still works, as far as this machine can see."""
         if self.is_done or now_s - self.seen_s > SILENCE_S:
             return False
         return self.host != socket.gethostname() or _is_running(self.pid)
@@ -45,7 +45,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is locked: where its locks are, and how a sentence about it goes."""
+    """What is locked: the folder of its locks, and the parts of its error message."""
 
     folder: str
     name: str
@@ -55,9 +55,9 @@ class _Subject:
 
 @contextmanager
 def locked_run(storage: str, run_name: str, note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Be the only one to train a run while inside; note says why it takes a while.
+    """Be the only process that trains a run while inside; note says why it takes a while.
 
-    Raises TrainingError: somebody else does, or has taken over (which interrupts what runs inside).
+    Raises TrainingError: another process does, or has taken over (which interrupts what runs inside).
     StorageError: the lock cannot be read or written.
     """
     check_writable("storage", storage)
@@ -68,7 +68,7 @@ def locked_run(storage: str, run_name: str, note: Callable[[str], None] = lambda
 
 @contextmanager
 def locked_output(output: str, note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Be the only training that writes to an output, of whatever run; all else as `locked_run`."""
+    """Be the only training that writes to an output while inside; everything else as `locked_run`."""
     check_writable("output", output)
     folder = join_uri(absolute_uri(output), OUTPUT_LOCKS)
     with _held(
@@ -87,7 +87,7 @@ def _held(subject: _Subject, note: Callable[[str], None]) -> Iterator[None]:
         while not done.wait(RENEWAL_S):
             if _has_successor(folder, number):
                 lost.set()
-                os.kill(os.getpid(), signal.SIGINT)  # which Ray Train ends a run upon
+                os.kill(os.getpid(), signal.SIGINT)  # ends Ray Train's run
                 return
             _write(replace(own, seen_s=time.time()), _uri(folder, number))
 
@@ -99,7 +99,7 @@ def _held(subject: _Subject, note: Callable[[str], None]) -> Iterator[None]:
         if lost.is_set():
             raise TrainingError(
                 f"{subject.name} was taken over by the holder of {_uri(folder, number + 1)} while this "
-                "process showed no sign of life; it goes on there"
+                "process showed no sign of life; the training continues there"
             ) from error
         raise
     finally:
@@ -114,7 +114,7 @@ def _take(subject: _Subject, own: Holder, note: Callable[[str], None]) -> int:
         number, last = number + 1, holder
     if last is not None:
         if not last.is_alive(own.seen_s) and not last.is_done and last.host != own.host:
-            # By two machines' clocks, which may differ: only a lock that stays as it is, is let go.
+            # The clocks of two machines may differ: wait whether the lock changes before it is ignored.
             note(f"{subject.name}: waiting {2 * RENEWAL_S:g} s for a sign of life from {last.host}")
             time.sleep(2 * RENEWAL_S)
             seen = _read(_uri(folder, number - 1))
@@ -145,7 +145,7 @@ def _has_successor(folder: str, number: int) -> bool:
     try:
         return _read(_uri(folder, number + 1)) is not None
     except StorageError:
-        return False  # could not look: asked again at the next sign of life
+        return False  # could not look: it looks again at the next sign of life
 
 
 def _read(uri: str) -> Holder | None:
@@ -153,7 +153,7 @@ def _read(uri: str) -> Holder | None:
         return Holder(**json.loads(read_bytes(uri)))
     except NotFoundError:
         return None
-    except (ValueError, TypeError) as error:  # torn by a power cut: its writer is gone
+    except (ValueError, TypeError) as error:  # torn by a power cut: its writer is dead
         del error
         return Holder("", 0, 0.0, is_done=True)
 
@@ -162,7 +162,7 @@ def _write(holder: Holder, uri: str) -> None:
     try:
         write_bytes(json.dumps(asdict(holder)).encode(), uri)
     except StorageError:
-        return  # a store that is briefly away ends no training; the next sign of life will do
+        return  # a store that is briefly away must not end a training
 
 
 def _is_running(pid: int) -> bool:

@@ -1,9 +1,8 @@
-"""What each training worker runs: epochs of training and validation, a checkpoint after each.
+"""What each training worker runs: epochs of training and validation, with a checkpoint after each.
 
-Every number that decides anything is reduced over all ranks, weighted by photos, before it is looked at;
-the number of steps is planned beforehand. So ranks never wait for each other in vain, however few photos
-one of them holds. All randomness is seeded by (seed, epoch, rank): a resumed epoch draws what it would
-have drawn.
+Every number that a decision uses is first reduced over all ranks, weighted by photos. The number of steps is
+planned in advance. So no rank waits for a step that another rank does not take, however few photos it has.
+All randomness is seeded by (seed, epoch, rank): a resumed epoch draws the same numbers.
 """
 
 import contextlib
@@ -57,9 +56,9 @@ from physiq_ray.training.state import TrainingState, read_state, saved_state
 from physiq_ray.training.watchdog import Watchdog
 
 EVENT_INTERVAL_S = 1.0
-# What torch.compile may need for one size of images, beyond what a step may take.
+# How long torch.compile may take for one size of images, in addition to stall_timeout_s.
 COMPILE_S = 900.0
-# Steps between two looks whether the loss is still finite, which on a GPU wait for the step before.
+# Steps between two checks that the loss is finite; on a GPU each check waits for the previous step.
 CHECK_STEPS = 20
 
 IntArray = npt.NDArray[np.int64]
@@ -69,8 +68,8 @@ IntArray = npt.NDArray[np.int64]
 class Job:
     """Everything a worker needs, as data: it travels to the workers once.
 
-    class_weights: by class index, for the training loss; empty where all weigh the same. stream: the actor of
-    the pipeline that several workers share, where photos are not kept.
+    class_weights: by class index, for the training loss; empty if all classes weigh the same. stream: the
+    actor of the pipeline that several workers share, if photos are streamed.
     """
 
     settings: Settings
@@ -85,7 +84,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished loop tells the driver; failure or divergence is why it stopped before its end."""
+    """The result of a loop for the driver; failure, divergence: why it stopped before its end."""
 
     unreadable: tuple[Unreadable, ...]
     failure: str | None = None
@@ -100,9 +99,9 @@ def train_loop(config: dict[str, Job]) -> Outcome:
 
 
 def set_up_cudnn(reproducible: Literal["no", "yes"]) -> None:
-    """Let cuDNN try its algorithms and keep the fastest, or always take the same ones.
+    """Let cuDNN choose its fastest algorithms, or always use the same deterministic ones.
 
-    The fastest may add up gradients in another order each time, so that no two runs have equal epoch tables.
+    The fastest ones may add up gradients in a different order each time, so that epoch tables differ.
     """
     torch.backends.cudnn.deterministic = reproducible == "yes"
     torch.backends.cudnn.benchmark = reproducible == "no"
@@ -118,7 +117,7 @@ class Worker:
         self._rank, self._world_size = context.get_world_rank(), context.get_world_size()
         self._device = ray.train.torch.get_device()
         if self._device.type == "cpu":
-            torch.set_num_threads(job.threads)  # Ray sets as many as CPUs were reserved: often one
+            torch.set_num_threads(job.threads)  # Ray sets the number of reserved CPUs: often one
         else:
             set_up_cudnn(self._settings.reproducible)
         weights = ray.get(job.weights) if job.weights is not None else None
@@ -132,7 +131,7 @@ class Worker:
         self._saver = Saver()
 
     def run(self) -> Outcome:
-        """Go through the epochs that are left, and wait until the last one's checkpoint is saved."""
+        """Train the remaining epochs, and wait until the last checkpoint is saved."""
         with self._saver:
             return self._go_through()
 
@@ -150,7 +149,7 @@ class Worker:
                 validated, answers = self._validate(epoch)
             if failure := self._too_many_unreadable():
                 return Outcome(progress.unreadable(), failure)
-            if not math.isfinite(validated.loss):  # by the last step, whose own loss was still finite
+            if not math.isfinite(validated.loss):  # after the last step, whose own loss was finite
                 return Outcome(progress.unreadable(), divergence=Divergence(epoch))
             progress.epoch = epoch
             progress.early_stopping = progress.early_stopping.after(
@@ -193,7 +192,7 @@ class Worker:
         return feed
 
     def _plan(self, epoch: int) -> EpochPlan:
-        """Decide which photos this rank trains on, and tell the feed those that it validates with, too."""
+        """Decide which photos this rank trains on; announce them and its validation photos to the feed."""
         settings = self._settings
         plan = plan_epoch(
             self._available(TRAIN),
@@ -261,8 +260,8 @@ class Worker:
                     part = self._network.zero_loss(self._job.photos[TRAIN].image_size)
                 else:
                     continue
-                # Ranks' gradients are averaged: times their number, over the photos of all, gives the
-                # mean over photos, however unevenly they are dealt.
+                # The gradients of the ranks are averaged. Multiplied by the number of ranks and divided by
+                # the photos of all ranks, they are the mean over photos, however unevenly photos are dealt.
                 self._network.backward(part * (self._world_size / plan.step_sizes[step]))
             loss += part.detach()
         return loss
@@ -282,7 +281,7 @@ class Worker:
             if settings.mixup:
                 share = float(shares.beta(settings.mixup, settings.mixup))
                 soft = functional.one_hot(labels, num_classes).float()
-                # The photo's own share is the larger one: its label stays the one to be right about.
+                # The photo's own share is the larger one, so accuracy is measured against its label.
                 inputs, targets = mix(inputs, soft, max(share, 1 - share))
             return inputs, targets
 
@@ -301,7 +300,7 @@ class Worker:
             emit(sums)
         emit(sums, force=True)
         self._gather_unreadable()
-        # Copied once, as each copy to the host waits for the device.
+        # Copy once: each copy to the host waits for the device.
         mine = tuple(torch.cat(part).cpu() for part in zip(*answers, strict=True))
         read = rows[~np.isin(rows, list(self._progress.excluded[VALIDATION]))]
         found = gather((torch.from_numpy(read), *mine))
@@ -309,7 +308,7 @@ class Worker:
         return sums.means(), dict(zip(("rows", "labels", "logits"), joined, strict=True))
 
     def _no_answers(self) -> tuple[Tensor, Tensor]:
-        """Give labels and logits of no photo: a rank may have none to validate with."""
+        """Give labels and logits of no photos: a rank may have no validation photo."""
         num_classes = len(self._job.class_mapping.classes)
         labels = torch.empty(0, dtype=torch.int64, device=self._device)
         return labels, torch.empty(0, num_classes, device=self._device)
@@ -319,7 +318,7 @@ class Worker:
         return np.setdiff1d(np.arange(self._job.photos[split].num_rows), excluded)
 
     def _gather_unreadable(self) -> None:
-        """Let every rank know what any rank could not read, so that all plan alike."""
+        """Share each rank's unreadable photos with all ranks, so that all ranks plan the same epochs."""
         for excluded in gather(self._progress.excluded):
             for split, rows in excluded.items():
                 self._progress.excluded[split].update(rows)
@@ -329,7 +328,7 @@ class Worker:
         try:
             check_unreadable(self._progress.unreadable(), num_photos, self._settings.max_unreadable_share)
         except DataError as error:
-            return str(error)  # not raised: Ray would start the workers again and again
+            return str(error)  # not raised: Ray would restart the workers
         return None
 
     def _emitter(self, epoch: int, split: str, total: int) -> Callable[..., None]:
@@ -354,7 +353,7 @@ class Worker:
             self._watchdog.beat(allow_s=COMPILE_S)
 
     def _give_up(self) -> None:
-        """End this process, from the watchdog's thread: the training thread can no longer be asked to."""
+        """End this process from the watchdog's thread, because the training thread does not react."""
         seconds = self._settings.stall_timeout_s
         with contextlib.suppress(RayError):
             event = Stalled(self._rank, self._progress.epoch + 1, seconds)
@@ -362,8 +361,8 @@ class Worker:
         os._exit(1)
 
     def _report(self, metrics: dict[str, Any], answers: dict[str, Tensor]) -> None:
-        """Copy what a checkpoint holds, and have it saved and reported while the next epoch trains."""
-        self._saver.wait()  # before the copy, so that there is one at a time
+        """Copy the checkpoint's content; it is saved and reported while the next epoch trains."""
+        self._saver.wait()  # before the copy, so that there is only one copy
         name = f"epoch-{self._progress.epoch:04d}"
         if self._rank != 0:
             self._saver.save(partial(ray.train.report, metrics, checkpoint_dir_name=name))
@@ -376,7 +375,7 @@ class Worker:
         }
         run_name = ray.train.get_context().get_experiment_name()
         uri = join_uri(absolute_uri(self._settings.storage), run_name, name)
-        copy = HostCopy(self._network.state(), self._device)  # the rest is not changed any more
+        copy = HostCopy(self._network.state(), self._device)  # nothing changes the rest any more
 
         def write() -> None:
             with (
@@ -404,7 +403,7 @@ class Worker:
             progress.excluded,
             TrainingState.from_plain(state["progress"], patience=self._settings.patience),
         )
-        for split, rows in found.items():  # changed or gone since the checkpoint: opening the photos found it
+        for split, rows in found.items():  # changed or gone since the checkpoint
             progress.excluded[split].update(rows)
         if self._rank == 0:
             send(self._job.events, Resumed(tuple(progress.history)))

@@ -1,4 +1,4 @@
-"""Numbers of an epoch, kept on each rank and reduced over all before anybody looks at them."""
+"""Loss and accuracy of an epoch: summed on each rank, reduced over all ranks, then read."""
 
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ NO_STEP = 2**62
 
 @dataclass(frozen=True)
 class Means:
-    """Loss and accuracy per photo over all ranks, and how many photos; 0 where there is none."""
+    """Loss and accuracy per photo over all ranks, and the number of photos; 0 without photos."""
 
     loss: float
     accuracy: float
@@ -24,7 +24,7 @@ class Means:
 
 @dataclass
 class Sums:
-    """Running sums over photos, kept on the device: reading them back each step would stall a GPU."""
+    """Running sums over photos. They stay on the device: reading them in each step would stall a GPU."""
 
     loss: Tensor
     correct: Tensor
@@ -32,7 +32,7 @@ class Sums:
 
     @classmethod
     def zero(cls, device: torch.device) -> "Sums":
-        """Start at nothing."""
+        """Give sums over no photos."""
         return cls(torch.zeros((), device=device), torch.zeros((), device=device))
 
     def add(self, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -54,9 +54,9 @@ class Sums:
 
 @dataclass(frozen=True)
 class Divergence:
-    """A loss that is no number any more: in which epoch and step, both from 1, and on which training rows.
+    """A loss that is not finite: its epoch and step, both counted from 1, and its training rows.
 
-    Without a step it was the validation's, after the epoch's last step.
+    step: None if it is the validation loss, after the epoch's last step.
     """
 
     epoch: int
@@ -66,19 +66,19 @@ class Divergence:
 
 
 class FirstBadStep:
-    """The first step of an epoch whose loss is not finite, on any rank; looked at now and then only."""
+    """The first step of an epoch, on any rank, whose loss is not finite; it is not read in each step."""
 
     def __init__(self, device: torch.device) -> None:
         self._own = torch.full((), NO_STEP, dtype=torch.int64, device=device)
         self._of_all = NO_STEP
 
     def note(self, step: int, loss: Tensor) -> None:
-        """Remember a step, counted from 0; the device is not waited for."""
+        """Remember a step, counted from 0, without waiting for the device."""
         bad = torch.where(torch.isfinite(loss), NO_STEP, step)
         self._own = torch.minimum(self._own, bad)
 
     def was_seen(self) -> bool:
-        """Tell, alike on all ranks, whether there was one."""
+        """Tell whether there was one on any rank; the answer is equal on all ranks."""
         first = self._own.clone()
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(first, op=torch.distributed.ReduceOp.MIN)
@@ -86,7 +86,7 @@ class FirstBadStep:
         return self._of_all < NO_STEP
 
     def describe(self, epoch: int, plan: EpochPlan) -> Divergence:
-        """Name the step and the rows of the ranks on which it came first."""
+        """Name the step, and the rows of the ranks on which it was the first."""
         is_own = int(self._own) == self._of_all
         rows = plan.rows_of_step(self._of_all).tolist() if is_own else []
         all_rows = tuple(row for part in gather(rows) for row in part)

@@ -19,9 +19,9 @@ IntArray = npt.NDArray[np.int64]
 class EpochPlan:
     """One rank's part of a training epoch.
 
-    rows: int64, the photos in their order, to be read in batches of batch_size.
-    step_sizes: photos of all ranks together in each step; part_sizes: this rank's own, which may be 0 in
-    the last step. num_batches: batches in each step, the same for all ranks, the last ones maybe empty.
+    rows: int64, the photos in order, which are read in batches of batch_size. step_sizes: photos of all ranks
+    in each step. part_sizes: photos of this rank in each step, which may be 0 in the last step. num_batches:
+    batches in each step, equal on all ranks; the last ones may be empty.
     """
 
     rows: IntArray
@@ -46,12 +46,11 @@ def plan_epoch(
     epoch: int,
     accumulation: int = 1,
 ) -> EpochPlan:
-    """Deal the available rows to the ranks, in an order that is new each epoch and fixed by the seed.
+    """Deal the available rows to the ranks, in an order that the seed and the epoch decide.
 
-    Step k takes the next batch_size · accumulation · world_size rows of one permutation, whatever the
-    number of workers, so the same global batch meets the same photos. What is left over makes one more
-    step, dealt evenly; under half a step it waits for another epoch, as so few photos would upset the
-    batch norms.
+    Step k takes the next batch_size · accumulation · world_size rows of one permutation. So equal global
+    batches contain the same photos for any number of workers. The remaining rows make one more step, dealt
+    evenly, unless they are less than half a step: so few photos would disturb the batch norms.
     """
     order = np.random.default_rng((seed, epoch)).permutation(np.sort(available))
     share = batch_size * accumulation
@@ -78,7 +77,7 @@ def validation_rows(available: IntArray, *, world_size: int, world_rank: int) ->
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Patience as a value: the latest epoch, the best one, and how many passed since. Epochs count from 1."""
+    """Patience as a value: the latest epoch, the best one, and the epochs since then, counted from 1."""
 
     patience: int
     epoch: int = 0
@@ -89,7 +88,7 @@ class EarlyStopping:
     def after(self, epoch: int, accuracy: float, *, counts: bool = True) -> "EarlyStopping":
         """Give the state after an epoch's validation; only a strictly higher accuracy is better.
 
-        counts: whether this epoch may take of the patience.
+        counts: whether this epoch counts against the patience.
         """
         if accuracy > self.best_accuracy:
             return replace(self, epoch=epoch, best_accuracy=accuracy, best_epoch=epoch, waited=0)
@@ -102,23 +101,23 @@ class EarlyStopping:
 
     @property
     def status(self) -> str:
-        """What the epoch table says of the latest epoch."""
+        """The status of the latest epoch in the epoch table."""
         if self.epoch == self.best_epoch:
             return "✓ Best Model"
         return "Early Stop" if self.is_finished else f"Wait {self.waited}/{self.patience}"
 
 
 def checkpoint_score(accuracy: float, epoch: int) -> float:
-    """Order checkpoints by validation accuracy, the earlier of two equal ones first.
+    """Order checkpoints by validation accuracy; of two equal ones, the earlier one scores higher.
 
-    Ray keeps the later one, while early stopping holds on to the first that got there; 1e-9 is less than
-    any difference between two accuracies.
+    Ray would keep the later one, while early stopping counts from the earlier one. 1e-9 is less than any
+    difference between two accuracies.
     """
     return accuracy - 1e-9 * epoch
 
 
 def learning_rate(settings: Settings, epochs_done: float) -> float:
-    """Give Adam's rate after so many epochs, parts included.
+    """Give Adam's learning rate after a number of epochs, which may be fractional.
 
     constant: always settings.learning_rate. cosine: a linear rise over warmup_epochs, then half a cosine
     down to zero at settings.epochs (Loshchilov and Hutter 2017, without restarts).
@@ -126,7 +125,7 @@ def learning_rate(settings: Settings, epochs_done: float) -> float:
     if settings.schedule == "constant":
         return settings.learning_rate
     if epochs_done < settings.warmup_epochs:
-        # Not from zero: the first step would be lost.
+        # Not from zero: the first step would change nothing.
         return settings.learning_rate * max(0.01, epochs_done / settings.warmup_epochs)
     span = max(1e-9, settings.epochs - settings.warmup_epochs)
     done = min(1.0, (epochs_done - settings.warmup_epochs) / span)
@@ -134,10 +133,10 @@ def learning_rate(settings: Settings, epochs_done: float) -> float:
 
 
 def train_size(settings: Settings, epoch: int) -> int:
-    """Give the side in pixels to train at in an epoch: train_sizes take even shares of all epochs.
+    """Give the side in pixels to train at in an epoch; each of train_sizes gets an equal share of the epochs.
 
-    Small first is fast, and the convolutions learn at any size (Howard 2018, "Training Imagenet in 3
-    hours for 25 minutes").
+    Small images train faster, and convolutions learn at any size (Howard 2018, "Training Imagenet in 3 hours
+    for 25 minutes").
     """
     sizes = settings.train_sizes
     if not sizes:
@@ -146,15 +145,15 @@ def train_size(settings: Settings, epoch: int) -> int:
 
 
 def may_stop(settings: Settings, epoch: int) -> bool:
-    """Tell whether an epoch without a better score takes of the patience.
+    """Tell whether an epoch without a better score counts against the patience.
 
-    Not before the whole network trains, at its full size: a plateau before is to be expected.
+    It does not before the whole network trains at the full size: a plateau before that is expected.
     """
     return epoch > settings.head_epochs and train_size(settings, epoch) == settings.image_size
 
 
 def balanced_weights(class_indices: IntArray, num_classes: int) -> tuple[float, ...]:
-    """Give each class the inverse of its share, so that classes weigh alike and photos 1 on average.
+    """Weigh each class by the inverse of its share: classes weigh the same, and photos 1 on average.
 
     n / (k · n_c), as scikit-learn's "balanced" (King and Zeng 2001); 0 for a class without photos.
     """

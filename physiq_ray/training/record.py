@@ -11,7 +11,7 @@ from physiq_ray.manifest import Manifest
 from physiq_ray.model import WEIGHTS_WORDS
 from physiq_ray.storage import absolute_uri
 
-# What a run keeps from its start to its end: its photos, their split, and what its weights were scored on.
+# What cannot change while a run is resumed: its photos, their split, and what its scores were measured on.
 FIXED_SETTINGS = (
     *("sources", "source_buckets", "manifest", "validation_share"),
     *("group_pattern", "group_field", "seed"),
@@ -21,7 +21,7 @@ FIXED_SETTINGS = (
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run's start: the photos it trains on, what was not used, which sources failed, the poses' names."""
+    """The start of a run: its photos, how many were skipped, which sources failed, and the poses' names."""
 
     manifest: Manifest
     num_skipped: int
@@ -30,7 +30,7 @@ class RunRecord:
 
     @classmethod
     def of_manifest(cls, manifest: Manifest, pose_names: Mapping[int, str]) -> "RunRecord":
-        """Take from a manifest's report what the end of the run will say.
+        """Take from a manifest's report what the end of the run reports.
 
         Raises LabelError: a pose of the manifest has no name, which the model's files need.
         """
@@ -44,7 +44,7 @@ class RunRecord:
         )
 
     def with_names(self, pose_names: Mapping[int, str]) -> "RunRecord":
-        """Give the record with other names; a pose that has none among them keeps its own.
+        """Give the record with other names; a pose without a new name keeps its own.
 
         Raises LabelError: a pose of the manifest has no name in either.
         """
@@ -63,7 +63,7 @@ def _require_names(manifest: Manifest, pose_names: Mapping[int, str]) -> None:
 
 
 def stored_settings(settings: Settings, run_name: str) -> dict[str, Any]:
-    """Give plain values with absolute paths: run and model may be used from another working directory."""
+    """Give plain values with absolute paths, so that run and model can be used from any working directory."""
     values = settings_to_store(settings) | {"run_name": run_name}
     for name in ("output", "storage", "poses", "manifest"):
         if values[name] is not None:

@@ -52,7 +52,7 @@ def train(
     RAY_ADDRESS is set. source: one of the caller's own, in place of the settings' sources; a resumed run
     needs it again.
     Raises PhysiqError of the kind that says what is wrong: SettingError, LabelError, StorageError,
-    DataError, WeightsError, or TrainingError where Ray Train gave up or another process trains this run.
+    DataError, WeightsError, or TrainingError if Ray Train gave up or another process trains this run.
     """
     if resume and settings.run_name is None:
         raise SettingError("--resume needs --run-name (or PHYSIQ_RUN_NAME): the run to resume")
@@ -97,7 +97,7 @@ def train(
 def _start_record(
     settings: Settings, display: Display, source: PhotoSource | None
 ) -> tuple[RunRecord, StateDict | None]:
-    """Find the photos of a new run, and its starting weights; what is wrong at once comes first."""
+    """Find the photos of a new run and its starting weights; quick checks come before slow ones."""
     manifest = read_manifest(settings)
     if manifest is None and source is None:
         parse_sources(settings.sources)
@@ -160,7 +160,7 @@ def _open_splits(
 
 
 def _quarantine(unreadable: list[Unreadable], total: int, settings: Settings, output: str) -> None:
-    """Write the list before it may end the run: it is what the user needs then."""
+    """Write the list before it may end the run, because the user needs it then."""
     if unreadable:
         write_quarantine(unreadable, output)
     check_unreadable(unreadable, total, settings.max_unreadable_share)

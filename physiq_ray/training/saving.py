@@ -1,8 +1,9 @@
 """Checkpoints written while the next epoch trains.
 
-At an epoch's end the training thread only copies the state to the host's memory; a thread of its own writes,
-uploads and reports it. A row of the table still means a checkpoint that is saved: it comes when that is done.
-One checkpoint at a time: the next one waits before it is copied, so the host holds one copy at most.
+At the end of an epoch, the training thread only copies the state to the host's memory. Another thread writes,
+uploads and reports it. The epoch's row appears in the table after that, so a row still means that its
+checkpoint is saved. The next checkpoint is copied after the previous one is saved, so the host holds at most
+one copy.
 """
 
 import datetime
@@ -14,19 +15,18 @@ from typing import Any, Self
 import torch
 import torch.distributed
 
-# How long the ranks wait for rank 0's upload. Ray ends them before, when rank 0 fails.
+# How long the ranks wait for rank 0's upload. If rank 0 fails, Ray ends them earlier.
 PATIENCE = datetime.timedelta(days=7)
 
 
 class HostCopy:
     """A state's tensors copied to the host's memory, as they are at this moment.
 
-    From a GPU the copies only start here, into pinned memory. What is computed on the same stream afterwards
-    comes after them.
+    Copies from a GPU into pinned memory only start here. Later work on the stream runs after them.
     """
 
     def __init__(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """device: where the state's tensors are; those on the host are copied, too."""
+        """device: where the state's tensors are; tensors on the host are copied, too."""
         self._state: dict[str, Any] = _copied(state)
         self._done: torch.cuda.Event | None = None
         if device.type == "cuda":
@@ -52,10 +52,9 @@ def _copied(value: Any) -> Any:
 
 
 class Saver:
-    """The thread of one rank that saves, and what the ranks wait for before they save again.
+    """The thread of one rank that saves checkpoints, and the barrier of all ranks before the next one.
 
-    The ranks wait for each other outside of NCCL, which would end them all where an upload takes longer than
-    its timeout.
+    The barrier uses gloo: NCCL would end all ranks if an upload takes longer than its timeout.
     """
 
     def __init__(self) -> None:
@@ -72,23 +71,23 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Wait for the last checkpoint; raise what it raised, unless something else is raised already."""
+        """Wait for the last checkpoint; raise its error, unless another error is being raised."""
         self._thread.shutdown()
         if error is None:
             self.check()
 
     def wait(self) -> None:
-        """Wait until the latest task is done on every rank; raise what it raised here."""
+        """Wait until the latest task is done on every rank; raise this rank's error."""
         if self._latest is not None:
             self._latest.result()
             if self._ranks is not None:
                 torch.distributed.barrier(self._ranks)
 
     def save(self, task: Callable[[], None]) -> None:
-        """Run a task in the thread, after those before it."""
+        """Run a task in the thread, after the tasks before it."""
         self._latest = self._thread.submit(task)
 
     def check(self) -> None:
-        """Raise what the latest task raised, if it has ended so; do not wait for it."""
+        """Raise the error of the latest task if it has failed; do not wait for it."""
         if self._latest is not None and self._latest.done():
             self._latest.result()

@@ -1,8 +1,7 @@
-"""Ray's list of a run's checkpoints: whether there is one, and put right where a kill has torn it.
+"""Ray's list of a run's checkpoints, and its repair after a kill.
 
-Ray Train overwrites the list in place after each epoch, and refuses to start over a torn one. It deletes
-old checkpoints only afterwards, so a copy of the list from the epoch before names checkpoints that are
-all still there.
+Ray Train overwrites the list in place after each epoch, and refuses to start if the list is torn. It deletes
+old checkpoints only afterwards, so all checkpoints in a copy of the list from the epoch before still exist.
 """
 
 import json
@@ -18,14 +17,14 @@ COPY_FILE = "checkpoint_manager_snapshot.copy.json"
 
 
 class CopySnapshot(UserCallback):
-    """Copy the list, in the controller's process, after each epoch's checkpoint has entered it."""
+    """Copy the list after each epoch's checkpoint was added; this runs in the controller's process."""
 
     def __init__(self, folder: str) -> None:
         """folder: the run's, a path or s3:// address."""
         self._folder = folder
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Write the copy whole; a store that is briefly away waits for the next epoch."""
+        """Write the copy; if the store is briefly away, the next epoch writes it."""
         del run_context, metrics, checkpoint
         try:
             write_bytes(read_bytes(join_uri(self._folder, SNAPSHOT_FILE)), join_uri(self._folder, COPY_FILE))

@@ -1,4 +1,4 @@
-"""What a checkpoint holds between two epochs, written and read back."""
+"""What a checkpoint contains, and how it is written and read."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,9 +21,9 @@ STATE_FILE = "state.pt"
 
 @dataclass
 class TrainingState:
-    """The state of a run between two epochs, which a checkpoint holds beside model and optimizer.
+    """The state of a run between two epochs, which a checkpoint contains in addition to the network's state.
 
-    excluded: by split, the rows that cannot be read, with what is known of them.
+    excluded: by split, the unreadable photos by row.
     """
 
     early_stopping: EarlyStopping
@@ -32,11 +32,11 @@ class TrainingState:
     excluded: dict[str, dict[int, Unreadable]] = field(default_factory=lambda: {TRAIN: {}, VALIDATION: {}})
 
     def unreadable(self) -> tuple[Unreadable, ...]:
-        """All photos set aside so far."""
+        """All unreadable photos so far."""
         return tuple(item for split in (TRAIN, VALIDATION) for item in self.excluded[split].values())
 
     def to_plain(self) -> dict[str, Any]:
-        """Give plain values, which the restricted unpickler lets through."""
+        """Give plain values, which the restricted unpickler accepts."""
         excluded = {
             split: {row: asdict(item) for row, item in rows.items()} for split, rows in self.excluded.items()
         }
@@ -60,7 +60,7 @@ class TrainingState:
 
 @contextmanager
 def saved_state(state: Mapping[str, Any]) -> Iterator[ray.train.Checkpoint]:
-    """Write a state into a temporary folder, as a checkpoint to report while inside.
+    """Write a state into a temporary folder; give it as a checkpoint that can be reported while inside.
 
     Raises StorageError: no space left for it.
     """
@@ -71,7 +71,7 @@ def saved_state(state: Mapping[str, Any]) -> Iterator[ray.train.Checkpoint]:
 
 
 def read_state(checkpoint: ray.train.Checkpoint) -> dict[str, Any]:
-    """Read what a worker saved: the network's state, progress, class_mapping, validation."""
+    """Read what a worker saved: the network's state, progress, class_mapping and validation."""
     with checkpoint.as_directory() as folder:
         path = Path(folder, STATE_FILE)
         state: dict[str, Any] = read_tensors(path.read_bytes(), name=f"{checkpoint.path}/{STATE_FILE}")

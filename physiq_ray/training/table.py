@@ -30,12 +30,12 @@ class EpochTable:
         elif isinstance(event, Stalled):
             self._display.note(
                 f"worker {event.world_rank} has done nothing in epoch {event.epoch} for {event.seconds:g} s "
-                "(stall_timeout_s) and is given up"
+                "(stall_timeout_s) and is stopped"
             )
         else:
             last = event.history[-1]["epoch"] if event.history else 0
             self._header_shown = False
-            self._display.note(f"going on after epoch {last}")
+            self._display.note(f"resumed after epoch {last}")
             for metrics in event.history:
                 self._show_row(metrics)
 

@@ -1,4 +1,4 @@
-"""A run's epochs in MLflow, beside its files: for `physiq-ray[mlflow]`, where a tracking server is set."""
+"""A copy of a run's epochs on an MLflow server, with `physiq-ray[mlflow]` and the setting `mlflow`."""
 
 import importlib.util
 import os
@@ -11,8 +11,8 @@ from physiq_ray.training.events import EpochDone, Event
 from physiq_ray.training.history import SCALARS
 
 EXPERIMENT = "physiq-ray"
-# MLflow would try for minutes, and the epoch table would wait with it: what is not taken now goes with the
-# next epoch. It would also print over the table.
+# By default MLflow retries for minutes, and the epoch table would wait for it; instead, what could not be
+# sent is sent with the next epoch. MLflow would also print over the table.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -21,7 +21,7 @@ ENVIRONMENT = {
 
 
 def require_tracking(address: str | None) -> None:
-    """Raise SettingError where a tracking server is named and MLflow is not installed."""
+    """Raise SettingError if a tracking server is set and MLflow is not installed."""
     if address is not None and importlib.util.find_spec("mlflow") is None:
         raise SettingError(f"mlflow={address}: MLflow is not installed; pip install 'physiq-ray[mlflow]'")
 
@@ -30,11 +30,11 @@ def require_tracking(address: str | None) -> None:
 def tracked(
     address: str | None, run_name: str, params: Mapping[str, Any], note: Callable[[str], None]
 ) -> Iterator[list[Callable[[Event], None]]]:
-    """Open the run of this name, or go on with it; give what handles its events, none without an address.
+    """Create or resume the MLflow run of this name; give its event handler, or none without an address.
 
-    address: MLflow's tracking URI, as http://host:5000. params: logged once, when the run is new; a resumed
-    run may have others, which MLflow would refuse. At the end the run is FINISHED, FAILED, or KILLED by
-    Ctrl-C.
+    address: MLflow's tracking URI, for example http://host:5000. params: logged once, when the run is new; a
+    resumed run may have other values, which MLflow would refuse. At the end the run is FINISHED, FAILED, or,
+    after Ctrl-C, KILLED.
     Raises SettingError: MLflow is not installed. TrainingError: no tracking server answers.
     """
     require_tracking(address)
@@ -88,7 +88,7 @@ class _TrackedRun:
             raise TrainingError(f"mlflow={address}: {error}") from error
 
     def handle(self, event: Event) -> None:
-        """Log an epoch; a server that is briefly away gets it with the next."""
+        """Log an epoch; if the server is briefly away, it gets the epoch with the next one."""
         if isinstance(event, EpochDone):
             epoch = event.metrics
             self._waiting += [
@@ -98,8 +98,10 @@ class _TrackedRun:
             self._send()
 
     def end(self, status: str) -> None:
-        """Log what is left; say so where it stays unsaid, and end the run all the same."""
+        """Send what is still queued. If that fails, report it and end the run anyway."""
         self._send()
+        if self._waiting:
+            self._note(f"mlflow={self._address}: the last epochs could not be sent")
         try:
             self._client.set_terminated(self._id, status)
         except self._error as error:

@@ -133,7 +133,7 @@ def test_a_job_outlives_a_node_that_is_lost(make_cluster, work):
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "8/8" in done.stdout
-    assert "going on after epoch" in done.stdout
+    assert "resumed after epoch" in done.stdout
     assert nodes.client().get_job_status("lossy") == JobStatus.SUCCEEDED
 
 
@@ -160,7 +160,7 @@ def test_a_stopped_job_is_gone_on_with(make_cluster, work):
         -2000:
     ]
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert "going on after epoch" in resumed.stdout
+    assert "resumed after epoch" in resumed.stdout
 
 
 def test_a_job_with_a_wrong_setting_fails_and_says_so_last(make_cluster, work):

@@ -63,7 +63,7 @@ def test_a_killed_worker_of_two_costs_no_epoch_and_no_line(run, photos, training
     assert len(seen) == 2
     assert [epoch["epoch"] for epoch in result.history] == [1, 2, 3, 4]
     table = rows(shown)
-    assert shown.count("going on after epoch") == 1
+    assert shown.count("resumed after epoch") == 1
     again = next(number for number, row in enumerate(table) if number and row[0] == "1/4")
     assert table[again : again + again] == table[:again]  # the lines before the kill, shown again, unchanged
     assert table[-1][0] == "4/4"
@@ -93,7 +93,7 @@ def test_ten_kills_in_one_run_leave_the_losses_of_a_run_without_them(run, photos
     killed, shown = run(**settings, run_name="killed", on_text=kill_in_each_epoch)
     assert len(set(kills)) == 10
     assert in_write >= 5
-    assert shown.count("going on after epoch") == 10
+    assert shown.count("resumed after epoch") == 10
     losses = [
         [(epoch["epoch"], epoch["train_loss"], epoch["validation_loss"]) for epoch in result.history]
         for result in (killed, straight)
@@ -119,7 +119,7 @@ def test_a_stalled_worker_is_given_up_and_the_run_goes_on(run, photos, training_
             if psutil.pid_exists(process.pid):
                 process.kill()
     assert [epoch["epoch"] for epoch in result.history] == [1, 2, 3]
-    assert "going on after epoch" in shown
+    assert "resumed after epoch" in shown
     assert time.monotonic() - started_s < 150
 
 
@@ -149,7 +149,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(run, photos,
     # The list of checkpoints may be torn as well: its writer overwrites it in place.
     (folder / "checkpoint_manager_snapshot.json").write_text('{"ray_version": "2.')
     result, shown = run(epochs=3, run_name="torn", resume=True)
-    assert "going on after epoch 1" in shown
+    assert "resumed after epoch 1" in shown
     assert [epoch["epoch"] for epoch in result.history] == [1, 2, 3]
 
 
@@ -304,7 +304,7 @@ def test_a_lost_node_with_its_worker_and_its_decoded_photos_costs_no_epoch(photo
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["lost"]
-    assert "going on after epoch" in done.stdout
+    assert "resumed after epoch" in done.stdout
     table = rows(done.stdout)
     again = next(number for number, row in enumerate(table) if number and row[0] == "1/4")
     assert table[again : again + again] == table[:again]

@@ -74,7 +74,7 @@ def test_three_interrupted_epochs_and_three_resumed_give_the_weights_of_six(
     second, second_shown = run(**common, run_name="halves", resume=True, output=str(tmp_path / "halves"))
 
     assert len(killed) == 1
-    assert "going on after epoch 3" in second_shown or "going on after epoch 4" in second_shown
+    assert "resumed after epoch 3" in second_shown or "resumed after epoch 4" in second_shown
     assert rows(second_shown) == rows(whole_shown)
     # The last epoch's state, not the best one's, which may be from before the interruption.
     left, right = (

@@ -120,7 +120,7 @@ def test_a_killed_run_goes_on_at_the_next_epoch_with_its_best_and_its_patience(c
 
     resumed = resume(command, tmp_path)
     after = rows(resumed.stdout)
-    assert "going on after epoch 2" in resumed.stdout
+    assert "resumed after epoch 2" in resumed.stdout
     assert after[:2] == before
     assert [(row[0], row[5]) for row in after[2:]] == [("3/3", "Wait 2/10")]
     assert f"Best validation accuracy {before[0][4]} in epoch 1" in resumed.stdout

@@ -116,7 +116,7 @@ def test_a_finished_run_goes_on_until_its_patience_ends_and_its_name_is_taken(ru
     assert [epoch["epoch"] for epoch in second.history] == list(range(1, len(second.history) + 1))
     assert [epoch["status"] for epoch in second.history][-2:] == ["Wait 1/2", "Early Stop"]
     assert len(second.history) < 9
-    assert "going on after epoch 1" in shown
+    assert "resumed after epoch 1" in shown
     assert "Early Stop" in shown
     with pytest.raises(SettingError, match="image_size=96: the run was started with image_size=64"):
         run(run_name="again", image_size=96, resume=True)

@@ -78,5 +78,5 @@ def test_a_resumed_run_shows_the_earlier_lines_again():
     table, out = plain_table()
     table.handle(Resumed((metrics(1, "✓ Best Model"), metrics(2, "Wait 1/10"))))
     lines = out.getvalue().splitlines()
-    assert lines[0] == "going on after epoch 2"
+    assert lines[0] == "resumed after epoch 2"
     assert [line.split()[0] for line in lines[2:]] == ["1/50", "2/50"]

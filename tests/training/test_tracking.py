@@ -98,7 +98,7 @@ def test_a_server_that_is_briefly_away_gets_the_epoch_with_the_next(address, mon
     assert [step for step, _, _ in logged(address)[1]] == [1, 2]
 
 
-def test_a_server_that_is_gone_at_the_end_is_told_and_ends_no_run(address, monkeypatch):
+def test_a_server_that_is_gone_at_the_end_is_reported_and_ends_no_run(address, monkeypatch):
     def fail(*args, **kwargs):
         raise MlflowException("gone")
 
@@ -108,6 +108,22 @@ def test_a_server_that_is_gone_at_the_end_is_told_and_ends_no_run(address, monke
     follow(address, epochs=(1,), notes=notes)
 
     assert notes == [f"mlflow={address}: the run's end could not be logged: gone"]
+
+
+def test_epochs_that_were_never_sent_are_reported(address, monkeypatch):
+    log_batch = MlflowClient.log_batch
+
+    def log_only_params(client, run_id, metrics=(), params=()):
+        if metrics:
+            raise MlflowException("gone")
+        log_batch(client, run_id, metrics=metrics, params=params)
+
+    notes = []
+    monkeypatch.setattr(MlflowClient, "log_batch", log_only_params)
+
+    follow(address, epochs=(1, 2), notes=notes)
+
+    assert notes == [f"mlflow={address}: the last epochs could not be sent"]
 
 
 def test_no_server_is_said_at_once():
