@@ -40,8 +40,12 @@ settings.load_profile("physiq")
 _bucket_numbers = itertools.count(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long: at the end two processes can share only short tests evenly."""
+    """Mark long tests as slow, and start with slow tests: two processes can share short ones evenly."""
+    for item in items:
+        if item.get_closest_marker("long") is not None:
+            item.add_marker("slow")
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
