@@ -3,13 +3,13 @@
 app       the Serve application and its builder
 run       the same on this machine, until it is interrupted
 api       routes and their answers
-document  what they look like, for OpenAPI
-headers   what each answer has around it
-intake    a request → the photos in it
+schema    what they look like, for OpenAPI
+edge      what each answer has around it
+body      a request → the photos in it
 encodings gzip, base64
 refusals  what is answered in place of a prediction
 clients   which client asks
-limits    tokens, rates, room
+access    tokens, rates, room
 uploads   how many at a time, and how slow
 service   a replica's models, decoding and answers
 versions  which version of a model's file the replicas answer with

@@ -24,14 +24,14 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from physiq_ray.errors import PhysiqError
+from physiq_ray.serving.access import RateLimit, Tokens
+from physiq_ray.serving.body import Upload, read_uploads, to_request_error
 from physiq_ray.serving.clients import FORWARDED_FOR, name_client, parse_networks, peer_header
-from physiq_ray.serving.document import BODY, REFUSALS, Answer, Answers, Health, ModelAnswer
-from physiq_ray.serving.headers import PREDICT_PATH, Edge
-from physiq_ray.serving.intake import Upload, read_uploads, to_request_error
-from physiq_ray.serving.limits import RateLimit, Tokens
+from physiq_ray.serving.edge import PREDICT_PATH, Edge
 from physiq_ray.serving.metrics import Metrics
 from physiq_ray.serving.refusals import RequestError, too_large
 from physiq_ray.serving.requestlog import RequestLog
+from physiq_ray.serving.schema import BODY, REFUSALS, Answer, Answers, Health, ModelAnswer
 from physiq_ray.serving.service import Service
 from physiq_ray.serving.uploads import Uploads
 

@@ -87,7 +87,7 @@ def _check_before(settings: LocalServingSettings) -> None:
     """Find out in this process what would else be a trace from another one, half a minute later."""
     from physiq_ray.checkpoint import load_model_state
     from physiq_ray.labels import load_configured_poses
-    from physiq_ray.serving.limits import Tokens
+    from physiq_ray.serving.access import Tokens
 
     is_ipv6 = ":" in settings.host
     if is_ipv6 and settings.ingress == "haproxy":

@@ -31,9 +31,9 @@ from physiq_ray.images import BASE_FORMATS, UInt8Array, decode_square
 from physiq_ray.labels import load_configured_poses
 from physiq_ray.prediction.network import Forward, Network, to_probabilities
 from physiq_ray.prediction.openvino import OpenVinoNetwork, has_openvino
+from physiq_ray.serving.access import Pace
 from physiq_ray.serving.engine import Engine
 from physiq_ray.serving.feedback import Feedback
-from physiq_ray.serving.limits import Pace
 from physiq_ray.serving.metrics import Metrics
 from physiq_ray.serving.versions import AnyVersion, OtherVersionError, Versions
 from physiq_ray.storage import read_bytes

@@ -17,8 +17,8 @@ from running import ALLOWED_BUCKET, POSES, RunningService
 from physiq_ray.checkpoint import load_model_state
 from physiq_ray.config import ServingSettings
 from physiq_ray.prediction.single import Predictor
+from physiq_ray.serving.access import RateLimit
 from physiq_ray.serving.api import build_api
-from physiq_ray.serving.limits import RateLimit
 
 MakePhoto = Callable[..., bytes]
 Answer = dict[str, Any]

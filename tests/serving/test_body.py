@@ -13,7 +13,7 @@ from starlette.requests import Request
 from physiq_ray import errors
 from physiq_ray.config import ServingSettings
 from physiq_ray.errors import PhysiqError
-from physiq_ray.serving.intake import Upload, is_allowed, limited, read_uploads, to_request_error
+from physiq_ray.serving.body import Upload, is_allowed, limited, read_uploads, to_request_error
 from physiq_ray.serving.refusals import RequestError
 
 ERRORS = [

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from physiq_ray.serving.intake import limited
+from physiq_ray.serving.body import limited
 from physiq_ray.serving.refusals import RequestError
 
 LOGGER = logging.getLogger("ray.serve")

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from physiq_ray.errors import ServingError
-from physiq_ray.serving import limits
-from physiq_ray.serving.limits import MAX_CLIENTS, Pace, RateLimit, Tokens
+from physiq_ray.serving import access
+from physiq_ray.serving.access import MAX_CLIENTS, Pace, RateLimit, Tokens
 
 FIRST, SECOND, THIRD = "first-token-0123456789", "second-token-0123456789", "third-token-0123456789"
 
@@ -229,14 +229,14 @@ def test_every_token_is_compared_whichever_was_given(
 ) -> None:
     # How long an answer takes must not tell where in the file a token stands; only a count can show it.
     compared = []
-    compare = limits.hmac.compare_digest
+    compare = access.hmac.compare_digest
 
     def count(one: bytes, other: bytes) -> bool:
         compared.append(other)
         return compare(one, other)
 
     tokens = Tokens(str(file))
-    monkeypatch.setattr(limits.hmac, "compare_digest", count)
+    monkeypatch.setattr(access.hmac, "compare_digest", count)
     tokens.name_of(f"Bearer {given}")
 
     assert compared == [FIRST.encode(), SECOND.encode()]
