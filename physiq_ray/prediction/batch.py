@@ -28,8 +28,9 @@ from physiq_ray.checkpoint import ModelState
 from physiq_ray.cluster import cluster_nodes, connect
 from physiq_ray.errors import PhysiqError, PredictionError, SettingError, StorageError, UnreachableError
 from physiq_ray.ingest import PhotoReader, build_dataset
-from physiq_ray.prediction.network import NOT_FINITE, Network
-from physiq_ray.prediction.parts import Float32Array, PartWriter, read_parts
+from physiq_ray.prediction.answer import NOT_FINITE, Float32Array
+from physiq_ray.prediction.network import Network
+from physiq_ray.prediction.parts import PartWriter, read_parts
 from physiq_ray.prediction.unreadable import UnreadableList
 from physiq_ray.quarantine import Unreadable
 from physiq_ray.storage import (

@@ -10,9 +10,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.model import choose_precision, normalise
 
-# Finite weights may still be so large that sums of their products are not.
-NOT_FINITE = "the network's answer is no number; its weights are damaged, or too large for its precision"
-
 
 class Forward(Protocol):
     """What answers for pixels: `Network`, or the same by another runtime."""
@@ -84,8 +81,3 @@ def _fold_norms(model: nn.Module) -> None:
             if isinstance(first, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(first, norm))
                 setattr(module, norm_name, nn.Identity())
-
-
-def to_probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """Turn logits (B, C) into float64 (B, C) whose rows add up to 1."""
-    return torch.softmax(logits.double() / temperature, dim=1)

@@ -6,26 +6,19 @@ float32. The schema's metadata name the model.
 Parts appear whole or not at all and are never written again; at most part_rows answers wait in memory.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.errors import PredictionError, SettingError
-from physiq_ray.prediction.network import to_probabilities
+from physiq_ray.prediction.answer import VERSION_KEY, Float32Array, answer_schema, to_table
 from physiq_ray.storage import join_uri, list_names, parse_source, read_bytes, write_bytes
 
-Float32Array = npt.NDArray[np.float32]
-
-VERSION_KEY, CLASSES_KEY = b"physiq_ray.model_version", b"physiq_ray.classes"
 READ_THREADS = 8
 
 _NAME = re.compile(r"part-(\d{5,})\.parquet")
@@ -83,7 +76,7 @@ class PartWriter:
         self._state = state
         self._next_number = next_number
         self._part_rows = part_rows
-        self._waiting = part_schema(state).empty_table()
+        self._waiting = answer_schema(state).empty_table()
 
     @property
     def num_waiting(self) -> int:
@@ -115,36 +108,3 @@ class PartWriter:
         self._waiting = self._waiting.slice(num_rows)
         self._next_number += 1
         self.files.append(uri)
-
-
-def part_schema(state: ModelState) -> pa.Schema:
-    """Give the columns of a model's answers, and the model in the metadata."""
-    mapping = state.class_mapping
-    return pa.schema(
-        [
-            ("uri", pa.string()),
-            ("pose_id", pa.int32()),
-            ("pose", pa.string()),
-            ("confidence", pa.float32()),
-            ("error", pa.string()),
-            *((f"probability_{pose_id}", pa.float32()) for pose_id in mapping.pose_ids),
-        ],
-        metadata={VERSION_KEY: state.version.encode(), CLASSES_KEY: json.dumps(mapping.classes).encode()},
-    )
-
-
-def to_table(uris: Sequence[str], logits: Float32Array, state: ModelState) -> pa.Table:
-    """Turn logits float32 (B, C) into B rows of `part_schema`, divided by the model's temperature."""
-    probabilities = to_probabilities(torch.from_numpy(logits), state.temperature).numpy()  # (B, C)
-    pose_ids = [state.class_mapping.pose_ids[index] for index in probabilities.argmax(axis=1)]
-    columns = [
-        uris,
-        pose_ids,
-        [state.pose_names[pose_id] for pose_id in pose_ids],
-        probabilities.max(axis=1),
-        [None] * len(pose_ids),
-        *probabilities.T,
-    ]
-    schema = part_schema(state)
-    arrays = [pa.array(column).cast(kind) for column, kind in zip(columns, schema.types, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)

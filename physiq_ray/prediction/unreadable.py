@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from physiq_ray.checkpoint import ModelState
-from physiq_ray.prediction.parts import part_schema
+from physiq_ray.prediction.answer import answer_schema
 from physiq_ray.storage import join_uri, write_file
 
 if TYPE_CHECKING:  # it imports Ray
@@ -39,7 +39,7 @@ class UnreadableList:
         self.num_photos = 0
         self.examples: list[Unreadable] = []
         self._rows_uri = join_uri(output, UNREADABLE_ROWS)
-        self._schema = part_schema(state)
+        self._schema = answer_schema(state)
         self._file = file
         self._num_saved = -1
 

@@ -20,19 +20,18 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from physiq_ray.errors import PredictionError
 from physiq_ray.images import UInt8Array
-from physiq_ray.prediction.network import NOT_FINITE, Forward
+from physiq_ray.prediction.answer import NOT_FINITE, Float32Array
+from physiq_ray.prediction.network import Forward
 
 LOGGER = logging.getLogger("ray.serve")  # its handlers, and its form, are those of the deployment
 
 # Of a batch's time, how long at most the next one waits for as many photos; lost where they do not come.
 GATHER_SHARE = 0.1
 
-Float32Array = npt.NDArray[np.float32]
 T = TypeVar("T")
 
 

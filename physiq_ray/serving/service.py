@@ -29,7 +29,8 @@ from physiq_ray.config import LiveSettings, ServingSettings
 from physiq_ray.errors import PhotoError, PhysiqError, ServingError, SettingError
 from physiq_ray.images import BASE_FORMATS, UInt8Array, decode_square
 from physiq_ray.labels import load_configured_poses
-from physiq_ray.prediction.network import Forward, Network, to_probabilities
+from physiq_ray.prediction.answer import to_probabilities
+from physiq_ray.prediction.network import Forward, Network
 from physiq_ray.prediction.openvino import OpenVinoNetwork, has_openvino
 from physiq_ray.serving.access import Pace
 from physiq_ray.serving.engine import Engine

@@ -20,6 +20,7 @@ from physiq_ray.errors import (
     UnreachableError,
 )
 from physiq_ray.prediction import batch, parts
+from physiq_ray.prediction.answer import to_probabilities
 from physiq_ray.prediction.batch import (
     ActorPlan,
     Outage,
@@ -28,7 +29,6 @@ from physiq_ray.prediction.batch import (
     predict_table,
     predict_to_parquet,
 )
-from physiq_ray.prediction.network import to_probabilities
 
 SIZE = (72, 96)
 
