@@ -21,18 +21,30 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from physiq_ray.errors import PhysiqError
 from physiq_ray.serving.access import RateLimit, Tokens
-from physiq_ray.serving.body import Upload, read_uploads, to_request_error
+from physiq_ray.serving.body import Upload, read_uploads
 from physiq_ray.serving.clients import FORWARDED_FOR, name_client, parse_networks, peer_header
 from physiq_ray.serving.edge import PREDICT_PATH, Edge
 from physiq_ray.serving.metrics import Metrics
-from physiq_ray.serving.refusals import RequestError, too_large
+from physiq_ray.serving.refusals import RequestError, to_request_error, too_large
 from physiq_ray.serving.requestlog import RequestLog
-from physiq_ray.serving.schema import BODY, REFUSALS, Answer, Answers, Health, ModelAnswer
-from physiq_ray.serving.service import Service
+from physiq_ray.serving.schema import (
+    BODY,
+    REFUSALS,
+    Answer,
+    Answers,
+    Health,
+    ModelAnswer,
+    NamedAnswer,
+    NamedError,
+    Pose,
+    Role,
+)
+from physiq_ray.serving.service import CANARY, MAIN, Served, Service
 from physiq_ray.serving.uploads import Uploads
 
 PAGE = Path(__file__).parent / "page"
@@ -115,19 +127,18 @@ class Handlers:
                 raise RequestError(
                     503, "timeout", f"no answer within {timeout_s:g} s", retry_after_s=5
                 ) from None
-        self._log.note(result["model"]["version"] for result in results if isinstance(result, dict))
+        self._log.note(result.model.version for result in results if isinstance(result, Answer))
         if len(results) == 1:
             result = results[0]
             if isinstance(result, RequestError):
                 raise result
-            return JSONResponse(result)
-        return JSONResponse(
-            {
-                "answers": [
-                    {"name": upload.name} | (result.to_dict() if isinstance(result, RequestError) else result)
-                    for upload, result in zip(uploads, results, strict=True)
+            return _to_json(result)
+        return _to_json(
+            Answers(
+                answers=[
+                    _with_name(upload.name, result) for upload, result in zip(uploads, results, strict=True)
                 ]
-            }
+            )
         )
 
     @contextlib.contextmanager
@@ -153,7 +164,7 @@ class Handlers:
             retry_after_s=max(1, math.ceil(wait_s)),
         )
 
-    async def _answer(self, upload: Upload) -> dict[str, Any] | RequestError:
+    async def _answer(self, upload: Upload) -> Answer | RequestError:
         """Answer for one photo of a request; what is wrong with it is not the others'."""
         try:
             data = upload.data if upload.uri is None else await self.service.fetch(upload.uri)
@@ -166,31 +177,26 @@ class Handlers:
     async def model(self) -> Response:
         """Say which model answers."""
         models = self.service.models
+        return _to_json(
+            ModelAnswer(
+                **dict(self._role(models.main, MAIN)),
+                min_confidence=models.live.min_confidence,
+                canary=self._role(models.canary, CANARY) if models.canary else None,
+                canary_share=models.live.canary_share if models.canary else 0.0,
+                refused=self.service.refused,
+            )
+        )
 
-        def role(name: str) -> dict[str, Any] | None:
-            served = models.main if name == "main" else models.canary
-            if served is None:
-                return None
-            state = served.state
-            return {
-                "version": state.version,
-                "image_size": state.image_size,
-                "temperature": state.temperature,
-                "poses": [
-                    {"id": pose_id, "name": state.pose_names[pose_id]}
-                    for pose_id in state.class_mapping.pose_ids
-                ],
-                "num_answers": self.service.num_answers[name],
-            }
-
-        return JSONResponse(
-            {
-                **(role("main") or {}),
-                "min_confidence": models.live.min_confidence,
-                "canary": role("canary"),
-                "canary_share": models.live.canary_share if models.canary else 0.0,
-                "refused": self.service.refused,
-            }
+    def _role(self, served: Served, name: str) -> Role:
+        state = served.state
+        return Role(
+            version=state.version,
+            image_size=state.image_size,
+            temperature=state.temperature,
+            poses=[
+                Pose(id=pose_id, name=state.pose_names[pose_id]) for pose_id in state.class_mapping.pose_ids
+            ],
+            num_answers=self.service.num_answers[name],
         )
 
     async def healthz(self) -> Response:
@@ -200,9 +206,9 @@ class Handlers:
                 await self.service.check()
         except (PhysiqError, TimeoutError) as error:
             raise RequestError(
-                503, "unavailable", "the model does not answer just now", retry_after_s=5
+                503, "unavailable", "the model does not respond at the moment", retry_after_s=5
             ) from error
-        return JSONResponse({"status": "ok"})
+        return _to_json(Health(status="ok"))
 
 
 def build_api(service: Service, metrics: Metrics, log: RequestLog | None = None) -> FastAPI:
@@ -257,6 +263,16 @@ def build_api(service: Service, metrics: Metrics, log: RequestLog | None = None)
     return api
 
 
+def _to_json(answer: BaseModel) -> JSONResponse:
+    return JSONResponse(answer.model_dump())
+
+
+def _with_name(name: str | None, result: Answer | RequestError) -> NamedAnswer | NamedError:
+    if isinstance(result, RequestError):
+        return NamedError(name=name, **dict(result.to_answer()))
+    return NamedAnswer(name=name, **dict(result))
+
+
 def _file_sender(path: Path) -> Any:
     async def send_file() -> FileResponse:
         return FileResponse(path)
@@ -277,8 +293,8 @@ async def _answer_error(_request: Request, error: Exception) -> Response:
 async def _answer_http_exception(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-    body = {"error": {"code": code, "message": str(error.detail)}}
-    headers = dict(error.headers or {})
-    if headers.get("Allow") == "GET":
-        headers["Allow"] = "GET, HEAD"
-    return JSONResponse(body, status_code=error.status_code, headers=headers)
+    response = RequestError(error.status_code, code, str(error.detail)).to_response()
+    response.headers.update(error.headers or {})
+    if response.headers.get("Allow") == "GET":
+        response.headers["Allow"] = "GET, HEAD"
+    return response

@@ -16,14 +16,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from physiq_ray.config import ServingSettings
-from physiq_ray.errors import (
-    FormatError,
-    PhotoError,
-    PhysiqError,
-    StorageError,
-    TooLargeError,
-    UnreachableError,
-)
 from physiq_ray.serving.encodings import decode_base64, decoded
 from physiq_ray.serving.refusals import RequestError, too_large
 from physiq_ray.storage import split_uri
@@ -166,18 +158,3 @@ def is_allowed(uri: str, allowed: Sequence[str]) -> bool:
         if bucket == allowed_bucket and (not prefix or key.startswith(prefix + "/")):
             return True
     return False
-
-
-def to_request_error(error: PhysiqError) -> RequestError:
-    """Give the HTTP answer to an error of ours."""
-    if isinstance(error, TooLargeError):
-        return RequestError(413, "too_large", f"the photo is too large: {error}")
-    if isinstance(error, FormatError):
-        return RequestError(415, "unsupported_format", str(error))
-    if isinstance(error, PhotoError):
-        return RequestError(422, "unreadable", f"the photo {error}")
-    if isinstance(error, UnreachableError):
-        return RequestError(503, "storage_unreachable", "the bucket does not answer", retry_after_s=10)
-    if isinstance(error, StorageError):  # the sentence names rights and endpoints, which are not the client's
-        return RequestError(422, "unreadable_uri", "no photo can be read at this uri")
-    return RequestError(503, "unavailable", "the model does not answer just now", retry_after_s=5)

@@ -7,7 +7,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from physiq_ray.serving.body import limited
@@ -96,8 +95,8 @@ class Edge:
             LOGGER.exception("a fault in %s", _route(scope, path))
             if has_started:
                 raise
-            fault = {"error": {"code": "internal", "message": "a fault of the service"}}
-            await JSONResponse(fault, status_code=500)(scope, receive, send_with_headers)
+            fault = RequestError(500, "internal", "a fault of the service")
+            await fault.to_response()(scope, receive, send_with_headers)
 
 
 def _place_under_root(scope: Scope) -> str:

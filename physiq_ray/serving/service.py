@@ -29,13 +29,15 @@ from physiq_ray.config import LiveSettings, ServingSettings
 from physiq_ray.errors import PhotoError, PhysiqError, ServingError, SettingError
 from physiq_ray.images import BASE_FORMATS, UInt8Array, decode_square
 from physiq_ray.labels import load_configured_poses
-from physiq_ray.prediction.answer import to_probabilities
+from physiq_ray.prediction import answer as predicted
+from physiq_ray.prediction.answer import Float32Array, rank_poses
 from physiq_ray.prediction.network import Forward, Network
 from physiq_ray.prediction.openvino import OpenVinoNetwork, has_openvino
 from physiq_ray.serving.access import Pace
 from physiq_ray.serving.engine import Engine
 from physiq_ray.serving.feedback import Feedback
 from physiq_ray.serving.metrics import Metrics
+from physiq_ray.serving.schema import Answer
 from physiq_ray.serving.versions import AnyVersion, OtherVersionError, Versions
 from physiq_ray.storage import read_bytes
 
@@ -140,7 +142,7 @@ class Service:
         self._tasks.add(task)  # the loop itself keeps no reference
         task.add_done_callback(self._tasks.discard)
 
-    async def answer(self, data: bytes, *, name: str) -> dict[str, Any]:
+    async def answer(self, data: bytes, *, name: str) -> Answer:
         """Tell the pose of one photo; name: of the photo where it is kept as feedback.
 
         Raises PhotoError: it cannot be decoded; PredictionError: the network's answer is no number.
@@ -157,12 +159,12 @@ class Service:
             self.pace.leave()
         self._answered_s = time.monotonic()
         self._metrics.observe_computed(computed)
-        answer = to_answer(computed.logits, served.state, min_confidence=models.live.min_confidence)
+        answer = _to_answer(computed.logits, served.state, min_confidence=models.live.min_confidence)
         self.num_answers[role] += 1
-        pose_id = answer["pose"]["id"] if answer["pose"] else None
-        self._metrics.count_prediction(pose_id, answer["confidence"], version=served.state.version, role=role)
-        if self._feedback is not None and answer["confidence"] < self.settings.feedback_below:
-            self._feedback.offer(data, name, answer)
+        pose_id = answer.pose.id if answer.pose else None
+        self._metrics.count_prediction(pose_id, answer.confidence, version=served.state.version, role=role)
+        if self._feedback is not None and answer.confidence < self.settings.feedback_below:
+            self._feedback.offer(data, name, answer.model_dump())
         return answer
 
     async def fetch(self, uri: str) -> bytes:
@@ -305,20 +307,8 @@ def _decode(data: bytes, size_px: int, settings: ServingSettings) -> UInt8Array:
         raise PhotoError("too large to be decoded here") from error
 
 
-def to_answer(logits: np.ndarray, state: ModelState, *, min_confidence: float) -> dict[str, Any]:
-    """Turn one photo's logits (C,) into the HTTP answer, poses by falling probability."""
-    shares = to_probabilities(torch.from_numpy(logits)[None], state.temperature)[0].tolist()
-    named = [
-        {"id": pose_id, "name": state.pose_names[pose_id], "probability": share}
-        for pose_id, share in zip(state.class_mapping.pose_ids, shares, strict=True)
-    ]
-    named.sort(key=lambda item: -item["probability"])
-    best = named[0]
-    is_known = best["probability"] >= min_confidence
-    return {
-        "pose": {"id": best["id"], "name": best["name"]} if is_known else None,
-        "confidence": best["probability"],
-        "min_confidence": min_confidence,
-        "probabilities": named,
-        "model": {"version": state.version, "temperature": state.temperature},
-    }
+def _to_answer(logits: Float32Array, state: ModelState, *, min_confidence: float) -> Answer:
+    ranked = rank_poses(torch.from_numpy(logits), state)
+    return Answer.of(
+        predicted.Answer(ranked, state.version, state.temperature), min_confidence=min_confidence
+    )

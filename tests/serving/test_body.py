@@ -13,8 +13,8 @@ from starlette.requests import Request
 from physiq_ray import errors
 from physiq_ray.config import ServingSettings
 from physiq_ray.errors import PhysiqError
-from physiq_ray.serving.body import Upload, is_allowed, limited, read_uploads, to_request_error
-from physiq_ray.serving.refusals import RequestError
+from physiq_ray.serving.body import Upload, is_allowed, limited, read_uploads
+from physiq_ray.serving.refusals import RequestError, to_request_error
 
 ERRORS = [
     value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, PhysiqError)
@@ -198,7 +198,7 @@ def test_every_error_is_answered_within_400_to_503_and_says_when_to_come_again_w
 
     assert 400 <= answer.status <= 503
     assert answer.status != 500
-    assert answer.to_dict() == {"error": {"code": answer.code, "message": answer.message}}
+    assert answer.to_answer().model_dump() == {"error": {"code": answer.code, "message": answer.message}}
     assert answer.message
     assert (answer.retry_after_s is not None) == (answer.status == 503)
 

@@ -140,9 +140,14 @@ def run(told: Told, model_folder: str) -> Iterator[Run]:
     torch.set_num_threads(before)
 
 
+async def ask(service: Service, photo: bytes) -> dict[str, Any]:
+    """Give the answer for one photo as it is sent."""
+    return (await service.answer(photo, name="a")).model_dump()
+
+
 def answer_to(*photos: bytes) -> Act:
     async def act(service: Service) -> list[dict[str, Any]]:
-        return [await service.answer(photo, name="a") for photo in photos]
+        return [await ask(service, photo) for photo in photos]
 
     return act
 
@@ -152,12 +157,12 @@ def changed_to(live: dict[str, Any], photo: bytes | None = None) -> Act:
 
     async def act(service: Service) -> Any:
         if photo is not None:
-            await service.answer(photo, name="a")
+            await ask(service, photo)
         before = service.models, dict(service.num_answers)
         service.change(live)
         await asyncio.gather(*service._tasks)
         after = service.models, dict(service.num_answers)
-        answer = await service.answer(photo, name="a") if photo is not None else None
+        answer = await ask(service, photo) if photo is not None else None
         return before, after, answer, service.refused
 
     return act
@@ -195,8 +200,8 @@ def test_a_photo_has_the_same_answer_in_a_batch_as_alone(make_photo: MakePhoto, 
     photos = [make_photo(seed) for seed in range(12)]
 
     async def act(service: Service) -> Any:
-        alone = [await service.answer(photo, name="a") for photo in photos]
-        together = await asyncio.gather(*(service.answer(photo, name="a") for photo in photos))
+        alone = [await ask(service, photo) for photo in photos]
+        together = await asyncio.gather(*(ask(service, photo) for photo in photos))
         return alone, together
 
     alone, together = run(act)
@@ -273,7 +278,7 @@ def test_what_is_no_photo_is_refused_and_leaves_no_place_taken(
 ) -> None:
     async def act(service: Service) -> int:
         with pytest.raises(error):
-            await service.answer(data, name="a")
+            await ask(service, data)
         return service.pace._num_inside
 
     assert run(act) == 0
@@ -286,7 +291,7 @@ def test_a_photo_of_more_pixels_than_allowed_is_refused_by_its_header(
 
     async def act(service: Service) -> None:
         with pytest.raises(TooLargeError, match=r"^101 × 100 is more than 10000 pixels$"):
-            await service.answer(photo, name="a")
+            await ask(service, photo)
         await service.answer(make_photo(size=(100, 100), format="PNG"), name="a")
         await service.answer(make_photo(size=(192, 192)), name="a")  # a JPEG, decoded at a half
 
@@ -305,7 +310,7 @@ def test_heic_and_avif_are_read_only_where_a_setting_allows_them(
         image.save(file, format)
 
     async def act(service: Service) -> dict[str, Any]:
-        return await service.answer(file.getvalue(), name="a")
+        return await ask(service, file.getvalue())
 
     with pytest.raises(FormatError, match=r"\(JPEG, PNG, WEBP, GIF, BMP, TIFF\): it is (AVIF|HEIC)$"):
         run(act)
@@ -323,13 +328,13 @@ def test_heic_that_is_allowed_and_cannot_be_read_is_found_before_the_start(
 
 def test_a_client_that_goes_leaves_no_place_taken(make_photo: MakePhoto, run: Run) -> None:
     async def act(service: Service) -> tuple[int, dict[str, int]]:
-        asked = [asyncio.ensure_future(service.answer(make_photo(seed), name="a")) for seed in range(8)]
+        asked = [asyncio.ensure_future(ask(service, make_photo(seed))) for seed in range(8)]
         await asyncio.sleep(0)
         for task in asked:
             task.cancel()
         await asyncio.gather(*asked, return_exceptions=True)
         inside = service.pace._num_inside
-        await service.answer(make_photo(), name="a")
+        await ask(service, make_photo())
         return inside, service.num_answers
 
     assert run(act) == (0, {"main": 1, "canary": 0})
@@ -373,7 +378,7 @@ def test_a_replica_that_starts_after_a_bad_change_answers_with_what_it_was_built
     photo = make_photo()
 
     async def act(service: Service) -> Any:
-        return service.models.main.address, service.refused, await service.answer(photo, name="a")
+        return service.models.main.address, service.refused, await ask(service, photo)
 
     address, refused, answer = run(act, live)
 
@@ -448,7 +453,7 @@ def test_a_model_whose_answer_is_no_number_is_refused(
         service.change({"model": other_folder})
         await asyncio.gather(*service._tasks)
         monkeypatch.setattr(Network, "logits", logits)
-        return service.refused, await service.answer(photo, name="a")
+        return service.refused, await ask(service, photo)
 
     refused, answer = run(act)
 
@@ -489,8 +494,8 @@ def test_requests_are_answered_without_a_break_while_a_model_is_changed(
         service.change({"model": other_folder})
         seen = []
         while service._tasks:
-            seen.append((await service.answer(photo, name="a"))["model"]["temperature"])
-        seen.append((await service.answer(photo, name="a"))["model"]["temperature"])
+            seen.append((await ask(service, photo))["model"]["temperature"])
+        seen.append((await ask(service, photo))["model"]["temperature"])
         return seen
 
     seen = run(act)
@@ -513,7 +518,7 @@ def test_the_canary_answers_its_share_of_the_requests_and_is_counted_apart(
 
     async def act(service: Service) -> Any:
         service._random.seed(7)
-        answers = await asyncio.gather(*(service.answer(photo, name="a") for _ in range(60)))
+        answers = await asyncio.gather(*(ask(service, photo) for _ in range(60)))
         return answers, dict(service.num_answers), service.models
 
     answers, num_answers, models = run(act, {"canary_model": other_folder, "canary_share": share})
