@@ -8,11 +8,8 @@ GET  /             the page
 """
 
 import asyncio
-import contextlib
-import math
 import time
 import uuid
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,11 +22,11 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from physiq_ray.errors import PhysiqError
-from physiq_ray.serving.access import RateLimit, Tokens
+from physiq_ray.serving.access import Access
 from physiq_ray.serving.body import Upload, read_uploads
-from physiq_ray.serving.clients import FORWARDED_FOR, name_client, parse_networks, peer_header
 from physiq_ray.serving.edge import PREDICT_PATH, Edge
 from physiq_ray.serving.metrics import Metrics
+from physiq_ray.serving.pace import Room
 from physiq_ray.serving.refusals import RequestError, to_request_error, too_large
 from physiq_ray.serving.requestlog import RequestLog
 from physiq_ray.serving.schema import (
@@ -61,52 +58,24 @@ class Handlers:
         self.service = service
         self._log = log
         self._settings = service.settings
-        self._tokens = Tokens(self._settings.tokens)
-        self._rate = RateLimit(self._settings.requests_per_minute)
-        self._trusted = parse_networks(self._settings.trusted_proxies)
-        self._peer_header = peer_header()
+        self._access = Access(self._settings)
+        self.room = Room(service.pace, self._settings)
         self._uploads = Uploads(
             max_uploads=self._settings.max_uploads,
             max_slow_per_client=self._settings.max_slow_uploads,
             slow_after_s=self._settings.slow_upload_s,
         )
-        self._num_inside = 0
 
     async def allow(
         self,
         request: Request,
         _credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
     ) -> None:
-        """Let in who may ask; leave the client's name in the request's state.
+        """Check that the client may send the request, and keep the client's name in the request's state.
 
         Raises RequestError: 401, or 429.
         """
-        client = f"address {self._address_of(request)}"
-        if not self._tokens.is_open:
-            name = self._tokens.name_of(request.headers.get("authorization"))
-            if name is None:
-                raise RequestError(
-                    401, "unauthorised", "the bearer token is missing or wrong: Authorization: Bearer …"
-                )
-            client = name
-        wait_s = self._rate.wait_s(client)
-        if wait_s:
-            raise RequestError(
-                429,
-                "too_many_requests",
-                f"more than {self._settings.requests_per_minute} requests a minute; come again in {wait_s} s",
-                retry_after_s=wait_s,
-            )
-        request.state.client = client
-
-    def _address_of(self, request: Request) -> str:
-        headers = request.headers
-        return name_client(
-            request.client.host if request.client else None,
-            headers.getlist(FORWARDED_FOR),
-            headers.getlist(self._peer_header) if self._peer_header else (),
-            self._trusted,
-        )
+        request.state.client = self._access.check(request)
 
     async def predict(self, request: Request) -> Response:
         """Answer for the photos of one request."""
@@ -116,10 +85,10 @@ class Handlers:
         timeout_s, started_s = self._settings.request_timeout_s, time.monotonic()
         async with self._uploads.receiving(request.state.client, timeout_s=timeout_s):
             uploads = await read_uploads(request, self._settings)
-        if refusal := self.busy():  # others may have come while this one was uploaded
+        if refusal := self.room.refusal():  # others may have arrived during the upload
             raise refusal
         left_s = timeout_s - (time.monotonic() - started_s)
-        with self._place():
+        with self.room.occupied():
             try:
                 async with asyncio.timeout(left_s):
                     results = await asyncio.gather(*(self._answer(upload) for upload in uploads))
@@ -139,29 +108,6 @@ class Handlers:
                     _with_name(upload.name, result) for upload, result in zip(uploads, results, strict=True)
                 ]
             )
-        )
-
-    @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        """Count one request as inside, once its bytes are here."""
-        self._num_inside += 1
-        try:
-            yield
-        finally:
-            self._num_inside -= 1
-
-    def busy(self) -> RequestError | None:
-        """Say 503 where more requests are inside than may be, or where one more would wait too long."""
-        pace, wait_s = self.service.pace, self.service.pace.expected_wait_s
-        # What the next batch holds is no queue, whatever a pause has made of the pace.
-        is_short = pace.num_inside < self._settings.max_batch_size or wait_s <= self._settings.max_wait_s
-        if self._num_inside < self._settings.max_requests and is_short:
-            return None
-        return RequestError(
-            503,
-            "busy",
-            "more requests than can be answered just now; come again",
-            retry_after_s=max(1, math.ceil(wait_s)),
         )
 
     async def _answer(self, upload: Upload) -> Answer | RequestError:
@@ -250,7 +196,10 @@ def build_api(service: Service, metrics: Metrics, log: RequestLog | None = None)
     api.add_exception_handler(HTTPException, _answer_http_exception)
     # The last added is the outermost: a page elsewhere must be able to read that the service is busy, too.
     api.add_middleware(
-        Edge, max_body_bytes=settings.max_body_bytes, busy=handlers.busy, count=metrics.count_request
+        Edge,
+        max_body_bytes=settings.max_body_bytes,
+        find_refusal=handlers.room.refusal,
+        count=metrics.count_request,
     )
     if settings.cors_origins:
         api.add_middleware(

@@ -6,22 +6,16 @@ what it is.
 """
 
 import json
-import unicodedata
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from physiq_ray.config import ServingSettings
+from physiq_ray.serving.access import is_allowed
 from physiq_ray.serving.encodings import decode_base64, decoded
-from physiq_ray.serving.refusals import RequestError, too_large
-from physiq_ray.storage import split_uri
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
+from physiq_ray.serving.refusals import RequestError
 
 MAX_JSON_BYTES = 64 * 1024  # without photos
 # What JSON is built of; a photo in base64 has at most one of them, the comma of its data: address.
@@ -43,21 +37,6 @@ class Upload:
     name: str | None
     data: bytes = b""
     uri: str | None = None
-
-
-def limited(receive: Receive, max_bytes: int) -> Receive:
-    """Wrap what gives a request's body so that it counts: a client may say one length and send another."""
-    num_bytes = 0
-
-    async def receive_limited() -> Message:
-        nonlocal num_bytes
-        message = await receive()
-        num_bytes += len(message.get("body", b""))
-        if num_bytes > max_bytes:
-            raise too_large(max_bytes)
-        return message
-
-    return receive_limited
 
 
 async def read_uploads(request: Request, settings: ServingSettings) -> tuple[Upload, ...]:
@@ -138,23 +117,3 @@ def _parse_json(body: bytes, settings: ServingSettings) -> tuple[Upload, ...]:
         if not is_allowed(uri, settings.allowed_sources):
             raise RequestError(422, "uri_not_allowed", f"{uri[:MAX_NAME_LENGTH]!r} may not be read here")
     return tuple(Upload(uri, uri=uri) for uri in items)
-
-
-def is_allowed(uri: str, allowed: Sequence[str]) -> bool:
-    """Tell whether uri is an object of one of the allowed buckets or prefixes.
-
-    Keys with "." or ".." as a part never are: some S3 servers resolve them, and so lead out of a prefix.
-    """
-    bucket, key = split_uri(uri)
-    if not uri.startswith("s3://") or not key or "\\" in key:
-        return False
-    if any(unicodedata.category(character) in {"Cc", "Cf", "Cs"} for character in key):
-        return False  # control characters, marks that turn text around, half surrogates
-    if any(part in {".", ".."} for part in key.split("/")):
-        return False
-    for source in allowed:
-        allowed_bucket, prefix = split_uri(source)
-        prefix = prefix.rstrip("/")
-        if bucket == allowed_bucket and (not prefix or key.startswith(prefix + "/")):
-            return True
-    return False

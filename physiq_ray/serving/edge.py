@@ -1,4 +1,32 @@
-"""The outermost layer of each answer: headers that keep browsers careful, a count, and the body's limit."""
+"""The outermost layer of the service: it refuses what needs no work, and adds headers to every response.
+
+Where a request is refused, in this order:
+
+    where                           status   when
+    edge                            431      the headers have more than MAX_HEADER_BYTES
+    edge, as pace decides           503      a prediction, and the replica has no room
+    edge, while the body arrives    413      the body has more than max_body_bytes
+    FastAPI                         404, 405 no such path, or not this method
+    access, called by api           401      the bearer token is missing or wrong
+                                    429      the client sent too many requests
+    api                             413      Content-Length is more than max_body_bytes
+    uploads, called by api          408      the upload is too slow
+                                    503      too many uploads, and this one is the oldest of its client
+    encodings, called by body       415      the Content-Encoding is not gzip
+                                    400      the body is not gzip, or not base64
+                                    413      the decompressed body has more than max_body_bytes
+    body                            415      the Content-Type contains no photo
+                                    400      empty, or not what the Content-Type says
+                                    413      too many photos, or long JSON that is not photos
+                                    422      other JSON, or a uri that access does not allow
+    api, as pace decides            503      no room any more, after the upload
+    service                         413      the photo has more than max_pixels
+                                    415      not an image of a format that is read here
+                                    422      the photo is damaged, or the uri cannot be read
+                                    503      the model or the bucket does not respond
+    api                             503      no answer within request_timeout_s
+    edge                            500      a fault of the service itself
+"""
 
 import logging
 from collections.abc import Callable
@@ -9,12 +37,11 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from physiq_ray.serving.body import limited
-from physiq_ray.serving.refusals import RequestError
+from physiq_ray.serving.refusals import RequestError, too_large
 
 LOGGER = logging.getLogger("ray.serve")
 
-# Nothing but what this service sends itself; photos chosen on the page are shown from the browser's memory.
+# Only what this service itself sends; the page shows chosen photos from the browser's memory.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -28,7 +55,7 @@ HEADERS = {
 }
 MAX_HEADER_BYTES = 32 * 1024  # of a request: HAProxy has a limit, Serve's own proxy has none
 PREDICT_PATH = "/v1/predict"
-DOCS = "/docs"  # FastAPI's, whose scripts come from another host
+DOCS = "/docs"  # FastAPI's page, whose scripts come from another host
 
 
 class Edge:
@@ -39,13 +66,13 @@ class Edge:
         app: ASGIApp,
         *,
         max_body_bytes: int,
-        busy: Callable[[], RequestError | None],
+        find_refusal: Callable[[], RequestError | None],
         count: Callable[[str, int], None],
     ) -> None:
-        """busy: says why a photo cannot be taken just now; count: is told path and status of each answer."""
+        """find_refusal: gives the error if there is no room. count: gets path and status of each answer."""
         self._app = app
         self._max_body_bytes = max_body_bytes
-        self._busy = busy
+        self._find_refusal = find_refusal
         self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,34 +102,56 @@ class Edge:
                 message = {**message, "body": b""}
             await send(message)
 
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
-            refusal = RequestError(
-                431, "headers_too_large", f"the request's headers have more than {MAX_HEADER_BYTES} bytes"
-            )
-            await refusal.to_response()(scope, receive, send_with_headers)
-            return
         is_prediction = scope["method"] == "POST" and path == PREDICT_PATH
-        if is_prediction and (busy := self._busy()):
-            # Before all else: ten times the capacity is mostly refusals, and what they cost answers lose.
-            await busy.to_response()(scope, receive, send_with_headers)
+        if refusal := self._refusal_of(scope, is_prediction=is_prediction):
+            # Before anything else: under ten times the load, most requests are refused, and the time that a
+            # refusal takes is lost for answers.
+            await refusal.to_response()(scope, receive, send_with_headers)
             return
         try:
             await self._app(scope, limited(receive, self._max_body_bytes), send_with_headers)
         except ClientDisconnect:
-            return  # nobody to answer
+            return  # nobody waits for a response
         except Exception:
-            # Here and not by a handler: Starlette's is outside of this, without headers and count.
+            # Here and not in an exception handler: Starlette's is outside, without headers and count.
             LOGGER.exception("a fault in %s", _route(scope, path))
             if has_started:
                 raise
             fault = RequestError(500, "internal", "a fault of the service")
             await fault.to_response()(scope, receive, send_with_headers)
 
+    def _refusal_of(self, scope: Scope, *, is_prediction: bool) -> RequestError | None:
+        """Decide by the headers alone."""
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            return RequestError(
+                431, "headers_too_large", f"the request's headers have more than {MAX_HEADER_BYTES} bytes"
+            )
+        return self._find_refusal() if is_prediction else None
+
+
+def limited(receive: Receive, max_bytes: int) -> Receive:
+    """Wrap the function that gives a request's body so that it counts the bytes.
+
+    A client may announce one length and send another. The function returned raises RequestError: 413 more
+    than max_bytes.
+    """
+    num_bytes = 0
+
+    async def receive_limited() -> Message:
+        nonlocal num_bytes
+        message = await receive()
+        num_bytes += len(message.get("body", b""))
+        if num_bytes > max_bytes:
+            raise too_large(max_bytes)
+        return message
+
+    return receive_limited
+
 
 def _place_under_root(scope: Scope) -> str:
     """Give the path below the one under which the service is shown (root_path, or Serve's route_prefix).
 
-    A reverse proxy may take that path away or leave it: uvicorn has put it in front in both cases.
+    A reverse proxy may remove that path or leave it; uvicorn puts it in front in both cases.
     """
     root = scope.get("root_path", "")
     path: str = scope["path"]
@@ -112,12 +161,12 @@ def _place_under_root(scope: Scope) -> str:
 
 
 def _without_host(location: str) -> str:
-    """Keep a redirect on the address that the client used, which proxies in front may not pass on."""
+    """Keep a redirect on the address that the client used, which a proxy in front may not pass on."""
     parts = urlsplit(location)
     return urlunsplit(("", "", "/" + parts.path.lstrip("/"), parts.query, ""))
 
 
 def _route(scope: Scope, path: str) -> str:
-    """Give the route that answered: what a client sends must not become a metric's name."""
+    """Give the route that answered: what a client sends must not become the name of a metric."""
     route: Any = scope.get("route")
     return str(getattr(route, "path", PREDICT_PATH if path == PREDICT_PATH else "unknown"))

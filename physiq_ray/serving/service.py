@@ -33,10 +33,10 @@ from physiq_ray.prediction import answer as predicted
 from physiq_ray.prediction.answer import Float32Array, rank_poses
 from physiq_ray.prediction.network import Forward, Network
 from physiq_ray.prediction.openvino import OpenVinoNetwork, has_openvino
-from physiq_ray.serving.access import Pace
 from physiq_ray.serving.engine import Engine
 from physiq_ray.serving.feedback import Feedback
 from physiq_ray.serving.metrics import Metrics
+from physiq_ray.serving.pace import Pace
 from physiq_ray.serving.schema import Answer
 from physiq_ray.serving.versions import AnyVersion, OtherVersionError, Versions
 from physiq_ray.storage import read_bytes

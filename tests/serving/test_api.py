@@ -19,6 +19,7 @@ from physiq_ray.config import ServingSettings
 from physiq_ray.prediction.single import Predictor
 from physiq_ray.serving.access import RateLimit
 from physiq_ray.serving.api import build_api
+from physiq_ray.serving.pace import Pace
 
 MakePhoto = Callable[..., bytes]
 Answer = dict[str, Any]
@@ -407,6 +408,7 @@ def test_what_is_wrong_with_a_request_is_said_without_a_trace(
 
 class Faulty:
     settings = ServingSettings()
+    pace = Pace()
 
     @property
     def models(self) -> None:

@@ -279,7 +279,7 @@ def test_what_is_no_photo_is_refused_and_leaves_no_place_taken(
     async def act(service: Service) -> int:
         with pytest.raises(error):
             await ask(service, data)
-        return service.pace._num_inside
+        return service.pace.num_inside
 
     assert run(act) == 0
 
@@ -333,7 +333,7 @@ def test_a_client_that_goes_leaves_no_place_taken(make_photo: MakePhoto, run: Ru
         for task in asked:
             task.cancel()
         await asyncio.gather(*asked, return_exceptions=True)
-        inside = service.pace._num_inside
+        inside = service.pace.num_inside
         await ask(service, make_photo())
         return inside, service.num_answers
 
