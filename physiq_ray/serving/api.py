@@ -26,6 +26,7 @@ from physiq_ray.serving.access import Access
 from physiq_ray.serving.body import Upload, read_uploads
 from physiq_ray.serving.edge import PREDICT_PATH, Edge
 from physiq_ray.serving.metrics import Metrics
+from physiq_ray.serving.models import CANARY, MAIN, Served
 from physiq_ray.serving.pace import Room
 from physiq_ray.serving.refusals import RequestError, to_request_error, too_large
 from physiq_ray.serving.requestlog import RequestLog
@@ -41,7 +42,7 @@ from physiq_ray.serving.schema import (
     Pose,
     Role,
 )
-from physiq_ray.serving.service import CANARY, MAIN, Served, Service
+from physiq_ray.serving.service import Service
 from physiq_ray.serving.uploads import Uploads
 
 PAGE = Path(__file__).parent / "page"
@@ -122,14 +123,14 @@ class Handlers:
 
     async def model(self) -> Response:
         """Say which model answers."""
-        models = self.service.models
+        models = self.service.models.current
         return _to_json(
             ModelAnswer(
                 **dict(self._role(models.main, MAIN)),
                 min_confidence=models.live.min_confidence,
                 canary=self._role(models.canary, CANARY) if models.canary else None,
                 canary_share=models.live.canary_share if models.canary else 0.0,
-                refused=self.service.refused,
+                refused=self.service.models.refused,
             )
         )
 
@@ -142,7 +143,7 @@ class Handlers:
             poses=[
                 Pose(id=pose_id, name=state.pose_names[pose_id]) for pose_id in state.class_mapping.pose_ids
             ],
-            num_answers=self.service.num_answers[name],
+            num_answers=self.service.models.num_answers[name],
         )
 
     async def healthz(self) -> Response:
@@ -157,13 +158,13 @@ class Handlers:
         return _to_json(Health(status="ok"))
 
 
-def build_api(service: Service, metrics: Metrics, log: RequestLog | None = None) -> FastAPI:
+def build_api(service: Service, metrics: Metrics, log: RequestLog) -> FastAPI:
     """Build the HTTP application of a replica.
 
     log: takes down which models answered a request.
     Raises ServingError: the tokens asked for cannot be had.
     """
-    handlers = Handlers(service, log or RequestLog())
+    handlers = Handlers(service, log)
     settings = service.settings
     api = FastAPI(
         title="physiq_ray",

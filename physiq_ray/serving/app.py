@@ -73,9 +73,9 @@ class PoseService:
         """
         self._live = live
         if self._is_started:
-            self._service.change(live)
+            self._service.models.change(live)
             return
-        await self._service.start(live)
+        await self._service.models.start(live)
         self._is_started = self._versions.is_running = True
 
     async def check_health(self) -> None:
@@ -96,7 +96,7 @@ class PoseService:
             LOGGER.warning("whether there was a deployment is not known: %s", error)
             return
         if is_new:
-            self._service.change(self._live)
+            self._service.models.change(self._live)
 
     def __del__(self) -> None:
         """Write what is still to be written; Serve waits for it."""

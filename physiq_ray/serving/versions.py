@@ -14,7 +14,6 @@ Serve does not count `serve run` as a deployment of an application that runs.
 import hashlib
 import logging
 from dataclasses import dataclass
-from typing import Protocol
 
 from ray import serve
 from ray.experimental import internal_kv
@@ -29,23 +28,6 @@ ANSWERING = ("RUNNING", "UPDATING")  # Serve's words for replicas that have a mo
 
 class OtherVersionError(ServingError):
     """The file at a model's address is not the one that the deployment means."""
-
-
-class Versions(Protocol):
-    """What says which version of a file is meant."""
-
-    def fix(self, address: str, version: str) -> None:
-        """Fix the version where none is fixed yet, else compare.
-
-        Raises OtherVersionError: another version is fixed, and another replica answers with it.
-        """
-
-
-class AnyVersion:
-    """Takes every version, where there is one replica or no Serve."""
-
-    def fix(self, address: str, version: str) -> None:
-        """Accept it."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pillow_heif
 import pytest
 import torch
 from PIL import Image
-from running import MakeModel
+from running import AnyVersion, MakeModel
 
 from physiq_ray.checkpoint import load_model_state
 from physiq_ray.config import ServingSettings
@@ -32,10 +32,11 @@ from physiq_ray.errors import (
 from physiq_ray.prediction.network import Network
 from physiq_ray.prediction.single import Predictor
 from physiq_ray.serving import app, feedback
-from physiq_ray.serving import service as service_module
+from physiq_ray.serving import models as models_module
 from physiq_ray.serving.engine import Computed
 from physiq_ray.serving.feedback import MAX_WAITING, Feedback
-from physiq_ray.serving.service import Served, Service
+from physiq_ray.serving.models import Served
+from physiq_ray.serving.service import Service
 
 MakePhoto = Callable[..., bytes]
 Act = Callable[[Service], Awaitable[Any]]
@@ -97,7 +98,7 @@ def loaded(address: str) -> Served:
     return LOAD(address, ServingSettings(runtime="torch"))
 
 
-LOAD = service_module._load
+LOAD = models_module._load
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +108,7 @@ def load_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(address: str, _settings: ServingSettings) -> Served:
         return dataclasses.replace(loaded(address))  # another object, as where it is loaded again
 
-    monkeypatch.setattr(service_module, "_load", load)
+    monkeypatch.setattr(models_module, "_load", load)
 
 
 @pytest.fixture
@@ -127,9 +128,9 @@ def run(told: Told, model_folder: str) -> Iterator[Run]:
         }
 
         async def all_of_it() -> Any:
-            service = Service(ServingSettings(**(built_with | settings)), told)  # type: ignore[arg-type]
+            service = Service(ServingSettings(**(built_with | settings)), told, AnyVersion())  # type: ignore[arg-type]
             try:
-                await asyncio.wait_for(service.start(live or {}), WAIT_S)
+                await asyncio.wait_for(service.models.start(live or {}), WAIT_S)
                 return await asyncio.wait_for(act(service), WAIT_S) if act else None
             finally:
                 service.close()
@@ -158,12 +159,11 @@ def changed_to(live: dict[str, Any], photo: bytes | None = None) -> Act:
     async def act(service: Service) -> Any:
         if photo is not None:
             await ask(service, photo)
-        before = service.models, dict(service.num_answers)
-        service.change(live)
-        await asyncio.gather(*service._tasks)
-        after = service.models, dict(service.num_answers)
+        before = service.models.current, dict(service.models.num_answers)
+        await service.models.change(live)
+        after = service.models.current, dict(service.models.num_answers)
         answer = await ask(service, photo) if photo is not None else None
-        return before, after, answer, service.refused
+        return before, after, answer, service.models.refused
 
     return act
 
@@ -335,7 +335,7 @@ def test_a_client_that_goes_leaves_no_place_taken(make_photo: MakePhoto, run: Ru
         await asyncio.gather(*asked, return_exceptions=True)
         inside = service.pace.num_inside
         await ask(service, make_photo())
-        return inside, service.num_answers
+        return inside, service.models.num_answers
 
     assert run(act) == (0, {"main": 1, "canary": 0})
 
@@ -378,7 +378,7 @@ def test_a_replica_that_starts_after_a_bad_change_answers_with_what_it_was_built
     photo = make_photo()
 
     async def act(service: Service) -> Any:
-        return service.models.main.address, service.refused, await ask(service, photo)
+        return service.models.current.main.address, service.models.refused, await ask(service, photo)
 
     address, refused, answer = run(act, live)
 
@@ -388,10 +388,10 @@ def test_a_replica_that_starts_after_a_bad_change_answers_with_what_it_was_built
 
 
 def test_before_a_model_is_loaded_there_is_none(told: Told) -> None:
-    service = Service(ServingSettings(), told)  # type: ignore[arg-type]
+    service = Service(ServingSettings(), told, AnyVersion())  # type: ignore[arg-type]
     try:
         with pytest.raises(ServingError, match=r"^no model is loaded yet$"):
-            _ = service.models
+            _ = service.models.current
     finally:
         service.close()
 
@@ -450,14 +450,13 @@ def test_a_model_whose_answer_is_no_number_is_refused(
 
     async def act(service: Service) -> Any:
         monkeypatch.setattr(Network, "logits", lambda self, images: logits(self, images) * float("nan"))
-        service.change({"model": other_folder})
-        await asyncio.gather(*service._tasks)
+        await service.models.change({"model": other_folder})
         monkeypatch.setattr(Network, "logits", logits)
-        return service.refused, await ask(service, photo)
+        return service.models.refused, await ask(service, photo)
 
     refused, answer = run(act)
 
-    assert refused == f"{other_folder}: the network's answer to a black photo is no number"
+    assert refused == f"{other_folder}: the network's output for a black photo is not a number"
     assert answer["model"]["temperature"] == 1.3
 
 
@@ -465,10 +464,10 @@ def test_a_good_change_after_a_refused_one_forgets_why(
     make_photo: MakePhoto, run: Run, other_folder: str
 ) -> None:
     async def act(service: Service) -> Any:
-        service.change({"model": "nowhere"})
-        service.change({"model": other_folder})
-        await asyncio.gather(*service._tasks)
-        return service.refused, service.models.main.address
+        await asyncio.gather(
+            *(service.models.change({"model": model}) for model in ("nowhere", other_folder))
+        )
+        return service.models.refused, service.models.current.main.address
 
     assert run(act) == (None, other_folder)
 
@@ -477,10 +476,9 @@ def test_changes_asked_for_at_once_are_made_in_their_order(
     run: Run, model_folder: str, other_folder: str
 ) -> None:
     async def act(service: Service) -> str:
-        for address in (other_folder, model_folder, other_folder, model_folder):
-            service.change({"model": address})
-        await asyncio.gather(*service._tasks)
-        return service.models.main.address
+        addresses = (other_folder, model_folder, other_folder, model_folder)
+        await asyncio.gather(*(service.models.change({"model": address}) for address in addresses))
+        return service.models.current.main.address
 
     assert run(act) == model_folder
 
@@ -491,9 +489,9 @@ def test_requests_are_answered_without_a_break_while_a_model_is_changed(
     photo = make_photo()
 
     async def act(service: Service) -> list[float]:
-        service.change({"model": other_folder})
+        change = service.models.change({"model": other_folder})
         seen = []
-        while service._tasks:
+        while not change.done():
             seen.append((await ask(service, photo))["model"]["temperature"])
         seen.append((await ask(service, photo))["model"]["temperature"])
         return seen
@@ -519,7 +517,7 @@ def test_the_canary_answers_its_share_of_the_requests_and_is_counted_apart(
     async def act(service: Service) -> Any:
         service._random.seed(7)
         answers = await asyncio.gather(*(ask(service, photo) for _ in range(60)))
-        return answers, dict(service.num_answers), service.models
+        return answers, dict(service.models.num_answers), service.models.current
 
     answers, num_answers, models = run(act, {"canary_model": other_folder, "canary_share": share})
 
@@ -534,10 +532,9 @@ def test_the_canary_answers_its_share_of_the_requests_and_is_counted_apart(
 
 def test_a_canary_takes_over_without_being_loaded_again(run: Run, other_folder: str) -> None:
     async def act(service: Service) -> Any:
-        before = service.models
-        service.change({"model": other_folder})
-        await asyncio.gather(*service._tasks)
-        return before, service.models
+        before = service.models.current
+        await service.models.change({"model": other_folder})
+        return before, service.models.current
 
     before, after = run(act, {"canary_model": other_folder})
 
@@ -581,7 +578,7 @@ def test_a_check_fails_where_the_model_does(run: Run, monkeypatch: pytest.Monkey
 
 
 def test_a_service_without_a_model_is_not_healthy(told: Told) -> None:
-    service = Service(ServingSettings(), told)  # type: ignore[arg-type]
+    service = Service(ServingSettings(), told, AnyVersion())  # type: ignore[arg-type]
     try:
         with pytest.raises(ServingError):
             asyncio.run(service.check())
