@@ -28,7 +28,7 @@ from physiq_ray.checkpoint import ModelState
 Float32Array = npt.NDArray[np.float32]
 
 # Finite weights may still be so large that sums of their products are not finite.
-NOT_FINITE = "the network's answer is no number; its weights are damaged, or too large for its precision"
+NOT_FINITE = "the network's output is not a number: its weights are damaged, or too large for its precision"
 VERSION_KEY, CLASSES_KEY = b"physiq_ray.model_version", b"physiq_ray.classes"
 
 

@@ -1,7 +1,6 @@
-"""One photo → which pose: probabilities for all poses.
+"""The bytes of one photo → a `Prediction`: the probabilities of all poses.
 
-In come photo bytes and a model file; out comes a `Prediction`, with its figure where one is wanted. The
-same decoder and the same normalisation as in training.
+The decoder and the normalisation are those of training. Ray is not imported.
 """
 
 import os
@@ -45,7 +44,7 @@ class Prediction(Answer):
 
 
 class Predictor:
-    """A loaded model that answers for photos, on a GPU where there is one."""
+    """A loaded model that predicts photos one by one, on a GPU if there is one."""
 
     def __init__(self, state: ModelState, *, precision: str = "auto") -> None:
         """Build the network from the model file alone.
@@ -54,15 +53,15 @@ class Predictor:
         """
         self._state = state
         num_cpus = usable_cpus()
-        if torch.get_num_threads() > num_cpus:  # torch knows affinities, and no quotas
+        if torch.get_num_threads() > num_cpus:  # torch knows affinities, but no quotas
             torch.set_num_threads(num_cpus)
         self._network = Network(state, precision=precision)
 
     def predict(self, data: bytes, *, uri: str) -> Prediction:
-        """Tell the pose of one photo; uri names it in the answer.
+        """Predict one photo; uri names it in the answer.
 
         Raises PhotoError, with the uri: empty, truncated, not an image, or too large. PredictionError: the
-        network's answer is no number.
+        network's output is not a number.
         """
         try:
             width, height = read_size(data)
@@ -85,12 +84,12 @@ class Predictor:
 
 
 def find_photos(addresses: Sequence[str]) -> Iterator[str]:
-    """Give the uris of photos that the addresses name: files, folders, s3:// objects and prefixes.
+    """Give the uris of the photos at the addresses: files, folders, s3:// objects and prefixes.
 
-    Raises NotFoundError: nothing there; StorageError: a folder or bucket that cannot be listed.
+    Raises NotFoundError: an address has no photos. StorageError: a folder or bucket cannot be listed.
     """
     for address in addresses:
-        # Path.is_dir would raise for a name too long or a folder closed to us; reading tells of those.
+        # Path.is_dir raises if a name is too long or a folder is denied; reading the photo reports those.
         is_object = is_photo(address) if address.startswith("s3://") else not os.path.isdir(address)  # noqa: PTH112
         if is_object:
             yield address

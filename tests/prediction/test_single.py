@@ -72,7 +72,7 @@ def test_an_answer_that_is_no_number_is_none(state, make_photo):
         "fc.weight": torch.full((3, 2048), 3e38),
     }
     broken = Predictor(dataclasses.replace(state, state_dict=huge), precision="fp32")
-    with pytest.raises(PredictionError, match=r"a\.jpeg: the network's answer is no number"):
+    with pytest.raises(PredictionError, match=r"a\.jpeg: the network's output is not a number"):
         broken.predict(make_photo(), uri="a.jpeg")
 
 
