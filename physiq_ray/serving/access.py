@@ -28,7 +28,7 @@ MAX_CLIENTS = 10_000  # whose requests are counted
 
 
 class Access:
-    """The checks of a request that need its headers only."""
+    """Checks the token and the rate of each request; needs its headers only."""
 
     def __init__(self, settings: ServingSettings) -> None:
         """Read the tokens.

@@ -1,10 +1,12 @@
-"""The HTTP side: routes, who may ask, what is answered when something is wrong.
+"""The routes of the service, and what each of them returns.
 
-POST /v1/predict   one photo → one answer, several → {"answers": […]} in their order
-GET  /v1/model     which model answers, for which poses
-GET  /healthz      200 where it answers
-GET  /docs         OpenAPI
-GET  /             the page
+    POST /v1/predict   one photo → one answer; several → {"answers": […]} in the order of the photos
+    GET  /v1/model     which model answers, and for which poses
+    GET  /healthz      200 if the model answers
+    GET  /docs         OpenAPI
+    GET  /             the page
+
+The table at the top of `physiq_ray/serving/edge.py` shows where a request can be refused.
 """
 
 import asyncio
@@ -49,12 +51,12 @@ PAGE = Path(__file__).parent / "page"
 
 
 class Handlers:
-    """The routes of one replica, with what they decide on."""
+    """The handlers of one replica's routes."""
 
     def __init__(self, service: Service, log: RequestLog) -> None:
         """Read the tokens.
 
-        Raises ServingError: those asked for cannot be had.
+        Raises ServingError: the tokens cannot be read, or there are none.
         """
         self.service = service
         self._log = log
@@ -79,7 +81,7 @@ class Handlers:
         request.state.client = self._access.check(request)
 
     async def predict(self, request: Request) -> Response:
-        """Answer for the photos of one request."""
+        """Predict the photos of one request."""
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._settings.max_body_bytes:
             raise too_large(self._settings.max_body_bytes)
@@ -112,7 +114,7 @@ class Handlers:
         )
 
     async def _answer(self, upload: Upload) -> Answer | RequestError:
-        """Answer for one photo of a request; what is wrong with it is not the others'."""
+        """Predict one photo of a request; its error does not affect the other photos."""
         try:
             data = upload.data if upload.uri is None else await self.service.fetch(upload.uri)
             if not data:
@@ -122,7 +124,7 @@ class Handlers:
             return to_request_error(error)
 
     async def model(self) -> Response:
-        """Say which model answers."""
+        """Give the models that answer."""
         models = self.service.models.current
         return _to_json(
             ModelAnswer(
@@ -147,7 +149,7 @@ class Handlers:
         )
 
     async def healthz(self) -> Response:
-        """Say that the model answers, having asked it where no request did lately."""
+        """Give 200 if the model answers; it is tested if no request used it recently."""
         try:
             async with asyncio.timeout(self._settings.request_timeout_s):
                 await self.service.check()
@@ -161,15 +163,15 @@ class Handlers:
 def build_api(service: Service, metrics: Metrics, log: RequestLog) -> FastAPI:
     """Build the HTTP application of a replica.
 
-    log: takes down which models answered a request.
-    Raises ServingError: the tokens asked for cannot be had.
+    log: notes which models answered a request.
+    Raises ServingError: the tokens cannot be read, or there are none.
     """
     handlers = Handlers(service, log)
     settings = service.settings
     api = FastAPI(
         title="physiq_ray",
         version=version("physiq-ray"),
-        description="Tells the pose in a photo.",
+        description="Predicts the pose in a photo.",
         redoc_url=None,
     )
     allowed = [Depends(handlers.allow)]
@@ -195,7 +197,7 @@ def build_api(service: Service, metrics: Metrics, log: RequestLog) -> FastAPI:
     api.add_exception_handler(RequestError, _answer_refusal)
     api.add_exception_handler(PhysiqError, _answer_error)
     api.add_exception_handler(HTTPException, _answer_http_exception)
-    # The last added is the outermost: a page elsewhere must be able to read that the service is busy, too.
+    # The last one added is the outermost: pages of other origins must also be able to read refusals of Edge.
     api.add_middleware(
         Edge,
         max_body_bytes=settings.max_body_bytes,

@@ -1,8 +1,7 @@
-"""An HTTP request → the photos in it, within limits, or the reason why not.
+"""The body of a request → the photos in it, within limits.
 
-A photo comes as the body itself, as parts of a multipart form, as base64 in JSON, or by its address in S3.
-Nothing is believed of what the client says of it: the type of a body decides how it is taken apart, its bytes
-what it is.
+A photo is the body itself, a part of a multipart form, base64 in JSON, or an address in S3. The Content-Type
+decides only how the body is parsed; the bytes of a photo decide which format it has.
 """
 
 import json
@@ -18,21 +17,22 @@ from physiq_ray.serving.encodings import decode_base64, decoded
 from physiq_ray.serving.refusals import RequestError
 
 MAX_JSON_BYTES = 64 * 1024  # without photos
-# What JSON is built of; a photo in base64 has at most one of them, the comma of its data: address.
+# Characters of JSON's structure; a photo in base64 has at most one of them, the comma of its data: address.
 JSON_MARKS = (b",", b"[", b"{")
 MAX_LONG_JSON_MARKS = 1024
 JSON_WANTED = (
     'send {"image": "<base64>"}, {"images": ["<base64>", …]}, {"uri": "s3://bucket/key"} or '
     '{"uris": ["s3://…", …]}'
 )
-MAX_NAME_LENGTH = 200  # of a part's file name, which goes back to the client
-# curl's own for --data-binary; a browser's form of this type holds no photo, which decoding then says.
+MAX_NAME_LENGTH = 200  # of a part's file name, which is returned to the client
+# The last is what curl sends with --data-binary; a browser's form of this type has no photo, so that decoding
+# fails.
 BODY_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
 
 @dataclass(frozen=True)
 class Upload:
-    """One photo of a request: its bytes, or the uri to read it from; name: what the client calls it."""
+    """One photo of a request: its bytes, or the uri to read it from; name: the one that the client gave."""
 
     name: str | None
     data: bytes = b""
@@ -40,10 +40,11 @@ class Upload:
 
 
 async def read_uploads(request: Request, settings: ServingSettings) -> tuple[Upload, ...]:
-    """Take a request apart.
+    """Find the photos in a request.
 
-    Raises RequestError: 400 not what its type says, or nothing in it; 413 too much; 415 a type that holds no
-    photo, or an encoding that is not read; 422 JSON of another shape, or a uri that may not be read.
+    Raises RequestError: 400 the body is empty, or is not what its type says. 413 it has too many bytes or
+    photos. 415 its type contains no photo, or its encoding is not read. 422 the JSON has another shape, or a
+    uri is not allowed.
     """
     if encoding := request.headers.get("content-encoding"):
         request = Request(request.scope, decoded(request.receive, encoding, settings.max_body_bytes))
@@ -68,21 +69,21 @@ async def read_uploads(request: Request, settings: ServingSettings) -> tuple[Upl
 
 async def _read_form(request: Request, max_photos: int) -> tuple[Upload, ...]:
     try:
-        # One more than may be: it is counted below, for an answer of our own words.
+        # One more than allowed: the photos are counted below, so that the message is ours.
         form = await request.form(max_files=max_photos + 1, max_fields=16)
-    except HTTPException as error:  # Starlette's for what is no form, or has too many parts
+    except HTTPException as error:  # Starlette's, if it is no form or has too many parts
         status, code = (413, "too_many") if "Too many" in str(error.detail) else (400, "bad_form")
         raise RequestError(status, code, f"multipart/form-data: {error.detail}") from error
-    except UnicodeError as error:  # of a charset such as "undefined", which Starlette lets through
-        raise RequestError(400, "bad_form", "multipart/form-data: its charset does not read it") from error
+    except UnicodeError as error:  # of a charset such as "undefined", which Starlette accepts
+        raise RequestError(400, "bad_form", "multipart/form-data: not text in its charset") from error
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     if len(files) > max_photos:
         raise RequestError(413, "too_many", f"more than {max_photos} photos in one request")
     if not files:
-        raise RequestError(400, "empty", "multipart/form-data: no part with a file name in it")
+        raise RequestError(400, "empty", "multipart/form-data: no part has a file name")
     uploads = []
     for file in files:
-        # Half a surrogate, of a charset such as "unicode_escape", could not be sent back.
+        # A lone surrogate, of a charset such as "unicode_escape", could not be sent back.
         name = (file.filename or "").encode(errors="replace").decode()
         uploads.append(Upload(name[:MAX_NAME_LENGTH] or None, await file.read()))
         await file.close()  # parts of more than a megabyte are files on the disk
@@ -91,10 +92,11 @@ async def _read_form(request: Request, max_photos: int) -> tuple[Upload, ...]:
 
 def _parse_json(body: bytes, settings: ServingSettings) -> tuple[Upload, ...]:
     if len(body) > MAX_JSON_BYTES and sum(map(body.count, JSON_MARKS)) > MAX_LONG_JSON_MARKS:
-        # Photos have none of them: what has many would take many times its length when it is parsed.
+        # Photos do not contain these characters. Text with many of them takes many times its length of memory
+        # when it is parsed.
         raise RequestError(413, "too_large", f"JSON of more than {MAX_JSON_BYTES} bytes besides its photos")
     try:
-        # Not strict: base64's own line breaks, as a shell puts them into a text.
+        # Not strict, so that base64 may contain line breaks, as the command base64 writes them.
         value = json.loads(body, strict=False)
     except (ValueError, RecursionError) as error:
         raise RequestError(400, "bad_json", f"the body is not JSON; {JSON_WANTED}") from error
@@ -103,7 +105,7 @@ def _parse_json(body: bytes, settings: ServingSettings) -> tuple[Upload, ...]:
         [(name, given)] = value.items()
         items = [given] if name in {"image", "uri"} else given if name in {"images", "uris"} else None
     if not isinstance(items, list) or not items or not all(isinstance(item, str) for item in items):
-        raise RequestError(422, "bad_json", f"neither photos nor addresses in the JSON; {JSON_WANTED}")
+        raise RequestError(422, "bad_json", f"the JSON contains neither photos nor addresses; {JSON_WANTED}")
     if len(items) > settings.max_photos:
         raise RequestError(413, "too_many", f"more than {settings.max_photos} photos in one request")
     if name in {"image", "images"}:

@@ -191,8 +191,8 @@ def test_json_without_a_photo_says_what_to_send(value: object) -> None:
 
     assert (error.status, error.code) == (422, "bad_json")
     assert error.message == (
-        'neither photos nor addresses in the JSON; send {"image": "<base64>"}, {"images": ["<base64>", …]}, '
-        '{"uri": "s3://bucket/key"} or {"uris": ["s3://…", …]}'
+        'the JSON contains neither photos nor addresses; send {"image": "<base64>"}, '
+        '{"images": ["<base64>", …]}, {"uri": "s3://bucket/key"} or {"uris": ["s3://…", …]}'
     )
 
 
@@ -247,7 +247,7 @@ def test_another_encoding_is_refused_by_its_name(encoding: str) -> None:
     error = refusal(request_of(PHOTO, encoding=encoding))
 
     assert (error.status, error.code) == (415, "unsupported_encoding")
-    assert error.message == f"Content-Encoding {encoding[:100]!r}: send the body as it is, or by gzip"
+    assert error.message == f"Content-Encoding {encoding[:100]!r}: send the body without one, or in gzip"
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_another_encoding_is_refused_by_its_name(encoding: str) -> None:
     [
         (PHOTO, "Content-Encoding 'gzip': the body is not gzip"),
         (zlib.compress(PHOTO), "Content-Encoding 'gzip': the body is not gzip"),
-        (GZIPPED[:-9], "Content-Encoding 'gzip': the body ends before its gzip does"),
+        (GZIPPED[:-9], "Content-Encoding 'gzip': the body ends before the end of its gzip data"),
         (GZIPPED + b"rest", "Content-Encoding 'gzip': the body is not gzip"),
     ],
     ids=["a photo", "zlib", "cut", "more after its end"],

@@ -17,7 +17,7 @@ from physiq_ray.serving.versions import DeployedVersions, OtherVersionError
 
 MESSAGE = (
     "model s3://models/poses: its file was replaced since the deployment (version aaa → bbb); deploy again "
-    "to load it on all replicas, or put the former file back"
+    "to load it on all replicas, or put the previous file back"
 )
 
 
