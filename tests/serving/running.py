@@ -23,13 +23,6 @@ MakeModel = Callable[..., str]
 StartService = Callable[..., "RunningService"]
 
 
-class AnyVersion:
-    """Accepts every version of a model file, as if a service had one replica."""
-
-    def fix(self, address: str, version: str) -> None:
-        """Accept it."""
-
-
 @dataclass
 class RunningService:
     """A `physiq-ray serve` in a process of its own."""
