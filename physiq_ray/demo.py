@@ -21,12 +21,12 @@ from physiq_ray.config import load_settings
 from physiq_ray.errors import DataError, WeightsError
 from physiq_ray.labels import load_configured_labels, load_configured_poses
 from physiq_ray.model import load_starting_weights
-from physiq_ray.prediction import Prediction, Predictor, predict_file
+from physiq_ray.prediction import Prediction, Predictor, write_figure
 from physiq_ray.progress import Display
 from physiq_ray.sample.photos import SOURCES, write_sample_photos
 from physiq_ray.sample.server import LocalS3
 from physiq_ray.sample.weed import find_binary
-from physiq_ray.storage import is_photo
+from physiq_ray.storage import is_photo, read_bytes
 from physiq_ray.training.finish import TrainingResult
 from physiq_ray.training.run import train
 from physiq_ray.training.tracking import require_tracking
@@ -107,11 +107,10 @@ def run_demo(
         training = train(settings, display, local=True, debug=debug)
         state = load_model_state(settings.output)
         figure = str(folder / "prediction.png")
-        prediction = predict_file(
-            Predictor(state, precision=settings.precision),
-            holdout or training.validation_uris[0],
-            figure_uri=figure,
-        )
+        uri = holdout or training.validation_uris[0]
+        data = read_bytes(uri)
+        prediction = Predictor(state, precision=settings.precision).predict(data, uri=uri)
+        write_figure(prediction, data, figure)
     return DemoResult(training, prediction, figure, truth, _next_steps(folder, holdout))
 
 

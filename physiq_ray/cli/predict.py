@@ -90,8 +90,8 @@ def _predict_all(args: argparse.Namespace, settings: Settings, state: "ModelStat
         print(as_json(_batch_summary(result, args.output)))
     else:
         print(
-            f"{result.num_answered} photos answered, {result.num_skipped} were before, "
-            f"{result.num_unreadable} cannot be read"
+            f"{result.num_answered} predicted, {result.num_skipped} already done, "
+            f"{result.num_unreadable} unreadable"
         )
         for uri in result.files:
             print(f"  {uri}")

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from physiq_ray.prediction.answer import to_probabilities
+
 NUM_BINS = 15
 LOWEST, HIGHEST = 0.05, 20.0
 # Where all of a few photos are told rightly, the temperature of the lowest loss is 0, which nobody should
@@ -59,14 +61,14 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 def calibration_error(logits: Tensor, labels: Tensor, temperature: float) -> float:
     """Give the expected calibration error, 0 … 1: |accuracy − confidence| of each bin, by its photos."""
-    shares = probabilities(logits, temperature)
+    shares = to_probabilities(logits, temperature)
     error = multiclass_calibration_error(shares, labels, num_classes=logits.shape[1], n_bins=NUM_BINS)
     return float(error)
 
 
 def reliability(logits: Tensor, labels: Tensor, temperature: float) -> Reliability:
     """Sort photos by confidence, as `calibration_error` does."""
-    shares, answers = probabilities(logits, temperature).max(dim=1)
+    shares, answers = to_probabilities(logits, temperature).max(dim=1)
     # As torchmetrics has it: in float32, [lower, upper), so that whatever rounds to 1 is apart.
     confidence = shares.float()
     bins = torch.bucketize(confidence, torch.linspace(0, 1, NUM_BINS + 1), right=True) - 1
@@ -75,8 +77,3 @@ def reliability(logits: Tensor, labels: Tensor, temperature: float) -> Reliabili
     sums = [torch.bincount(bins, weights=of, minlength=NUM_BINS + 1) for of in (confidence.double(), right)]
     means = [(of / counts.clamp(min=1)).numpy() for of in sums]
     return Reliability(counts.numpy(), means[0], means[1])
-
-
-def probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """Give float64 (N, classes) that add up to 1."""
-    return torch.softmax(logits.double() / temperature, dim=1)

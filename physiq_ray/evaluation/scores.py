@@ -18,8 +18,9 @@ from torchmetrics.functional.classification import (
 )
 
 from physiq_ray.errors import DataError
-from physiq_ray.evaluation.calibration import calibration_error, probabilities
+from physiq_ray.evaluation.calibration import calibration_error
 from physiq_ray.labels import ClassMapping
+from physiq_ray.prediction.answer import to_probabilities
 from physiq_ray.quarantine import Unreadable
 
 NUM_MISTAKES = 12
@@ -161,7 +162,7 @@ def score(
 
 
 def _worst(answers: Answers, names: list[str], temperature: float) -> tuple[Mistake, ...]:
-    confidence, told = probabilities(answers.logits, temperature).max(dim=1)
+    confidence, told = to_probabilities(answers.logits, temperature).max(dim=1)
     wrong = torch.nonzero(told != answers.labels)[:, 0]
     order = wrong[torch.argsort(confidence[wrong], descending=True, stable=True)][:NUM_MISTAKES]
     return tuple(

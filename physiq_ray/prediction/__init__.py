@@ -1,28 +1,24 @@
-"""Which pose a photo shows: one photo at once, or millions by Ray Data.
+"""Photos → the poses that they show: for one photo at a time, or for millions with Ray Data.
 
-single      photo bytes → Prediction
-figure      a Prediction beside its photo, as a PNG
+answer      how logits become probabilities, and the one shape of an answer
+single      the bytes of a photo → a Prediction; which photos an address names
+figure      a Prediction next to its photo, as a PNG
 network     the forward pass that all of them share
-openvino    the same by OpenVINO, where it is installed
-parts       answers ↔ Parquet files
-unreadable  photos without an answer, as rows next to them
-batch       photos' addresses → Parquet files, by Ray Data; imports Ray, so it is not imported here
+openvino    the same forward pass in OpenVINO
+batch       the photos at addresses → Parquet files, with Ray Data; it imports Ray, so this module does not
+            import it
+parts       the Parquet files of the answers: how they are written, and which photos have an answer
+unreadable  the files of the photos without an answer
 """
 
+from physiq_ray.prediction.answer import PoseProbability
 from physiq_ray.prediction.figure import write_figure
-from physiq_ray.prediction.single import (
-    PoseProbability,
-    Prediction,
-    Predictor,
-    find_photos,
-    predict_file,
-)
+from physiq_ray.prediction.single import Prediction, Predictor, find_photos
 
 __all__ = [
     "PoseProbability",
     "Prediction",
     "Predictor",
     "find_photos",
-    "predict_file",
     "write_figure",
 ]

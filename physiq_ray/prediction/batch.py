@@ -1,10 +1,10 @@
-"""Photos' addresses → answers in Parquet files, by Ray Data, for as many photos as a bucket holds.
+"""Addresses of photos → answers in Parquet files, with Ray Data, for any number of photos.
 
-Decoding runs in tasks, the network in actors that load it once; only uris and logits come back, so the
-driver keeps the list of photos and one part's answers in memory, whatever their number. Photos that are in
-the output's parts already are not predicted again: the same command goes on where one was killed, at the
-price of the answers since its last part. Two runs at once must not share an output. For a handful of photos
-`single` is faster: Ray and its processes take some ten seconds to start.
+Tasks decode the photos, and actors hold the network, which they load once. Only uris and logits return to the
+driver, so its memory holds the list of photos and the answers of one part. Photos that are in parts of the
+output already are skipped: after a kill, the same command resumes and loses only the answers since the last
+part. Two runs must not write to the same output at the same time. For a few photos, `single` is faster: Ray
+and its processes take about ten seconds to start.
 """
 
 import dataclasses
@@ -28,8 +28,9 @@ from physiq_ray.checkpoint import ModelState
 from physiq_ray.cluster import cluster_nodes, connect
 from physiq_ray.errors import PhysiqError, PredictionError, SettingError, StorageError, UnreachableError
 from physiq_ray.ingest import PhotoReader, build_dataset
-from physiq_ray.prediction.network import NOT_FINITE, Network
-from physiq_ray.prediction.parts import Float32Array, PartWriter, read_parts
+from physiq_ray.prediction.answer import NOT_FINITE, Float32Array
+from physiq_ray.prediction.network import Network
+from physiq_ray.prediction.parts import PartWriter, read_parts
 from physiq_ray.prediction.unreadable import UnreadableList
 from physiq_ray.quarantine import Unreadable
 from physiq_ray.storage import (
@@ -42,9 +43,9 @@ from physiq_ray.storage import (
 )
 
 PART_ROWS = 10_000
-OUTAGE_RUN = 64  # photos in a row that cannot be fetched, before it is asked whether any can
-# Of what an actor reserves. Asking for a whole one, as decoding does, it would be fused with decoding: Ray
-# Data then runs both in the actors, one photo after another, and leaves the other CPUs idle.
+OUTAGE_RUN = 64  # photos in a row that cannot be fetched, before the storage is tested
+# What an actor reserves at most. If it reserved a whole CPU, as decoding does, Ray Data would fuse the two
+# and run both in the actors, one photo after another, while the other CPUs are idle.
 MOST_CPUS = 0.999
 
 Progress = Callable[[int, int], None]  # photos done, photos in all
@@ -52,9 +53,9 @@ Progress = Callable[[int, int], None]  # photos done, photos in all
 
 @dataclass(frozen=True)
 class AnsweredBatch:
-    """Answers of some photos in the order of their table, those that cannot be read set aside.
+    """The answers of some photos in the order of their table; unreadable photos are listed apart.
 
-    uris: of the B photos answered; logits: float32 (B, C), not divided by the model's temperature.
+    uris: of the B photos that were predicted; logits: float32 (B, C), not divided by the model's temperature.
     """
 
     uris: tuple[str, ...]
@@ -64,11 +65,11 @@ class AnsweredBatch:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What one run brought.
+    """The result of one run.
 
-    num_skipped: photos answered by an earlier run. files: the parts written. unreadable_file: lists all
-    photos that this run could not read; examples: the first of them. failures: a sentence on each address
-    without photos or that could not be listed.
+    num_skipped: photos that an earlier run predicted. files: the parts that this run wrote. unreadable_file:
+    lists all photos that this run could not read; examples: the first of them. failures: a sentence for each
+    address that has no photos or could not be listed.
     """
 
     num_answered: int
@@ -82,7 +83,7 @@ class BatchResult:
 
 @dataclass(frozen=True)
 class ActorPlan:
-    """How many processes hold the network, what each asks for, and its computing threads on a CPU."""
+    """How many processes hold the network, what each reserves, and its number of threads on a CPU."""
 
     num_actors: int
     num_cpus: float
@@ -91,17 +92,17 @@ class ActorPlan:
 
 
 def plan_actors(nodes: Sequence[dict[str, float]]) -> ActorPlan:
-    """Fit the network into the cluster so that decoding keeps at least one CPU.
+    """Plan the actors so that decoding keeps at least one CPU.
 
-    nodes: each node's resources, {"CPU": …, "GPU": …}. One actor a GPU; without any, one a node, which
-    computes on all of the node's CPUs though it reserves one: decoding needs the others to be free in
-    Ray's eyes.
-    Raises PredictionError: fewer than two CPUs.
+    nodes: the resources of each node, {"CPU": …, "GPU": …}. There is one actor per GPU, or one per node if
+    the cluster has no GPU. Such an actor computes on all CPUs of its node, but reserves only one, so that Ray
+    counts the others as free for decoding.
+    Raises PredictionError: the cluster has fewer than two CPUs.
     """
     num_cpus = sum(node.get("CPU", 0) for node in nodes)
     num_gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     if num_cpus < 2:
-        raise PredictionError(f"the cluster has {num_cpus:g} CPUs; network and decoding need one each")
+        raise PredictionError(f"the cluster has {num_cpus:g} CPUs; the network and decoding need one each")
     if num_gpus:
         cpus = min(MOST_CPUS, math.floor((num_cpus - 1) / num_gpus * 1000) / 1000)
         return ActorPlan(num_gpus, cpus, 1, threads=1)
@@ -118,17 +119,17 @@ def predict_table(
     reader: PhotoReader | None = None,
     on_progress: Progress = lambda _done, _total: None,
 ) -> Iterator[AnsweredBatch]:
-    """Answer for the photos of a table in its order; Ray must be connected.
+    """Predict the photos of a table in its order; Ray must be connected.
 
-    table: uri string, size int64 in bytes, and where it has one etag string; other columns are passed over.
-    batch_size: photos in one forward
-    pass; the batches given back may hold more. reader: as `build_dataset`'s.
-    Raises CheckpointError: the weights do not fit; PredictionError: the cluster is too small, a process of
-    it failed for good, or the photos cannot be reached any more.
+    table: uri string, size int64 in bytes, and etag string if it is known; other columns are ignored.
+    batch_size: photos in one forward pass; the batches that are returned may be larger. reader: as in
+    `build_dataset`.
+    Raises CheckpointError: the weights do not fit. PredictionError: the cluster is too small, one of its
+    processes failed permanently, or the storage does not respond any more.
     """
     if not table.num_rows:
         return
-    state.build()  # weights that do not fit are refused here, by our name, not in a process far away
+    state.build()  # raises our error here if the weights do not fit, not one of Ray in another process
     plan = plan_actors(cluster_nodes())
     needed = dataclasses.replace(state, optimizer_state_dict={}, history=(), settings={})
     known = [name for name in ("uri", "size", "etag") if name in table.column_names]
@@ -152,20 +153,21 @@ def predict_table(
             outage.check(list(columns["uri"]), list(columns["step"]))
     except RayError as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise PredictionError(f"Ray: after {done} photos: {lines[-1]}; --debug shows more") from error
+        raise PredictionError(f"Ray failed after {done} photos: {lines[-1]}; --debug shows more") from error
 
 
 class Outage:
-    """Tells a store that is gone from photos that are: each photo costs most of a minute of tries there."""
+    """Notices that the storage is unreachable, where each photo would take most of a minute of retries."""
 
     def __init__(self, read: Callable[[str], bytes] = read_bytes) -> None:
         self._read = read
         self._run = 0
 
     def check(self, uris: Sequence[str], steps: Sequence[str]) -> None:
-        """Look at the next photos, of which those whose step is "fetch" could not be fetched.
+        """Count the next photos; those whose step is "fetch" could not be fetched.
 
-        Raises PredictionError: OUTAGE_RUN in a row could not, up to the last, and it still does not answer.
+        Raises PredictionError: the last OUTAGE_RUN photos or more could not be fetched, and the storage still
+        does not respond.
         """
         is_fetched = np.flatnonzero(np.asarray(steps) != "fetch")
         self._run = len(steps) - 1 - int(is_fetched[-1]) if len(is_fetched) else self._run + len(steps)
@@ -175,26 +177,27 @@ class Outage:
             self._read(uris[-1])
         except UnreachableError as error:
             raise PredictionError(
-                f"stopped: the last {self._run} photos could not be fetched, and still: {error}"
+                f"stopped: the last {self._run} photos could not be fetched, and the storage still does not "
+                f"respond: {error}"
             ) from error
         except StorageError:
-            pass  # the store answers: these photos are gone or refused, the next may not be
+            pass  # the storage responds: these photos are gone or denied, the next ones may not be
         self._run = 0
 
 
 class _NetworkActor:
-    """Holds the network in one of Ray's processes."""
+    """Holds the network in a process of Ray."""
 
     def __init__(self, state: "ray.ObjectRef[ModelState]", precision: str, plan: ActorPlan) -> None:
         self._network = Network(ray.get(state), precision=precision, use_gpu=plan.num_gpus > 0)
         if self._network.device.type == "cpu":
-            torch.set_num_threads(plan.threads)  # Ray sets as many as CPUs were reserved: one
+            torch.set_num_threads(plan.threads)  # Ray sets the number of reserved CPUs: one
 
     def __call__(self, columns: dict[str, Any]) -> dict[str, Any]:
-        """Answer for one batch of decoded photos; a photo that could not be read gets zeros."""
+        """Predict one batch of decoded photos; the logits of an unreadable photo are zeros."""
         good = np.flatnonzero(columns["error"] == "")
-        # Chosen by index, the images are copied: blocks of the object store must not be written to, and
-        # torch warns of arrays that cannot be. (B, H, W, 3)
+        # The index copies the images (B, H, W, 3): the object store's memory is read-only, and torch warns
+        # about arrays that are.
         answers = self._network.logits(torch.from_numpy(columns["image"][good])).numpy()
         logits = np.zeros((len(columns["error"]), answers.shape[1]), np.float32)
         logits[good] = answers
@@ -223,14 +226,14 @@ def predict_to_parquet(
     on_progress: Progress = lambda _done, _total: None,
     debug: bool = False,
 ) -> BatchResult:
-    """Answer for all photos at the addresses that the parts in output do not answer yet.
+    """Predict all photos at the addresses that are not in the parts of output yet.
 
-    addresses: folders, files, s3:// prefixes and objects; one that fails does not stop the others. output:
-    a folder or s3:// prefix. Photos that cannot be read are rows of a file of their own (`unreadable`), which
-    describes the latest run only, and not of the parts: the next run tries them again.
-    Raises SettingError: a wrong address, or answers of another model in output; PredictionError: a damaged
-    part, or Ray failed, or the photos cannot be reached any more; StorageError: no photos at all, or output
-    cannot be written, and how many answers that costs.
+    addresses: folders, files, s3:// prefixes and objects; if one fails, the others are still predicted.
+    output: a folder or s3:// prefix. Unreadable photos are rows of a separate file (`unreadable`), which
+    describes the latest run only: the next run tries them again.
+    Raises SettingError: a wrong address, or output has answers of another model. PredictionError: a part is
+    damaged, Ray failed, or the storage does not respond any more. StorageError: there are no photos, or
+    output cannot be written; then it says how many answers are lost.
     """
     if part_rows < 1:
         raise SettingError(f"part_rows={part_rows} (answers a file): expected at least 1")
@@ -242,10 +245,10 @@ def predict_to_parquet(
     todo = photos.filter(pc.invert(pc.is_in(photos["uri"], value_set=earlier.uris)))
     parts = PartWriter(output, state, next_number=earlier.next_number, part_rows=part_rows)
     num_answered = 0
-    go_on = f"{output} keeps the answers before; run the same command again to go on"
+    how_to_resume = f"{output} keeps the answers written so far; run the same command again to resume"
     with tempfile.NamedTemporaryFile(mode="w", encoding="utf-8") as file:
         unreadable = UnreadableList(file, output, state)
-        unreadable.save()  # the former run's list ends here; and an output that refuses is told of now
+        unreadable.save()  # replaces the previous run's list; an output that denies writing is noticed now
         if todo.num_rows:
             connect(debug=debug)
         try:
@@ -260,13 +263,13 @@ def predict_to_parquet(
             unreadable.save()
         except (KeyboardInterrupt, PredictionError, StorageError) as error:
             try:
-                parts.flush()  # what is answered need not be answered again; and a store may be back
+                parts.flush()  # keep all answers; the storage may respond again
                 unreadable.save()
             except StorageError as failure:
                 lost = f"the last {parts.num_waiting} answers are lost, " if parts.num_waiting else ""
-                raise StorageError(f"{failure}; {lost}{go_on}") from error
+                raise StorageError(f"{failure}; {lost}{how_to_resume}") from error
             if isinstance(error, PhysiqError):
-                raise type(error)(f"{error}; {go_on}") from error
+                raise type(error)(f"{error}; {how_to_resume}") from error
             raise
     return BatchResult(
         num_answered,
@@ -282,17 +285,16 @@ def predict_to_parquet(
 def list_photos(addresses: Sequence[str]) -> tuple[pa.Table, tuple[str, ...]]:
     """List the photos at the addresses: folders, files, s3:// prefixes and objects.
 
-    Returns a table (uri string, size int64 in bytes, etag string, "" where it is not known) with each photo
-    once, and a sentence on each address
-    that has no photos or cannot be listed.
-    Raises SettingError: no address at all, or of an unknown kind.
+    Returns a table (uri string, size int64 in bytes, etag string, "" if it is not known) with each photo
+    once, and a sentence for each address that has no photos or cannot be listed.
+    Raises SettingError: no address, or one of an unknown kind.
     """
     tables = [_listed_columns(LISTING_SCHEMA.empty_table())]
     sources, failures = [], []
     for address in addresses:
         if _is_one_photo(address):
             uri = absolute_uri(address)
-            # In S3 not asked for: it only says how many photos may be fetched ahead, and reading tells.
+            # S3 is not asked: the size only decides how many photos are fetched ahead.
             size = 0 if uri.startswith("s3://") else Path(uri).stat().st_size
             tables.append(pa.table({"uri": [uri], "size": [size], "etag": [""]}))
         else:
@@ -304,7 +306,7 @@ def list_photos(addresses: Sequence[str]) -> tuple[pa.Table, tuple[str, ...]]:
             failures.append(f"{listing.source}: no photos in it")
         else:
             tables.append(_listed_columns(listing.table))
-    # One address may lie within another.
+    # One address may contain another.
     listed = pa.TableGroupBy(pa.concat_tables(tables), "uri", use_threads=False)
     once = listed.aggregate([("size", "max"), ("etag", "max")])
     return _listed_columns(once.rename_columns(["uri", "size", "etag"])), tuple(failures)
@@ -315,5 +317,5 @@ def _listed_columns(table: pa.Table) -> pa.Table:
 
 
 def _is_one_photo(address: str) -> bool:
-    # Path.is_file would raise for a name too long or a folder closed to us; os.path tells of those by False.
+    # Path.is_file raises if a name is too long or a folder is denied; os.path.isfile returns False.
     return is_photo(address) if address.startswith("s3://") else os.path.isfile(address)  # noqa: PTH113

@@ -1,26 +1,23 @@
-"""One answer → a PNG to look at: the photo beside its probability bars."""
+"""A prediction → a PNG for people: the photo next to its probability bars."""
 
 import io
-from typing import TYPE_CHECKING
 
 from physiq_ray.images import decode_image
+from physiq_ray.prediction.single import Prediction
 from physiq_ray.storage import write_bytes
 
-if TYPE_CHECKING:
-    from physiq_ray.prediction.single import Prediction
-
 FIGURE_PX = 640  # of the photo's shorter side in the figure
-# For what others named: between two dollar signs matplotlib would look for a formula, and fail.
+# For names that users choose: matplotlib reads text between two dollar signs as a formula, and fails.
 AS_IT_IS = {"parse_math": False}
 
 
-def write_figure(prediction: "Prediction", data: bytes, uri: str) -> None:
-    """Write a PNG: the photo beside its probability bars, the answer on top.
+def write_figure(prediction: Prediction, data: bytes, uri: str) -> None:
+    """Write a PNG: the photo next to its probability bars, with the pose above.
 
     Raises PhotoError, StorageError.
     """
-    # Here, as matplotlib takes half a second to import; the object interface keeps pyplot's global
-    # state and its choice of a screen out of a library.
+    # Imported here, because matplotlib takes half a second. The object interface avoids pyplot's global state
+    # and its choice of a screen.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

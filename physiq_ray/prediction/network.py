@@ -1,4 +1,4 @@
-"""The network ready to answer: one forward pass for a single photo and for millions of them."""
+"""The network, ready to predict: the forward pass that single, batch and service share."""
 
 import itertools
 from typing import Protocol
@@ -10,27 +10,24 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.model import choose_precision, normalise
 
-# Finite weights may still be so large that sums of their products are not.
-NOT_FINITE = "the network's answer is no number; its weights are damaged, or too large for its precision"
-
 
 class Forward(Protocol):
-    """What answers for pixels: `Network`, or the same by another runtime."""
+    """Computes logits from pixels: `Network`, or the same network in another runtime."""
 
     def sizes(self, max_batch_size: int) -> tuple[int, ...]:
-        """Give the sizes of batches to warm up, which hold so many photos at most."""
+        """Give the sizes of batches to warm up with, up to max_batch_size photos."""
         return tuple(sorted({1, max_batch_size}))
 
     def logits(self, images: Tensor) -> Tensor:
-        """Answer for uint8 (B, H, W, 3) RGB with float32 (B, C) on the CPU, no temperature applied."""
+        """Compute float32 (B, C) on the CPU from uint8 (B, H, W, 3) RGB; no temperature is applied."""
 
 
 class Network(Forward):
-    """A model in its fastest form: few bits, channels_last, norms folded.
+    """A model in its fastest form: low precision, channels_last, folded batch norms.
 
-    Batch norms are folded into the convolutions before them and weights stand in the precision chosen, which
-    spares what autocast does in each pass. The last layer stays in float32, as bfloat16 would round logits to
-    two digits.
+    Batch norms are folded into the convolutions before them. The weights are stored in the chosen precision,
+    so that autocast need not convert them in each pass. The last layer stays in float32, because bfloat16
+    would round logits to two digits.
     """
 
     def __init__(self, state: ModelState, *, precision: str = "auto", use_gpu: bool = True) -> None:
@@ -40,8 +37,8 @@ class Network(Forward):
         """
         self.device = torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
         self._dtype = choose_precision(precision, self.device)
-        # cuDNN plans each new size, in up to 0.2 s on an H100, which computes 16 photos nearly as fast as one
-        # (`benchmarks/README.md`).
+        # cuDNN plans each new batch size, which takes up to 0.2 s on an H100. There, 16 photos take hardly
+        # longer than one (`benchmarks/README.md`), so batches are padded to few sizes.
         self._pads = self.device.type == "cuda"
         model = state.build()
         self._head = model.get_submodule("fc").to(self.device)
@@ -51,13 +48,13 @@ class Network(Forward):
         self._body = body.to(memory_format=torch.channels_last)
 
     def sizes(self, max_batch_size: int) -> tuple[int, ...]:
-        """Give the sizes of batches to warm up: all that are computed, where batches are padded."""
+        """Give the sizes of batches to warm up with: all that occur, if batches are padded."""
         if not self._pads:
             return super().sizes(max_batch_size)
         return tuple(2**power for power in range((max_batch_size - 1).bit_length() + 1))
 
     def logits(self, images: Tensor) -> Tensor:
-        """Answer for uint8 (B, H, W, 3) RGB with float32 (B, C) on the CPU, no temperature applied."""
+        """Compute float32 (B, C) on the CPU from uint8 (B, H, W, 3) RGB; no temperature is applied."""
         num_photos = len(images)
         if self._pads:
             images = _padded(images)
@@ -74,18 +71,13 @@ def _padded(images: Tensor) -> Tensor:
 
 
 def _fold_norms(model: nn.Module) -> None:
-    """Fold each batch norm of a ResNet into the convolution before it, which its definition names before it.
+    """Fold each batch norm of a ResNet into the convolution that its definition names before it.
 
-    Not by torch.fx: while that traces, it changes what calling a module means in all threads, and the model
-    that answers in another one meanwhile fails.
+    torch.fx is not used: while it traces, it changes how modules are called in all threads, and a model that
+    computes in another thread fails.
     """
     for module in list(model.modules()):
         for (name, first), (norm_name, norm) in itertools.pairwise(list(module.named_children())):
             if isinstance(first, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(first, norm))
                 setattr(module, norm_name, nn.Identity())
-
-
-def to_probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """Turn logits (B, C) into float64 (B, C) whose rows add up to 1."""
-    return torch.softmax(logits.double() / temperature, dim=1)

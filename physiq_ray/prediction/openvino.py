@@ -1,7 +1,7 @@
-"""The network by OpenVINO in place of torch: faster on Intel's and AMD's CPUs, for `physiq-ray[openvino]`.
+"""The network in OpenVINO instead of torch: faster on Intel's and AMD's CPUs, for `physiq-ray[openvino]`.
 
-The same weights, decoder and normalisation; in bf16, probabilities of a trained model differ from torch's by
-some 2e-3. Building it takes some five seconds. benchmarks/README.md has the figures.
+It has the same weights, decoder and normalisation. In bf16, the probabilities of a trained model differ from
+torch's by about 2e-3. Building it takes about five seconds. benchmarks/README.md has the figures.
 """
 
 import importlib.util
@@ -16,17 +16,17 @@ from physiq_ray.prediction.network import Forward
 
 
 def has_openvino() -> bool:
-    """Tell whether OpenVINO is installed."""
+    """Say whether OpenVINO is installed."""
     return importlib.util.find_spec("openvino") is not None
 
 
 class OpenVinoNetwork(Forward):
-    """A model compiled for this machine's CPU; stands in for `Network`."""
+    """A model compiled for this machine's CPU; it can replace `Network`."""
 
     device = torch.device("cpu")
 
     def __init__(self, state: ModelState, *, precision: str = "auto", threads: int | None = None) -> None:
-        """Convert and compile it; threads: None takes all cores.
+        """Convert and compile it; threads: None uses all cores.
 
         Raises PredictionError: OpenVINO is not installed. CheckpointError: the weights do not fit.
         """
@@ -36,7 +36,7 @@ class OpenVinoNetwork(Forward):
 
         is_bf16 = choose_precision(precision, self.device) == torch.bfloat16
         example = torch.zeros(2, state.image_size, state.image_size, 3, dtype=torch.uint8)
-        normalise(example)  # its constants are made at the first call, which an export cannot look into
+        normalise(example)  # creates its constants, which an export cannot do
         program = torch.export.export(
             _FromPixels(state.build()).eval(),
             (example,),
@@ -53,12 +53,12 @@ class OpenVinoNetwork(Forward):
         )
 
     def logits(self, images: Tensor) -> Tensor:
-        """Answer for uint8 (B, H, W, 3) RGB with float32 (B, C), no temperature applied."""
+        """Compute float32 (B, C) from uint8 (B, H, W, 3) RGB; no temperature is applied."""
         return torch.from_numpy(self._compiled(images.numpy())[0])
 
 
 class _FromPixels(nn.Module):
-    """Pixels in, so that normalising is compiled too."""
+    """The network with normalisation, so that both are compiled."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -1,49 +1,39 @@
 """Answers ↔ Parquet files: part-00000.parquet, part-00001.parquet, … in a folder or s3:// prefix.
 
-One row is one answered photo: uri string, pose_id int32, pose string, confidence float32, error string (null
-here, see `unreadable`) and, for each pose in the order of the network's outputs, probability_<pose id>
-float32. The schema's metadata name the model.
-Parts appear whole or not at all and are never written again; at most part_rows answers wait in memory.
+A row is the answer for one photo, with the columns of `answer_schema`; its error is null (see `unreadable`).
+A part appears complete or not at all, and is never changed; memory holds at most part_rows answers.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.errors import PredictionError, SettingError
-from physiq_ray.prediction.network import to_probabilities
+from physiq_ray.prediction.answer import VERSION_KEY, Float32Array, answer_schema, to_table
 from physiq_ray.storage import join_uri, list_names, parse_source, read_bytes, write_bytes
 
-Float32Array = npt.NDArray[np.float32]
-
-VERSION_KEY, CLASSES_KEY = b"physiq_ray.model_version", b"physiq_ray.classes"
 READ_THREADS = 8
-
 _NAME = re.compile(r"part-(\d{5,})\.parquet")
 
 
 @dataclass(frozen=True)
 class EarlierParts:
-    """What an output holds already: the uris answered, a string array, and the next part's number."""
+    """What an output contains: the uris that have an answer, a string array, and the next part's number."""
 
     uris: pa.ChunkedArray
     next_number: int
 
 
 def read_parts(output: str, state: ModelState) -> EarlierParts:
-    """Read what was answered before, all parts in full: a damaged one must not count as answered.
+    """Read the uris of earlier runs. All parts are read in full: the photos of a damaged part have no answer.
 
-    Raises SettingError: answers of another model; PredictionError: a damaged or foreign part, by name;
-    StorageError.
+    Raises SettingError: the answers are of another model. PredictionError: a part is damaged, or is another
+    file. StorageError.
     """
     numbers = {
         name: int(match[1]) for name in list_names(parse_source(output)) if (match := _NAME.fullmatch(name))
@@ -60,21 +50,21 @@ def _read_uris(uri: str, output: str, state: ModelState) -> pa.ChunkedArray:
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())  # Arrow's messages have several lines
         raise PredictionError(
-            f"{uri}: damaged ({reason}); delete it and run the same command again, which answers its photos"
+            f"{uri}: damaged ({reason}); delete it and run the same command again, which predicts its photos"
         ) from error
     version = (table.schema.metadata or {}).get(VERSION_KEY)
     if version is None or "uri" not in table.column_names:
         raise PredictionError(f"{uri}: not a file of predictions; give another --output, or move it away")
     if version.decode() != state.version:
         raise SettingError(
-            f"output={output}: {uri} has answers of model {version.decode()!r}, the model given is "
-            f"{state.version!r}; give another --output, or the former --model"
+            f"output={output}: {uri} has answers of model {version.decode()!r}, but the given model is "
+            f"{state.version!r}; give another --output, or the previous --model"
         )
     return table["uri"]
 
 
 class PartWriter:
-    """Collects answers and writes a part as soon as part_rows of them are there."""
+    """Collects answers and writes a part as soon as it has part_rows of them."""
 
     def __init__(self, output: str, state: ModelState, *, next_number: int, part_rows: int) -> None:
         """output: a folder or s3:// prefix; next_number: of the first part to write."""
@@ -83,7 +73,7 @@ class PartWriter:
         self._state = state
         self._next_number = next_number
         self._part_rows = part_rows
-        self._waiting = part_schema(state).empty_table()
+        self._waiting = answer_schema(state).empty_table()
 
     @property
     def num_waiting(self) -> int:
@@ -91,7 +81,7 @@ class PartWriter:
         return int(self._waiting.num_rows)
 
     def add(self, uris: Sequence[str], logits: Float32Array) -> None:
-        """Take answers, logits float32 (B, C); write the parts that they fill.
+        """Add answers, logits float32 (B, C), and write the parts that they fill.
 
         Raises StorageError.
         """
@@ -100,7 +90,7 @@ class PartWriter:
             self._write(self._part_rows)
 
     def flush(self) -> None:
-        """Write what waits, if anything does, as a shorter part.
+        """Write the answers that wait, if there are any, as a shorter part.
 
         Raises StorageError.
         """
@@ -115,36 +105,3 @@ class PartWriter:
         self._waiting = self._waiting.slice(num_rows)
         self._next_number += 1
         self.files.append(uri)
-
-
-def part_schema(state: ModelState) -> pa.Schema:
-    """Give the columns of a model's answers, and the model in the metadata."""
-    mapping = state.class_mapping
-    return pa.schema(
-        [
-            ("uri", pa.string()),
-            ("pose_id", pa.int32()),
-            ("pose", pa.string()),
-            ("confidence", pa.float32()),
-            ("error", pa.string()),
-            *((f"probability_{pose_id}", pa.float32()) for pose_id in mapping.pose_ids),
-        ],
-        metadata={VERSION_KEY: state.version.encode(), CLASSES_KEY: json.dumps(mapping.classes).encode()},
-    )
-
-
-def to_table(uris: Sequence[str], logits: Float32Array, state: ModelState) -> pa.Table:
-    """Turn logits float32 (B, C) into B rows of `part_schema`, divided by the model's temperature."""
-    probabilities = to_probabilities(torch.from_numpy(logits), state.temperature).numpy()  # (B, C)
-    pose_ids = [state.class_mapping.pose_ids[index] for index in probabilities.argmax(axis=1)]
-    columns = [
-        uris,
-        pose_ids,
-        [state.pose_names[pose_id] for pose_id in pose_ids],
-        probabilities.max(axis=1),
-        [None] * len(pose_ids),
-        *probabilities.T,
-    ]
-    schema = part_schema(state)
-    arrays = [pa.array(column).cast(kind) for column, kind in zip(columns, schema.types, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)

@@ -1,7 +1,6 @@
-"""One photo → which pose: probabilities for all poses.
+"""The bytes of one photo → a `Prediction`: the probabilities of all poses.
 
-In come photo bytes and a model file; out comes a `Prediction`, with its figure where one is wanted. The
-same decoder and the same normalisation as in training.
+The decoder and the normalisation are those of training. Ray is not imported.
 """
 
 import os
@@ -15,53 +14,29 @@ from physiq_ray.checkpoint import ModelState
 from physiq_ray.errors import NotFoundError, PhotoError, PredictionError, StorageError
 from physiq_ray.images import decode_square, read_size
 from physiq_ray.machine import usable_cpus
-from physiq_ray.prediction.figure import write_figure
-from physiq_ray.prediction.network import NOT_FINITE, Network, to_probabilities
-from physiq_ray.storage import is_photo, list_sources, parse_source, read_bytes
+from physiq_ray.prediction.answer import NOT_FINITE, Answer, rank_poses
+from physiq_ray.prediction.network import Network
+from physiq_ray.storage import is_photo, list_sources, parse_source
 
 
 @dataclass(frozen=True)
-class PoseProbability:
-    """One pose's share of the answer."""
+class Prediction(Answer):
+    """The answer for one photo, with what is known of the photo.
 
-    pose_id: int
-    name: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says of one photo.
-
-    probabilities: all poses, the likeliest first; they add up to 1. width, height: of the upright photo, in
-    pixels. tensor_shape: the network's input (B, C, H, W).
+    width, height: of the upright photo, in pixels. tensor_shape: the network's input (B, C, H, W).
     """
 
     uri: str
-    probabilities: tuple[PoseProbability, ...]
     width: int
     height: int
     tensor_shape: tuple[int, ...]
     device: str
-    model_version: str
 
-    @property
-    def pose(self) -> PoseProbability:
-        """The likeliest pose; its probability is the confidence."""
-        return self.probabilities[0]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the answer as the HTTP API has it, with the photo's own data."""
-
-        def named(item: PoseProbability) -> dict[str, Any]:
-            return {"id": item.pose_id, "name": item.name}
-
+    def to_dict(self, *, min_confidence: float = 0.0) -> dict[str, Any]:
+        """Give the answer for JSON, with the photo's data."""
         return {
             "uri": self.uri,
-            "pose": named(self.pose),
-            "confidence": self.pose.probability,
-            "probabilities": [{**named(p), "probability": p.probability} for p in self.probabilities],
-            "model": {"version": self.model_version},
+            **super().to_dict(min_confidence=min_confidence),
             "size": {"width": self.width, "height": self.height},
             "tensor_shape": list(self.tensor_shape),
             "device": self.device,
@@ -69,7 +44,7 @@ class Prediction:
 
 
 class Predictor:
-    """A loaded model that answers for photos, on a GPU where there is one."""
+    """A loaded model that predicts photos one by one, on a GPU if there is one."""
 
     def __init__(self, state: ModelState, *, precision: str = "auto") -> None:
         """Build the network from the model file alone.
@@ -78,15 +53,15 @@ class Predictor:
         """
         self._state = state
         num_cpus = usable_cpus()
-        if torch.get_num_threads() > num_cpus:  # torch knows affinities, and no quotas
+        if torch.get_num_threads() > num_cpus:  # torch knows affinities, but no quotas
             torch.set_num_threads(num_cpus)
         self._network = Network(state, precision=precision)
 
     def predict(self, data: bytes, *, uri: str) -> Prediction:
-        """Tell the pose of one photo; uri names it in the answer.
+        """Predict one photo; uri names it in the answer.
 
         Raises PhotoError, with the uri: empty, truncated, not an image, or too large. PredictionError: the
-        network's answer is no number.
+        network's output is not a number.
         """
         try:
             width, height = read_size(data)
@@ -96,31 +71,25 @@ class Predictor:
         logits = self._network.logits(torch.from_numpy(image)[None])
         if not torch.isfinite(logits).all():
             raise PredictionError(f"{uri}: {NOT_FINITE}")
-        shares = to_probabilities(logits, self._state.temperature)[0].tolist()
-        names = self._state.pose_names
-        probabilities = [
-            PoseProbability(pose_id, names[pose_id], share)
-            for pose_id, share in zip(self._state.class_mapping.pose_ids, shares, strict=True)
-        ]
-        probabilities.sort(key=lambda item: -item.probability)
         return Prediction(
+            probabilities=rank_poses(logits[0], self._state),
+            model_version=self._state.version,
+            temperature=self._state.temperature,
             uri=uri,
-            probabilities=tuple(probabilities),
             width=width,
             height=height,
             tensor_shape=(1, 3, *image.shape[:2]),
             device=str(self._network.device),
-            model_version=self._state.version,
         )
 
 
 def find_photos(addresses: Sequence[str]) -> Iterator[str]:
-    """Give the uris of photos that the addresses name: files, folders, s3:// objects and prefixes.
+    """Give the uris of the photos at the addresses: files, folders, s3:// objects and prefixes.
 
-    Raises NotFoundError: nothing there; StorageError: a folder or bucket that cannot be listed.
+    Raises NotFoundError: an address has no photos. StorageError: a folder or bucket cannot be listed.
     """
     for address in addresses:
-        # Path.is_dir would raise for a name too long or a folder closed to us; reading tells of those.
+        # Path.is_dir raises if a name is too long or a folder is denied; reading the photo reports those.
         is_object = is_photo(address) if address.startswith("s3://") else not os.path.isdir(address)  # noqa: PTH112
         if is_object:
             yield address
@@ -131,16 +100,3 @@ def find_photos(addresses: Sequence[str]) -> Iterator[str]:
         if not listing.table.num_rows:
             raise NotFoundError(f"{address}: no photos in it")
         yield from sorted(listing.table["uri"].to_pylist())
-
-
-def predict_file(predictor: Predictor, uri: str, *, figure_uri: str | None = None) -> Prediction:
-    """Read one photo, tell its pose, and write its figure where figure_uri is given.
-
-    Raises StorageError: it cannot be read, or the figure not be written; PhotoError: it cannot be decoded;
-    PredictionError.
-    """
-    data = read_bytes(uri)
-    prediction = predictor.predict(data, uri=uri)
-    if figure_uri is not None:
-        write_figure(prediction, data, figure_uri)
-    return prediction

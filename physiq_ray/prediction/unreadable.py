@@ -1,10 +1,10 @@
-"""The photos of one run that cannot be read: as JSON lines with their step, and as rows like the answers.
+"""The unreadable photos of one run: as JSON lines with their step, and as rows like the answers.
 
-    _unreadable.jsonl     uri, step, error; Parquet's readers skip names with an underscore
-    unreadable.parquet    the answers' columns, all null but uri and error: who reads the folder as one
-                          table finds each photo once, those without an answer too
+    _unreadable.jsonl     uri, step, error; readers of Parquet folders skip names with an underscore
+    unreadable.parquet    the columns of the answers, all null but uri and error, so that the folder, read as
+                          one table, contains each photo once
 
-Both describe the latest run only, and are written whole: the next run tries these photos again.
+Both describe the latest run only, and are replaced as a whole: the next run tries these photos again.
 """
 
 import dataclasses
@@ -13,17 +13,15 @@ import json
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from physiq_ray.checkpoint import ModelState
-from physiq_ray.prediction.parts import part_schema
+from physiq_ray.prediction.answer import answer_schema
+from physiq_ray.quarantine import Unreadable
 from physiq_ray.storage import join_uri, write_file
-
-if TYPE_CHECKING:  # it imports Ray
-    from physiq_ray.quarantine import Unreadable
 
 UNREADABLE_LIST, UNREADABLE_ROWS = "_unreadable.jsonl", "unreadable.parquet"
 EXAMPLES = 3
@@ -34,17 +32,17 @@ class UnreadableList:
     """Collects unreadable photos in a local file until they are saved: they may be many."""
 
     def __init__(self, file: IO[str], output: str, state: ModelState) -> None:
-        """file: an empty, named one that this process may read again; output: a folder or s3:// prefix."""
+        """file: empty, with a name under which it can be read again; output: a folder or s3:// prefix."""
         self.uri = join_uri(output, UNREADABLE_LIST)
         self.num_photos = 0
         self.examples: list[Unreadable] = []
         self._rows_uri = join_uri(output, UNREADABLE_ROWS)
-        self._schema = part_schema(state)
+        self._schema = answer_schema(state)
         self._file = file
         self._num_saved = -1
 
-    def add(self, items: Iterable["Unreadable"]) -> None:
-        """Take the next unreadable photos."""
+    def add(self, items: Iterable[Unreadable]) -> None:
+        """Add unreadable photos."""
         for item in items:
             self.num_photos += 1
             if len(self.examples) < EXAMPLES:
@@ -52,7 +50,7 @@ class UnreadableList:
             self._file.write(json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n")
 
     def save(self) -> None:
-        """Write both files, where photos were added since the last time, and at the first.
+        """Write both files, if this is the first call or photos were added since the last one.
 
         Raises StorageError.
         """

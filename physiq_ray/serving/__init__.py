@@ -1,26 +1,38 @@
-"""Photos over HTTP → poses, by Ray Serve.
+"""Photos over HTTP → answers, with Ray Serve.
 
-app       the Serve application and its builder
-run       the same on this machine, until it is interrupted
-api       routes and their answers
-document  what they look like, for OpenAPI
-headers   what each answer has around it
-intake    a request → the photos in it
-encodings gzip, base64
-refusals  what is answered in place of a prediction
-clients   which client asks
-limits    tokens, rates, room
-uploads   how many at a time, and how slow
-service   a replica's models, decoding and answers
-versions  which version of a model's file the replicas answer with
-engine    the thread that computes
-feedback  doubtful photos → a bucket
-metrics   what Prometheus is told
-requestlog  which model answered, in the log
-closing   no new requests, and the last answers
-page/     what a coach sees at /
+app         the Serve application: the settings of a deployment, what a replica starts and ends
+run         the service on this machine, until it is interrupted; which ingress it uses
+closing     how the ingress ends: no new requests, then the last answers
+api         the routes, and what each of them returns
+edge        the outermost layer: headers of responses, and a table of what is refused where
+access      who may send a request, how often, and which addresses it may name
+clients     which address counts as the client's
+pace        whether there is room for one more request
+uploads     how many uploads run at once, and how long
+body        which photos a request contains: body, form or JSON
+encodings   gzip and base64
+schema      the JSON of requests and answers, for building and for OpenAPI
+refusals    the errors of the HTTP API, and which error of the program gets which status
+service     the work of one replica: fetch, decode, predict, count
+models      which models answer: loading, replacing, canary
+versions    which version of a model's file all replicas use
+engine      which photos share a batch; the thread that computes
+feedback    doubtful photos → a bucket
+metrics     what Prometheus receives
+requestlog  the model's version in the access log
+page/       the page for people at /
+
+This module imports nothing: `run` must set variables of the environment before ray.serve is loaded.
+`physiq_ray.serving:build_app` is the address of the application for `serve run` and `serve deploy`.
 """
 
-from physiq_ray.serving.app import build_app
+from typing import Any
 
-__all__ = ["build_app"]
+
+def __getattr__(name: str) -> Any:
+    """Import `build_app` when Serve asks for it."""
+    if name == "build_app":
+        from physiq_ray.serving.app import build_app
+
+        return build_app
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,18 +1,17 @@
-"""The HTTP side: routes, who may ask, what is answered when something is wrong.
+"""The routes of the service, and what each of them returns.
 
-POST /v1/predict   one photo → one answer, several → {"answers": […]} in their order
-GET  /v1/model     which model answers, for which poses
-GET  /healthz      200 where it answers
-GET  /docs         OpenAPI
-GET  /             the page
+    POST /v1/predict   one photo → one answer; several → {"answers": […]} in the order of the photos
+    GET  /v1/model     which model answers, and for which poses
+    GET  /healthz      200 if the model answers
+    GET  /docs         OpenAPI
+    GET  /             the page
+
+The table at the top of `physiq_ray/serving/edge.py` shows where a request can be refused.
 """
 
 import asyncio
-import contextlib
-import math
 import time
 import uuid
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,17 +20,30 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from physiq_ray.errors import PhysiqError
-from physiq_ray.serving.clients import FORWARDED_FOR, name_client, parse_networks, peer_header
-from physiq_ray.serving.document import BODY, REFUSALS, Answer, Answers, Health, ModelAnswer
-from physiq_ray.serving.headers import PREDICT_PATH, Edge
-from physiq_ray.serving.intake import Upload, read_uploads, to_request_error
-from physiq_ray.serving.limits import RateLimit, Tokens
+from physiq_ray.serving.access import Access
+from physiq_ray.serving.body import Upload, read_uploads
+from physiq_ray.serving.edge import PREDICT_PATH, Edge
 from physiq_ray.serving.metrics import Metrics
-from physiq_ray.serving.refusals import RequestError, too_large
+from physiq_ray.serving.models import CANARY, MAIN, Served
+from physiq_ray.serving.pace import Room
+from physiq_ray.serving.refusals import RequestError, to_request_error, too_large
 from physiq_ray.serving.requestlog import RequestLog
+from physiq_ray.serving.schema import (
+    BODY,
+    REFUSALS,
+    Answer,
+    Answers,
+    Health,
+    ModelAnswer,
+    NamedAnswer,
+    NamedError,
+    Pose,
+    Role,
+)
 from physiq_ray.serving.service import Service
 from physiq_ray.serving.uploads import Uploads
 
@@ -39,75 +51,47 @@ PAGE = Path(__file__).parent / "page"
 
 
 class Handlers:
-    """The routes of one replica, with what they decide on."""
+    """The handlers of one replica's routes."""
 
     def __init__(self, service: Service, log: RequestLog) -> None:
         """Read the tokens.
 
-        Raises ServingError: those asked for cannot be had.
+        Raises ServingError: the tokens cannot be read, or there are none.
         """
         self.service = service
         self._log = log
         self._settings = service.settings
-        self._tokens = Tokens(self._settings.tokens)
-        self._rate = RateLimit(self._settings.requests_per_minute)
-        self._trusted = parse_networks(self._settings.trusted_proxies)
-        self._peer_header = peer_header()
+        self._access = Access(self._settings)
+        self.room = Room(service.pace, self._settings)
         self._uploads = Uploads(
             max_uploads=self._settings.max_uploads,
             max_slow_per_client=self._settings.max_slow_uploads,
             slow_after_s=self._settings.slow_upload_s,
         )
-        self._num_inside = 0
 
     async def allow(
         self,
         request: Request,
         _credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
     ) -> None:
-        """Let in who may ask; leave the client's name in the request's state.
+        """Check that the client may send the request, and keep the client's name in the request's state.
 
         Raises RequestError: 401, or 429.
         """
-        client = f"address {self._address_of(request)}"
-        if not self._tokens.is_open:
-            name = self._tokens.name_of(request.headers.get("authorization"))
-            if name is None:
-                raise RequestError(
-                    401, "unauthorised", "the bearer token is missing or wrong: Authorization: Bearer …"
-                )
-            client = name
-        wait_s = self._rate.wait_s(client)
-        if wait_s:
-            raise RequestError(
-                429,
-                "too_many_requests",
-                f"more than {self._settings.requests_per_minute} requests a minute; come again in {wait_s} s",
-                retry_after_s=wait_s,
-            )
-        request.state.client = client
-
-    def _address_of(self, request: Request) -> str:
-        headers = request.headers
-        return name_client(
-            request.client.host if request.client else None,
-            headers.getlist(FORWARDED_FOR),
-            headers.getlist(self._peer_header) if self._peer_header else (),
-            self._trusted,
-        )
+        request.state.client = self._access.check(request)
 
     async def predict(self, request: Request) -> Response:
-        """Answer for the photos of one request."""
+        """Predict the photos of one request."""
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._settings.max_body_bytes:
             raise too_large(self._settings.max_body_bytes)
         timeout_s, started_s = self._settings.request_timeout_s, time.monotonic()
         async with self._uploads.receiving(request.state.client, timeout_s=timeout_s):
             uploads = await read_uploads(request, self._settings)
-        if refusal := self.busy():  # others may have come while this one was uploaded
+        if refusal := self.room.refusal():  # others may have arrived during the upload
             raise refusal
         left_s = timeout_s - (time.monotonic() - started_s)
-        with self._place():
+        with self.room.occupied():
             try:
                 async with asyncio.timeout(left_s):
                     results = await asyncio.gather(*(self._answer(upload) for upload in uploads))
@@ -115,46 +99,22 @@ class Handlers:
                 raise RequestError(
                     503, "timeout", f"no answer within {timeout_s:g} s", retry_after_s=5
                 ) from None
-        self._log.note(result["model"]["version"] for result in results if isinstance(result, dict))
+        self._log.note(result.model.version for result in results if isinstance(result, Answer))
         if len(results) == 1:
             result = results[0]
             if isinstance(result, RequestError):
                 raise result
-            return JSONResponse(result)
-        return JSONResponse(
-            {
-                "answers": [
-                    {"name": upload.name} | (result.to_dict() if isinstance(result, RequestError) else result)
-                    for upload, result in zip(uploads, results, strict=True)
+            return _to_json(result)
+        return _to_json(
+            Answers(
+                answers=[
+                    _with_name(upload.name, result) for upload, result in zip(uploads, results, strict=True)
                 ]
-            }
+            )
         )
 
-    @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        """Count one request as inside, once its bytes are here."""
-        self._num_inside += 1
-        try:
-            yield
-        finally:
-            self._num_inside -= 1
-
-    def busy(self) -> RequestError | None:
-        """Say 503 where more requests are inside than may be, or where one more would wait too long."""
-        pace, wait_s = self.service.pace, self.service.pace.expected_wait_s
-        # What the next batch holds is no queue, whatever a pause has made of the pace.
-        is_short = pace.num_inside < self._settings.max_batch_size or wait_s <= self._settings.max_wait_s
-        if self._num_inside < self._settings.max_requests and is_short:
-            return None
-        return RequestError(
-            503,
-            "busy",
-            "more requests than can be answered just now; come again",
-            retry_after_s=max(1, math.ceil(wait_s)),
-        )
-
-    async def _answer(self, upload: Upload) -> dict[str, Any] | RequestError:
-        """Answer for one photo of a request; what is wrong with it is not the others'."""
+    async def _answer(self, upload: Upload) -> Answer | RequestError:
+        """Predict one photo of a request; its error does not affect the other photos."""
         try:
             data = upload.data if upload.uri is None else await self.service.fetch(upload.uri)
             if not data:
@@ -164,59 +124,54 @@ class Handlers:
             return to_request_error(error)
 
     async def model(self) -> Response:
-        """Say which model answers."""
-        models = self.service.models
+        """Give the models that answer."""
+        models = self.service.models.current
+        return _to_json(
+            ModelAnswer(
+                **dict(self._role(models.main, MAIN)),
+                min_confidence=models.live.min_confidence,
+                canary=self._role(models.canary, CANARY) if models.canary else None,
+                canary_share=models.live.canary_share if models.canary else 0.0,
+                refused=self.service.models.refused,
+            )
+        )
 
-        def role(name: str) -> dict[str, Any] | None:
-            served = models.main if name == "main" else models.canary
-            if served is None:
-                return None
-            state = served.state
-            return {
-                "version": state.version,
-                "image_size": state.image_size,
-                "temperature": state.temperature,
-                "poses": [
-                    {"id": pose_id, "name": state.pose_names[pose_id]}
-                    for pose_id in state.class_mapping.pose_ids
-                ],
-                "num_answers": self.service.num_answers[name],
-            }
-
-        return JSONResponse(
-            {
-                **(role("main") or {}),
-                "min_confidence": models.live.min_confidence,
-                "canary": role("canary"),
-                "canary_share": models.live.canary_share if models.canary else 0.0,
-                "refused": self.service.refused,
-            }
+    def _role(self, served: Served, name: str) -> Role:
+        state = served.state
+        return Role(
+            version=state.version,
+            image_size=state.image_size,
+            temperature=state.temperature,
+            poses=[
+                Pose(id=pose_id, name=state.pose_names[pose_id]) for pose_id in state.class_mapping.pose_ids
+            ],
+            num_answers=self.service.models.num_answers[name],
         )
 
     async def healthz(self) -> Response:
-        """Say that the model answers, having asked it where no request did lately."""
+        """Give 200 if the model answers; it is tested if no request used it recently."""
         try:
             async with asyncio.timeout(self._settings.request_timeout_s):
                 await self.service.check()
         except (PhysiqError, TimeoutError) as error:
             raise RequestError(
-                503, "unavailable", "the model does not answer just now", retry_after_s=5
+                503, "unavailable", "the model does not respond at the moment", retry_after_s=5
             ) from error
-        return JSONResponse({"status": "ok"})
+        return _to_json(Health(status="ok"))
 
 
-def build_api(service: Service, metrics: Metrics, log: RequestLog | None = None) -> FastAPI:
+def build_api(service: Service, metrics: Metrics, log: RequestLog) -> FastAPI:
     """Build the HTTP application of a replica.
 
-    log: takes down which models answered a request.
-    Raises ServingError: the tokens asked for cannot be had.
+    log: notes which models answered a request.
+    Raises ServingError: the tokens cannot be read, or there are none.
     """
-    handlers = Handlers(service, log or RequestLog())
+    handlers = Handlers(service, log)
     settings = service.settings
     api = FastAPI(
         title="physiq_ray",
         version=version("physiq-ray"),
-        description="Tells the pose in a photo.",
+        description="Predicts the pose in a photo.",
         redoc_url=None,
     )
     allowed = [Depends(handlers.allow)]
@@ -242,9 +197,12 @@ def build_api(service: Service, metrics: Metrics, log: RequestLog | None = None)
     api.add_exception_handler(RequestError, _answer_refusal)
     api.add_exception_handler(PhysiqError, _answer_error)
     api.add_exception_handler(HTTPException, _answer_http_exception)
-    # The last added is the outermost: a page elsewhere must be able to read that the service is busy, too.
+    # The last one added is the outermost: pages of other origins must also be able to read refusals of Edge.
     api.add_middleware(
-        Edge, max_body_bytes=settings.max_body_bytes, busy=handlers.busy, count=metrics.count_request
+        Edge,
+        max_body_bytes=settings.max_body_bytes,
+        find_refusal=handlers.room.refusal,
+        count=metrics.count_request,
     )
     if settings.cors_origins:
         api.add_middleware(
@@ -255,6 +213,16 @@ def build_api(service: Service, metrics: Metrics, log: RequestLog | None = None)
             expose_headers=["Retry-After", "X-Request-Id"],
         )
     return api
+
+
+def _to_json(answer: BaseModel) -> JSONResponse:
+    return JSONResponse(answer.model_dump())
+
+
+def _with_name(name: str | None, result: Answer | RequestError) -> NamedAnswer | NamedError:
+    if isinstance(result, RequestError):
+        return NamedError(name=name, **dict(result.to_answer()))
+    return NamedAnswer(name=name, **dict(result))
 
 
 def _file_sender(path: Path) -> Any:
@@ -277,8 +245,8 @@ async def _answer_error(_request: Request, error: Exception) -> Response:
 async def _answer_http_exception(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-    body = {"error": {"code": code, "message": str(error.detail)}}
-    headers = dict(error.headers or {})
-    if headers.get("Allow") == "GET":
-        headers["Allow"] = "GET, HEAD"
-    return JSONResponse(body, status_code=error.status_code, headers=headers)
+    response = RequestError(error.status_code, code, str(error.detail)).to_response()
+    response.headers.update(error.headers or {})
+    if response.headers.get("Allow") == "GET":
+        response.headers["Allow"] = "GET, HEAD"
+    return response

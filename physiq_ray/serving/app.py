@@ -1,9 +1,9 @@
-"""The Serve application: one deployment that takes HTTP, decodes and answers, in each replica.
+"""The Serve application: one deployment, whose replicas each receive HTTP, decode and predict.
 
     serve run physiq_ray.serving:build_app model=s3://models/poses
     serve deploy serve_config.yaml
 
-One process holds all of it: a photo would cost more on its way between two than in either.
+One process does all of this: sending a photo between two processes would cost more than the work in each.
 """
 
 import asyncio
@@ -31,24 +31,24 @@ from physiq_ray.serving.requestlog import LOGGER, RequestLog
 from physiq_ray.serving.service import Service
 from physiq_ray.serving.versions import DeployedVersions
 
-# Serve's own queue in front of a replica must not be what fills up: the replica answers 503 by itself, in
-# words, as soon as a request would wait too long.
+# Serve's own queue in front of a replica must not fill up: the replica itself answers 503, with a message, as
+# soon as a request would wait too long.
 MORE_THAN_MAX_REQUESTS = 2
 HEALTH_CHECK_PERIOD_S, HEALTH_CHECK_TIMEOUT_S = 10.0, 30.0
-# How often a replica on its way out looks whether its last requests are done, and how long at most.
+# How often a replica that ends checks whether its last requests are done, and for how long at most.
 DRAIN_LOOK_S, DRAIN_S = 1.0, 60.0
 
 
 @serve.deployment(name="PoseService")
-@serve.ingress()  # the application is built in each replica, by the method that Serve looks for
+@serve.ingress()  # Serve calls __serve_build_asgi_app__ in each replica
 class PoseService:
     """One replica."""
 
     def __init__(self, settings: ServingSettings, build: str) -> None:
-        """Start its threads; the model comes with `reconfigure`, which Serve calls next.
+        """Start the threads; `reconfigure`, which Serve calls next, loads the model.
 
         build: an id of this build of the application.
-        Raises ServingError: the tokens asked for cannot be had.
+        Raises ServingError: the tokens cannot be read, or there are none.
         """
         _listen_where_ray_does()
         metrics = Metrics()
@@ -62,56 +62,57 @@ class PoseService:
         self._look: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Give Serve what answers HTTP."""
+        """Give Serve the application for HTTP."""
         return self._api
 
     async def reconfigure(self, live: Mapping[str, Any]) -> None:
-        """Take over user_config: at first load the model, later change to another beside it.
+        """Apply user_config: load the model in the first call, and replace it in later ones.
 
-        Raises PhysiqError: the first time, where no model can be had, or the file was replaced since the
-        deployment and other replicas answer with the former one.
+        Raises PhysiqError, in the first call only: no model can be loaded, or its file was replaced since the
+        deployment and other replicas answer with the previous one.
         """
         self._live = live
         if self._is_started:
-            self._service.change(live)
+            self._service.models.change(live)
             return
-        await self._service.start(live)
+        await self._service.models.start(live)
         self._is_started = self._versions.is_running = True
 
     async def check_health(self) -> None:
-        """Ask the model, where no request did lately; Serve replaces a replica that fails at this.
+        """Test the model if no request used it recently; Serve replaces a replica whose check fails.
 
         Raises PhysiqError: it does not answer.
         """
         if self._look is None or self._look.done():
-            self._look = asyncio.create_task(self._look_for_a_deployment())
+            self._look = asyncio.create_task(self._reload_after_deployment())
         self._log.flush()
         await self._service.check()
 
-    async def _look_for_a_deployment(self) -> None:
-        """Load the models again after a deployment that changed no setting, of which Serve says nothing."""
+    async def _reload_after_deployment(self) -> None:
+        """Load the models again after a deployment that changed no setting: Serve does not report those."""
         try:
             is_new = await asyncio.to_thread(self._versions.is_new)
-        except (RayError, RayServeException, KeyError) as error:  # Serve's controller is being restarted
-            LOGGER.warning("whether there was a deployment is not known: %s", error)
+        except (RayError, RayServeException, KeyError) as error:  # Serve's controller restarts
+            LOGGER.warning("could not ask Serve whether there was a deployment: %s", error)
             return
         if is_new:
-            self._service.change(self._live)
+            self._service.models.change(self._live)
 
     def __del__(self) -> None:
-        """Write what is still to be written; Serve waits for it."""
+        """Write what waits to be written; Serve waits for it."""
         if service := getattr(self, "_service", None):
             service.close()
             self._log.flush()
 
 
 def _listen_where_ray_does() -> None:
-    """Keep the port that Serve opens in each replica for other deployments on the node's loopback address.
+    """Keep the port that Serve opens in each replica on the node's loopback address, if Ray listens there.
 
-    Serve binds it to every network, also where Ray itself listens on loopback alone, and has no setting for
-    it (ray/serve/_private/replica.py, _on_initialized). Only this replica's process is changed.
+    Other deployments use the port. Serve binds it to all networks, even if Ray itself listens on loopback
+    only, and has no setting for it (ray/serve/_private/replica.py, _on_initialized). This function changes
+    the replica's own process only.
     """
-    with contextlib.suppress(ImportError, AttributeError):  # another Ray may name it otherwise
+    with contextlib.suppress(ImportError, AttributeError):  # other versions of Ray may use other names
         replica: Any = importlib.import_module("ray.serve._private.replica")
         bind = replica.add_port_to_grpc_server
         address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
@@ -120,10 +121,10 @@ def _listen_where_ray_does() -> None:
 
 
 def build_app(args: ServingSettings) -> Application:
-    """Build the application from its settings; Serve makes them of `key=value` or of the config's args.
+    """Build the application from its settings; Serve parses them from `key=value` or the config's args.
 
-    Raises pydantic.ValidationError, which Serve shows: a wrong setting, by its name. ServingError: HEIC is
-    allowed and not read here.
+    Raises pydantic.ValidationError, which Serve shows: it names the wrong setting. ServingError:
+    extra_formats contains HEIC, which cannot be read on this machine.
     """
     if "heic" in args.extra_formats and (reason := why_no_heic()):
         raise ServingError(f"extra_formats={','.join(args.extra_formats)}: HEIC is {reason}")

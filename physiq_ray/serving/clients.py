@@ -1,7 +1,7 @@
-"""Which client asks: the address of its connection, or what a trusted proxy says of it.
+"""Which client sent a request: the address of its connection, or the address that a trusted proxy gives.
 
-Anyone can write X-Forwarded-For into a request. It is read from its end, where the nearest proxy has written,
-and only for as long as the address before is one of the trusted proxies'.
+Anyone can write X-Forwarded-For into a request. Therefore it is read from its end, where the nearest proxy
+wrote, and only as long as the address that wrote it is a trusted proxy.
 """
 
 import functools
@@ -14,15 +14,15 @@ Network = IPv4Network | IPv6Network
 
 FORWARDED_FOR = "x-forwarded-for"
 # Names the header in which this machine's HAProxy writes the address of its peer. The name is a secret of the
-# service: no client can send that header itself, not even around HAProxy.
+# service, so that no client can send that header, even if it bypasses HAProxy.
 PEER_HEADER_VARIABLE = "PHYSIQ_PEER_HEADER"
 LOOPBACK = IPv4Address("127.0.0.1")
-# One customer has this much of the IPv6 addresses, and could take another one for each request.
+# A customer has a whole network of this size in IPv6, and could use another address for each request.
 IPV6_PREFIX = 64
 
 
 def peer_header() -> str | None:
-    """Give the name of the header that this machine's HAProxy adds; None: there is no such HAProxy."""
+    """Give the name of the header that this machine's HAProxy adds; None: no HAProxy runs here."""
     return os.environ.get(PEER_HEADER_VARIABLE)
 
 
@@ -39,8 +39,8 @@ def name_client(
 ) -> str:
     """Name the client of a request by its address.
 
-    connection: the host that the server gives; forwarded: the values of X-Forwarded-For in their order;
-    peers: those of the header that this machine's HAProxy adds.
+    connection: the host that the server reports. forwarded: the values of X-Forwarded-For in their order.
+    peers: the values of the header that this machine's HAProxy adds.
     Returns an IPv4 address, the /64 network of an IPv6 address, or "unknown".
     """
     hops = [hop for value in forwarded for hop in value.split(",")]
@@ -48,7 +48,7 @@ def name_client(
         current = _parse(peers[-1])
     else:
         current = _parse(connection or "")
-        # uvicorn puts what the header says in place of the address of a connection from this machine.
+        # For a connection from this machine, uvicorn replaces its address by one from the header.
         if hops and (current is None or current in map(_parse, hops)):
             current = LOOPBACK
     if current is None:
@@ -56,7 +56,7 @@ def name_client(
     while hops and any(current in network for network in trusted):
         hop = _parse(hops.pop())
         if hop is None:
-            break  # what lies behind it is not known: the last address that is
+            break  # not an address: the last known one counts
         current = hop
     if isinstance(current, IPv6Address):
         return str(ip_network((current.packed, IPV6_PREFIX), strict=False))

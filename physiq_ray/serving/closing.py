@@ -1,8 +1,9 @@
-"""The end of a local service's ingress: no new connections, then the last answers.
+"""The end of a local service's ingress: first no new connections, then the last answers.
 
-Serve itself takes the application away first and answers 404 until its proxies are gone, which clients take
-for good. So the proxies close their port before, by calls into their actors, for which Serve has no public
-way: where another Ray has other names for what is called here, its own order is what remains.
+Serve itself first removes the application, and answers 404 until its proxies end; clients would take
+that 404 for permanent. So this module makes the proxies close their ports before. Serve has no public
+interface for that, so it calls into their actors. If another version of Ray has other names for these parts,
+Serve ends in its own order.
 """
 
 import contextlib
@@ -14,13 +15,13 @@ import ray
 PROXY_PREFIX, REPLICA_PREFIX = "SERVE_PROXY_ACTOR", "SERVE_REPLICA"
 NAMESPACE = "serve"
 LOOK_S = 0.1
-# HAProxy keeps idle connections for one more request each; after so long without one they are closed.
+# HAProxy keeps each idle connection for one more request; they are closed after this time without requests.
 IDLE_S = 1.0
 CALL_TIMEOUT_S = 10.0
 
 
 def close_ingress(*, timeout_s: float) -> None:
-    """Close the port, and wait until the requests that are inside have their answers, timeout_s at most."""
+    """Close the port, and wait until all requests that were received are answered, for timeout_s at most."""
     with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
         close, is_closed, end = _calls()
         proxies = _actors(PROXY_PREFIX)
@@ -37,10 +38,10 @@ def close_ingress(*, timeout_s: float) -> None:
 
 
 def _calls() -> tuple[Any, Any, Any]:
-    """Give what the proxies' actors call on themselves: close, is_closed, end.
+    """Give the functions that the proxies' actors call on themselves: close, is_closed, end.
 
-    Functions inside a function travel by their code: those of a module would have the proxy import it, and
-    PyTorch with it, while requests wait.
+    Functions inside a function are sent as code. For a function of a module, the proxy would import the
+    module, and PyTorch with it, while requests wait.
     """
 
     def close(actor: Any) -> None:
@@ -55,7 +56,7 @@ def _calls() -> tuple[Any, Any, Any]:
         async def stay() -> None:
             return None
 
-        # A change of its backends would start another HAProxy, which listens again.
+        # A change of its backends would start another HAProxy, which would open the port again.
         actor._reload_haproxy = stay
         for process in (haproxy._proc, *haproxy._old_procs):
             if process.returncode is None:
@@ -81,7 +82,7 @@ def _actors(prefix: str) -> list[Any]:
     found = []
     for name in names:
         if name.startswith(prefix):
-            with contextlib.suppress(ValueError):  # it is gone by now
+            with contextlib.suppress(ValueError):  # it ended meanwhile
                 found.append(ray.get_actor(name, namespace=NAMESPACE))
     return found
 

@@ -1,4 +1,4 @@
-"""What a body is wrapped in: gzip by its Content-Encoding, base64 in JSON."""
+"""The encodings of a body: gzip by its Content-Encoding, base64 in JSON."""
 
 import asyncio
 import binascii
@@ -12,16 +12,16 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
 GZIP = 16 + zlib.MAX_WBITS
-STEP_BYTES = 2**20  # decoded at a time, some milliseconds; then others have their turn
+STEP_BYTES = 2**20  # decoded at once, in some milliseconds; then other requests continue
 SPACES = b" \t\r\n\f\v"
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 def decoded(receive: Receive, encoding: str, max_bytes: int) -> Receive:
-    """Wrap what gives a request's body so that it is decoded, to max_bytes at most, as it comes.
+    """Wrap the function that gives a request's body so that it decodes the body as it arrives.
 
-    Raises RequestError: 415 an encoding other than gzip. What it returns raises 400 where the body is not
-    what its encoding says, and 413 where it is longer decoded.
+    Raises RequestError: 415 an encoding other than gzip. The function returned raises 400 if the body does
+    not have that encoding, and 413 if it has more than max_bytes when decoded.
     """
     names = [name.strip().lower() for name in encoding.split(",")]
     names = [name for name in names if name and name != "identity"]
@@ -31,7 +31,7 @@ def decoded(receive: Receive, encoding: str, max_bytes: int) -> Receive:
         raise RequestError(
             415,
             "unsupported_encoding",
-            f"Content-Encoding {encoding[:100]!r}: send the body as it is, or by gzip",
+            f"Content-Encoding {encoding[:100]!r}: send the body without one, or in gzip",
         )
     gzip = _Gzip(max_bytes)
 
@@ -47,18 +47,18 @@ def decoded(receive: Receive, encoding: str, max_bytes: int) -> Receive:
 
 
 class _Gzip:
-    """The decoded bytes of one or more gzip members, one after the other."""
+    """Decodes one or more gzip members, one after the other."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._num_bytes = 0
         self._member = zlib.decompressobj(GZIP)
-        self._is_empty = True  # no byte has come
+        self._is_empty = True  # no byte has arrived
 
     async def decode(self, data: bytes, *, is_last: bool) -> bytes:
         """Decode the next bytes.
 
-        Raises RequestError: 400 no gzip, or truncated; 413 more than max_bytes.
+        Raises RequestError: 400 not gzip, or truncated; 413 more than max_bytes.
         """
         parts, has_more = [], bool(data)
         while has_more:
@@ -73,12 +73,12 @@ class _Gzip:
             if self._num_bytes > self._max_bytes:
                 raise too_large(self._max_bytes)
             data = self._member.unconsumed_tail or self._member.unused_data
-            # A full step may have left decoded bytes behind, though all that came is read.
+            # After a full step, decoded bytes may be left even if all received bytes are read.
             has_more = bool(data) or (len(parts[-1]) == STEP_BYTES and not self._member.eof)
             if has_more:
                 await asyncio.sleep(0)
         if is_last and not self._is_empty and not self._member.eof:
-            raise _not_gzip("ends before its gzip does")
+            raise _not_gzip("ends before the end of its gzip data")
         return b"".join(parts)
 
 
@@ -87,9 +87,9 @@ def _not_gzip(problem: str) -> RequestError:
 
 
 def decode_base64(text: str, name: str) -> bytes:
-    """Decode a photo in base64, of either alphabet, with line breaks or without, or a data: address of it.
+    """Decode a photo in base64 of either alphabet, with or without line breaks, or a data: address of it.
 
-    name: of its field, for the message. Raises RequestError: 400 it is something else.
+    name: of its field, for the message. Raises RequestError: 400 it is not base64.
     """
     if text[:5].lower() == "data:":
         kind, comma, text = text.partition(",")

@@ -1,12 +1,12 @@
-"""Decoded photos → logits, by one thread that does not wait for a batch to fill.
+"""Decoded photos → logits, in one thread that does not wait for a full batch.
 
-The thread takes whatever waits when it is free, up to the largest batch: a lone photo is computed at once,
-and under load batches fill by themselves. Only clients that were answered together are given a moment to come
-back together: they would else fall apart into one that is computed alone and others that wait for it. Serve's
-own `@serve.batch` closes a batch before the one at work is done, so that without its waiting time every batch
-holds one photo, and with it every lone photo waits.
+When the thread is free, it takes all photos that wait, up to max_batch_size: a single photo is computed at
+once, and under load the batches fill by themselves. After a batch, it waits briefly for the same clients'
+next photos. Otherwise the first is computed alone and the rest wait behind it. Serve's own `@serve.batch`
+closes a batch before the previous one is done: without its waiting time, every batch has one photo, and with
+it, every single photo waits.
 
-All of torch happens in that one thread: a second one with an OpenMP team of its own takes the cores from it.
+This thread runs all of torch. A second thread with its own OpenMP team would compete for the same cores.
 """
 
 import logging
@@ -20,25 +20,24 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from physiq_ray.errors import PredictionError
 from physiq_ray.images import UInt8Array
-from physiq_ray.prediction.network import NOT_FINITE, Forward
+from physiq_ray.prediction.answer import NOT_FINITE, Float32Array
+from physiq_ray.prediction.network import Forward
 
-LOGGER = logging.getLogger("ray.serve")  # its handlers, and its form, are those of the deployment
+LOGGER = logging.getLogger("ray.serve")  # has the handlers and the format of the deployment
 
-# Of a batch's time, how long at most the next one waits for as many photos; lost where they do not come.
+# The share of a batch's time that the next batch waits, at most, for as many photos.
 GATHER_SHARE = 0.1
 
-Float32Array = npt.NDArray[np.float32]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Computed:
-    """One photo's answer: logits float32 (C,), and the seconds it waited and was computed."""
+    """The logits of one photo, float32 (C,), and the seconds that it waited and that its batch took."""
 
     logits: Float32Array
     waited_s: float
@@ -58,7 +57,7 @@ class Engine:
     """The computing thread of a replica; its methods may be called from any thread."""
 
     def __init__(self, *, max_batch_size: int, threads: int | None) -> None:
-        """Start the thread; threads: of the network on a CPU, None leaves torch's choice."""
+        """Start the thread; threads: of the network on a CPU, None keeps torch's number."""
         self._max_batch_size = max_batch_size
         self._waiting: deque[_Waiting] = deque()
         self._tasks: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -70,7 +69,8 @@ class Engine:
     def submit(self, image: UInt8Array, network: Forward) -> "Future[Computed]":
         """Queue one photo, uint8 (size, size, 3) of the network's size.
 
-        The future raises PredictionError: the answer is no number, or the engine is closed.
+        The future raises PredictionError: the network failed, its output is not a number, or the engine is
+        closed.
         """
         item = _Waiting(image, network)
         with self._changed:
@@ -82,7 +82,7 @@ class Engine:
         return item.future
 
     def call(self, task: Callable[[], T]) -> "Future[T]":
-        """Run a function between two batches, for all else that computes: warming up, checking."""
+        """Run a function between two batches: everything else that computes belongs into this thread."""
         future: Future[T] = Future()
         with self._changed:
             if not self._is_open:
@@ -93,7 +93,7 @@ class Engine:
         return future
 
     def close(self) -> None:
-        """Compute what waits, then end the thread."""
+        """Compute the photos that wait, then end the thread."""
         with self._changed:
             self._is_open = False
             self._changed.notify()
@@ -111,22 +111,22 @@ class Engine:
                 batch = [] if task else self._next_batch()
             if task:
                 if threads is not None:
-                    # For this thread, whatever a loading one has set for itself: torch asks for the number
-                    # at a thread's first computation, and keeps it.
+                    # Torch reads the number at a thread's first computation and keeps it. The loading thread
+                    # may have set another one since.
                     torch.set_num_threads(threads)
                 _run(*task)
             elif batch:
                 started_s = time.monotonic()
                 _compute(batch)
-                # After a lone photo the next one, of whomever, is computed at once.
+                # After a single photo, the next one is computed at once.
                 last_size, last_s = len(batch), (time.monotonic() - started_s) * (len(batch) > 1)
 
     def _has(self, size: int) -> bool:
-        """Tell whether there is reason to stop waiting for so many photos."""
+        """Say whether to stop waiting for this number of photos."""
         return len(self._waiting) >= size or bool(self._tasks) or not self._is_open
 
     def _next_batch(self) -> list[_Waiting]:
-        """Take the photos that wait for one network, as many as a batch holds, in their order."""
+        """Take the waiting photos of one network in their order, at most max_batch_size."""
         network = self._waiting[0].network
         batch: list[_Waiting] = []
         others: deque[_Waiting] = deque()
@@ -134,7 +134,7 @@ class Engine:
             item = self._waiting.popleft()
             if item.network is not network:
                 others.append(item)
-            # False: the client has gone, and nobody waits for the answer.
+            # False: the client is gone, and nobody waits for the answer.
             elif item.future.set_running_or_notify_cancel():
                 batch.append(item)
         self._waiting.extendleft(reversed(others))
@@ -146,7 +146,7 @@ def _run(task: Callable[[], Any], future: "Future[Any]") -> None:
         return
     try:
         future.set_result(task())
-    except Exception as error:  # whatever it was, it is the caller's, and the thread goes on
+    except Exception as error:  # of any kind: the caller receives it, and the thread continues
         future.set_exception(error)
 
 
@@ -156,8 +156,8 @@ def _compute(batch: Sequence[_Waiting]) -> None:
         images = torch.from_numpy(np.stack([item.image for item in batch]))  # (B, H, W, 3)
         logits: Float32Array = batch[0].network.logits(images).numpy()
         if len(logits) != len(batch):
-            raise ValueError(f"{len(logits)} answers to {len(batch)} photos")
-    except Exception as error:  # out of memory, a GPU that is gone: the batch's, and the thread goes on
+            raise ValueError(f"{len(logits)} answers for {len(batch)} photos")
+    except Exception as error:  # such as a lost GPU: the batch fails, and the thread continues
         LOGGER.exception("a batch of %d photos failed", len(batch))
         for item in batch:
             item.future.set_exception(PredictionError(f"the network failed: {error}"))

@@ -1,7 +1,7 @@
-"""Photos whose answer is doubtful → a bucket, ready to be labelled; off unless asked for.
+"""Doubtful photos → a bucket, where they can be labelled. Off unless the setting `feedback` is given.
 
-One thread writes, and photos that come faster than it writes are dropped: an answer never waits for this. A
-photo is stored upright and encoded anew, so that nothing of its EXIF data (place, time, camera) is kept.
+One thread writes. Photos that arrive faster than it writes are dropped, so that no answer waits for it. A
+photo is stored upright and encoded again, so that none of its EXIF data (place, time, camera) is kept.
 """
 
 import io
@@ -21,7 +21,7 @@ from physiq_ray.storage import join_uri, write_bytes
 LOGGER = logging.getLogger("ray.serve")
 
 MAX_WAITING = 16  # photos, of megabytes each
-SIDE_PX = 1024  # of the shorter side: enough for whoever labels it
+SIDE_PX = 1024  # of the shorter side: enough for a person who labels it
 JPEG_QUALITY = 92
 
 
@@ -29,7 +29,7 @@ class Feedback:
     """Keeps doubtful photos with their answer as `<address>/<day>/<name>.jpg` and `.json`."""
 
     def __init__(self, address: str, count: Callable[[str], None]) -> None:
-        """address: a folder or s3:// prefix; count: is told "kept", "dropped" or "failed" of each photo."""
+        """address: a folder or s3:// prefix; count: receives "kept", "dropped" or "failed" for each photo."""
         self._address = address
         self._count = count
         self._waiting: queue.Queue[tuple[bytes, str, dict[str, Any]] | None] = queue.Queue(MAX_WAITING)
@@ -37,14 +37,14 @@ class Feedback:
         self._thread.start()
 
     def offer(self, data: bytes, name: str, answer: dict[str, Any]) -> None:
-        """Take one photo, or drop it where too many wait; returns at once."""
+        """Queue one photo, or drop it if too many wait; return at once."""
         try:
             self._waiting.put_nowait((data, name, answer))
         except queue.Full:
             self._count("dropped")
 
     def close(self) -> None:
-        """Write what waits, then end."""
+        """Write the photos that wait, then end."""
         self._waiting.put(None)
         self._thread.join()
 
@@ -53,7 +53,7 @@ class Feedback:
             data, name, answer = item
             try:
                 self._keep(data, name, answer)
-            except Exception as error:  # of whatever kind: without this thread no photo is ever kept again
+            except Exception as error:  # of any kind: without this thread, no photo would be kept any more
                 LOGGER.warning("feedback: %s", str(error) or type(error).__name__)
                 self._count("failed")
             else:
@@ -64,7 +64,7 @@ class Feedback:
         Image.fromarray(decode_image(data, min_side_px=SIDE_PX)).save(out, "JPEG", quality=JPEG_QUALITY)
         now = datetime.now(UTC)
         base = join_uri(self._address, now.strftime("%Y-%m-%d"), name)
-        # The answer first: a photo without one would look like an upload of somebody's.
+        # The answer first: a photo without its answer would look like one that a person uploaded.
         write_bytes(
             json.dumps({**answer, "time": now.isoformat()}, ensure_ascii=False).encode(), f"{base}.json"
         )

@@ -1,6 +1,6 @@
-"""What Prometheus is told, through Ray: names start with ray_physiq_ there.
+"""The metrics for Prometheus, through Ray, which puts ray_ in front of their names.
 
-Serve's own metrics (serve_num_http_requests, latencies by route, replicas) stand beside them.
+Serve has its own metrics as well (serve_num_http_requests, latencies by route, replicas).
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ class Metrics:
     """A replica's counters; Serve adds tags for application, deployment and replica."""
 
     def __init__(self) -> None:
-        """Register them; to be made inside a replica."""
+        """Register them; this works in a replica only."""
         self._requests = Counter(
             "physiq_requests",
             description="Requests by path and HTTP status.",
@@ -41,17 +41,17 @@ class Metrics:
         )
         self._batch_size = Histogram(
             "physiq_batch_photos",
-            description="Photos in the batch that a photo was answered in.",
+            description="Photos in the batch in which a photo was computed.",
             boundaries=[1, 2, 4, 8, 16, 32, 64, 128],
         )
         self._feedback = Counter(
             "physiq_feedback",
-            description="Doubtful photos by what became of them: kept, dropped, failed.",
+            description="Doubtful photos by result: kept, dropped, failed.",
             tag_keys=("result",),
         )
 
     def count_request(self, path: str, status: int) -> None:
-        """Count one answered request; path: of the route, not what the client sent."""
+        """Count one answered request; path: of the route, not the one that the client sent."""
         self._requests.inc(tags={"path": path, "status": str(status)})
 
     def count_prediction(self, pose_id: int | None, confidence: float, *, version: str, role: str) -> None:
@@ -61,11 +61,11 @@ class Metrics:
         self._confidence.observe(confidence, tags={"role": role})
 
     def observe(self, stage: str, seconds: float) -> None:
-        """Note how long a photo was in a stage."""
+        """Record how long a photo was in a stage."""
         self._stage.observe(max(seconds, 1e-6), tags={"stage": stage})
 
     def observe_computed(self, computed: Computed) -> None:
-        """Note a photo's time in the queue and in the model, and its batch."""
+        """Record a photo's time in the queue and in the model, and the size of its batch."""
         self.observe("queue", computed.waited_s)
         self.observe("model", computed.computed_s)
         self._batch_size.observe(computed.batch_size)
@@ -76,4 +76,4 @@ class Metrics:
 
 
 def _keys(*names: str) -> Any:
-    return names  # which Ray types as a tuple of one
+    return names  # Any, because Ray declares the parameter as a tuple of one

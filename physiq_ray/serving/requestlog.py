@@ -1,4 +1,4 @@
-"""Which model answered, in Serve's own log line of the request."""
+"""The version of the model that answered, in Serve's log line of the request."""
 
 import logging
 from collections import OrderedDict
@@ -11,22 +11,22 @@ MAX_WAITING = 10_000  # requests whose line is not written yet
 
 
 class RequestLog(logging.Filter):
-    """A filter of Serve's logger that adds model_version to the line of a request, and lets all pass."""
+    """A filter of Serve's logger that adds model_version to the line of a request, and drops no line."""
 
     def __init__(self) -> None:
-        """Start with no request; the filter is yet to be added to the logger."""
+        """Start with no request; the caller adds the filter to the logger."""
         super().__init__()
         self._versions: OrderedDict[str, str] = OrderedDict()  # by Serve's own id of the request
 
     def note(self, versions: Iterable[str]) -> None:
-        """Note the models that answered the request at hand."""
+        """Record the versions of the models that answered the current request."""
         if answered := ",".join(sorted(set(versions))):
             self._versions[_request_id()] = answered
-            if len(self._versions) > MAX_WAITING:  # as where no lines are written
+            if len(self._versions) > MAX_WAITING:  # if lines are not written at all
                 self._versions.popitem(last=False)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add the version to a request's line; Serve writes it in the context of the request."""
+        """Add the version to the line of a request, which Serve writes in the context of the request."""
         if getattr(record, "serve_access_log", False):
             version = self._versions.pop(_request_id(), None)
             if version is not None:
@@ -36,7 +36,7 @@ class RequestLog(logging.Filter):
         return True
 
     def flush(self) -> None:
-        """Write the lines that Serve keeps back: a thousand of them, which a replica that ends would lose."""
+        """Write the lines that Serve buffers, up to a thousand: a replica that ends would lose them."""
         for handler in LOGGER.handlers:
             handler.flush()
 

@@ -1,8 +1,8 @@
 """`physiq-ray serve`: the service on this machine, until Ctrl-C or SIGTERM.
 
-Serve's own proxy on loopback; elsewhere Ray's fast ingress (HAProxy straight to the replicas) where the
-platform has it. Which one is read from the environment when ray.serve is imported, so that happens inside
-functions here.
+On loopback, the ingress is Serve's own proxy; on other addresses it is Ray's fast ingress (HAProxy, which
+connects to the replicas directly) if the platform has it. ray.serve reads from the environment which one to
+use when it is imported. Therefore functions of this module import it, after they have set the environment.
 """
 
 import contextlib
@@ -24,22 +24,23 @@ from physiq_ray.machine import is_loopback
 from physiq_ray.serving.clients import PEER_HEADER_VARIABLE
 
 APP_NAME = "physiq_ray"
-KEEP_ALIVE_S = 65  # longer than load balancers', who would else send a request into a closing connection
-# There is one proxy, and it knows at once that a replica goes: no need to wait for others to learn it.
+KEEP_ALIVE_S = 65  # longer than load balancers': they would send requests into closing connections
+# There is one proxy, which notices at once that a replica ends: there are no others to wait for.
 DEREGISTRATION_S = 1
-CLOSING_S = 5  # more than a request may take, for its answer's way
+CLOSING_S = 5  # longer than a request may take, until its answer is sent
 
 
 def serve_locally(
     settings: LocalServingSettings, on_ready: Callable[[str], None], *, debug: bool = False
 ) -> None:
-    """Serve until SIGINT or SIGTERM, then finish the requests at hand and stop.
+    """Serve until SIGINT or SIGTERM, then answer the requests that were received and stop.
 
-    on_ready: is told the address once requests are answered.
-    Raises PhysiqError: the model or the tokens cannot be had, the port is taken, or the machine is too small.
+    on_ready: receives the address as soon as requests are answered.
+    Raises PhysiqError: the model or the tokens cannot be read, the port is in use, or the machine is too
+    small.
     """
     _check_before(settings)
-    # A short path: that of a socket has 108 bytes at most, of which Ray takes the node's id.
+    # A short path: that of a socket has at most 108 bytes, and Ray adds the node's id.
     with tempfile.TemporaryDirectory(prefix="physiq-", dir="/tmp") as folder:
         os.environ.update(_ingress_environment(settings, Path(folder)))
         import ray
@@ -48,10 +49,10 @@ def serve_locally(
 
         connect(local=True, debug=debug)
         try:
-            with _told_by_signals() as is_told:
+            with _stop_signals() as is_stopped:
                 _start(settings)
                 on_ready(_url(settings))
-                is_told.wait()
+                is_stopped.wait()
                 _stop(settings)
         finally:
             ray.shutdown()
@@ -59,35 +60,35 @@ def serve_locally(
 
 
 def fit_to_machine(settings: ServingSettings, num_cpus: int) -> ServingSettings:
-    """Lower max_replicas to what a machine has CPUs for.
+    """Lower max_replicas to the number for which a machine has CPUs.
 
     Raises ServingError: not even one replica fits.
     """
     most = num_cpus // settings.cpus_per_replica
     if most < 1:
         raise ServingError(
-            f"cpus_per_replica={settings.cpus_per_replica}: this machine has {num_cpus} CPUs; ask for fewer"
+            f"cpus_per_replica={settings.cpus_per_replica}: this machine has {num_cpus} CPUs; give fewer"
         )
     if settings.min_replicas > most:
         raise ServingError(
-            f"min_replicas={settings.min_replicas}: {num_cpus} CPUs hold {most} of "
-            f"cpus_per_replica={settings.cpus_per_replica}; ask for fewer of either"
+            f"min_replicas={settings.min_replicas}: {num_cpus} CPUs hold {most} with "
+            f"cpus_per_replica={settings.cpus_per_replica}; lower one of the two"
         )
     return settings.model_copy(update={"max_replicas": min(settings.max_replicas, most)})
 
 
 def _url(settings: LocalServingSettings) -> str:
-    """Give an address at which this machine's own programs reach the service."""
+    """Give an address at which programs of this machine reach the service."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{settings.port}{settings.root_path or ''}"
 
 
 def _check_before(settings: LocalServingSettings) -> None:
-    """Find out in this process what would else be a trace from another one, half a minute later."""
+    """Find errors in this process that would otherwise be a trace from another one, half a minute later."""
     from physiq_ray.checkpoint import load_model_state
     from physiq_ray.labels import load_configured_poses
-    from physiq_ray.serving.limits import Tokens
+    from physiq_ray.serving.access import Tokens
 
     is_ipv6 = ":" in settings.host
     if is_ipv6 and settings.ingress == "haproxy":
@@ -110,8 +111,8 @@ def _check_before(settings: LocalServingSettings) -> None:
 
 
 def _ingress_environment(settings: LocalServingSettings, folder: Path) -> dict[str, str]:
-    """Give what Ray's processes must find in their environment when they start."""
-    # HAProxy has two more ports, which Ray binds to every network: not for a service of this machine alone.
+    """Give the variables that Ray's processes must find in their environment when they start."""
+    # HAProxy has two more ports, which Ray binds to all networks: too open for a service on loopback.
     uses_haproxy = settings.ingress == "haproxy" or (
         settings.ingress == "auto"
         and ":" not in settings.host
@@ -122,24 +123,24 @@ def _ingress_environment(settings: LocalServingSettings, folder: Path) -> dict[s
         return {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
     peer_header = f"x-peer-{secrets.token_hex(16)}"
     return {
-        # All that replicas see is HAProxy's own address; Ray has no setting by which it passes on the
-        # client's, but it writes this one's text into the configuration as it is.
+        # Replicas see only HAProxy's own address. Ray has no setting that passes on the client's address, but
+        # it writes the text of this setting into HAProxy's configuration unchanged.
         "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": f"leastconn\n    option forwardfor header {peer_header}",
         PEER_HEADER_VARIABLE: peer_header,
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # Of silence, in a header too: Ray's own is an hour, and 4096 such connections are all there are.
-        # Longer than a request may take, so that the replica's own words come first.
+        # How long a client may send nothing, also within a header. Ray's default is one hour, and there are
+        # only 4096 connections. Longer than a request may take, so that the replica itself answers first.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(math.ceil(settings.request_timeout_s) + 5),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DEREGISTRATION_S),
-        # Of its own: the defaults in /tmp are the same for every user and every Ray of a machine.
+        # Separate files: the defaults in /tmp are the same for all users and all Rays of a machine.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
-        # Ray's proxies behind it listen on a port that they share with those of any other Ray: HAProxy would
-        # send some of a closed service's first requests to an open one's.
+        # By default, Ray's proxies behind HAProxy share a port with those of any other Ray: HAProxy would
+        # send some requests to another service.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(_free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
@@ -148,7 +149,7 @@ def _ingress_environment(settings: LocalServingSettings, folder: Path) -> dict[s
 
 
 def _end_haproxy(folder: str) -> None:
-    """End an HAProxy that Ray left behind, as where its own processes were killed: it holds the port."""
+    """End an HAProxy that Ray left behind, for example if its processes were killed: it occupies the port."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (process / "cmdline").read_bytes().split(b"\0")
@@ -195,27 +196,27 @@ def _stop(settings: LocalServingSettings) -> None:
 
     from physiq_ray.serving.closing import close_ingress
 
-    # No request may find a service without its application, which Serve's proxies answer by 404.
+    # No request may reach a service without its application: Serve's proxies would answer 404.
     close_ingress(timeout_s=settings.request_timeout_s + CLOSING_S)
-    # Then the replicas, which finish what they have at hand: shutting down ends the proxy beside them, and
-    # with it the connections on which their answers would go.
+    # Then end the replicas, which finish their requests. shutdown alone would end the proxy at the same time,
+    # and with it the connections that their answers need.
     serve.delete(APP_NAME)
     serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
-def _told_by_signals() -> Iterator[threading.Event]:
+def _stop_signals() -> Iterator[threading.Event]:
     """Give an event that SIGINT and SIGTERM set; a second signal ends the process at once."""
-    is_told = threading.Event()
+    is_stopped = threading.Event()
 
-    def tell(number: int, _frame: FrameType | None) -> None:
-        if is_told.is_set():
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if is_stopped.is_set():
             raise KeyboardInterrupt
-        is_told.set()
+        is_stopped.set()
 
-    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield is_told
+        yield is_stopped
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,7 +1,7 @@
-"""Uploads in progress: how many, how long, and which one ends when there are too many.
+"""Uploads in progress: how many, how long, and which one is ended if there are too many.
 
-A request counts as one inside the replica once its bytes are here. Until then it is an upload, and takes no
-place from others: a slow one waits, costs memory for what it has sent, and nothing else.
+A request is an upload until its body is complete; only then it counts as inside the replica (see `pace`). So
+a slow upload takes no place from other requests, and needs nothing but the memory for what it has sent.
 """
 
 import asyncio
@@ -38,10 +38,10 @@ class Uploads:
 
     @contextlib.asynccontextmanager
     async def receiving(self, client: str, *, timeout_s: float) -> AsyncIterator[None]:
-        """Receive one upload in the block, which ends early where it must.
+        """Receive one upload in the block, which is interrupted if the upload must end.
 
-        Raises RequestError: 408 the upload takes longer than timeout_s, or is one slow upload too many; 503
-        it had to make room for the next.
+        Raises RequestError: 408 the upload takes longer than timeout_s, or there are too many slow ones; 503
+        it was ended to make room for another.
         """
         loop = asyncio.get_running_loop()
         if self._num_uploads >= self._max_uploads:
@@ -62,7 +62,7 @@ class Uploads:
             self._remove(upload)
 
     def _turn_slow(self, upload: _Upload) -> None:
-        """Let an upload stay as a slow one, or end it."""
+        """Count an upload as slow, or end it if there are too many slow ones."""
         if upload.refusal is not None:
             return
         if (
@@ -75,19 +75,19 @@ class Uploads:
         self._num_slow[upload.client] += 1
 
     def _end_one(self, now_s: float) -> None:
-        """Make room: end the oldest upload of the client that has the most.
+        """Make room: end the oldest upload of the client that has the most uploads.
 
-        The newest is never the one: a request that is complete when it comes is through at once.
+        The newest is never ended: the body of most requests is complete when they arrive.
         """
         client = max(self._by_client, key=lambda name: len(self._by_client[name]))
         oldest = next(iter(self._by_client[client]))
         if now_s - oldest.started_s >= self._slow_after_s:
             self._end(oldest, _too_slow(self._slow_after_s))
         else:
-            self._end(oldest, RequestError(503, "busy", "too many uploads at a time", retry_after_s=1))
+            self._end(oldest, RequestError(503, "busy", "too many uploads at once", retry_after_s=1))
 
     def _end(self, upload: _Upload, refusal: RequestError) -> None:
-        if not upload.timeout.expired():  # else it is ending by itself
+        if not upload.timeout.expired():  # else it has timed out by itself
             upload.refusal = refusal
             upload.timeout.reschedule(asyncio.get_running_loop().time())
         self._remove(upload)
@@ -95,7 +95,7 @@ class Uploads:
     def _remove(self, upload: _Upload) -> None:
         of_client = self._by_client.get(upload.client, {})
         if upload not in of_client:
-            return  # ended before, to make room
+            return  # it was ended before, to make room
         del of_client[upload]
         if not of_client:
             del self._by_client[upload.client]
@@ -110,5 +110,5 @@ def _too_slow(slow_after_s: float) -> RequestError:
     return RequestError(
         408,
         "upload_timeout",
-        f"too many uploads of more than {slow_after_s:g} s at a time; send a smaller photo, or fewer at once",
+        f"too many uploads take more than {slow_after_s:g} s; send smaller photos, or fewer at once",
     )

@@ -1,20 +1,19 @@
-"""Which version of a model file a deployment means: the one that its first replica found.
+"""Which version of a model file all replicas of a deployment use: the one that the first replica found.
 
-A file may be replaced under its own name. Then a replica that is restarted or added would answer with another
-model than the others, and nobody would know. So the first replica that loads an address after a deployment
-fixes the version (of the file's SHA-256) for all; a later one that finds another version does not start. Each
-deployment fixes the versions again, also one whose settings are the same, so that it loads on all replicas
-what the files hold by then.
+A file may be replaced under its own name. Then a replica that restarts or is added would answer with another
+model than the others, and nobody would notice. So the first replica that loads an address after a deployment
+fixes the version (from the file's SHA-256) for all; a later replica that finds another version does not
+start. Each deployment fixes the versions again, even with the same settings: then all replicas load what the
+files contain at that time.
 
-The versions are kept in Ray's own key-value store, where "write unless it is there" is one step. Serve tells
-when an application was last deployed; a build of the application has an id of its own in addition, because
-Serve does not count `serve run` as a deployment of an application that runs.
+The versions are stored in Ray's key-value store, in which "write unless it exists" is one step. Serve reports
+when an application was last deployed. In addition, each build of the application has an id, because Serve
+does not count `serve run` as a deployment of an application that runs already.
 """
 
 import hashlib
 import logging
 from dataclasses import dataclass
-from typing import Protocol
 
 from ray import serve
 from ray.experimental import internal_kv
@@ -28,24 +27,7 @@ ANSWERING = ("RUNNING", "UPDATING")  # Serve's words for replicas that have a mo
 
 
 class OtherVersionError(ServingError):
-    """The file at a model's address is not the one that the deployment means."""
-
-
-class Versions(Protocol):
-    """What says which version of a file is meant."""
-
-    def fix(self, address: str, version: str) -> None:
-        """Fix the version where none is fixed yet, else compare.
-
-        Raises OtherVersionError: another version is fixed, and another replica answers with it.
-        """
-
-
-class AnyVersion:
-    """Takes every version, where there is one replica or no Serve."""
-
-    def fix(self, address: str, version: str) -> None:
-        """Accept it."""
+    """The file at a model's address is not the version that the deployment uses."""
 
 
 @dataclass(frozen=True)
@@ -57,30 +39,30 @@ class Deployment:
     deployed_s: float
 
     def key(self, address: str) -> bytes:
-        """Give the name under which an address's version is kept."""
+        """Give the name under which the version of an address is stored."""
         text = f"{self.app}\0{self.build}\0{self.deployed_s!r}\0{address}"
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
 class DeployedVersions:
-    """The versions of the deployment that is in force; called from threads, since it waits for Serve."""
+    """The versions of the current deployment; called from threads, because it waits for Serve."""
 
     def __init__(self, build: str) -> None:
-        """build: the id that `build_app` made."""
+        """build: the id that `build_app` created."""
         self.is_running = False  # whether Serve counts this replica among those that run
         self._build = build
         self._seen: Deployment | None = None
 
     def is_new(self) -> bool:
-        """Tell whether there was a deployment since the last look or fix."""
+        """Say whether there was a deployment since the last call of `is_new` or `fix`."""
         before, self._seen = self._seen, self._deployment()
         return before not in (None, self._seen)
 
     def fix(self, address: str, version: str) -> None:
-        """Fix the version where none is fixed yet, else compare.
+        """Fix the version if none is fixed yet, else compare.
 
-        Where no other replica runs, the version found becomes the fixed one: to refuse it would leave nobody
-        to answer, and there is nobody to differ from.
+        If no other replica runs, the version found becomes the fixed one: otherwise no replica could answer,
+        and there is none from which this one could differ.
         Raises OtherVersionError: another version is fixed, and another replica answers with it.
         """
         self._seen = self._deployment()
@@ -93,7 +75,7 @@ class DeployedVersions:
         difference = describe_other(address, fixed=fixed, found=version)
         if self._others_run():
             raise OtherVersionError(difference)
-        LOGGER.warning("%s; no other replica runs, so this version counts from now on", difference)
+        LOGGER.warning("%s; no other replica runs, so this version is used from now on", difference)
         internal_kv._internal_kv_put(key, value, overwrite=True, namespace=NAMESPACE)
 
     def _deployment(self) -> Deployment:
@@ -108,8 +90,8 @@ class DeployedVersions:
 
 
 def describe_other(address: str, *, fixed: str, found: str) -> str:
-    """Say what was found in place of what was meant, and what to do."""
+    """Say which version was found instead of which, and what to do."""
     return (
         f"model {address}: its file was replaced since the deployment (version {fixed} → {found}); deploy "
-        "again to load it on all replicas, or put the former file back"
+        "again to load it on all replicas, or put the previous file back"
     )

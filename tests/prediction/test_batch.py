@@ -20,6 +20,7 @@ from physiq_ray.errors import (
     UnreachableError,
 )
 from physiq_ray.prediction import batch, parts
+from physiq_ray.prediction.answer import to_probabilities
 from physiq_ray.prediction.batch import (
     ActorPlan,
     Outage,
@@ -28,7 +29,6 @@ from physiq_ray.prediction.batch import (
     predict_table,
     predict_to_parquet,
 )
-from physiq_ray.prediction.network import to_probabilities
 
 SIZE = (72, 96)
 
@@ -171,7 +171,8 @@ def test_a_store_that_is_gone_stops_the_answers_after_many_photos_in_a_row():
     outage.check(["b"] * 40, ["fetch"] * 10 + [""] + ["fetch"] * 29)
     outage.check(["c"] * 34, ["fetch"] * 34)
     with pytest.raises(
-        PredictionError, match="the last 65 photos could not be fetched, and still: read d: 503"
+        PredictionError,
+        match="the last 65 photos could not be fetched, and the storage still does not respond: read d: 503",
     ):
         outage.check(["x", "d"], ["fetch"] * 2)
 
@@ -232,7 +233,9 @@ def test_what_was_answered_before_the_store_went_is_kept(answering, monkeypatch,
     with pytest.raises(PredictionError) as caught:
         predict_to_parquet([photos], state, output)
     assert "the last 70 photos could not be fetched" in str(caught.value)
-    assert f"{output} keeps the answers before; run the same command again to go on" in str(caught.value)
+    assert f"{output} keeps the answers written so far; run the same command again to resume" in str(
+        caught.value
+    )
     table = rows(output)
     assert [row["error"] for row in table] == [None] * 7 + ["fetch"] * 70
 
@@ -256,7 +259,7 @@ def test_answers_that_cannot_be_written_are_tried_again_and_then_counted(
     assert "part-00001.parquet: No space left on device" in str(caught.value)
     assert ("lost" in str(caught.value)) == (lost is not None)
     assert lost is None or f"the last {lost} answers are lost" in str(caught.value)
-    assert "run the same command again to go on" in str(caught.value)
+    assert "run the same command again to resume" in str(caught.value)
     assert len(rows(output)) == kept
 
 
@@ -270,8 +273,8 @@ def test_an_answer_that_is_no_number_is_no_answer(ray_local, state, make_photo, 
     table = pa.table({"uri": [str(tmp_path / "a.jpeg")], "size": [(tmp_path / "a.jpeg").stat().st_size]})
     (answered,) = predict_table(table, huge, precision="fp32")
     assert answered.uris == ()
-    assert [(item.step, item.error[:31]) for item in answered.unreadable] == [
-        ("predict", "the network's answer is no numb")
+    assert [(item.step, item.error[:34]) for item in answered.unreadable] == [
+        ("predict", "the network's output is not a numb")
     ]
 
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from physiq_ray.errors import PredictionError, SettingError
-from physiq_ray.prediction.parts import PartWriter, read_parts, to_table
+from physiq_ray.prediction.parts import PartWriter, read_parts
 
 
 def logits(num_rows):
@@ -18,16 +18,6 @@ def write(output, state, uris, *, next_number=0, part_rows=3):
     writer.add(uris, logits(len(uris)))
     writer.flush()
     return writer.files
-
-
-def test_rows_are_named_by_the_class_mapping(state):
-    # String order: output 0 is pose 11, output 1 pose 2, output 2 pose 7.
-    table = to_table(["a", "b"], np.array([[0, np.log(3), 0], [9, 0, 0]], np.float32), state)
-    first, second = table.to_pylist()
-    assert (first["pose_id"], first["pose"]) == (2, "Front Double Biceps")
-    assert first["confidence"] == first["probability_2"] == pytest.approx(0.6)
-    assert first["probability_11"] == first["probability_7"] == pytest.approx(0.2)
-    assert (second["pose_id"], second["uri"]) == (11, "b")
 
 
 def test_parts_have_as_many_rows_as_asked_for_and_the_last_what_is_left(state, tmp_path):

@@ -10,7 +10,8 @@ from PIL import Image
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.errors import NotFoundError, PhotoError, PredictionError
-from physiq_ray.prediction import Predictor, find_photos, predict_file
+from physiq_ray.prediction import Predictor, find_photos, write_figure
+from physiq_ray.storage import read_bytes
 
 
 def test_probabilities_are_sorted_and_sum_to_one(predictor, make_photo):
@@ -71,7 +72,7 @@ def test_an_answer_that_is_no_number_is_none(state, make_photo):
         "fc.weight": torch.full((3, 2048), 3e38),
     }
     broken = Predictor(dataclasses.replace(state, state_dict=huge), precision="fp32")
-    with pytest.raises(PredictionError, match=r"a\.jpeg: the network's answer is no number"):
+    with pytest.raises(PredictionError, match=r"a\.jpeg: the network's output is not a number"):
         broken.predict(make_photo(), uri="a.jpeg")
 
 
@@ -107,7 +108,9 @@ def test_an_empty_folder_is_said(tmp_path):
 
 def test_a_photo_is_read_from_a_bucket_and_its_figure_written_to_one(predictor, make_bucket, make_photo, s3):
     bucket = make_bucket({"a.jpeg": make_photo()})
-    answer = predict_file(predictor, f"s3://{bucket}/a.jpeg", figure_uri=f"s3://{bucket}/figures/a.png")
+    data = read_bytes(f"s3://{bucket}/a.jpeg")
+    answer = predictor.predict(data, uri=f"s3://{bucket}/a.jpeg")
+    write_figure(answer, data, f"s3://{bucket}/figures/a.png")
     assert answer.uri == f"s3://{bucket}/a.jpeg"
     body = s3.client().get_object(Bucket=bucket, Key="figures/a.png")["Body"].read()
     assert body.startswith(b"\x89PNG")

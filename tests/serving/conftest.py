@@ -1,10 +1,14 @@
-"""One service for all tests that only ask, each other one its own."""
+"""One service for all tests that only ask, each other one its own; and replicas without a service."""
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from replica import WAIT_S, Act, AnyVersion, Run, Told, load_again
 from running import (
     ALLOWED_BUCKET,
     IMAGE_SIZE,
@@ -16,15 +20,17 @@ from running import (
 )
 
 from physiq_ray.checkpoint import ModelState, save_model_files
+from physiq_ray.config import ServingSettings
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import build_model
 from physiq_ray.sample import LocalS3
+from physiq_ray.serving import models
+from physiq_ray.serving.service import Service
 
 
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """Give a function that writes a model with random weights and gives its folder."""
-    import torch
 
     def make(seed: int = 0, *, temperature: float = 1.3, image_size: int = IMAGE_SIZE) -> str:
         torch.manual_seed(seed)
@@ -73,3 +79,46 @@ def service(
         environment={},
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def other_folder(make_model: MakeModel) -> str:
+    """Give the folder of another model."""
+    return make_model(1, temperature=2.0, image_size=96)
+
+
+@pytest.fixture
+def told() -> Told:
+    """Take what a replica tells Prometheus."""
+    return Told()
+
+
+@pytest.fixture
+def run(told: Told, model_folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Give a function that starts a service, lets act use it, and closes it.
+
+    live: what Serve's user_config says; the other settings are those that the deployment is built with.
+    """
+    before = torch.get_num_threads()
+    monkeypatch.setattr(models, "_load", load_again)
+
+    def run(act: Act | None = None, live: dict[str, Any] | None = None, **settings: Any) -> Any:
+        built_with = {
+            "model": model_folder,
+            "min_confidence": 0.0,
+            "max_batch_size": 4,
+            "cpus_per_replica": 1,
+        }
+
+        async def all_of_it() -> Any:
+            service = Service(ServingSettings(**(built_with | settings)), told, AnyVersion())  # type: ignore[arg-type]
+            try:
+                await asyncio.wait_for(service.models.start(live or {}), WAIT_S)
+                return await asyncio.wait_for(act(service), WAIT_S) if act else None
+            finally:
+                service.close()
+
+        return asyncio.run(all_of_it())
+
+    yield run
+    torch.set_num_threads(before)

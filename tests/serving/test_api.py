@@ -17,8 +17,10 @@ from running import ALLOWED_BUCKET, POSES, RunningService
 from physiq_ray.checkpoint import load_model_state
 from physiq_ray.config import ServingSettings
 from physiq_ray.prediction.single import Predictor
+from physiq_ray.serving.access import RateLimit
 from physiq_ray.serving.api import build_api
-from physiq_ray.serving.limits import RateLimit
+from physiq_ray.serving.pace import Pace
+from physiq_ray.serving.requestlog import RequestLog
 
 MakePhoto = Callable[..., bytes]
 Answer = dict[str, Any]
@@ -407,6 +409,7 @@ def test_what_is_wrong_with_a_request_is_said_without_a_trace(
 
 class Faulty:
     settings = ServingSettings()
+    pace = Pace()
 
     @property
     def models(self) -> None:
@@ -423,7 +426,7 @@ class Counting:
 
 def get_model(counting: Counting) -> list[Any]:
     """Ask an application in this process; give the messages that it answers with."""
-    api = build_api(Faulty(), counting)  # type: ignore[arg-type]
+    api = build_api(Faulty(), counting, RequestLog())  # type: ignore[arg-type]
     scope = {
         "type": "http", "http_version": "1.1", "method": "GET", "path": "/v1/model", "raw_path": b"/v1/model",
         "root_path": "", "query_string": b"", "headers": [], "client": ("127.0.0.1", 1), "scheme": "http",

@@ -207,7 +207,9 @@ def test_an_answer_that_is_no_number_fails_alone(engine: Engine) -> None:
     network.may_go_on.set()
 
     assert firsts([futures[0], futures[2]]) == [1, 3]
-    with pytest.raises(PredictionError, match="answer is no number; its weights are damaged, or too large"):
+    with pytest.raises(
+        PredictionError, match="output is not a number: its weights are damaged, or too large"
+    ):
         futures[1].result(WAIT_S)
     assert network.batches == [[0], [1, 250, 3]]
 

@@ -1,5 +1,6 @@
 """`physiq-ray serve` at its start and at its end, its documents, and the shipped configuration."""
 
+import importlib
 import re
 import signal
 import socket
@@ -20,6 +21,7 @@ from running import ALLOWED_BUCKET, POSES, RunningService, StartService
 
 from physiq_ray.config import LiveSettings, ServingSettings
 from physiq_ray.errors import ServingError
+from physiq_ray.serving.app import build_app
 from physiq_ray.serving.run import fit_to_machine
 
 ROOT = Path(__file__).parents[2]
@@ -164,6 +166,19 @@ def test_the_shipped_configuration_has_no_key_that_serve_does_not_know() -> None
     assert set(application["args"]) <= set(ServingSettings.model_fields)
     assert set(application["deployments"][0]["user_config"]) <= set(LiveSettings.model_fields)
     ServingSettings.model_validate(application["args"])
+
+
+def test_the_documented_address_of_the_application_is_build_app() -> None:
+    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
+    module, _, name = config["applications"][0]["import_path"].partition(":")
+
+    assert getattr(importlib.import_module(module), name) is build_app
+
+
+def test_the_local_service_sets_its_environment_before_ray_serve_is_loaded() -> None:
+    code = "import sys, physiq_ray.serving.run; print('ray.serve' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_a_misspelt_key_is_found() -> None:

@@ -17,7 +17,7 @@ from physiq_ray.serving.versions import DeployedVersions, OtherVersionError
 
 MESSAGE = (
     "model s3://models/poses: its file was replaced since the deployment (version aaa → bbb); deploy again "
-    "to load it on all replicas, or put the former file back"
+    "to load it on all replicas, or put the previous file back"
 )
 
 
@@ -134,7 +134,7 @@ def serve_once(act: Callable[[Service], Any], pinned: Pinned, **settings: Any) -
     async def all_of_it() -> Any:
         service = Service(ServingSettings(max_batch_size=1, cpus_per_replica=1, **settings), Told(), pinned)  # type: ignore[arg-type]
         try:
-            await service.start({})
+            await service.models.start({})
             return await act(service)
         finally:
             service.close()
@@ -144,9 +144,8 @@ def serve_once(act: Callable[[Service], Any], pinned: Pinned, **settings: Any) -
 
 async def changed(service: Service, live: dict[str, Any]) -> tuple[str, str | None]:
     """Change the models, and give the version that answers and what was refused."""
-    service.change(live)
-    await asyncio.gather(*service._tasks)
-    return service.models.main.state.version, service.refused
+    await service.models.change(live)
+    return service.models.current.main.state.version, service.models.refused
 
 
 @pytest.fixture
@@ -163,9 +162,9 @@ def test_a_change_that_names_the_same_address_loads_what_the_file_holds_by_then(
     folder, replace = replaced
 
     async def act(service: Service) -> None:
-        before = service.models.main
+        before = service.models.current.main
         await changed(service, {"min_confidence": 0.7})
-        assert service.models.main is before  # the same file: not loaded again
+        assert service.models.current.main is before  # the same file: not loaded again
         replace()
         version, refused = await changed(service, {})
         assert version != before.state.version
@@ -181,7 +180,7 @@ def test_another_version_than_is_meant_is_refused_by_a_change_and_by_a_start(
     pinned = Pinned()
 
     async def act(service: Service) -> None:
-        before = service.models.main.state.version
+        before = service.models.current.main.state.version
         pinned.accepted = (before,)
         replace()
         version, refused = await changed(service, {})

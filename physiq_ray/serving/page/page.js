@@ -9,16 +9,16 @@ const said = document.getElementById("said");
 
 const TRIALS = 5; // of one photo, while the service is busy
 const LONGEST_MS = 120_000; // of one trial; the service itself gives up long before
-// What is wrong with the photo, and not with the moment: no second trial would help.
+// Errors of the photo itself: no second trial would help.
 const LASTING = ["empty", "too_large", "unsupported_format", "unreadable"];
 
-// One photo at a time: the first answer comes soonest, and a service for many is not crowded by one.
+// One photo at a time: so the first answer arrives soonest, and one client does not fill the service.
 const queue = [];
 let isBusy = false;
 
 function add(files) {
   const photos = Array.from(files, (file) => ({ file, card: makeCard(file) }));
-  answers.prepend(...photos.map(({ card }) => card)); // above those of before, in their own order
+  answers.prepend(...photos.map(({ card }) => card)); // above earlier photos, in their own order
   queue.push(...photos);
   work();
 }
@@ -29,7 +29,7 @@ function makeCard(file) {
   image.alt = `Photo ${file.name}`;
   image.src = URL.createObjectURL(file);
   image.addEventListener("load", () => URL.revokeObjectURL(image.src));
-  image.addEventListener("error", () => { // no image, or a TIFF, which browsers do not show
+  image.addEventListener("error", () => { // not an image, or a TIFF, which browsers do not show
     URL.revokeObjectURL(image.src);
     image.hidden = true;
     card.querySelector(".photo p").hidden = false;
@@ -51,9 +51,9 @@ async function work() {
   while (queue.length) {
     const { file, card } = queue[0];
     const isDone = await answer(file, card);
-    if (!isDone) break; // a token is asked for: the photo stays in the queue
+    if (!isDone) break; // a token is needed: the photo stays in the queue
     queue.shift();
-    // Only what came out: each step of each photo would be too much to listen to.
+    // Only the result: a screen reader would read too much if it read each step of each photo.
     const [heading, state] = ["h2", ".state"].map((part) => card.querySelector(part).textContent);
     said.textContent = `${file.name}: ${heading}. ${state}`;
   }
@@ -89,7 +89,7 @@ async function answer(file, card) {
 }
 
 async function isReadable(file) {
-  // To fetch, a file that is gone and a service that is gone are the same error.
+  // fetch gives the same error for a missing file and for an unreachable service.
   try {
     await file.slice(0, 1).arrayBuffer();
     return true;
@@ -105,7 +105,7 @@ async function ask(file) {
   try {
     const signal = AbortSignal.timeout(LONGEST_MS);
     const response = await fetch("v1/predict", { method: "POST", headers, body: file, signal });
-    const body = await response.json().catch(() => null); // a proxy before the service answers in HTML
+    const body = await response.json().catch(() => null); // a proxy in front of the service answers in HTML
     return { response, body };
   } catch {
     return {};
@@ -165,7 +165,7 @@ function show(card, body) {
 }
 
 function addIcon() {
-  // Drawn here: without one, browsers ask for /favicon.ico, and the page's policy lets no data: address in.
+  // Drawn here: without an icon, browsers request /favicon.ico, and the page's policy allows no data: address.
   const bars = `<path d="M3 4h26v6H3zM3 13h16v6H3zM3 22h8v6H3z"/>`;
   const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" fill="#1769aa">${bars}</svg>`;
   const link = document.createElement("link");
@@ -181,13 +181,13 @@ for (const id of ["files", "camera"]) {
     event.target.value = ""; // the same photo may be chosen again
   });
 }
-// Anywhere on the page: a photo dropped beside the box must not replace the page.
+// On the whole page: a photo that is dropped outside the box must not replace the page.
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   drop.classList.add("over");
 });
 document.addEventListener("dragleave", (event) => {
-  if (!event.relatedTarget) drop.classList.remove("over"); // out of the window, not from part to part of it
+  if (!event.relatedTarget) drop.classList.remove("over"); // out of the window, not between parts of it
 });
 document.addEventListener("drop", (event) => {
   event.preventDefault();
@@ -200,6 +200,6 @@ access.addEventListener("submit", (event) => {
   sessionStorage.setItem("token", token.value.trim());
   token.value = "";
   access.hidden = true;
-  document.getElementById("files").focus(); // where the hidden field had it, the keyboard would start anew
+  document.getElementById("files").focus(); // a hidden field keeps no focus, and the Tab key would start at the top
   work();
 });

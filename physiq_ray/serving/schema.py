@@ -1,38 +1,51 @@
-"""What requests and answers look like, for the OpenAPI document; the answers are built as plain dicts."""
+"""The JSON of requests and answers, as pydantic models.
+
+The models build the answers and describe them in the OpenAPI document, so that the two cannot differ. The
+order of the fields is the order of the keys in an answer.
+"""
 
 from typing import Any
 
 from pydantic import BaseModel
 
+from physiq_ray.prediction import answer as predicted
+
 
 class Pose(BaseModel):
-    """A pose by its id in the label file and its name."""
+    """A pose: its id in the label file, and its name."""
 
     id: int
     name: str
 
 
 class PoseProbability(Pose):
-    """A pose's share of the answer; all shares add up to 1."""
+    """The probability of one pose; the sum over all poses is 1."""
 
     probability: float
 
 
 class AnsweringModel(BaseModel):
-    """The model that gave an answer."""
+    """The model that computed an answer."""
 
     version: str
     temperature: float
 
 
 class Answer(BaseModel):
-    """What one photo shows; pose is null where confidence is below min_confidence."""
+    """The pose in one photo; pose is null if the confidence is below min_confidence."""
 
     pose: Pose | None
     confidence: float
     min_confidence: float
     probabilities: list[PoseProbability]
     model: AnsweringModel
+
+    @classmethod
+    def of(cls, answer: predicted.Answer, *, min_confidence: float) -> "Answer":
+        """Build the answer that HTTP gives: the one of `predict --json`, with threshold and temperature."""
+        value = answer.to_dict(min_confidence=min_confidence)
+        value["model"]["temperature"] = answer.temperature
+        return cls.model_validate({**value, "min_confidence": min_confidence})
 
 
 class ErrorDetail(BaseModel):
@@ -43,31 +56,33 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """What is answered in place of a prediction."""
+    """The answer if there is no prediction."""
 
     error: ErrorDetail
 
 
-class NamedAnswer(Answer):
-    """One of several answers; name: the part's file name, or the uri."""
+class Named(BaseModel):
+    """One of several answers; name: the file name of the part, or the uri."""
 
     name: str | None
 
 
-class NamedError(ErrorAnswer):
-    """What is answered for one of several photos that has no answer."""
+class NamedAnswer(Answer, Named):
+    """One of several answers; name: the file name of the part, or the uri."""
 
-    name: str | None
+
+class NamedError(ErrorAnswer, Named):
+    """The error for one of several photos; name: the file name of the part, or the uri."""
 
 
 class Answers(BaseModel):
-    """Answers to several photos, in their order."""
+    """The answers to several photos, in the order of the photos."""
 
     answers: list[NamedAnswer | NamedError]
 
 
 class Role(BaseModel):
-    """A model that answers, and how often it did since it was loaded into this replica."""
+    """A model that answers, and the number of its answers since this replica loaded it."""
 
     version: str
     image_size: int
@@ -77,7 +92,7 @@ class Role(BaseModel):
 
 
 class ModelAnswer(Role):
-    """The model that answers; canary: the second one, with its share of the requests."""
+    """The model that answers; canary: the second model; refused: why the latest change was not made."""
 
     min_confidence: float
     canary: Role | None
@@ -86,7 +101,7 @@ class ModelAnswer(Role):
 
 
 class Health(BaseModel):
-    """That the service answers."""
+    """The service answers."""
 
     status: str
 
@@ -146,13 +161,16 @@ BODY = {
     }
 }
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorAnswer, "description": "Empty, or not what its type or encoding says"},
-    401: {"model": ErrorAnswer, "description": "The bearer token is missing or wrong"},
-    431: {"model": ErrorAnswer, "description": "The headers are too large"},
-    408: {"model": ErrorAnswer, "description": "The upload took too long, or there were too many slow ones"},
-    413: {"model": ErrorAnswer, "description": "Too many bytes, pixels or photos"},
-    415: {"model": ErrorAnswer, "description": "No image of a format read here, or an encoding besides gzip"},
-    422: {"model": ErrorAnswer, "description": "A damaged photo, or a uri that may not or cannot be read"},
-    429: {"model": ErrorAnswer, "description": "Too many requests of this client; Retry-After says when"},
-    503: {"model": ErrorAnswer, "description": "No room just now; Retry-After says when"},
+    status: {"model": ErrorAnswer, "description": description}
+    for status, description in (
+        (400, "The request is empty, or is not what its type or encoding says"),
+        (401, "The bearer token is missing or wrong"),
+        (431, "The headers are too large"),
+        (408, "The upload took too long, or too many slow uploads were in progress"),
+        (413, "Too many bytes, pixels or photos"),
+        (415, "Not an image of a format that is read here, or an encoding other than gzip"),
+        (422, "A damaged photo, or a uri that is not allowed or cannot be read"),
+        (429, "Too many requests of this client; Retry-After says when to try again"),
+        (503, "No room at the moment; Retry-After says when to try again"),
+    )
 }

@@ -9,6 +9,7 @@ import pytest
 
 from physiq_ray.config import ServingSettings
 from physiq_ray.serving.api import build_api
+from physiq_ray.serving.requestlog import RequestLog
 
 APP = "https://app.example"
 
@@ -57,7 +58,7 @@ def ask(
 ) -> Asked:
     """Ask the application as a server does."""
     counting = Counting()
-    api = build_api(Empty(wait_s), counting)  # type: ignore[arg-type]
+    api = build_api(Empty(wait_s), counting, RequestLog())  # type: ignore[arg-type]
     headers = {"host": "10.0.0.9:8000", "content-type": "image/jpeg", "content-length": "1"}
     headers |= ({"origin": origin} if origin else {}) | {key.replace("_", "-"): more[key] for key in more}
     scope = {

@@ -1,11 +1,13 @@
-import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from physiq_ray.errors import ServingError
-from physiq_ray.serving import limits
-from physiq_ray.serving.limits import MAX_CLIENTS, Pace, RateLimit, Tokens
+from physiq_ray.serving import access
+from physiq_ray.serving.access import MAX_CLIENTS, RateLimit, Tokens, is_allowed
 
 FIRST, SECOND, THIRD = "first-token-0123456789", "second-token-0123456789", "third-token-0123456789"
 
@@ -182,7 +184,9 @@ def test_a_file_without_a_token_is_refused_at_start_with_what_to_do(tmp_path: Pa
     with pytest.raises(ServingError) as caught:
         Tokens(str(path))
 
-    assert str(caught.value) == (f"tokens={path}: no token found; give one a line, or leave tokens out")
+    assert str(caught.value) == (
+        f"tokens={path}: no token found; write one token per line, or leave out tokens"
+    )
 
 
 def test_a_short_token_is_refused_by_its_number_and_is_not_told(tmp_path: Path) -> None:
@@ -229,14 +233,14 @@ def test_every_token_is_compared_whichever_was_given(
 ) -> None:
     # How long an answer takes must not tell where in the file a token stands; only a count can show it.
     compared = []
-    compare = limits.hmac.compare_digest
+    compare = access.hmac.compare_digest
 
     def count(one: bytes, other: bytes) -> bool:
         compared.append(other)
         return compare(one, other)
 
     tokens = Tokens(str(file))
-    monkeypatch.setattr(limits.hmac, "compare_digest", count)
+    monkeypatch.setattr(access.hmac, "compare_digest", count)
     tokens.name_of(f"Bearer {given}")
 
     assert compared == [FIRST.encode(), SECOND.encode()]
@@ -316,85 +320,141 @@ def test_no_more_clients_are_remembered_than_memory_is_meant_for(clock: Clock) -
     assert [rate.wait_s("address 1") for _ in range(3)] == [0, 0, 30]  # forgotten, and new again
 
 
-# Pace
+# Addresses
+
+ALLOWED = ("s3://athletes/open", "s3://whole", "s3://slashed/open/")
 
 
-def run_batches(pace: Pace, clock: Clock, *, batch_size: int, photo_s: float, num_photos: int) -> None:
-    """Keep two batches inside, of which one leaves, all of it at once, every batch_size × photo_s."""
-    for _ in range(2 * batch_size):
-        pace.enter()
-    for _ in range(num_photos // batch_size):
-        clock.now_s += batch_size * photo_s
-        for _ in range(batch_size):
-            pace.leave()
-        for _ in range(batch_size):
-            pace.enter()
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://athletes/open/a.jpg",
+        "s3://athletes/open/2024/05/a.jpg",
+        "s3://athletes/open/with space, ümlaut, 写真 and 💪.jpg",
+        "s3://athletes/open/a..jpg",
+        "s3://athletes/open/.hidden.jpg",
+        "s3://athletes/open/...",
+        "s3://athletes/open/50%25?x=1#y.jpg",
+        "s3://whole/a.jpg",
+        "s3://whole/any/where/a.jpg",
+        "s3://slashed/open/a.jpg",
+    ],
+)
+def test_a_photo_below_an_allowed_address_may_be_read(uri: str) -> None:
+    assert is_allowed(uri, ALLOWED)
 
 
-def test_nothing_is_expected_before_anything_was_seen(clock: Clock) -> None:
-    pace = Pace(clock)
-    pace.enter()
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://athletes/opened/x.jpg",
+        "s3://athletes/open.jpg",
+        "s3://athletes/open",
+        "s3://athletes/secret.jpg",
+        "s3://athletes/Open/a.jpg",
+        "s3://athletes//open/a.jpg",
+        "s3://Athletes/open/a.jpg",
+        "s3://athletes.evil/open/a.jpg",
+        "s3://athletes@evil/open/a.jpg",
+        "s3://evil/athletes/open/a.jpg",
+        "s3://wholesale/a.jpg",
+        "s3://slashed/opened/a.jpg",
+        # leads out of the prefix on servers that resolve it
+        "s3://athletes/open/../secret.jpg",
+        "s3://athletes/open/./a.jpg",
+        "s3://athletes/open/x/../../secret.jpg",
+        "s3://athletes/open/..",
+        "s3://athletes/open/x/.",
+        "s3://athletes/../athletes/open/a.jpg",
+        "s3://athletes/open/..\\secret.jpg",
+        "s3://athletes/open\\a.jpg",
+        # no key
+        "s3://athletes",
+        "s3://athletes/",
+        "s3://whole",
+        "s3://whole/",
+        "s3://",
+        "s3:///",
+        "s3:///athletes/open/a.jpg",
+        "",
+        # ends a line, a string or a header
+        "s3://athletes/open/a\0.jpg",
+        "s3://athletes/open/a\n.jpg",
+        "s3://athletes/open/a\r\nHost: evil",
+        "s3://athletes/open/a\x7f.jpg",
+        "s3://athletes/open/a\u202egpj.exe",
+        "s3://athletes/open/a\ud800.jpg",
+        # other schemes
+        "S3://athletes/open/a.jpg",
+        "s3:/athletes/open/a.jpg",
+        "athletes/open/a.jpg",
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "file://athletes/open/a.jpg",
+        "http://169.254.169.254/latest/meta-data",
+        "http://athletes/open/a.jpg",
+        "gopher://athletes/open/a.jpg",
+        " s3://athletes/open/a.jpg",
+        "s3://s3://athletes/open/a.jpg",
+    ],
+)
+def test_what_lies_elsewhere_may_not_be_read(uri: str) -> None:
+    assert not is_allowed(uri, ALLOWED)
 
-    assert pace.expected_wait_s == 0
+
+def test_nothing_may_be_read_where_nothing_is_allowed() -> None:
+    assert not is_allowed("s3://athletes/open/a.jpg", ())
 
 
-def test_the_wait_comes_to_the_true_time_of_the_photos_inside(clock: Clock) -> None:
-    pace = Pace(clock)
-
-    run_batches(pace, clock, batch_size=1, photo_s=0.02, num_photos=300)
-
-    assert math.isclose(pace.expected_wait_s, 2 * 0.02, rel_tol=0.01)
-
-
-@pytest.mark.parametrize("batch_size", [4, 16])
-def test_the_wait_is_within_two_fifths_where_photos_leave_by_the_batch(clock: Clock, batch_size: int) -> None:
-    pace = Pace(clock)
-    run_batches(pace, clock, batch_size=batch_size, photo_s=0.02, num_photos=1600)
-    seen = []
-
-    for _ in range(batch_size):  # over one whole batch, as the average swings within it
-        seen.append(pace.expected_wait_s / pace._num_inside)
-        clock.now_s += batch_size * 0.02 if not len(seen) - 1 else 0
-        pace.leave()
-
-    assert min(seen) > 0.6 * 0.02
-    assert max(seen) < 1.4 * 0.02
-    assert math.isclose(sum(seen) / batch_size, 0.02, rel_tol=0.05)
+PARTS = st.sampled_from(
+    [
+        "s3://",
+        "s3:",
+        "/",
+        "//",
+        "athletes",
+        "open",
+        "opened",
+        "..",
+        ".",
+        "a.jpg",
+        "\\",
+        "\0",
+        "%2e%2e",
+        "é",
+        "?",
+    ]
+)
 
 
-def test_the_time_in_which_nobody_asked_is_no_photos_time(clock: Clock) -> None:
-    pace = Pace(clock)
-    run_batches(pace, clock, batch_size=1, photo_s=0.02, num_photos=300)
-    for _ in range(2):
-        clock.now_s += 0.02
-        pace.leave()
-
-    clock.now_s += 3600
-    pace.enter()
-    clock.now_s += 0.02
-    pace.leave()
-    pace.enter()
-
-    assert math.isclose(pace.expected_wait_s, 0.02, rel_tol=0.01)
+def leads_below_open(uri: str) -> bool:
+    """Tell whether a server that resolves a key as a path would end below open/ in athletes."""
+    address = uri.removeprefix("s3://").replace("\\", "/")
+    resolved: list[str] = []
+    for part in address.split("/"):
+        if part == "..":
+            resolved = resolved[:-1]
+        elif part not in {"", "."}:
+            resolved.append(part)
+    return resolved[:2] == ["athletes", "open"]
 
 
-def test_an_empty_replica_expects_no_wait_however_slow_it_was(clock: Clock) -> None:
-    pace = Pace(clock)
-    pace.enter()
-    clock.now_s += 3600
-    pace.leave()
+@given(st.one_of(st.lists(PARTS, max_size=12).map("".join), st.text(max_size=40)))
+@example("s3://athletes/open/a.jpg")
+def test_what_may_be_read_is_below_the_prefix_even_where_a_server_resolves_its_key(uri: str) -> None:
+    if is_allowed(uri, ["s3://athletes/open"]):
+        assert uri.startswith("s3://athletes/open/")
+        assert leads_below_open(uri)
 
-    assert pace.expected_wait_s == 0
 
+@given(
+    prefix=st.lists(st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True), max_size=3),
+    key=st.lists(st.from_regex(r"[A-Za-z0-9 _é-]{1,8}", fullmatch=True), min_size=1, max_size=3),
+)
+def test_every_plain_key_below_a_prefix_may_be_read_and_none_beside_it(
+    prefix: Sequence[str], key: Sequence[str]
+) -> None:
+    allowed = "/".join(["s3://athletes", *prefix])
 
-def test_a_replica_that_got_faster_is_believed_after_a_hundred_photos(clock: Clock) -> None:
-    pace = Pace(clock)
-    run_batches(pace, clock, batch_size=1, photo_s=1.0, num_photos=300)
-    slow_s = pace.expected_wait_s
-    for _ in range(2):
-        pace.leave()
-
-    run_batches(pace, clock, batch_size=1, photo_s=0.02, num_photos=150)
-
-    assert math.isclose(slow_s, 2.0, rel_tol=0.01)
-    assert pace.expected_wait_s < 0.05
+    assert is_allowed("/".join([allowed, *key]), [allowed])
+    assert not is_allowed("/".join([f"{allowed}x", *key]), [allowed])

@@ -1,0 +1,73 @@
+"""A replica without Serve and without HTTP, and what tests of it share."""
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from physiq_ray.config import ServingSettings
+from physiq_ray.serving import models
+from physiq_ray.serving.engine import Computed
+from physiq_ray.serving.models import Served
+from physiq_ray.serving.service import Service
+
+MakePhoto = Callable[..., bytes]
+Act = Callable[[Service], Awaitable[Any]]
+Run = Callable[..., Any]
+WAIT_S = 30
+LOAD = models._load
+
+
+class Told:
+    """What a service tells Prometheus."""
+
+    def __init__(self) -> None:
+        self.predictions: list[tuple[int | None, str, str]] = []
+        self.stages: Counter[str] = Counter()
+        self.batch_sizes: list[int] = []
+        self.feedback: Counter[str] = Counter()
+
+    def count_prediction(self, pose_id: int | None, confidence: float, *, version: str, role: str) -> None:
+        assert 0 <= confidence <= 1
+        self.predictions.append((pose_id, version, role))
+
+    def observe(self, stage: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.stages[stage] += 1
+
+    def observe_computed(self, computed: Computed) -> None:
+        self.batch_sizes.append(computed.batch_size)
+
+    def count_feedback(self, result: str) -> None:
+        self.feedback[result] += 1
+
+
+class AnyVersion:
+    """Accepts every version of a model file, as if a service had one replica."""
+
+    def fix(self, address: str, version: str) -> None:
+        """Accept it."""
+
+
+@functools.cache
+def loaded(address: str) -> Served:
+    """Load a model from its file."""
+    return LOAD(address, ServingSettings(runtime="torch"))
+
+
+def load_again(address: str, _settings: ServingSettings) -> Served:
+    """Load each model from its file once a run: that takes a second, and is the same each time."""
+    return dataclasses.replace(loaded(address))  # another object, as if it were loaded again
+
+
+async def ask(service: Service, photo: bytes) -> dict[str, Any]:
+    """Give the answer for one photo as it is sent."""
+    return (await service.answer(photo, name="a")).model_dump()
+
+
+def answer_to(*photos: bytes) -> Act:
+    async def act(service: Service) -> list[dict[str, Any]]:
+        return [await ask(service, photo) for photo in photos]
+
+    return act
