@@ -18,8 +18,7 @@ from physiq_ray.cleanse.journal import DELETING, MOVED, MOVING, Journal
 from physiq_ray.cleanse.plan import BucketPlan, CleansePlan, Kept
 from physiq_ray.errors import LabelError, SettingError, StorageError, shown
 from physiq_ray.storage import Bucket
-from physiq_ray.storage.refusal import find_missing_right
-from physiq_ray.storage.removal import (
+from physiq_ray.storage.deletion import (
     MAX_BATCH,
     Condition,
     Outcome,
@@ -29,6 +28,7 @@ from physiq_ray.storage.removal import (
     delete_objects,
     find_condition,
 )
+from physiq_ray.storage.refusal import find_missing_right
 
 BATCHES_AT_ONCE = 4
 SMALL_BATCH = 50  # photos that are asked for one by one

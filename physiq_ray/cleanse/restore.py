@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from physiq_ray.cleanse.journal import DELETING, MOVED, MOVING, Entry
 from physiq_ray.errors import StorageError, shown
 from physiq_ray.storage import split_uri
-from physiq_ray.storage.refusal import find_missing_right
-from physiq_ray.storage.removal import (
+from physiq_ray.storage.deletion import (
     Condition,
     Outcome,
     State,
@@ -24,6 +23,7 @@ from physiq_ray.storage.removal import (
     find_object,
     list_versions,
 )
+from physiq_ray.storage.refusal import find_missing_right
 
 THREADS = 16
 BEGUN_OR_DONE = (DELETING, MOVING, MOVED, State.DELETED)  # what was gone before is somebody else's doing
