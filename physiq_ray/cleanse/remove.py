@@ -18,17 +18,17 @@ from physiq_ray.cleanse.journal import DELETING, MOVED, MOVING, Journal
 from physiq_ray.cleanse.plan import BucketPlan, CleansePlan, Kept
 from physiq_ray.errors import LabelError, SettingError, StorageError, shown
 from physiq_ray.storage import Bucket
+from physiq_ray.storage.copies import copy_object
 from physiq_ray.storage.deletion import (
     MAX_BATCH,
     Condition,
-    Outcome,
+    ObjectOutcome,
     State,
-    Target,
-    copy_object,
     delete_objects,
     find_condition,
 )
 from physiq_ray.storage.refusal import find_missing_right
+from physiq_ray.storage.versions import Target
 
 BATCHES_AT_ONCE = 4
 SMALL_BATCH = 50  # photos that are asked for one by one
@@ -135,7 +135,7 @@ class _Keeper:
             return self._result()
         by_thousands = self.condition == Condition.BATCH and self.move_to is None
         size, num_threads = (MAX_BATCH, BATCHES_AT_ONCE) if by_thousands else (SMALL_BATCH, THREADS)
-        running: dict[Future[list[Outcome]], pa.Table] = {}
+        running: dict[Future[list[ObjectOutcome]], pa.Table] = {}
         with ThreadPoolExecutor(num_threads) as threads:
             while True:
                 # No more than the threads can begin: a refusal, Ctrl-C or a new label finds no batch waiting.
@@ -178,13 +178,13 @@ class _Keeper:
         self.kept += [kept for kept in plan.kept if kept.uri in staying]
         self._show()
 
-    def _remove(self, batch: pa.RecordBatch, condition: Condition) -> list[Outcome]:
+    def _remove(self, batch: pa.RecordBatch, condition: Condition) -> list[ObjectOutcome]:
         """Delete one batch, with a line in the journal a photo before and after."""
         photos = batch.to_pylist()
         targets = [Target(row["key"], row["etag"], row["size"]) for row in photos]
         bucket = self.plan.source.name
         self.journal.write(self._intent(row) for row in photos)
-        outcomes: dict[str, Outcome] = {}
+        outcomes: dict[str, ObjectOutcome] = {}
         if self.move_to is not None:
             for target in targets:
                 to_key = _moved_key(self.move_to, bucket, target.key)
@@ -210,7 +210,7 @@ class _Keeper:
             line |= {"state": MOVING, "moved_to": f"s3://{self.move_to.name}/{to_key}"}
         return line
 
-    def _ending(self, outcome: Outcome) -> dict[str, Any]:
+    def _ending(self, outcome: ObjectOutcome) -> dict[str, Any]:
         is_moved = self.move_to is not None and outcome.state == State.DELETED
         line: dict[str, Any] = {
             "state": MOVED if is_moved else str(outcome.state),
@@ -222,7 +222,7 @@ class _Keeper:
             line["error"] = outcome.error
         return line
 
-    def _count(self, batch: pa.Table, outcomes: Sequence[Outcome]) -> None:
+    def _count(self, batch: pa.Table, outcomes: Sequence[ObjectOutcome]) -> None:
         for outcome, size in zip(outcomes, batch["size"].to_pylist(), strict=True):
             self.counts[outcome.state] += 1
             uri = shown(f"s3://{self.plan.source.name}/{outcome.key}")

@@ -12,18 +12,10 @@ from dataclasses import dataclass
 from physiq_ray.cleanse.journal import DELETING, MOVED, MOVING, Entry
 from physiq_ray.errors import StorageError, shown
 from physiq_ray.storage import split_uri
-from physiq_ray.storage.deletion import (
-    Condition,
-    Outcome,
-    State,
-    Target,
-    copy_object,
-    delete_objects,
-    delete_version,
-    find_object,
-    list_versions,
-)
+from physiq_ray.storage.copies import copy_object
+from physiq_ray.storage.deletion import Condition, ObjectOutcome, State, delete_objects
 from physiq_ray.storage.refusal import find_missing_right
+from physiq_ray.storage.versions import Target, delete_version, find_object, list_versions
 
 THREADS = 16
 BEGUN_OR_DONE = (DELETING, MOVING, MOVED, State.DELETED)  # what was gone before is somebody else's doing
@@ -114,7 +106,7 @@ def _move_back(entry: Entry, bucket: str, key: str, found: Target | None) -> boo
     return found is None
 
 
-def _error_of(outcome: Outcome, sentence: str) -> StorageError:
+def _error_of(outcome: ObjectOutcome, sentence: str) -> StorageError:
     """Give an error with the kind and the cause of what went wrong with one object."""
     if outcome.fault is None:
         return StorageError(sentence)

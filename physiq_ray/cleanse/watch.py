@@ -13,7 +13,7 @@ from physiq_ray.config import CleanseSettings
 from physiq_ray.errors import LabelError, PhysiqError
 from physiq_ray.labels import Labels, load_configured_labels, load_configured_poses
 from physiq_ray.storage import split_uri
-from physiq_ray.storage.deletion import find_object
+from physiq_ray.storage.versions import find_object
 
 TRIES = 5  # to read files that are being written
 

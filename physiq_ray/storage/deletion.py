@@ -1,9 +1,9 @@
-"""Delete objects, copy them aside and bring them back, only as long as they are what was listed.
+"""Delete objects only if they are still what was listed.
 
-Every deletion carries the ETag of the listing as its condition, so that an object that was written anew in
-the meantime stays. Servers differ in what they honour of that: `find_condition` tries it out on an object of
-its own, before anything else is deleted. A request may be lost after it was carried out; whatever is unclear
-is then looked at, object by object.
+Every deletion sends the listed ETag as its condition, so an object that was replaced in the meantime stays.
+Servers differ in which conditions they honour: `find_condition` tests that on an object of its own, before
+anything else is deleted. A request can be carried out although its answer is lost; whatever is unclear is
+checked afterwards, object by object.
 """
 
 import unicodedata
@@ -15,16 +15,24 @@ from enum import StrEnum
 
 from botocore.exceptions import ClientError
 
-from physiq_ray.errors import DeniedError, StorageError, UnreachableError, shown
+from physiq_ray.errors import DeniedError, StorageError, UnreachableError
 from physiq_ray.storage.address import Bucket
+from physiq_ray.storage.refusal import read_error
 from physiq_ray.storage.retry import retry
 from physiq_ray.storage.s3 import s3_client, translated
+from physiq_ray.storage.versions import (
+    ABSENT,
+    Target,
+    delete_version,
+    find_object,
+    list_versions,
+    shown_uri,
+)
 
-MAX_BATCH = 1000  # keys that DeleteObjects takes at once
+MAX_BATCH = 1000  # the most keys that one DeleteObjects request takes
+UNMET = {"PreconditionFailed", "412", "NoSuchVersion", *ABSENT}  # S3's codes for a condition that is not met
 
-_ABSENT = {"NoSuchKey", "404", "NotFound"}
-_UNMET = {"PreconditionFailed", "412", "NoSuchVersion", *_ABSENT}
-_PASSING = {
+_TEMPORARY = {
     *("InternalError", "SlowDown", "ServiceUnavailable", "RequestTimeout", "OperationAborted"),
     "ConditionalRequestConflict",
 }
@@ -32,10 +40,11 @@ _DENIED = {"AccessDenied", "AllAccessDisabled"}
 
 
 class Condition(StrEnum):
-    """How a server is told to delete only what is unchanged.
+    """How a server is asked to delete only unchanged objects.
 
-    BATCH: an ETag a key in DeleteObjects. SINGLE: If-Match in DeleteObject, for those that overlook the
-    former. LOOK: neither is honoured; the object is looked at just before, which leaves milliseconds open.
+    BATCH: DeleteObjects with an ETag for each key. SINGLE: DeleteObject with If-Match, for servers that
+    ignore the ETags of a batch. LOOK: the server honours neither; each object is checked immediately before
+    its deletion, and a change within the milliseconds between the two is lost.
     """
 
     BATCH = "batch"
@@ -44,28 +53,19 @@ class Condition(StrEnum):
 
 
 class State(StrEnum):
-    """What became of one object."""
+    """What happened to one object."""
 
     DELETED = "deleted"
-    CHANGED = "changed"  # another ETag than listed: left as it is
-    GONE = "gone"  # not there any more: somebody else was faster
+    CHANGED = "changed"  # its ETag is not the listed one: it was not touched
+    GONE = "gone"  # somebody else deleted it before
     FAILED = "failed"
 
 
 @dataclass(frozen=True)
-class Target:
-    """An object as it was listed; size in bytes, etag without quotes."""
+class ObjectOutcome:
+    """What happened to one object; marker: the version id of the delete marker that a versioned bucket made.
 
-    key: str
-    etag: str
-    size: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one object; marker: the version id of the delete marker a versioned bucket made.
-
-    fault: what a failed request raised; error says the same in words.
+    fault: the error of a failed request; `error` is the same as text.
     """
 
     key: str
@@ -76,33 +76,17 @@ class Outcome:
 
     @property
     def is_denied(self) -> bool:
-        """Whether credentials or a right are missing, which other objects will need too."""
+        """Whether credentials or a right are missing, which other objects need too."""
         return isinstance(self.fault, DeniedError)
 
 
-def rights_to_delete(bucket: str) -> str:
-    """Say what a role needs to delete on condition (S3 asks for s3:GetObject to compare ETags)."""
-    return f"s3:DeleteObject and s3:GetObject on arn:aws:s3:::{bucket}/*"
-
-
-def find_object(bucket: str, key: str) -> Target | None:
-    """Look at one object; None where it is not there. Raises StorageError: denied, unreachable."""
-
-    def head() -> Target | None:
-        with translated(f"look at {_shown(bucket, key)}", right=f"s3:GetObject on arn:aws:s3:::{bucket}/*"):
-            try:
-                answer = s3_client().head_object(Bucket=bucket, Key=key)
-            except ClientError as error:
-                if _code(error) in _ABSENT:
-                    return None
-                raise
-            return Target(key, answer["ETag"].strip('"'), answer["ContentLength"])
-
-    return retry(head)
+def failed(key: str, error: StorageError) -> ObjectOutcome:
+    """Give the outcome of an object whose request failed."""
+    return ObjectOutcome(key, State.FAILED, error=str(error), fault=error)
 
 
 def find_condition(source: Bucket) -> Condition:
-    """Find out, on an object made for it and removed again, which condition the server honours.
+    """Test which condition the server honours, on an object that is created for the test and removed.
 
     Raises DeniedError: s3:PutObject or s3:DeleteObject is denied. StorageError: unreachable, missing bucket.
     """
@@ -122,12 +106,12 @@ def find_condition(source: Bucket) -> Condition:
 
 @contextmanager
 def _probe(bucket: str, key: str) -> Iterator[Callable[[], None]]:
-    """Give a function that puts an object, as often as wished; in the end nothing of it is left."""
+    """Give a function that writes the test object, any number of times; the object is removed at the end."""
     is_versioned = False
 
     def put() -> None:
         nonlocal is_versioned
-        right = f"s3:PutObject on arn:aws:s3:::{bucket}/*, to try out conditional deletion"
+        right = f"s3:PutObject on arn:aws:s3:::{bucket}/*, to test conditional deletion"
         with translated(f"write s3://{bucket}/{key}", right=right):
             answer = s3_client().put_object(Bucket=bucket, Key=key, Body=b"")
         is_versioned = "VersionId" in answer
@@ -135,20 +119,19 @@ def _probe(bucket: str, key: str) -> Iterator[Callable[[], None]]:
     try:
         yield lambda: retry(put)
     finally:
-        # What cannot be removed is an empty object without a photo's extension: not worth an error.
+        # If it cannot be removed, an empty object without a photo's extension stays: not worth an error.
         with suppress(StorageError), translated(f"delete s3://{bucket}/{key}"):
             s3_client().delete_object(Bucket=bucket, Key=key)
             for version in list_versions(bucket, key) if is_versioned else ():
                 delete_version(bucket, key, version.id)
 
 
-def delete_objects(bucket: str, targets: Sequence[Target], condition: Condition) -> list[Outcome]:
-    """Delete what is unchanged, MAX_BATCH objects at most; one outcome a target, in their order.
+def delete_objects(bucket: str, targets: Sequence[Target], condition: Condition) -> list[ObjectOutcome]:
+    """Delete the unchanged ones of at most MAX_BATCH objects; gives one outcome for each, in their order.
 
-    Raises nothing but for what is no fault of the storage: every target has its outcome, FAILED with the
-    reason where nothing else is known.
+    No error of the storage is raised: a target whose deletion failed has the outcome FAILED, with the reason.
     """
-    # XML, which DeleteObjects is written in, cannot carry all keys as they are.
+    # DeleteObjects is written in XML, which cannot carry all keys unchanged.
     singly = [target for target in targets if condition != Condition.BATCH or _is_odd_in_xml(target.key)]
     outcomes = {target.key: _delete_singly(bucket, target, condition) for target in singly}
     batch = [target for target in targets if target.key not in outcomes]
@@ -157,107 +140,115 @@ def delete_objects(bucket: str, targets: Sequence[Target], condition: Condition)
     return [outcomes[target.key] for target in targets]
 
 
-def _delete_batch(bucket: str, targets: Sequence[Target]) -> dict[str, Outcome]:
-    outcomes: dict[str, Outcome] = {}
+def _delete_batch(bucket: str, targets: Sequence[Target]) -> dict[str, ObjectOutcome]:
+    outcomes: dict[str, ObjectOutcome] = {}
     pending = {target.key: target for target in targets}
-    was_sent = False  # and perhaps carried out, though no answer came
+    was_sent = False  # then it may have been carried out, although no answer came
 
     def attempt() -> None:
         nonlocal was_sent
-        with translated(f"delete {len(pending)} photos of {bucket}", right=rights_to_delete(bucket)):
+        with translated(f"delete {len(pending)} photos of {bucket}", right=_rights(bucket)):
             request = [{"Key": target.key, "ETag": f'"{target.etag}"'} for target in pending.values()]
-            was_sent, may_be_done = True, was_sent
+            was_sent, may_be_deleted = True, was_sent
             answer = s3_client().delete_objects(Bucket=bucket, Delete={"Objects": request})
-        may_be_done |= bool(answer["ResponseMetadata"].get("RetryAttempts", 0))
+        may_be_deleted |= bool(answer["ResponseMetadata"].get("RetryAttempts", 0))
         for item in answer.get("Deleted", ()):
             if pending.pop(item["Key"], None) is not None:
                 marker = item.get("DeleteMarkerVersionId")
-                outcomes[item["Key"]] = Outcome(item["Key"], State.DELETED, marker=marker)
-        passing = ""
+                outcomes[item["Key"]] = ObjectOutcome(item["Key"], State.DELETED, marker=marker)
+        temporary = ""
         for item in answer.get("Errors", ()):
             target = pending.get(item.get("Key", ""))
             if target is None:
                 continue
-            if item.get("Code") in _PASSING:
-                passing = item["Code"]
+            if item.get("Code") in _TEMPORARY:
+                temporary = item["Code"]
                 continue
             del pending[target.key]
             outcomes[target.key] = _refused(
-                bucket, target, item.get("Code", ""), item.get("Message", ""), may_be_done=may_be_done
+                bucket, target, item.get("Code", ""), item.get("Message", ""), may_be_deleted=may_be_deleted
             )
-        if passing:
-            raise UnreachableError(f"delete {len(pending)} photos of {bucket}: {passing}; try again later")
-        for target in pending.values():  # of which the answer says nothing
-            outcomes[target.key] = _refused(bucket, target, "PreconditionFailed", "", may_be_done=True)
+        if temporary:
+            raise UnreachableError(f"delete {len(pending)} photos of {bucket}: {temporary}; try again later")
+        for target in pending.values():  # the answer does not mention them
+            outcomes[target.key] = _refused(bucket, target, "PreconditionFailed", "", may_be_deleted=True)
 
     try:
         retry(attempt)
     except StorageError as error:
         for target in pending.values():
-            outcomes[target.key] = _failed(target.key, error)
+            outcomes[target.key] = failed(target.key, error)
     return outcomes
 
 
-def _delete_singly(bucket: str, target: Target, condition: Condition) -> Outcome:
-    may_be_done = False
+def _delete_singly(bucket: str, target: Target, condition: Condition) -> ObjectOutcome:
+    may_be_deleted = False
 
-    def attempt() -> Outcome:
-        nonlocal may_be_done
-        # BATCH was tried out for DeleteObjects only: here the server may overlook the condition.
-        if condition != Condition.SINGLE and (changed := _look(bucket, target, may_be_done=may_be_done)):
-            return changed
+    def attempt() -> ObjectOutcome:
+        nonlocal may_be_deleted
+        # BATCH was tested for DeleteObjects only: in this request the server may ignore the condition.
+        if condition != Condition.SINGLE:
+            changed = compare_with_listing(bucket, target, may_be_deleted=may_be_deleted)
+            if changed is not None:
+                return changed
         request = {} if condition == Condition.LOOK else {"IfMatch": f'"{target.etag}"'}
-        with translated(f"delete {_shown(bucket, target.key)}", right=rights_to_delete(bucket)):
-            was_sent, may_be_done = may_be_done, True
+        with translated(f"delete {shown_uri(bucket, target.key)}", right=_rights(bucket)):
+            was_sent, may_be_deleted = may_be_deleted, True
             try:
                 answer = s3_client().delete_object(Bucket=bucket, Key=target.key, **request)
             except ClientError as error:
-                if _code(error) not in _UNMET:
+                code = read_error(error)[0]
+                if code not in UNMET:
                     raise
-                return _refused(bucket, target, _code(error), "", may_be_done=was_sent)
-        return Outcome(
-            target.key, State.DELETED, marker=answer.get("VersionId") if answer.get("DeleteMarker") else None
-        )
+                return _refused(bucket, target, code, "", may_be_deleted=was_sent)
+        marker = answer.get("VersionId") if answer.get("DeleteMarker") else None
+        return ObjectOutcome(target.key, State.DELETED, marker=marker)
 
     try:
         return retry(attempt)
     except StorageError as error:
-        return _failed(target.key, error)
+        return failed(target.key, error)
 
 
-def _refused(bucket: str, target: Target, code: str, message: str, *, may_be_done: bool) -> Outcome:
-    """Tell what a server's refusal of one key means; may_be_done: an earlier try may have deleted it."""
-    if code in _UNMET:
+def _refused(bucket: str, target: Target, code: str, message: str, *, may_be_deleted: bool) -> ObjectOutcome:
+    """Say what a server's refusal of one key means; may_be_deleted: an earlier attempt may have worked."""
+    if code in UNMET:
         try:
-            unmet = _look(bucket, target, may_be_done=may_be_done)
+            unmet = compare_with_listing(bucket, target, may_be_deleted=may_be_deleted)
         except StorageError as error:
-            return _failed(target.key, error)
-        return unmet or Outcome(target.key, State.FAILED, error=f"{code}, though its ETag is as listed")
+            return failed(target.key, error)
+        return unmet or ObjectOutcome(
+            target.key, State.FAILED, error=f"{code}, although its ETag is as listed"
+        )
     if code in _DENIED:
-        return _failed(target.key, _translate_item(bucket, target.key, code, message))
-    return Outcome(target.key, State.FAILED, error=f"{code} {message}".strip())
+        return failed(target.key, _translate_item(bucket, target.key, code, message))
+    return ObjectOutcome(target.key, State.FAILED, error=f"{code} {message}".strip())
 
 
 def _translate_item(bucket: str, key: str, code: str, message: str) -> StorageError:
-    """Translate what DeleteObjects says of one key as if it were the answer to a request of its own."""
+    """Translate the error of one key in the answer of DeleteObjects like that of a single request."""
     answer = {
         "Error": {"Code": code, "Message": message},
         "ResponseMetadata": {"HTTPStatusCode": 403},
     }
     try:
-        with translated(f"delete {_shown(bucket, key)}", right=rights_to_delete(bucket)):
+        with translated(f"delete {shown_uri(bucket, key)}", right=_rights(bucket)):
             raise ClientError(answer, "DeleteObjects")
     except StorageError as error:
         return error
 
 
-def _look(bucket: str, target: Target, *, may_be_done: bool) -> Outcome | None:
-    """Say what is wrong with an object; None where it is as it was listed."""
+def compare_with_listing(bucket: str, target: Target, *, may_be_deleted: bool) -> ObjectOutcome | None:
+    """Ask S3 whether an object is still as listed: None if it is, else what happened to it.
+
+    may_be_deleted: an earlier request may have deleted it. Then it counts as DELETED if it is absent, and
+    otherwise as GONE. Raises StorageError: denied, unreachable.
+    """
     found = find_object(bucket, target.key)
     if found is None:
-        return Outcome(target.key, State.DELETED if may_be_done else State.GONE)
+        return ObjectOutcome(target.key, State.DELETED if may_be_deleted else State.GONE)
     if found.etag != target.etag:
-        return Outcome(
+        return ObjectOutcome(
             target.key,
             State.CHANGED,
             error=f"changed since it was listed (ETag {target.etag} → {found.etag})",
@@ -265,114 +256,13 @@ def _look(bucket: str, target: Target, *, may_be_done: bool) -> Outcome | None:
     return None
 
 
-def copy_object(bucket: str, target: Target, to_bucket: str, to_key: str) -> Outcome | None:
-    """Copy an unchanged object, with its metadata; None where the copy is there, whole.
-
-    A copy made before counts where its ETag says so; another object in its place stays, and is an error.
-    """
-    to_uri = _shown(to_bucket, to_key)
-    right = f"s3:GetObject on arn:aws:s3:::{bucket}/* and s3:PutObject on arn:aws:s3:::{to_bucket}/*"
-
-    def attempt() -> Outcome | None:
-        copied = _find_before_copy(to_bucket, to_key)
-        is_made = copied is None
-        if is_made:
-            with translated(f"copy {_shown(bucket, target.key)} to {to_uri}", right=right):
-                try:
-                    s3_client().copy_object(
-                        Bucket=to_bucket,
-                        Key=to_key,
-                        CopySource={"Bucket": bucket, "Key": target.key},
-                        CopySourceIfMatch=f'"{target.etag}"',
-                        IfNoneMatch="*",
-                    )
-                except ClientError as error:
-                    if _code(error) not in _UNMET:
-                        raise
-                    is_made = False
-            copied = find_object(to_bucket, to_key)
-        if copied is None:
-            return _look(bucket, target, may_be_done=False) or Outcome(
-                target.key, State.FAILED, error=f"copied to {to_uri}, but no copy is there"
-            )
-        # The copy of an object that was uploaded in parts has another ETag: only that of a moment ago counts.
-        if copied.size != target.size or not (is_made or copied.etag == target.etag):
-            return Outcome(target.key, State.FAILED, error=f"another object is at {to_uri}; both stay")
-        return None
-
-    try:
-        return retry(attempt)
-    except StorageError as error:
-        return _failed(target.key, error)
-
-
-def _find_before_copy(bucket: str, key: str) -> Target | None:
-    """Look at the place of a copy: some servers overlook If-None-Match and would overwrite what is there."""
-    try:
-        return find_object(bucket, key)
-    except DeniedError:  # S3's own answer for what is not there, where s3:ListBucket is missing
-        return None
-
-
-@dataclass(frozen=True)
-class Version:
-    """One version of an object, or a delete marker."""
-
-    id: str
-    is_latest: bool
-    is_marker: bool
-
-
-def list_versions(bucket: str, key: str) -> list[Version]:
-    """List the versions and delete markers of one object; none where the bucket keeps no versions.
-
-    Raises StorageError.
-    """
-    right = f"s3:ListBucketVersions on arn:aws:s3:::{bucket}"
-
-    def ask() -> list[Version]:
-        with translated(f"list the versions of {_shown(bucket, key)}", right=right):
-            pages = s3_client().get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=key)
-            return [
-                Version(item["VersionId"], item["IsLatest"], is_marker)
-                for page in pages
-                for kind, is_marker in (("Versions", False), ("DeleteMarkers", True))
-                for item in page.get(kind, ())
-                if item["Key"] == key and item["VersionId"] != "null"
-            ]
-
-    return retry(ask)
-
-
-def delete_version(bucket: str, key: str, version_id: str) -> None:
-    """Delete one version for good, or a delete marker, under which the object before it appears again.
-
-    Raises StorageError.
-    """
-    right = f"s3:DeleteObjectVersion on arn:aws:s3:::{bucket}/*"
-
-    def delete() -> None:
-        with translated(f"delete version {version_id} of {_shown(bucket, key)}", right=right):
-            s3_client().delete_object(Bucket=bucket, Key=key, VersionId=version_id)
-
-    retry(delete)
-
-
-def _failed(key: str, error: StorageError) -> Outcome:
-    return Outcome(key, State.FAILED, error=str(error), fault=error)
-
-
-def _shown(bucket: str, key: str) -> str:
-    return shown(f"s3://{bucket}/{key}")
+def _rights(bucket: str) -> str:
+    """Name the rights for a conditional deletion: S3 compares the ETag only with s3:GetObject."""
+    return f"s3:DeleteObject and s3:GetObject on arn:aws:s3:::{bucket}/*"
 
 
 def _is_odd_in_xml(key: str) -> bool:
-    """Tell whether XML loses letters of the key, or a server may trim it to the key of another object."""
+    """Tell whether XML cannot carry the key, or a server may strip it to the key of another object."""
     return key != key.strip() or any(
         unicodedata.category(letter) == "Cc" or letter in "\ufffe\uffff" for letter in key
     )
-
-
-def _code(error: ClientError) -> str:
-    code: str = error.response.get("Error", {}).get("Code", "")
-    return code

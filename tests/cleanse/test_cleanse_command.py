@@ -271,7 +271,7 @@ def test_a_denied_probe_is_said_before_anything_is_deleted(make_bucket, label, c
 
     assert ran.status == 1
     assert "needs s3:PutObject on" in ran.err
-    assert "to try out conditional deletion" in ran.err
+    assert "to test conditional deletion" in ran.err
     assert set(contents(bucket)) == {"a.jpg", "b.jpg"}
 
 

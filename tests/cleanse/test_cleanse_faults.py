@@ -13,7 +13,8 @@ import pytest
 from keeping import answer, journal, states
 
 from physiq_ray.storage import Bucket, retry
-from physiq_ray.storage.deletion import Condition, State, Target, delete_objects, find_condition
+from physiq_ray.storage.deletion import Condition, State, delete_objects, find_condition
+from physiq_ray.storage.versions import Target
 
 ETAG_A, ETAG_B = "0cc175b9c0f1b6a831c399e269772661", "92eb5ffee6ae2fec3ad71c777531578f"
 

@@ -8,7 +8,9 @@ import pytest
 from keeping import answer, journal, states
 
 from physiq_ray.storage import Bucket, retry
-from physiq_ray.storage.deletion import Condition, State, Target, copy_object, delete_objects, find_condition
+from physiq_ray.storage.copies import copy_object
+from physiq_ray.storage.deletion import Condition, State, delete_objects, find_condition
+from physiq_ray.storage.versions import Target
 
 ETAG_A = "0cc175b9c0f1b6a831c399e269772661"
 KMS_KEY = "arn:aws:kms:eu-west-1:123:key/k"
