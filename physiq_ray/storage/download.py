@@ -22,7 +22,7 @@ from s3transfer.exceptions import S3DownloadFailedError
 
 from physiq_ray.errors import StorageError, UnreachableError
 from physiq_ray.storage.address import is_bucket_name, split_uri
-from physiq_ray.storage.etag import is_md5
+from physiq_ray.storage.etag import file_md5, is_md5
 from physiq_ray.storage.retry import retry
 from physiq_ray.storage.s3 import is_plain, open_store, s3_client, translated
 
@@ -82,12 +82,6 @@ class Version:
     size: int
     etag: str
     modified_s: int
-
-
-def file_md5(path: Path) -> str:
-    """Read a file for its MD5, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def download(uri: str, path: Path, size: int, judge: EtagJudge | None = None) -> Version:

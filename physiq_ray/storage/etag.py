@@ -7,6 +7,7 @@ An ETag stands in the listing without quotes. A file's is the MD5 of its content
 import hashlib
 import os
 import re
+from pathlib import Path
 from typing import Final
 
 from physiq_ray.errors import ChangedError, NotFoundError, StorageError
@@ -22,6 +23,12 @@ def is_md5(etag: str) -> bool:
 def file_etag(status: os.stat_result) -> str:
     """Give a file the ETag that its time of change makes."""
     return f"{_MTIME}{status.st_mtime_ns}"
+
+
+def file_md5(path: Path) -> str:
+    """Read a file for the MD5 of its content, in hexadecimal digits. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def if_match(etag: str) -> str | None:

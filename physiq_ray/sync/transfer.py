@@ -25,8 +25,8 @@ from physiq_ray.storage.download import (
     EtagJudge,
     OtherContentError,
     download,
-    file_md5,
 )
+from physiq_ray.storage.etag import file_md5
 from physiq_ray.sync.plan import Photo, version_ns
 
 THREAD_NAME: Final = "physiq-sync"
