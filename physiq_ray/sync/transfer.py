@@ -21,7 +21,7 @@ from physiq_ray.errors import NotFoundError, StorageError, UnreachableError
 from physiq_ray.storage import split_uri
 from physiq_ray.storage.download import (
     MAX_MEMORY_BYTES,
-    RANGES_AT_ONCE,
+    PARTS_AT_ONCE,
     EtagJudge,
     OtherContentError,
     download,
@@ -114,7 +114,7 @@ class Transfer:
 
         work_through(small, download_one, num_threads, self._on_tick)
         # Each of these has several requests under way by itself.
-        work_through(large, download_one, max(1, num_threads // RANGES_AT_ONCE), self._on_tick)
+        work_through(large, download_one, max(1, num_threads // PARTS_AT_ONCE), self._on_tick)
         work_through(self._photos_to_read_again(), download_one, num_threads, self._on_tick)
         for photo, error in self._doubtful:
             self._note_failure(self._tallies[photo.source], photo, error)
