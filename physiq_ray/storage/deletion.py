@@ -20,14 +20,7 @@ from physiq_ray.storage.address import Bucket
 from physiq_ray.storage.refusal import read_error
 from physiq_ray.storage.retry import retry
 from physiq_ray.storage.s3 import s3_client, translated
-from physiq_ray.storage.versions import (
-    ABSENT,
-    Target,
-    delete_version,
-    find_object,
-    list_versions,
-    shown_uri,
-)
+from physiq_ray.storage.versions import ABSENT, Target, delete_version, find_object, list_versions, shown_uri
 
 MAX_BATCH = 1000  # the most keys that one DeleteObjects request takes
 UNMET = {"PreconditionFailed", "412", "NoSuchVersion", *ABSENT}  # S3's codes for a condition that is not met

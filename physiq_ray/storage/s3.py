@@ -80,9 +80,8 @@ def s3_client() -> Any:
     with _clients.lock:
         if _clients.boto is None:
             try:
-                session = (
-                    boto3.session.Session()
-                )  # boto3's default session must not be shared between threads
+                # Not boto3's default session, which threads must not share.
+                session = boto3.session.Session()
                 _clients.boto = _make_client(session)
             except ProfileNotFound as error:
                 raise DeniedError(f"S3: {error}; set AWS_PROFILE to one that exists or unset it") from error
