@@ -79,7 +79,7 @@ def test_a_server_that_honours_no_condition_is_found_out_before_the_first_deleti
 
     refused = cleanse(*flags, typed="1\n")
     assert refused.status == 1
-    assert "this S3 server deletes whatever ETag is given" in refused.err
+    assert "this S3 server ignores the ETag of a deletion" in refused.err
     assert len(contents(bucket)) == 2
 
     allowed = cleanse(*flags, "--allow-unconditional", typed="1\n")
@@ -205,7 +205,7 @@ def test_a_journal_that_cannot_be_written_stops_before_the_deletion(
     ran = cleanse("--sources", f"s3://{bucket}", "--delete", "--journals", "no/such/folder", typed="1\n")
 
     assert ran.status == 1
-    assert "the journal cannot be made, so nothing is deleted: No such file or directory" in ran.err
+    assert "the journal cannot be created, so nothing is deleted: No such file or directory" in ran.err
     assert len(contents(bucket)) == 2
 
 

@@ -152,7 +152,7 @@ def test_a_whole_batch_that_is_denied_stops_the_bucket(
     ran = cleanse("--sources", f"s3://{bucket}", "--delete", "--max-delete-share", "1", typed="4\n")
 
     assert ran.status == 1
-    assert f"NOT COMPLETE: s3://{bucket}: a whole batch is denied; the rest was not tried" in ran.err
+    assert f"NOT COMPLETE: s3://{bucket}: S3 denied every photo of a batch; the rest was not tried" in ran.err
     assert "needs this policy" in ran.err
     assert len(contents(bucket)) == 6
 
