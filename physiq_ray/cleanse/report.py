@@ -12,7 +12,7 @@ from physiq_ray.storage.deletion import Condition
 
 MB = 1e6
 ONLY_SCANNED = (
-    "Nothing was deleted: this was only a scan. --delete deletes these photos, --plan writes them to a file."
+    "Nothing was deleted: this was only a scan. --delete deletes these photos, --plan writes a plan."
 )
 
 
@@ -68,7 +68,7 @@ def describe_plan(plan: CleansePlan) -> Iterator[str]:
     yield "🎯 OVERALL TOTALS" + (f" (without {not_listed} not listed):" if not_listed else ":")
     yield f"   Total: {total}, Labeled: {labelled}, Unlabeled: {total - labelled}"
     yield (
-        f"   Would be removed: {plan.num_photos} photos, storage to be freed: {plan.freed_bytes / MB:.1f} MB "
+        f"   Would go: {plan.num_photos} photos, storage to be freed: {plan.freed_bytes / MB:.1f} MB "
         f"of {sum(bucket.num_bytes for bucket in listed) / MB:.1f} MB"
     )
     for sentence in plan.kept[:EXAMPLES]:

@@ -66,7 +66,7 @@ def _restore(entry: Entry) -> bool:
         )
     if entry.delete_marker not in (None, latest.id):
         raise StorageError(
-            f"somebody else deleted it again later (delete marker {latest.id}); it stays deleted"
+            f"deleted once more since, by somebody else (delete marker {latest.id}); it stays deleted"
         )
     delete_version(bucket, key, latest.id)
     return True

@@ -80,14 +80,14 @@ def describe_sync(report: SyncReport) -> Iterator[str]:
             yield f"{source.source}: {_counts(source, dry_run=report.dry_run)}"
     for bucket in report.checked_by_length:
         yield (
-            f"{bucket}: its ETags look like MD5s of the photos but are not (as in S3's directory buckets), "
-            "so only the length of the photos was compared"
+            f"{bucket}: its ETags look like MD5s of the photos but are none (as in S3's directory buckets): "
+            "the downloads were checked by their length only"
         )
     yield f"total: {_counts(report.total, dry_run=report.dry_run)}"
     if report.moved or report.removed:
         verb = "would move" if report.dry_run else "moved"
         removed = f", {len(report.removed)} second copies removed" if report.removed else ""
-        yield f"{verb} {len(report.moved)} photos to their new split or pose{removed}"
+        yield f"{verb} {len(report.moved)} photos to the split and pose that they have now{removed}"
 
 
 def describe_problems(report: SyncReport) -> Iterator[str]:
@@ -100,9 +100,10 @@ def describe_problems(report: SyncReport) -> Iterator[str]:
     if report.stale:
         names = "; ".join(report.stale[:EXAMPLES]) + ("; …" if len(report.stale) > EXAMPLES else "")
         yield (
-            f"physiq-ray sync: {len(report.stale)} stale photos in the sorted folders are no longer in the "
-            "manifest (label withdrawn, photo deleted, or source not given). Programs that read the folders "
-            f"still use them, and a copy may be in the other split: {names}; check and delete them"
+            f"physiq-ray sync: {len(report.stale)} stale photos in training and validation are no longer in "
+            "the manifest (the label was withdrawn, the photo was deleted, or its source was not given). "
+            "Programs that read the folders still use them, and a copy may be in the other split: "
+            f"{names}; check and delete them"
         )
     for source in report.sources:
         if source.error is not None:

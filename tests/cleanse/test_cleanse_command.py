@@ -27,7 +27,7 @@ def test_a_look_reports_each_bucket_and_all_and_touches_nothing(make_bucket, lab
         f"     s3://{right}/2026/c.png  500.0 kB  DAY",
         "🎯 OVERALL TOTALS:",
         "   Total: 4, Labeled: 2, Unlabeled: 2",
-        "   Would be removed: 2 photos, storage to be freed: 0.5 MB of 0.5 MB",
+        "   Would go: 2 photos, storage to be freed: 0.5 MB of 0.5 MB",
         "Nothing was deleted: this was a look. --delete deletes them, --plan writes them down.",
     ]
     assert set(contents(left)) == {"a.jpg", "b.jpg", "notes.txt"}

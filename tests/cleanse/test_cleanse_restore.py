@@ -122,7 +122,7 @@ def test_a_versioned_bucket_gives_back_what_was_deleted(
 
     assert back.status == 1
     assert "1 brought back, 1 in their place before, 1 failed" in back.out
-    assert f"s3://{bucket}/d.jpg: somebody else deleted it again later" in back.err
+    assert f"s3://{bucket}/d.jpg: deleted once more since, by somebody else" in back.err
     assert contents(bucket) == {"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"a newer one"}
 
 
