@@ -1,8 +1,10 @@
 """Read a bucket's listing page by page from S3's XML, so that an interrupted listing cannot look complete.
 
-obstore's listing (also its Arrow output) and botocore's paginator take a page that does not name the next one
-as the last, even if it says that the listing is truncated, or does not say whether it is. Here
-`is_truncated` and `next_token` of each page reach `listing.py`, which makes such a page an error.
+obstore's listing (with Arrow output too) ends at a page that does not name the next one, even if the page
+says that the listing is truncated, or is no listing at all: a web server's HTML page reads as an empty
+bucket. It also fails for the whole bucket if one key is like `a//b.jpg`. botocore's paginator ends in the
+same way. Here `is_truncated` and `next_token` of each page reach `listing.py`, which makes such a page an
+error.
 
 botocore still signs, sends, follows redirects and retries. Only the body of a successful answer is taken from
 it, in its event `before-parse`, because its own parser takes two thirds of a listing's time. A body that is
