@@ -84,7 +84,8 @@ class CleansePlan:
     """Which photos of all sources would be removed. kept: photos of a reviewed plan that stay.
 
     recheck: reads changed label files and gives the plan that follows from them, or the same object if no
-    file changed; raises LabelError if the labels are not reliable any more. None: no file was read.
+    file changed; raises LabelError if the labels are not reliable any more. None: the labels do not come from
+    files.
     """
 
     buckets: tuple[BucketPlan, ...]

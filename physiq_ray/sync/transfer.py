@@ -32,7 +32,7 @@ from physiq_ray.sync.plan import Photo, version_ns
 THREAD_NAME: Final = "physiq-sync"
 TICK_S: Final = 0.2  # between two updates of the progress
 WIND_UP_S: Final = 2.0  # for the threads to end after an interrupt
-LAST_REQUESTS_S: Final = 60.0  # for the threads to end after an error, which may let running requests finish
+LAST_REQUESTS_S: Final = 60.0  # for the threads to end after an error: running requests may finish
 # After so many photos in a row without an answer the store is away, and waiting for each of a million photos
 # would take days.
 MAX_UNREACHABLE: Final = 64
