@@ -87,6 +87,13 @@ def test_bytes_that_fit_the_second_time_are_taken(start_proxy: Any, tmp_path: Pa
     assert (tmp_path / "f").read_bytes() == b"photo"
 
 
+def test_an_answer_without_an_etag_is_refused(start_proxy: Any, tmp_path: Path) -> None:
+    start_proxy(lambda *_: (200, LAST_MODIFIED, b"photo"))
+    with pytest.raises(StorageError, match=r"^download s3://bucket/a\.jpg: the answer has no ETag"):
+        download("s3://bucket/a.jpg", tmp_path / "f", 5)
+    assert not (tmp_path / "f").exists()
+
+
 @pytest.mark.parametrize(
     "encryption",
     [
