@@ -13,8 +13,10 @@ from physiq_ray.errors import DeniedError, SettingError
 from physiq_ray.sample import LocalS3
 from physiq_ray.storage import Access, follow_settings, list_sources, parse_sources, read_bytes
 from physiq_ray.storage.access import is_local
+from physiq_ray.storage.copies import copy_object
+from physiq_ray.storage.deletion import Condition, delete_objects
 from physiq_ray.storage.download import download
-from physiq_ray.storage.removal import Condition, Target, copy_object, delete_objects
+from physiq_ray.storage.versions import Target
 
 PHOTO = b"photo"
 ETAG = hashlib.md5(PHOTO).hexdigest()

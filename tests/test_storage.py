@@ -579,7 +579,10 @@ def test_credentials_whose_source_gives_expired_ones_are_said(aws: Aws, tmp_path
     error = list_one("s3://checkins").error
 
     assert type(error) is DeniedError
-    assert str(error).startswith("list s3://checkins: the credentials have expired and the source of new")
+    assert str(error).startswith(
+        "list s3://checkins: the credentials expired and could not be refreshed; sign in again, e.g. "
+        "`aws sso login`"
+    )
 
 
 def test_an_endpoint_that_is_no_address_is_named_at_once(aws: Aws) -> None:

@@ -1,7 +1,7 @@
-"""What was deleted or moved, line by line, before and after: `deleted-<time>.jsonl`.
+"""The journal `deleted-<time>.jsonl`: it names every photo before and after its removal.
 
-A photo's first line is on the disk before its deletion is asked for, the second says what came of it. What
-was killed in between has the first only: `--restore` then looks at what is there. A line:
+A photo's first line is on the disk before its removal is requested; the second says what happened. If the
+command was killed in between, only the first exists, and `--restore` checks what is in the bucket. The lines:
 
     {"state": "deleting", "uri": …, "size": …, "etag": …, "modified": …}      or "moving", with "moved_to"
     {"state": "deleted", "uri": …, "delete_marker": …}       or "moved", "changed", "gone", "failed": "error"
@@ -25,7 +25,7 @@ STATES = (DELETING, MOVING, MOVED, "deleted", "changed", "gone", "failed")
 
 @dataclass(frozen=True)
 class Entry:
-    """What the journal says of one photo, its lines put together; state: of the last line."""
+    """What the journal says about one photo, from all of its lines; state: that of the last line."""
 
     uri: str
     state: str
@@ -36,17 +36,17 @@ class Entry:
 
 
 class Journal:
-    """A journal that is being written; lines of one call are on the disk when it returns."""
+    """A journal that is being written; the lines of a call are on the disk when it returns."""
 
     def __init__(self, path: Path) -> None:
-        """Make the file. Raises CleanseError: there is one of that name, or it cannot be made."""
+        """Create the file. Raises CleanseError: a file of that name exists, or it cannot be created."""
         self.path = path
         self._lock = threading.Lock()
         try:
             self._file = path.open("x", encoding="utf-8")
         except OSError as error:
             raise CleanseError(
-                f"{path}: the journal cannot be made, so nothing is deleted: {error.strerror}"
+                f"{path}: the journal cannot be created, so nothing is deleted: {error.strerror}"
             ) from error
 
     def __enter__(self) -> Self:
@@ -58,7 +58,7 @@ class Journal:
         self._file.close()
 
     def write(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Append lines. Raises CleanseError: the disk is full or gone; delete nothing more then."""
+        """Append lines. Raises CleanseError: the disk is full or gone; then nothing more may be deleted."""
         text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
         with self._lock:
             try:
@@ -72,7 +72,7 @@ class Journal:
 
 
 def name_journal(folder: Path, now: datetime) -> Path:
-    """Give the name of a journal that is not there yet."""
+    """Give a name for a new journal."""
     stem = f"deleted-{now:%Y%m%dT%H%M%SZ}"
     path, number = folder / f"{stem}.jsonl", 1
     while path.exists():
@@ -82,16 +82,19 @@ def name_journal(folder: Path, now: datetime) -> Path:
 
 
 def read_journal(path: Path) -> list[Entry]:
-    """Read a journal, one entry a photo in the order of their first lines.
+    """Read a journal; it gives one entry for each photo, in the order of their first lines.
 
-    The last line may be torn: whoever wrote it was killed. Raises CleanseError: no such file, or no journal.
+    The last line may be incomplete, because the command that wrote it was killed.
+    Raises CleanseError: no such file, or it is not a journal.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise CleanseError(f"{path}: the journal cannot be read: {error}") from error
     entries: dict[str, Entry] = {}
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end is empty or torn
+    for number, line in enumerate(
+        lines[:-1], start=1
+    ):  # the text after the last line break is empty or incomplete
         try:
             record = json.loads(line)
             uri, state = record["uri"], record["state"]
@@ -103,6 +106,6 @@ def read_journal(path: Path) -> list[Entry]:
                 first = entries[uri]
                 entry = Entry(uri, state, first.size, first.etag, first.moved_to, record.get("delete_marker"))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CleanseError(f"{path}: line {number} is no line of a journal: {line[:200]}") from error
+            raise CleanseError(f"{path}: line {number} is not a line of a journal: {line[:200]}") from error
         entries[uri] = entry
     return list(entries.values())

@@ -1,8 +1,8 @@
-"""Which photos would go: listings and labels in, a plan out; nothing is touched.
+"""Which photos would be removed: listings and labels go in, a plan comes out; no bucket is changed.
 
-A photo goes only if no label means it, not even one that cannot be used, if it resembles no label that is
-left without a photo, if it is older than a set age, and if its bucket gives no reason for doubt. A plan that
-was written out and reviewed is held against the buckets and labels of now: it can only shrink.
+A photo is in the plan only if all of this holds: no label means it, not even a label that cannot be used; it
+resembles no label that matches no photo; it is older than a set age; and there is no doubt about its bucket.
+A plan file that was reviewed is compared with the current buckets and labels: the plan can only shrink.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ RESEMBLING_SCHEMA = pa.schema([("uri", pa.string()), ("label", pa.string())])
 
 
 class Kept(NamedTuple):
-    """A photo that stays, and why."""
+    """A photo that stays, and the reason."""
 
     uri: str
     reason: str
@@ -34,13 +34,14 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True)
 class BucketPlan:
-    """What of one source would go, and why it does not where it does not.
+    """Which photos of one source would be removed, and why others are not.
 
-    table: the photos that would go, LISTING_SCHEMA in the order of their uris, empty where error or refusal
-    is set. unlabelled: photos that no label means; of these num_young are too young, num_undecodable are of
-    a kind that is not read here, so nobody can have looked at them, num_without_etag cannot be told from
-    what may be written in their place, and those of `resembling` (RESEMBLING_SCHEMA) resemble a label
-    without a photo. num_bytes: of all photos. named: what the labels say of the listing.
+    table: the photos that would be removed, LISTING_SCHEMA in the order of their uris; empty if error or
+    refusal is set. unlabelled: photos that no label means. Of these, num_young are too young;
+    num_undecodable have a format that cannot be decoded here, so nobody can have looked at them;
+    num_without_etag have no ETag, so a replacement could not be noticed; and those of `resembling`
+    (RESEMBLING_SCHEMA) resemble a label that matches no photo. num_bytes: of all photos. named: what the
+    labels say about the listing.
     """
 
     source: Bucket
@@ -59,7 +60,7 @@ class BucketPlan:
 
     @property
     def unmatched(self) -> tuple[str, ...]:
-        """The names of this bucket's labels that match no photo."""
+        """The names of those labels of this bucket that match no photo."""
         return self.named.unmatched if self.named is not None else ()
 
     @property
@@ -74,16 +75,17 @@ class BucketPlan:
 
     @property
     def freed_bytes(self) -> int:
-        """Bytes of what would go."""
+        """Bytes of the photos that would be removed."""
         return pc.sum(self.table["size"]).as_py() or 0
 
 
 @dataclass(frozen=True)
 class CleansePlan:
-    """What would go of all sources. kept: of a reviewed plan, what stays after all.
+    """Which photos of all sources would be removed. kept: photos of a reviewed plan that stay.
 
-    recheck: gives the plan as the labels of now have it, which is the same object where no file changed;
-    raises LabelError where they cannot be relied on any more. None: the labels come from no file.
+    recheck: reads changed label files and gives the plan that follows from them, or the same object if no
+    file changed; raises LabelError if the labels are not reliable any more. None: the labels do not come from
+    files.
     """
 
     buckets: tuple[BucketPlan, ...]
@@ -92,17 +94,17 @@ class CleansePlan:
 
     @property
     def num_photos(self) -> int:
-        """Photos that would go."""
+        """Number of photos that would be removed."""
         return sum(bucket.table.num_rows for bucket in self.buckets)
 
     @property
     def freed_bytes(self) -> int:
-        """Bytes of what would go."""
+        """Bytes of the photos that would be removed."""
         return sum(bucket.freed_bytes for bucket in self.buckets)
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """The sources that could not be listed, or of which nothing may go, a sentence each."""
+        """A sentence for each source that could not be listed, or from which nothing may be removed."""
         return tuple(
             f"{bucket.source}: {bucket.error or bucket.refusal}"
             for bucket in self.buckets
@@ -123,13 +125,14 @@ def plan_cleanse(
     reviewed: pa.Table | None = None,
     before: CleansePlan | None = None,
 ) -> CleansePlan:
-    """Say which photos would go; of a reviewed plan (LISTING_SCHEMA), those that still may.
+    """Decide which photos would be removed; reviewed (LISTING_SCHEMA): only these may be.
 
-    before: an earlier plan of the same listings; a bucket is refused where labels that it knew are gone.
-    Raises LabelError: there is no label at all. SettingError: a source is no bucket.
+    before: an earlier plan of the same listings; a bucket is refused if photos lost the labels they had then.
+    Raises LabelError: there is no label at all. SettingError: a source is not a bucket.
     """
     if not labels.table.num_rows and not labels.unusable.num_rows:
-        raise LabelError("no label in the label file: every photo would pass for one that nobody labelled")
+        state = "contains no usable label" if labels.malformed else "is empty"
+        raise LabelError(f"the label file {state}, so every photo would count as unlabelled")
     named = _find_named(listings, labels, poses, source_buckets or {})
     found = [_look_at(listing, names, now - min_age) for listing, names in zip(listings, named, strict=True)]
     kept: tuple[Kept, ...] = ()
@@ -158,9 +161,11 @@ def _find_named(
     poses: Mapping[int, str],
     source_buckets: Mapping[str, str],
 ) -> list[NamedPhotos | None]:
-    """Find what the labels say; what only a label of a bucket that is not listed would mean resembles it.
+    """Find which photos the labels name.
 
-    Such a bucket may be a slip in source_buckets, and the label one of a photo here.
+    If source_buckets maps a source to a bucket that is not listed, that may be a typing error, and the labels
+    of the source may belong to photos here. A photo that only such a label would name resembles it, and
+    stays.
     """
     named = find_labelled(listings, labels, poses, source_buckets)
     listed = {listing.source.name for listing in listings}
@@ -184,7 +189,7 @@ def _also_resembling(keys: pa.ChunkedArray, one: NamedPhotos, other: NamedPhotos
 
 def _look_at(listing: Listing, named: NamedPhotos | None, old_enough: datetime) -> BucketPlan:
     if not isinstance(listing.source, Bucket):
-        raise SettingError(f"sources: {listing.source}: cleanse looks after buckets; delete files yourself")
+        raise SettingError(f"sources: {listing.source}: cleanse only works on buckets; delete files yourself")
     if listing.table is None or named is None:
         return BucketPlan(listing.source, error=listing.error)
     photos = listing.table
@@ -220,21 +225,21 @@ def _doubt_in_labels(labels: Labels) -> str | None:
     if not labels.malformed:
         return None
     return (
-        f"{len(labels.malformed)} malformed record(s) in the label file, any of which may mean one of these "
-        f"photos; mend or remove them, the first is {labels.malformed[0]}"
+        f"{len(labels.malformed)} malformed record(s) in the label file, each of which may be the label of "
+        f"one of these photos; correct or remove them, the first is {labels.malformed[0]}"
     )
 
 
 def _doubt_in_lost_labels(listing: Listing, old: NamedPhotos | None, new: NamedPhotos | None) -> str | None:
-    """Doubt a label file that names less than before: it may be half written, and more of it missing."""
+    """Doubt a label file that names fewer photos than before: it may be half written."""
     if listing.table is None or old is None or new is None:
         return None
     lost = listing.table["uri"].filter(pc.and_not(old.is_labelled, new.is_labelled))
     if not len(lost):
         return None
     return (
-        f"{len(lost)} photos that had a label have none any more, such as {shown(lost[0].as_py())}; "
-        "wait until the label file is complete"
+        f"{len(lost)} photos have lost their labels, such as {shown(lost[0].as_py())}; wait until the label "
+        "file is complete"
     )
 
 
@@ -248,15 +253,15 @@ def find_refusal(
     unmatched: Sequence[str] = (),
     max_unmatched_share: float = 1.0,
 ) -> str | None:
-    """Say why nothing of a bucket may go, from the numbers of its photos and labels; None where it may.
+    """Say why nothing may be removed from a bucket, by the numbers of its photos and labels; None if it may.
 
-    | photos that would go | labelled | labels without a photo        | share of all photos        | |
-    |----------------------|----------|-------------------------------|----------------------------|---------|
-    | none                 | any      | any                           | any                        | may     |
-    | some                 | none     | any                           | any                        | refused |
-    | some                 | some     | more than max_unmatched_share | any                        | refused |
-    | some                 | some     | at most max_unmatched_share   | more than max_delete_share | refused |
-    | some                 | some     | at most max_unmatched_share   | at most max_delete_share   | may     |
+    | photos to remove | labelled | unmatched labels              | share of all photos        |         |
+    |------------------|----------|-------------------------------|----------------------------|---------|
+    | none             | any      | any                           | any                        | allowed |
+    | some             | none     | any                           | any                        | refused |
+    | some             | some     | more than max_unmatched_share | any                        | refused |
+    | some             | some     | at most max_unmatched_share   | more than max_delete_share | refused |
+    | some             | some     | at most max_unmatched_share   | at most max_delete_share   | allowed |
     """
     if not doomed:
         return None
@@ -267,19 +272,20 @@ def find_refusal(
         return (
             f"{len(unmatched)} of its {num_labels} labels match no photo, more than "
             f"max_unmatched_share={max_unmatched_share:g} of them ({name_some(unmatched)}); correct the "
-            "names, give all sources that the labels are of, map them with source_buckets, or raise "
-            "--max-unmatched-share if it is right"
+            "names, give all sources that the labels belong to, map them with source_buckets, or raise "
+            "--max-unmatched-share if this is right"
         )
     if doomed > max_delete_share * total:
         return (
-            f"{doomed} of its {total} photos would go, more than max_delete_share={max_delete_share:g} of "
-            "them; check the labels, or raise --max-delete-share if it is right"
+            f"{doomed} of its {total} photos would be removed, more than "
+            f"max_delete_share={max_delete_share:g} of them; check the labels, or raise --max-delete-share "
+            "if this is right"
         )
     return None
 
 
 def name_some(names: Sequence[str]) -> str:
-    """Give a few names for a sentence, and how many more there are."""
+    """Give a few names for a sentence, and the number of the others."""
     more = f", … and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""
     return ", ".join(map(quoted, names[:EXAMPLES])) + more
 
@@ -305,7 +311,7 @@ def _refuse(
 
 
 def _only(bucket: BucketPlan, reviewed: pa.Table) -> BucketPlan:
-    """Keep of what would go what a reviewed plan names as it is now."""
+    """Keep only the photos that a reviewed plan names, with the ETag and size that they have now."""
     index = pc.index_in(bucket.table["uri"], reviewed["uri"].combine_chunks())
     is_same = pc.and_(
         pc.equal(reviewed["etag"].combine_chunks().take(index), bucket.table["etag"]),
@@ -315,7 +321,7 @@ def _only(bucket: BucketPlan, reviewed: pa.Table) -> BucketPlan:
 
 
 def _why_kept(reviewed: pa.Table, found: Sequence[BucketPlan], listings: Sequence[Listing]) -> list[Kept]:
-    """Say of each photo of a reviewed plan that stays why it does; those of a failed source need no word."""
+    """Give the reason for each photo of a reviewed plan that stays; a failed source has its own error."""
     still = pa.concat_arrays([pa.nulls(0, pa.string()), *(b.table["uri"].combine_chunks() for b in found)])
     staying = reviewed.filter(pc.invert(pc.is_in(reviewed["uri"], still)))
     wanted = staying["uri"].combine_chunks()
@@ -334,7 +340,7 @@ def _why_kept(reviewed: pa.Table, found: Sequence[BucketPlan], listings: Sequenc
         elif source.error is not None:
             continue
         elif uri not in now:
-            kept.append(Kept(uri, "is not there any more"))
+            kept.append(Kept(uri, "no longer exists"))
         elif now[uri]["is_labelled"]:
             kept.append(Kept(uri, "is labelled now"))
         elif now[uri]["label"] is not None:
@@ -342,7 +348,8 @@ def _why_kept(reviewed: pa.Table, found: Sequence[BucketPlan], listings: Sequenc
         elif now[uri]["etag"] != row["etag"]:
             kept.append(Kept(uri, f"changed since the plan (ETag {row['etag']} → {now[uri]['etag']})"))
         else:
-            kept.append(Kept(uri, "is too young, of a kind that is not read here, or not as the plan has it"))
+            reason = "is too young, has a format that cannot be decoded here, or is not as in the plan"
+            kept.append(Kept(uri, reason))
     return kept
 
 

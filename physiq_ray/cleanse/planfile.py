@@ -1,4 +1,4 @@
-"""Plan files: a line a photo that would go, to be looked through and followed later."""
+"""Plan files: one line for each photo that would be removed, to be reviewed and applied later."""
 
 import json
 from datetime import UTC, datetime
@@ -33,8 +33,8 @@ def format_plan(plan: CleansePlan) -> bytes:
 def read_plan(path: Path) -> pa.Table:
     """Read a plan file to a table of LISTING_SCHEMA.
 
-    Raises CleanseError: no such file, or a line that `format_plan` did not write: of a plan that somebody
-    damaged, nothing is done.
+    Raises CleanseError: no such file, or a line that `format_plan` does not write. Nothing of a damaged plan
+    is applied.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -60,5 +60,5 @@ def read_plan(path: Path) -> pa.Table:
 def _bad_line(path: Path, number: int, line: str) -> CleanseError:
     return CleanseError(
         f'{path}: line {number}: expected one photo, {{"uri": "s3://…", "size": …, "etag": "…", '
-        f'"modified": "…"}}, and none twice; got {line[:200]}; write the plan anew with --plan'
+        f'"modified": "…"}}, and each photo once; got {line[:200]}; write a new plan with --plan'
     )

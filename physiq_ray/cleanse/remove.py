@@ -1,14 +1,14 @@
-"""Carry a plan out: delete or move its photos, batch by batch, side by side, and write down each.
+"""Apply a plan: delete or move its photos in batches, several at a time, and write each photo to the journal.
 
-50 000 photos take about as long as the server needs for 50 requests. Interrupted, no new batch is started;
-those under way end and are written down. The labels are looked at before each batch: what is labelled by then
-stays. A fault of one photo costs that photo; a bucket that refuses a whole batch is left.
+50 000 photos take about as long as the server needs for 50 requests. After an interrupt no new batch starts;
+running batches end and are written to the journal. The label files are checked before each batch: photos that
+are labelled by then stay. A fault of one photo affects only that photo; after a batch in which every photo
+was denied, the rest of the bucket is not tried.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -16,62 +16,37 @@ import pyarrow.compute as pc
 
 from physiq_ray.cleanse.journal import DELETING, MOVED, MOVING, Journal
 from physiq_ray.cleanse.plan import BucketPlan, CleansePlan, Kept
+from physiq_ray.cleanse.report import RemovalReport
 from physiq_ray.errors import LabelError, SettingError, StorageError, shown
 from physiq_ray.storage import Bucket
-from physiq_ray.storage.refusal import find_missing_right
-from physiq_ray.storage.removal import (
+from physiq_ray.storage.copies import copy_object
+from physiq_ray.storage.deletion import (
     MAX_BATCH,
     Condition,
-    Outcome,
+    ObjectOutcome,
     State,
-    Target,
-    copy_object,
     delete_objects,
     find_condition,
 )
+from physiq_ray.storage.refusal import find_missing_right
+from physiq_ray.storage.versions import Target
 
 BATCHES_AT_ONCE = 4
-SMALL_BATCH = 50  # photos that are asked for one by one
+SMALL_BATCH = 50  # photos, if each needs a request of its own
 THREADS = 16
 
 OnProgress = Callable[[Bucket, int, int], None]  # a source, photos done, photos in all
 
 
-@dataclass(frozen=True)
-class Removal:
-    """What came of one source's photos.
-
-    deleted counts the moved ones too; kept, changed and gone stay out of it. kept: photos that a label came
-    to mean, or that resemble one, after the plan was made. failures: "uri: reason". stopped: why the rest
-    was not tried, None where all was. missing_rights: actions that were refused, "" where S3 named none.
-    """
-
-    source: Bucket
-    planned: int
-    deleted: int = 0
-    freed_bytes: int = 0
-    changed: tuple[str, ...] = ()
-    gone: int = 0
-    kept: tuple[Kept, ...] = ()
-    failures: tuple[str, ...] = ()
-    stopped: str | None = None
-    missing_rights: frozenset[str] = frozenset()
-    condition: Condition | None = None
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing failed; what changed or was gone before is as it should be."""
-        return not self.failures and self.stopped is None
-
-
 def check_target(move_to: Bucket, sources: Sequence[Bucket]) -> None:
-    """Refuse a place for moved photos in which the next scan would find them again. Raises SettingError."""
+    """Refuse to move photos to a place where the next scan would find them. Raises SettingError."""
     for source in sources:
         if source.name == move_to.name and (
             source.prefix.startswith(move_to.prefix) or move_to.prefix.startswith(source.prefix)
         ):
             raise SettingError(
-                f"--move-to {move_to}: {source} would be scanned with it; give another bucket or prefix"
+                f"--move-to {move_to}: a scan of {source} would find the moved photos; give another bucket "
+                "or prefix"
             )
 
 
@@ -82,23 +57,26 @@ def remove_photos(
     move_to: Bucket | None = None,
     allow_unconditional: bool = False,
     on_progress: OnProgress = lambda _source, _done, _total: None,
-) -> tuple[Removal, ...]:
-    """Delete the plan's photos, or move them to move_to's prefix, each under its bucket's name and key.
+) -> tuple[RemovalReport, ...]:
+    """Delete the plan's photos, or move each to move_to's prefix, under the name of its bucket and its key.
 
-    Nothing is deleted of a bucket whose server does not honour a condition, unless allow_unconditional: then
-    each photo is looked at just before. The plan's recheck decides before each batch what stays after all.
-    Raises CleanseError: the journal cannot be written. KeyboardInterrupt: after the batches under way.
+    If a server honours no condition, nothing is deleted from the bucket. With allow_unconditional each photo
+    is checked immediately before its deletion instead. The plan's recheck decides before each batch what
+    stays.
+    Raises CleanseError: the journal cannot be written. KeyboardInterrupt: after the running batches.
     """
     recheck = plan.recheck or (lambda: plan)
     return tuple(
-        _Keeper(bucket, journal, move_to, on_progress, recheck).run(allow_unconditional=allow_unconditional)
+        _BucketRemoval(bucket, journal, move_to, on_progress, recheck).run(
+            allow_unconditional=allow_unconditional
+        )
         for bucket in plan.buckets
         if bucket.table.num_rows
     )
 
 
-class _Keeper:
-    """The removal of one bucket's photos."""
+class _BucketRemoval:
+    """Removes the photos of one bucket."""
 
     def __init__(
         self,
@@ -110,7 +88,7 @@ class _Keeper:
     ) -> None:
         self.plan, self.journal, self.move_to, self.on_progress = plan, journal, move_to, on_progress
         self.recheck, self.latest = recheck, plan
-        self.rest = plan.table  # not begun
+        self.rest = plan.table  # not in any batch yet
         self.counts: Counter[State] = Counter()
         self.freed_bytes = 0
         self.changed: list[str] = []
@@ -120,7 +98,7 @@ class _Keeper:
         self.missing_rights: set[str] = set()
         self.condition: Condition | None = None
 
-    def run(self, *, allow_unconditional: bool) -> Removal:
+    def run(self, *, allow_unconditional: bool) -> RemovalReport:
         try:
             self.condition = find_condition(self.plan.source)
         except StorageError as error:
@@ -129,16 +107,17 @@ class _Keeper:
             return self._result()
         if self.condition == Condition.LOOK and not allow_unconditional:
             self.stopped = (
-                "this S3 server deletes whatever ETag is given: a photo written anew in this very moment "
-                "would be lost. Nothing was deleted; --allow-unconditional looks at each photo just before"
+                "this S3 server ignores the ETag of a deletion: a photo that is replaced at that moment "
+                "would be lost. Nothing was deleted; --allow-unconditional checks each photo immediately "
+                "before its deletion"
             )
             return self._result()
         by_thousands = self.condition == Condition.BATCH and self.move_to is None
         size, num_threads = (MAX_BATCH, BATCHES_AT_ONCE) if by_thousands else (SMALL_BATCH, THREADS)
-        running: dict[Future[list[Outcome]], pa.Table] = {}
+        running: dict[Future[list[ObjectOutcome]], pa.Table] = {}
         with ThreadPoolExecutor(num_threads) as threads:
             while True:
-                # No more than the threads can begin: a refusal, Ctrl-C or a new label finds no batch waiting.
+                # Only as many as the threads can start: after a refusal, Ctrl-C or a new label, none waits.
                 while len(running) < num_threads and (batch := self._next_batch(size)) is not None:
                     running[threads.submit(self._remove, batch, self.condition)] = batch
                 if not running:
@@ -147,7 +126,7 @@ class _Keeper:
                     self._count(running.pop(future), future.result())
 
     def _next_batch(self, size: int) -> pa.Table | None:
-        """Give the next photos, of which the labels of now mean none; None: no more, or stopped."""
+        """Give the next photos, none of which has a label now; None: there are no more, or it stopped."""
         if self.stopped is None and self.rest.num_rows:
             self._look_at_labels()
         if self.stopped is not None or not self.rest.num_rows:
@@ -156,7 +135,7 @@ class _Keeper:
         return batch
 
     def _look_at_labels(self) -> None:
-        """Take out of the rest what the labels of now keep, or stop where they cannot be relied on."""
+        """Take photos out of the rest that the current labels keep; stop if these are not reliable."""
         try:
             plan = self.recheck()
         except LabelError as error:
@@ -178,13 +157,13 @@ class _Keeper:
         self.kept += [kept for kept in plan.kept if kept.uri in staying]
         self._show()
 
-    def _remove(self, batch: pa.RecordBatch, condition: Condition) -> list[Outcome]:
-        """Delete one batch, with a line in the journal a photo before and after."""
+    def _remove(self, batch: pa.RecordBatch, condition: Condition) -> list[ObjectOutcome]:
+        """Delete one batch; the journal gets a line for each photo before and after."""
         photos = batch.to_pylist()
         targets = [Target(row["key"], row["etag"], row["size"]) for row in photos]
         bucket = self.plan.source.name
         self.journal.write(self._intent(row) for row in photos)
-        outcomes: dict[str, Outcome] = {}
+        outcomes: dict[str, ObjectOutcome] = {}
         if self.move_to is not None:
             for target in targets:
                 to_key = _moved_key(self.move_to, bucket, target.key)
@@ -210,7 +189,7 @@ class _Keeper:
             line |= {"state": MOVING, "moved_to": f"s3://{self.move_to.name}/{to_key}"}
         return line
 
-    def _ending(self, outcome: Outcome) -> dict[str, Any]:
+    def _ending(self, outcome: ObjectOutcome) -> dict[str, Any]:
         is_moved = self.move_to is not None and outcome.state == State.DELETED
         line: dict[str, Any] = {
             "state": MOVED if is_moved else str(outcome.state),
@@ -222,7 +201,7 @@ class _Keeper:
             line["error"] = outcome.error
         return line
 
-    def _count(self, batch: pa.Table, outcomes: Sequence[Outcome]) -> None:
+    def _count(self, batch: pa.Table, outcomes: Sequence[ObjectOutcome]) -> None:
         for outcome, size in zip(outcomes, batch["size"].to_pylist(), strict=True):
             self.counts[outcome.state] += 1
             uri = shown(f"s3://{self.plan.source.name}/{outcome.key}")
@@ -234,9 +213,9 @@ class _Keeper:
                 self.failures.append(f"{uri}: {outcome.error}")
                 self._note_right(outcome.fault)
         failed = [outcome for outcome in outcomes if outcome.state == State.FAILED]
-        # One refusal among others may be about its photo only: a tag, an owner, a part of the bucket.
+        # A single refusal may concern only its photo: a tag, an owner, a part of the bucket.
         if failed and len(failed) == len(outcomes) and all(outcome.is_denied for outcome in failed):
-            self.stopped = "a whole batch is denied; the rest was not tried"
+            self.stopped = "S3 denied every photo of a batch; the rest was not tried"
         self._show()
 
     def _note_right(self, error: StorageError | None) -> None:
@@ -247,8 +226,8 @@ class _Keeper:
         done = sum(self.counts.values()) + len(self.kept)
         self.on_progress(self.plan.source, done, self.plan.table.num_rows)
 
-    def _result(self) -> Removal:
-        return Removal(
+    def _result(self) -> RemovalReport:
+        return RemovalReport(
             self.plan.source,
             planned=self.plan.table.num_rows,
             deleted=self.counts[State.DELETED],

@@ -1,19 +1,64 @@
-"""Plans and what came of them, in words and as plain values."""
+"""The results of `cleanse` as text and as JSON: plans, removals, restored photos, and missing rights."""
 
 import json
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from physiq_ray.cleanse.plan import EXAMPLES, BucketPlan, CleansePlan, name_some
-from physiq_ray.cleanse.remove import Removal
+from physiq_ray.cleanse.plan import EXAMPLES, BucketPlan, CleansePlan, Kept, name_some
 from physiq_ray.errors import quoted, shown
 from physiq_ray.storage import REMEDY, Bucket
+from physiq_ray.storage.deletion import Condition
 
 MB = 1e6
+ONLY_SCANNED = (
+    "Nothing was deleted: this was only a scan. --delete deletes these photos, --plan writes a plan."
+)
+
+
+@dataclass(frozen=True)
+class RemovalReport:
+    """What happened to the photos that one source's plan names.
+
+    deleted also counts the moved ones, but none of kept, changed and gone. kept: photos that a label names,
+    or that resemble a label, only since the plan was made. failures: "uri: reason". stopped: why the rest was
+    not tried; None if all were. missing_rights: actions that were refused, "" if S3 did not name one.
+    """
+
+    source: Bucket
+    planned: int
+    deleted: int = 0
+    freed_bytes: int = 0
+    changed: tuple[str, ...] = ()
+    gone: int = 0
+    kept: tuple[Kept, ...] = ()
+    failures: tuple[str, ...] = ()
+    stopped: str | None = None
+    missing_rights: frozenset[str] = frozenset()
+    condition: Condition | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing failed; photos that had changed or were gone are no failures."""
+        return not self.failures and self.stopped is None
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """What happened to a journal's photos; failures: "uri: reason".
+
+    missing_rights: actions that were refused, "" if S3 did not name one.
+    """
+
+    total: int
+    restored: int
+    in_place: int
+    failures: tuple[str, ...] = ()
+    missing_rights: frozenset[str] = frozenset()
 
 
 def describe_plan(plan: CleansePlan) -> Iterator[str]:
-    """Say what is there and what would go, line by line: each bucket, then all of them."""
+    """Give the lines that describe a plan: each bucket, then all of them."""
     for bucket in plan.buckets:
         yield from _describe_bucket(bucket)
     listed = [bucket for bucket in plan.buckets if bucket.error is None]
@@ -29,7 +74,7 @@ def describe_plan(plan: CleansePlan) -> Iterator[str]:
     for sentence in plan.kept[:EXAMPLES]:
         yield f"   stays: {sentence}"
     if len(plan.kept) > EXAMPLES:
-        yield f"   stay: {len(plan.kept) - EXAMPLES} more of the plan's photos"
+        yield f"   … and {len(plan.kept) - EXAMPLES} more photos of the plan stay"
 
 
 def _describe_bucket(bucket: BucketPlan) -> Iterator[str]:
@@ -40,13 +85,15 @@ def _describe_bucket(bucket: BucketPlan) -> Iterator[str]:
     yield f"   Total: {bucket.total}, Labeled: {bucket.labelled}, Unlabeled: {bucket.unlabelled}"
     notes = [f"{bucket.num_bytes / MB:.1f} MB, {bucket.freed_bytes / MB:.1f} MB of it would be freed"]
     if bucket.num_young:
-        notes.append(f"{bucket.num_young} unlabelled too young to go")
+        notes.append(f"{bucket.num_young} unlabelled stay: they are younger than --min-age-hours")
     if bucket.num_undecodable:
-        notes.append(f"{bucket.num_undecodable} unlabelled stay, as their kind is not read here ({REMEDY})")
+        notes.append(
+            f"{bucket.num_undecodable} unlabelled stay: their format cannot be decoded here ({REMEDY})"
+        )
     if bucket.num_without_etag:
-        notes.append(f"{bucket.num_without_etag} stay for want of an ETag")
+        notes.append(f"{bucket.num_without_etag} unlabelled stay: they have no ETag")
     if bucket.num_others:
-        notes.append(f"{bucket.num_others} objects are no photos")
+        notes.append(f"{bucket.num_others} objects are not photos")
     yield f"   {'; '.join(notes)}"
     if bucket.unmatched:
         num, total = len(bucket.unmatched), bucket.num_labels
@@ -66,7 +113,7 @@ def _describe_bucket(bucket: BucketPlan) -> Iterator[str]:
 
 
 def plan_as_dict(plan: CleansePlan) -> dict[str, Any]:
-    """Give a plan as plain values, for JSON; `samples` are some of the photos that would go."""
+    """Give a plan as plain values, for JSON; `samples` are some of the photos that would be removed."""
     return {
         "buckets": [
             {
@@ -98,8 +145,8 @@ def plan_as_dict(plan: CleansePlan) -> dict[str, Any]:
     }
 
 
-def describe_removals(removals: Sequence[Removal], *, is_move: bool) -> Iterator[str]:
-    """Say what came of a plan, line by line."""
+def describe_removals(removals: Sequence[RemovalReport], *, is_move: bool) -> Iterator[str]:
+    """Give the lines that say what happened to a plan's photos."""
     verb = "moved" if is_move else "deleted"
     for removal in removals:
         parts = [f"{removal.deleted} of {removal.planned} {verb}", f"{removal.freed_bytes / MB:.1f} MB freed"]
@@ -108,7 +155,7 @@ def describe_removals(removals: Sequence[Removal], *, is_move: bool) -> Iterator
         if removal.changed:
             parts.append(f"{len(removal.changed)} stay: changed since the scan")
         if removal.gone:
-            parts.append(f"{removal.gone} were gone")
+            parts.append(f"{removal.gone} were already deleted")
         if removal.failures:
             parts.append(f"{len(removal.failures)} failed")
         yield f"{removal.source}: {', '.join(parts)}"
@@ -117,8 +164,8 @@ def describe_removals(removals: Sequence[Removal], *, is_move: bool) -> Iterator
                 yield f"  stays: {sentence}"
 
 
-def removal_as_dict(removal: Removal) -> dict[str, Any]:
-    """Give what came of one source's photos as plain values."""
+def removal_as_dict(removal: RemovalReport) -> dict[str, Any]:
+    """Give what happened to one source's photos as plain values, for JSON."""
     return {
         "source": str(removal.source),
         "planned": removal.planned,
@@ -133,6 +180,24 @@ def removal_as_dict(removal: Removal) -> dict[str, Any]:
     }
 
 
+def describe_restoral(restoral: RestoreReport) -> str:
+    """Give the line that says what happened to a journal's photos."""
+    return (
+        f"{restoral.total} photos in the journal: {restoral.restored} restored, "
+        f"{restoral.in_place} already in place, {len(restoral.failures)} failed"
+    )
+
+
+def restoral_as_dict(restoral: RestoreReport) -> dict[str, Any]:
+    """Give what happened to a journal's photos as plain values, for JSON."""
+    return {
+        "photos": restoral.total,
+        "restored": restoral.restored,
+        "in_place": restoral.in_place,
+        "failures": list(restoral.failures),
+    }
+
+
 def find_needed_policy(
     missing_rights: Collection[str],
     sources: Sequence[Bucket],
@@ -140,20 +205,22 @@ def find_needed_policy(
     move_to: Bucket | None = None,
     restores: bool = False,
 ) -> str | None:
-    """Give `needed_policy` where it grants what is missing; None where another remedy is needed.
+    """Give the IAM policy that `cleanse` needs, as JSON, if it grants what is missing; otherwise None.
 
     missing_rights: actions as S3 names them, "" for one that it does not name.
     """
-    policy = needed_policy(sources, move_to=move_to, restores=restores)
+    policy = _needed_policy(sources, move_to=move_to, restores=restores)
     granted = {action for statement in json.loads(policy)["Statement"] for action in statement["Action"]}
     return policy if granted.union({""}).intersection(missing_rights) else None
 
 
-def needed_policy(sources: Sequence[Bucket], *, move_to: Bucket | None = None, restores: bool = False) -> str:
-    """Give the IAM policy that looking and deleting (or moving, or bringing back) needs, as JSON.
+def _needed_policy(
+    sources: Sequence[Bucket], *, move_to: Bucket | None = None, restores: bool = False
+) -> str:
+    """Give the IAM policy for a scan and a removal, and if asked for moving and restoring.
 
-    S3 asks for s3:GetObject where it is to compare an ETag before it deletes; s3:PutObject is for the probe
-    that finds out whether the server does.
+    S3 compares the ETag of a deletion only with s3:GetObject; s3:PutObject is for the object on which
+    `find_condition` tests whether the server does.
     """
     buckets = [f"arn:aws:s3:::{name}" for name in dict.fromkeys(source.name for source in sources)]
     objects = [f"arn:aws:s3:::{source.name}/{source.prefix}*" for source in sources]

@@ -1,52 +1,30 @@
-"""Bring back what a journal says was deleted or moved, as far as it can be.
+"""Restore the photos that a journal names as deleted or moved, as far as that is possible.
 
-A moved photo is copied to its place again, if nothing has taken it, and only then is the copy removed. In a
-versioned bucket the delete marker is taken away. Of a photo whose deletion was begun and not written down as
-ended, what is there decides. Run twice, the second time finds all in its place.
+A moved photo is copied back to its old key, unless another object is there, and only then its copy is
+removed. In a versioned bucket, the delete marker is removed. If the journal has only the first line of a
+photo, the content of the bucket decides. A second run finds all photos in their place.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from physiq_ray.cleanse.journal import DELETING, MOVED, MOVING, Entry
+from physiq_ray.cleanse.report import RestoreReport
 from physiq_ray.errors import StorageError, shown
 from physiq_ray.storage import split_uri
+from physiq_ray.storage.copies import copy_object
+from physiq_ray.storage.deletion import Condition, ObjectOutcome, State, delete_objects
 from physiq_ray.storage.refusal import find_missing_right
-from physiq_ray.storage.removal import (
-    Condition,
-    Outcome,
-    State,
-    Target,
-    copy_object,
-    delete_objects,
-    delete_version,
-    find_object,
-    list_versions,
-)
+from physiq_ray.storage.versions import Target, delete_version, find_object, list_versions
 
 THREADS = 16
-BEGUN_OR_DONE = (DELETING, MOVING, MOVED, State.DELETED)  # what was gone before is somebody else's doing
-
-
-@dataclass(frozen=True)
-class Restoral:
-    """What came of a journal's photos; failures: "uri: reason".
-
-    missing_rights: actions that were refused, "" where S3 named none.
-    """
-
-    total: int
-    restored: int
-    in_place: int
-    failures: tuple[str, ...] = ()
-    missing_rights: frozenset[str] = frozenset()
+BEGUN_OR_DONE = (DELETING, MOVING, MOVED, State.DELETED)  # "gone" photos were deleted by somebody else
 
 
 def restore_photos(
     entries: Sequence[Entry], *, on_progress: Callable[[int, int], None] = lambda _done, _total: None
-) -> Restoral:
-    """Bring back the photos of a journal that are not in their place, sixteen at once."""
+) -> RestoreReport:
+    """Restore the photos of a journal that are not in their place, THREADS at a time."""
     removed = [entry for entry in entries if entry.state in BEGUN_OR_DONE]
     restored = in_place = 0
     failures, missing_rights = [], set[str]()
@@ -61,7 +39,7 @@ def restore_photos(
             else:
                 restored, in_place = restored + result, in_place + (not result)
             on_progress(done, len(removed))
-    return Restoral(len(removed), restored, in_place, tuple(failures), frozenset(missing_rights))
+    return RestoreReport(len(removed), restored, in_place, tuple(failures), frozenset(missing_rights))
 
 
 def _try_to_restore(entry: Entry) -> bool | StorageError:
@@ -72,7 +50,7 @@ def _try_to_restore(entry: Entry) -> bool | StorageError:
 
 
 def _restore(entry: Entry) -> bool:
-    """Bring one photo back; tell whether there was anything to do. Raises StorageError: it cannot be."""
+    """Restore one photo; tell whether it was not in its place. Raises StorageError: that is impossible."""
     bucket, key = split_uri(entry.uri)
     found = find_object(bucket, key)
     if entry.moved_to is not None:
@@ -83,12 +61,12 @@ def _restore(entry: Entry) -> bool:
     latest = next((version for version in versions if version.is_latest), None)
     if latest is None or not latest.is_marker:
         raise StorageError(
-            "deleted for good: the bucket keeps no version of it; restore it from a backup, and turn on "
+            "deleted permanently: the bucket has no version of it; restore it from a backup, and turn on "
             "versioning or use --move-to the next time"
         )
     if entry.delete_marker not in (None, latest.id):
         raise StorageError(
-            f"deleted once more since, by somebody else (delete marker {latest.id}); it stays so"
+            f"deleted once more since, by somebody else (delete marker {latest.id}); it stays deleted"
         )
     delete_version(bucket, key, latest.id)
     return True
@@ -99,23 +77,23 @@ def _move_back(entry: Entry, bucket: str, key: str, found: Target | None) -> boo
     moved_to = shown(entry.moved_to or "")
     moved = find_object(to_bucket, to_key)
     if found is not None and (moved is None or moved.etag != found.etag):
-        return False  # back already, or written anew, or never gone; what lies there may be another's
+        return False  # restored already, replaced, or never removed; the object at moved_to may be another
     if moved is None:
-        raise StorageError(f"neither there nor at {moved_to}")
-    # What was uploaded in parts has an ETag of its parts, the copy one of the whole.
+        raise StorageError(f"it is neither in its place nor at {moved_to}")
+    # The ETag of an object uploaded in parts is made of its parts; that of its copy is not.
     if moved.size != entry.size or (moved.etag != entry.etag and "-" not in entry.etag):
-        raise StorageError(f"what is at {moved_to} is another object; it stays there")
+        raise StorageError(f"at {moved_to} is another object; it stays there")
     if found is None and (problem := copy_object(to_bucket, moved, bucket, key)) is not None:
         reason = problem.error or problem.state
         raise _error_of(problem, f"cannot be copied back from {moved_to}: {reason}")
     (outcome,) = delete_objects(to_bucket, [moved], Condition.BATCH)
     if outcome.state == State.FAILED:
-        raise _error_of(outcome, f"back, but its copy stays at {moved_to}: {outcome.error}")
+        raise _error_of(outcome, f"restored, but its copy stays at {moved_to}: {outcome.error}")
     return found is None
 
 
-def _error_of(outcome: Outcome, sentence: str) -> StorageError:
-    """Give an error with the kind and the cause of what went wrong with one object."""
+def _error_of(outcome: ObjectOutcome, sentence: str) -> StorageError:
+    """Give an error with the class and the cause of an object's fault."""
     if outcome.fault is None:
         return StorageError(sentence)
     error = type(outcome.fault)(sentence)

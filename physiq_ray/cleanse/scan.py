@@ -1,4 +1,4 @@
-"""From the settings to a plan: list the buckets, read the labels, decide."""
+"""From the settings to a plan: list the buckets, read the label files, decide."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,12 +14,12 @@ from physiq_ray.storage import LISTING_SCHEMA, Bucket, Source, follow_settings, 
 
 
 def parse_buckets(texts: Sequence[str]) -> tuple[Bucket, ...]:
-    """Read addresses that must be buckets or prefixes of them. Raises SettingError."""
+    """Read addresses, each of which must be a bucket or a prefix of one. Raises SettingError."""
     sources = parse_sources(texts)
     buckets = tuple(source for source in sources if isinstance(source, Bucket))
     for source in sources:
         if source not in buckets:
-            raise SettingError(f"sources: {source}: cleanse keeps buckets; give s3://bucket[/prefix]")
+            raise SettingError(f"sources: {source}: cleanse only works on buckets; give s3://bucket[/prefix]")
     return buckets
 
 
@@ -30,15 +30,15 @@ def scan_buckets(
     reviewed: pa.Table | None = None,
     on_keys: Callable[[Source, int], None] = lambda _source, _num_keys: None,
 ) -> CleansePlan:
-    """List the buckets and say which photos would go; nothing is touched.
+    """List the buckets and decide which photos would be removed; no bucket is changed.
 
-    The plan's `recheck` holds it against the label files of later on. now: with a time zone. reviewed: a
-    plan file's photos, of which only those go that still may.
-    Raises SettingError: no bucket given. LabelError: the labels cannot be relied on.
+    The plan's `recheck` compares it with the label files at a later time. now: with a time zone. reviewed:
+    the photos of a plan file; only these may be removed.
+    Raises SettingError: no bucket given. LabelError: the labels are not reliable.
     """
     buckets = parse_buckets(settings.sources)
     follow_settings(settings, [bucket.name for bucket in buckets])
-    files = LabelFiles(settings)  # before the listing, which may take long
+    files = LabelFiles(settings)  # before the listing, which can take long
     listings = list_sources(buckets, on_keys=on_keys)
     files.refresh()
 

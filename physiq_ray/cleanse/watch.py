@@ -1,6 +1,6 @@
-"""The label files between the scan and the last deletion: read again where one of them has changed.
+"""The label files between the scan and the last deletion: they are read again if one of them has changed.
 
-A look costs one `stat` a file, or one request where it lies in S3; only a change costs a reading.
+To find that out costs one `stat` for each file, or one request for a file in S3.
 """
 
 import os
@@ -13,28 +13,28 @@ from physiq_ray.config import CleanseSettings
 from physiq_ray.errors import LabelError, PhysiqError
 from physiq_ray.labels import Labels, load_configured_labels, load_configured_poses
 from physiq_ray.storage import split_uri
-from physiq_ray.storage.removal import find_object
+from physiq_ray.storage.versions import find_object
 
-TRIES = 5  # to read files that are being written
+TRIES = 5  # to read files while somebody writes them
 
 FileState = tuple[str | int, ...]
 
 
 def look_at_file(address: str) -> FileState:
-    """Give what changes whenever a file or an s3:// object is written; equal where it is not there.
+    """Give values that change with every write to a file or s3:// object, and are constant if it is absent.
 
-    Raises StorageError: S3 gives no answer.
+    Raises StorageError: S3 does not answer.
     """
     if address.startswith("s3://"):
         found = find_object(*split_uri(address))
         return (found.etag, found.size) if found is not None else ()
     try:
         if not stat.S_ISREG(Path(address).stat().st_mode):
-            return ("stream",)  # a pipe, which can be read once
-        with Path(address).open("rb") as file:  # opened, as NFS may answer a stat from its memory
+            return ("stream",)  # a pipe, which can be read only once
+        with Path(address).open("rb") as file:  # opened, because NFS may answer a stat from its cache
             found_file = os.fstat(file.fileno())
     except OSError as error:
-        return (error.errno or 0,)  # the reading says what is wrong
+        return (error.errno or 0,)  # reading the file will report what is wrong
     return (
         found_file.st_dev,
         found_file.st_ino,
@@ -45,7 +45,7 @@ def look_at_file(address: str) -> FileState:
 
 
 class LabelFiles:
-    """The poses and labels of the settings' files, as they were read last."""
+    """The poses and labels of the settings' files, as they were when last read."""
 
     def __init__(self, settings: CleanseSettings) -> None:
         """Read them. Raises LabelError, StorageError."""
@@ -57,9 +57,9 @@ class LabelFiles:
         self.refresh()
 
     def refresh(self) -> bool:
-        """Read the files again if one of them has changed; tell whether.
+        """Read the files again if one of them has changed, and tell whether one has.
 
-        Raises LabelError: they cannot be read or do not come to rest. StorageError.
+        Raises LabelError: they cannot be read, or change during every attempt. StorageError.
         """
         states = self._look()
         if states == self._states:
@@ -73,8 +73,8 @@ class LabelFiles:
                 self.poses, self.labels, self._states = poses, labels, states
                 return True
         raise LabelError(
-            f"{', '.join(self._addresses)}: changed while they were read, {TRIES} times; "
-            "try again when nobody writes them"
+            f"{', '.join(self._addresses)}: changed while they were read, {TRIES} times; try again when "
+            "nobody writes them"
         )
 
     def _look(self) -> tuple[FileState, ...]:
@@ -82,7 +82,7 @@ class LabelFiles:
 
 
 class Recheck:
-    """Gives a confirmed plan as the labels of now have it; `plan_again` makes it from files just read."""
+    """Compares a confirmed plan with the current labels; `plan_again` makes a new plan from them."""
 
     def __init__(
         self, files: LabelFiles, confirmed: CleansePlan, plan_again: Callable[[], CleansePlan]
@@ -91,14 +91,14 @@ class Recheck:
         self._is_current = True
 
     def __call__(self) -> CleansePlan:
-        """Give the latest plan, the same object where no file changed.
+        """Give the latest plan, which is the same object if no file changed.
 
-        Raises LabelError: the files cannot be read or hold no label.
+        Raises LabelError: the files cannot be read or contain no label.
         """
         try:
             if self._files.refresh():
                 self._is_current = False
-            if not self._is_current:  # also where the files were read, but no plan came of them
+            if not self._is_current:  # also if the files were read before, but making a plan failed
                 self._latest = self._plan_again()
                 self._is_current = True
         except PhysiqError as error:

@@ -1,18 +1,23 @@
-"""Where photos lie: S3 buckets and folders, listed, read and written the same way.
+"""S3 buckets and local folders: list, read, write, copy and delete their objects.
 
-access    unsigned, at one's own cost, past a proxy: how buckets are asked
+access    which buckets get unsigned requests, and for which the requester pays
 address   s3://bucket/key and paths: parse, join, split
-kinds     which objects are photos, and which of these are not read here
-listing   what is there, as Arrow tables
-pages     a bucket's listing from S3's XML
-objects   read and write one object whole
-etag      which version the listing saw
-custom    photos from anywhere else: a source that the caller writes
-together  several objects of one making
+copies    copy an object only if it is unchanged, and never over another one
+custom    sources that a Python caller writes, and ZIP files
+deletion  delete objects only if they are still what was listed
 download  one object into a file, compared with its ETag
-retry     try again where a fault may pass
-s3        the clients, and their errors in our words
+etag      is a photo still the version that was listed?
+fetch     read one object with obstore, or with boto3 if obstore cannot
+folders   which files a local folder contains
+kinds     which objects are photos, and which of these cannot be decoded here
+listing   the photos of all sources as tables; a partial listing is an error
+objects   read and write one object or file, whole
+pages     a bucket's listing from S3's XML; shows whether a page is the last
 refusal   what S3's refusal means: a missing right, or a fault of one object
+retry     which errors are retried, how often, and after which wait
+s3        the clients, and the translation of their errors
+together  write several files that belong together
+versions  what S3 holds under one key now, and its older versions
 """
 
 from physiq_ray.storage.access import Access

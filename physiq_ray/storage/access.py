@@ -1,7 +1,7 @@
-"""How buckets are asked: unsigned, at one's own cost, past a proxy.
+"""How requests to buckets are sent: unsigned, at the requester's cost, without a proxy.
 
-Both settings concern the buckets of the sources only: a run that reads public photos without a signature
-still writes its model with the credentials of its own.
+The first two settings concern only the buckets of the sources: a run that reads public photos without a
+signature still writes its model with its own credentials.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,16 +18,16 @@ _IS_ANONYMOUS = "physiq_is_anonymous"  # in the context that botocore carries th
 
 @dataclass(frozen=True)
 class Access:
-    """The names of buckets that are asked without a signature, and of those whose requests we pay for.
+    """The names of buckets that get unsigned requests, and of those whose requests we pay for.
 
-    Plain values: it travels with the photos' addresses to the processes that read them.
+    These are plain values: they travel with the photos' addresses to the processes that read them.
     """
 
     anonymous: frozenset[str] = frozenset()
     requester_pays: frozenset[str] = frozenset()
 
     def with_buckets(self, names: Iterable[str], *, anonymous: bool, requester_pays: bool) -> "Access":
-        """Give what holds when these buckets are asked in this way, the others as before."""
+        """Give the access with these settings for these buckets; other buckets keep theirs."""
         changed = frozenset(names)
         return Access(
             self.anonymous | changed if anonymous else self.anonymous - changed,
@@ -36,7 +36,7 @@ class Access:
 
 
 def register(events: Any, current: Callable[[], Access]) -> None:
-    """Let a boto3 client follow what `current` gives when a request is made, whatever the operation."""
+    """Make a boto3 client apply, to every operation, the access that `current` gives at that moment."""
 
     def set_payer(params: dict[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
         access, bucket = current(), params.get("Bucket")
@@ -54,5 +54,5 @@ def register(events: Any, current: Callable[[], Access]) -> None:
 
 
 def is_local(url: str) -> bool:
-    """Tell whether an address leads to this machine itself, which no proxy can reach."""
+    """Tell whether an address is that of this machine, which no proxy can reach."""
     return is_loopback(urlsplit(url).hostname or "")

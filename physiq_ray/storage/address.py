@@ -1,7 +1,7 @@
-"""What is written `s3://bucket[/prefix]` or as a folder's path, parsed and joined; nothing is looked up.
+"""Addresses, `s3://bucket[/prefix]` or the path of a folder: parse, join and split them. No request is sent.
 
-A photo's address is its `uri`: `s3://bucket/key`, the key as S3 has it and nothing escaped, or an
-absolute path.
+A photo's address is its `uri`: an absolute path, or `s3://bucket/key` with the key as S3 stores it, without
+any escapes.
 """
 
 import re
@@ -25,13 +25,13 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of the local file system, or one that all nodes share; path is absolute."""
+    """A folder of the local file system, or one that all nodes share; its path is absolute."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """What stands in the manifest's `bucket` column."""
+        """The value of the manifest's `bucket` column."""
         return str(self.path)
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ Source = Bucket | Folder
 
 @dataclass(frozen=True)
 class CustomSource:
-    """A source of the caller's own (`custom.PhotoSource`), by its name."""
+    """A source that the caller wrote (`custom.PhotoSource`), identified by its name."""
 
     name: str
 
@@ -54,7 +54,7 @@ class CustomSource:
 def parse_source(text: str) -> Source:
     """Read `s3://bucket[/prefix]` or a folder's path. A prefix means the folder of that name.
 
-    Raises SettingError: no address at all, another scheme, or a name no bucket can have.
+    Raises SettingError: an empty address, another scheme, or a name that no bucket can have.
     """
     if not text.strip():
         raise SettingError("sources: an empty address; give s3://bucket[/prefix] or a folder")
@@ -73,7 +73,7 @@ def parse_source(text: str) -> Source:
 def parse_sources(texts: Sequence[str]) -> tuple[Source, ...]:
     """Read several addresses.
 
-    Raises SettingError: none given, a bad one, or one inside another, whose photos would count twice.
+    Raises SettingError: no address, a wrong one, or one inside another, whose photos would count twice.
     """
     if not texts:
         raise SettingError("sources: none given; name them with --sources s3://bucket … or PHYSIQ_SOURCES")
@@ -93,12 +93,12 @@ def join_uri(base: str, *names: str) -> str:
 
 
 def absolute_uri(text: str) -> str:
-    """Make a folder's path absolute, for processes that work elsewhere; s3:// stays as it is."""
+    """Make a folder's path absolute, for processes with another working folder; s3:// does not change."""
     return text if text.startswith("s3://") else str(Path(text).expanduser().absolute())
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """Split `s3://bucket/key`. By hand: a key may hold ?, # and %, which mean nothing here."""
+    """Split `s3://bucket/key`. urllib is not used, because a key may contain ?, # and %."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key
 

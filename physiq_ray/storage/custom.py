@@ -1,7 +1,8 @@
-"""Photos from anywhere else: a source that a Python caller writes, and one that reads a ZIP file.
+"""Photos from other places: a source that a Python caller writes, and one that reads a ZIP file.
 
-A `PhotoSource` lists and reads. It is plain data, as it travels to the processes that decode, and its module
-must be there too; what it opens, it opens in `read`. `train`, `collect_manifest` and `open_photos` take one.
+A `PhotoSource` lists and reads photos. It must be plain data, because it travels to the processes that
+decode; they must be able to import its module, and files are opened only in `read`. `train`,
+`collect_manifest` and `open_photos` accept one.
 """
 
 import zipfile
@@ -20,31 +21,32 @@ from physiq_ray.storage.objects import translate_os
 
 
 class PhotoSource(Protocol):
-    """Where photos lie, in a caller's own words."""
+    """A place with photos that the caller defines."""
 
     @property
     def name(self) -> str:
-        """What stands in the manifest's `bucket` column, and what a label's source may be mapped to."""
+        """The value of the manifest's `bucket` column; a label's source can be mapped to it."""
 
     def list(self) -> pa.Table:
-        """Give all photos as a table of LISTING_SCHEMA, or raise StorageError: never a part of them.
+        """Give all photos as a table of LISTING_SCHEMA, or raise StorageError; never give a part of them.
 
-        uri: any text, another for each photo, by which `read` finds it. key: what labels name. etag: another
-        for each version of a photo, equal for equal content where that is known, "" where nothing is.
+        uri: any text that is unique to the photo; `read` finds the photo by it. key: the name that labels
+        use. etag: it differs between versions of a photo and is equal for equal content if that is known;
+        "" if nothing is known.
         """
 
     def read(self, uri: str, etag: str) -> bytes:
-        """Read one photo whole, called from many threads and processes.
+        """Read one photo whole; many threads and processes call this.
 
-        Raises ChangedError: it is not the version of this etag; NotFoundError: it is gone; StorageError, or
-        anything else, which costs this photo only.
+        Raises ChangedError: it is not the version of this etag; NotFoundError: it is gone; StorageError or
+        any other error: this photo alone is left out.
         """
 
 
 def list_custom(source: PhotoSource) -> Listing:
     """List a source to a table or an error, as `list_sources` does.
 
-    Raises SettingError: what it gives is no listing.
+    Raises SettingError: its `list` did not return a listing.
     """
     named = CustomSource(source.name)
     try:
@@ -61,17 +63,17 @@ def list_custom(source: PhotoSource) -> Listing:
 
 @dataclass(frozen=True)
 class ZipPhotos:
-    """The photos in a ZIP file, which all nodes must see under the same absolute path."""
+    """The photos in a ZIP file, which must have the same absolute path on all nodes."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The file's name, without its ending."""
+        """The file's name without its extension."""
         return self.path.stem
 
     def list(self) -> pa.Table:
-        """Give the photos by their names in the file; the checksum stands for the ETag.
+        """Give the photos by their names in the file; their checksums serve as ETags.
 
         Raises StorageError: the file cannot be read.
         """

@@ -1,7 +1,8 @@
-"""Which objects are photos, by the extension, and which of these are not read here.
+"""Which objects are photos, by their extension, and which of these cannot be decoded here.
 
-Only names are looked at, as a listing has nothing else; decoding goes by the content. What a camera or phone
-writes is a photo even if it is not read: a report must name it, and nobody may delete it as unlabelled.
+This module looks at names only, because a listing contains nothing else; decoding looks at the content. A
+file that a camera or phone writes is a photo even if it cannot be decoded: a report must name it, and it must
+not be deleted as unlabelled.
 """
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 HEIC_EXTENSIONS = (".heic", ".heif", ".hif")
 UNREAD_EXTENSIONS = (
     *(".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".srw", ".raf", ".orf", ".rw2"),
-    *(".rwl", ".pef", ".3fr", ".iiq", ".x3f", ".gpr"),  # cameras' raw files, which need a program to develop
+    *(".rwl", ".pef", ".3fr", ".iiq", ".x3f", ".gpr"),  # raw files, which a program must develop first
     *(".jp2", ".j2k", ".jpx", ".jxl"),
 )
 PHOTO_EXTENSIONS = (
@@ -23,13 +24,13 @@ REMEDY = "for HEIC pip install 'physiq-ray[heic]', others must be exported as JP
 
 
 def is_photo(key: str) -> bool:
-    """Tell by the extension; case does not matter."""
+    """Tell by the extension whether a key is a photo; case does not matter."""
     stem, _, extension = key.rpartition("/")[2].rpartition(".")
     return bool(stem) and f".{extension.lower()}" in PHOTO_EXTENSIONS
 
 
 def are_undecodable(keys: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Tell for each photo's key whether its extension is of a kind that is not read here."""
+    """Tell for each photo's key whether its extension is that of a format that cannot be decoded here."""
     may_be = _end_in(keys, (*HEIC_EXTENSIONS, *UNREAD_EXTENSIONS))
     if not pc.any(may_be).as_py() or not reads_heic():
         return may_be
@@ -42,7 +43,7 @@ def _end_in(keys: pa.ChunkedArray, extensions: tuple[str, ...]) -> pa.ChunkedArr
 
 
 def reads_heic() -> bool:
-    """Tell whether the extra that reads HEIC is installed, in a version that may be used."""
-    from physiq_ray.images import why_no_heic  # Pillow is not needed where no photo is in HEIC
+    """Tell whether the extra that decodes HEIC is installed, in a version that may be used."""
+    from physiq_ray.images import why_no_heic  # imported here: without HEIC photos, Pillow is not needed
 
     return not why_no_heic()

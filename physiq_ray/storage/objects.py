@@ -1,4 +1,4 @@
-"""Objects and files: read whole, written whole or not at all."""
+"""Read and write one object or file. A write is complete or changes nothing."""
 
 import io
 import os
@@ -14,19 +14,20 @@ from botocore.exceptions import ClientError
 from physiq_ray.errors import DeniedError, NotFoundError, StorageError
 from physiq_ray.storage.address import split_uri
 from physiq_ray.storage.etag import check_file
+from physiq_ray.storage.fetch import check_size, fetch_object
 from physiq_ray.storage.retry import retry
-from physiq_ray.storage.s3 import check_size, read_object, s3_client, translated
+from physiq_ray.storage.s3 import s3_client, translated
 
-# What S3 answers to If-None-Match: it was there before, or another writer is just now faster.
+# S3's answers to If-None-Match: an object was there before, or another writer was faster at the same moment.
 ALREADY_THERE = ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 def read_bytes(uri: str, *, max_bytes: int | None = None, etag: str = "") -> bytes:
-    """Read one object whole, trying again where the fault may pass.
+    """Read one object whole, with retries after errors that may be temporary.
 
-    etag: of the version wanted, as listed; "" takes any. It costs no request more.
-    Raises NotFoundError, ChangedError, DeniedError at once; UnreachableError after as many tries as `retry`
-    makes; TooLargeError: more than max_bytes, of which none is read.
+    etag: the listed version; "" accepts any. Comparing costs no additional request.
+    Raises NotFoundError, ChangedError, DeniedError at once; UnreachableError after the attempts of `retry`;
+    TooLargeError: more than max_bytes; nothing is read then.
     """
     if not uri.startswith("s3://"):
         try:
@@ -40,30 +41,29 @@ def read_bytes(uri: str, *, max_bytes: int | None = None, etag: str = "") -> byt
             raise translate_os(error, f"read {uri}") from error
     bucket, key = split_uri(uri)
     with translated(f"read {uri}"):
-        s3_client()  # what is wrong here stays wrong: not tried again
+        s3_client()  # outside the retries: a wrong setting does not become right
 
     def get() -> bytes:
         with translated(f"read {uri}"):
-            return read_object(bucket, key, max_bytes, etag=etag)
+            return bytes(fetch_object(bucket, key, max_bytes=max_bytes, etag=etag).data)
 
     return retry(get)
 
 
 def write_file(path: Path, uri: str) -> None:
-    """Copy a local file to `uri` so that it appears there whole or not at all.
+    """Copy a local file to `uri`; it appears there complete or not at all.
 
-    Raises StorageError: denied, missing bucket, full disk; UnreachableError after as many tries as `retry`
-    makes.
+    Raises StorageError: denied, missing bucket, full disk; UnreachableError after the attempts of `retry`.
     """
     try:
-        path.stat()  # what is wrong with the file must not pass for a fault of the network
+        path.stat()  # an error of the file must not be taken for an error of the network
     except OSError as error:
         raise translate_os(error, f"read {path}") from error
     _write(uri, lambda: path.open("rb"))
 
 
 def write_bytes(data: bytes, uri: str) -> None:
-    """Write what is in memory to `uri`; all else as `write_file`."""
+    """Write bytes to `uri`, in the same way as `write_file`."""
     _write(uri, lambda: io.BytesIO(data))
 
 
@@ -86,7 +86,7 @@ def _write(uri: str, open_content: Callable[[], IO[bytes]]) -> None:
         try:
             with os.fdopen(descriptor, "wb") as out, open_content() as content:
                 shutil.copyfileobj(content, out, 1 << 20)
-            Path(partial).chmod(0o644)  # mkstemp's 0600 would lock out everybody else
+            Path(partial).chmod(0o644)  # with mkstemp's 0600, no other user could read it
             Path(partial).replace(target)
         finally:
             Path(partial).unlink(missing_ok=True)
@@ -95,22 +95,23 @@ def _write(uri: str, open_content: Callable[[], IO[bytes]]) -> None:
 
 
 def create_bytes(data: bytes, uri: str) -> bool:
-    """Write a small object, whole, where there is none yet; tell whether it was written.
+    """Write a small object, complete, if there is none of that name yet; tell whether it was written.
 
-    Of several that try at once with different contents, one succeeds. Raises StorageError.
+    If several callers try at the same time with different contents, one of them succeeds.
+    Raises StorageError.
     """
     if uri.startswith("s3://"):
         return _create_object(data, uri)
-    beside = Path(f"{uri}.{os.getpid()}-{threading.get_ident()}")
-    write_bytes(data, str(beside))
+    temporary = Path(f"{uri}.{os.getpid()}-{threading.get_ident()}")
+    write_bytes(data, str(temporary))
     try:
-        Path(uri).hardlink_to(beside)  # which, unlike a rename, takes nobody's place
+        Path(uri).hardlink_to(temporary)  # unlike a rename, this never replaces a file
     except FileExistsError:
         return False
     except OSError as error:
         raise translate_os(error, f"write {uri}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return True
 
 
@@ -135,19 +136,19 @@ def _create_object(data: bytes, uri: str) -> bool:
 
     if retry(put):
         return True
-    # A first try whose answer was lost may be what a later one finds there.
+    # If the answer to the first attempt was lost, a later attempt may find the object of the first.
     return num_tries > 1 and _holds(uri, data)
 
 
 def _holds(uri: str, data: bytes) -> bool:
     try:
         return read_bytes(uri) == data
-    except NotFoundError:  # another writer's, who is not done or has deleted it
+    except NotFoundError:  # another writer is not finished yet, or has deleted its object
         return False
 
 
 def translate_os(error: OSError, attempted: str) -> StorageError:
-    """Turn the file system's error into ours, with what was attempted in front."""
+    """Turn an error of the file system into ours; the sentence starts with what was attempted."""
     kind: type[StorageError] = StorageError
     if isinstance(error, FileNotFoundError):
         kind = NotFoundError

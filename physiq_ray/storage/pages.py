@@ -1,8 +1,14 @@
-"""The pages of a bucket's listing, read straight from S3's XML.
+"""Read a bucket's listing page by page from S3's XML, so that an interrupted listing cannot look complete.
 
-botocore signs, sends, follows redirects and tries again as ever. Only the body of a good answer is taken
-from it, in its event `before-parse`, before it walks a model of every element: that walk is two thirds of a
-listing's time. What does not read as a listing is left to botocore, which knows errors and torn answers.
+obstore's listing (with Arrow output too) ends at a page that does not name the next one, even if the page
+says that the listing is truncated, or is no listing at all: a web server's HTML page reads as an empty
+bucket. It also fails for the whole bucket if one key is like `a//b.jpg`. botocore's paginator ends in the
+same way. Here `is_truncated` and `next_token` of each page reach `listing.py`, which makes such a page an
+error.
+
+botocore still signs, sends, follows redirects and retries. Only the body of a successful answer is taken from
+it, in its event `before-parse`, because its own parser takes two thirds of a listing's time. A body that is
+not a listing is left to botocore, which knows errors and incomplete answers.
 """
 
 from dataclasses import dataclass
@@ -11,14 +17,14 @@ from typing import Any, Final
 from urllib.parse import unquote_plus
 from xml.parsers import expat
 
-PAGE: Final = "ObjectPage"  # where it stands in the answer of list_objects_v2
+PAGE: Final = "ObjectPage"  # its key in the answer of list_objects_v2
 
 
 @dataclass(frozen=True)
 class ObjectPage:
-    """One answer to ListObjectsV2, by column. ETags without their quotes, "" where the server gives none.
+    """One answer to ListObjectsV2, by column. ETags have no quotes, and are "" if the server gives none.
 
-    prefixes: the folders, where a delimiter was asked for. is_truncated: None where the answer does not say.
+    prefixes: the folders, if the request has a delimiter. is_truncated: None if the answer does not say.
     """
 
     keys: list[str]
@@ -31,7 +37,7 @@ class ObjectPage:
 
 
 def take_page(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
-    """Replace a listing's body by its page: a handler of botocore's event `before-parse`."""
+    """Replace a listing's body by its page; this is a handler of botocore's event `before-parse`."""
     if response_dict["status_code"] != 200:
         return
     try:
@@ -45,10 +51,10 @@ def take_page(response_dict: dict[str, Any], customized_response_dict: dict[str,
 def parse_page(body: bytes) -> ObjectPage:
     """Read the XML of one answer.
 
-    Raises ExpatError: no XML. ValueError: no listing, or an object without key, size or date.
+    Raises ExpatError: it is not XML. ValueError: it is not a listing, or an object lacks key, size or date.
     """
     reader = _Reader()
-    # Not by a tree: its thousands of nodes a page wake the garbage collector, which takes as long again.
+    # No tree is built: with its thousands of nodes, garbage collection would take as long as the parsing.
     parser = expat.ParserCreate()
     parser.buffer_text = True
     parser.StartElementHandler = reader.start
@@ -57,7 +63,7 @@ def parse_page(body: bytes) -> ObjectPage:
     parser.Parse(body, True)
     if reader.root != "ListBucketResult":
         raise ValueError(f"expected a ListBucketResult, got {reader.root}")
-    # Asked for by botocore: XML cannot hold every character that a key can.
+    # botocore requests this encoding, because a key may contain characters that XML cannot.
     decode = _unquote if reader.last.get("EncodingType") == "url" else list
     truncated = reader.last.get("IsTruncated")
     return ObjectPage(
@@ -72,7 +78,7 @@ def parse_page(body: bytes) -> ObjectPage:
 
 
 class _Reader:
-    """Collects the texts of an answer's elements as expat comes to their ends."""
+    """Collects the texts of an answer's elements."""
 
     def __init__(self) -> None:
         self.root = ""

@@ -1,7 +1,7 @@
 """What S3's refusal of a request means: which right is missing, or what is wrong with this one object.
 
-S3 says AccessDenied for a role without rights, for a locked object and for an object whose KMS key the role
-may not use. Only its message tells them apart, so our sentences carry the message too.
+S3 answers AccessDenied for a role without rights, for a locked object and for an object whose KMS key the
+role may not use. Only its message distinguishes them, so our sentences contain the message too.
 """
 
 import re
@@ -15,7 +15,7 @@ BAD_KEYS: Final = {
     *("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AuthFailure"),
 }
 BAD_CLOCK: Final = "RequestTimeTooSkewed"
-MAX_MESSAGE: Final = 400  # letters; S3's longest names a role, an action and a resource
+MAX_MESSAGE: Final = 400  # characters; S3's longest message names a role, an action and a resource
 
 _ARCHIVED = {"InvalidObjectState", "ObjectNotInActiveTierError"}
 _LOCKED = ("object lock", "legal hold", "retention", "worm protected")
@@ -38,9 +38,9 @@ def with_message(sentence: str, message: str) -> str:
 
 
 def find_object_fault(code: str, message: str) -> str | None:
-    """Say what is wrong with the one object that was asked for, and the remedy; None: no such fault."""
+    """Say what is wrong with the one requested object, and the remedy; None if the fault is another."""
     action, resource = _find_action(message)
-    words = message.lower() if action is None else ""  # a resource's name is no word of S3's
+    words = message.lower() if action is None else ""  # the name of a resource may contain such a word
     if code in _ARCHIVED:
         return "the object is in an archive class (Glacier): restore it, then try again"
     if any(lock in words for lock in _LOCKED):
@@ -53,7 +53,7 @@ def find_object_fault(code: str, message: str) -> str | None:
 
 
 def describe_right(message: str, right: str) -> str:
-    """Say what the role or key needs: what S3's message names, else `right`, the caller's own knowledge."""
+    """Say what the role or key needs: what S3's message names, or else `right`, which the caller knows."""
     action, resource = _find_action(message)
     if action is None or action in right:
         return right
@@ -61,7 +61,7 @@ def describe_right(message: str, right: str) -> str:
 
 
 def find_missing_right(error: BaseException | None) -> str | None:
-    """Give the action that the role or key lacks, such as s3:GetObject; "" where S3 does not name it.
+    """Give the action that the role or key lacks, such as s3:GetObject; "" if S3 does not name it.
 
     None: the error has another cause, such as wrong credentials or an archived object.
     """

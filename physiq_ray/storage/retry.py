@@ -1,8 +1,8 @@
-"""Try again where the fault may pass: an endpoint that is briefly away, a throttled request.
+"""Retry a request after an error that may be temporary: no answer for a moment, or throttling.
 
-Waits of 0.5, 1, 2, 4, 8, 8, 8 s between tries, or of three quarters of that, on top of the client's own
-tries: an endpoint that is back within 23 seconds costs no photo and no listing. One that stays away is said
-after 45 s.
+Between the attempts it waits 0.5, 1, 2, 4, 8, 8 and 8 s, each shortened at random by up to a quarter. The
+clients' own retries come in addition. So an endpoint that answers again within 23 seconds costs no photo and
+no listing; one that stays away is reported after 45 s.
 """
 
 import random
@@ -19,11 +19,11 @@ Result = TypeVar("Result")
 
 
 def retry(call: Callable[[], Result]) -> Result:
-    """Call until it raises no UnreachableError, ATTEMPTS times at most."""
+    """Call until no UnreachableError is raised, at most ATTEMPTS times."""
     for attempt in range(ATTEMPTS - 1):
         try:
             return call()
         except UnreachableError:
-            # Jitter: workers that failed together must not come back together.
+            # Random waits: workers that failed at the same time must not all retry at the same time.
             time.sleep(min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S) * random.uniform(0.75, 1))
     return call()

@@ -1,14 +1,12 @@
-"""The S3 clients of a process, and their errors in our words.
+"""The S3 clients of a process, and the translation of their errors into ours.
 
-boto3 finds credentials, lists, writes and deletes. Photos come by obstore, which spends a fifth to a half
-of boto3's processor time on an object; what it cannot do, boto3 does in its place, so that odd keys,
-redirects and every error have one home. Clients are made on first use in each process and never travel.
+boto3 finds credentials, lists, writes and deletes. obstore reads photos (`fetch.py`). Both are created on
+first use in each process and are never sent to another one.
 """
 
 import contextlib
 import os
 import threading
-import unicodedata
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -32,14 +30,11 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from obstore.auth.boto3 import Boto3CredentialProvider
-from obstore.exceptions import BaseError as ObstoreError
 from obstore.store import S3Store
 
 from physiq_ray.config import SourceSettings
-from physiq_ray.errors import DeniedError, NotFoundError, StorageError, TooLargeError, UnreachableError
+from physiq_ray.errors import DeniedError, NotFoundError, StorageError, UnreachableError
 from physiq_ray.storage.access import Access, is_local, register
-from physiq_ray.storage.address import is_bucket_name
-from physiq_ray.storage.etag import check_object, if_match, refused
 from physiq_ray.storage.pages import take_page
 from physiq_ray.storage.refusal import (
     BAD_CLOCK,
@@ -56,14 +51,14 @@ if TYPE_CHECKING:
 READ_AND_WRITE: Final = (
     "s3:ListBucket on the bucket and s3:GetObject (for output s3:PutObject too) on its objects"
 )
-MAX_CONNECTIONS = 64  # as many as threads may fetch at once
+MAX_CONNECTIONS = 64  # the most threads that fetch at the same time
 
 _CREDENTIALS_LIFETIME: Final = timedelta(minutes=5)  # botocore renews them ten minutes before they end
 _TIMEOUT: Final = timedelta(minutes=2)  # for a whole object, of 100 MB at most
 
 
 class _Clients:
-    """The clients of one process; threads that fetch their first photos together make them once."""
+    """The clients of one process; they are created once, even if several threads need them first."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -77,16 +72,16 @@ _clients = _Clients()
 
 
 def s3_client() -> Any:
-    """Give this process's boto3 client, made on first use from the standard AWS chain.
+    """Give this process's boto3 client; the first call creates it from the standard AWS configuration.
 
-    Raises DeniedError: AWS_PROFILE names no profile. UnreachableError: AWS_ENDPOINT_URL is no address.
+    Raises DeniedError: the profile of AWS_PROFILE does not exist. UnreachableError: AWS_ENDPOINT_URL is not
+    an address.
     """
     with _clients.lock:
         if _clients.boto is None:
             try:
-                session = (
-                    boto3.session.Session()
-                )  # boto3's default session must not be shared between threads
+                # Not boto3's default session, which threads must not share.
+                session = boto3.session.Session()
                 _clients.boto = _make_client(session)
             except ProfileNotFound as error:
                 raise DeniedError(f"S3: {error}; set AWS_PROFILE to one that exists or unset it") from error
@@ -99,19 +94,19 @@ def s3_client() -> Any:
 
 
 def forget_clients() -> None:
-    """Make clients anew on the next use: for when the environment's AWS variables have changed."""
+    """Create new clients on the next use; call this after a change of the AWS environment variables."""
     with _clients.lock:
         _clients.session = _clients.boto = None
         _clients.stores.clear()
 
 
 def current_access() -> Access:
-    """Give how this process asks buckets: what must travel to the processes that read for it."""
+    """Give the access settings of this process, to be sent to the processes that read for it."""
     return _clients.access
 
 
 def use_access(access: Access) -> None:
-    """Ask buckets in this way from here on."""
+    """Apply these access settings to all requests from now on."""
     with _clients.lock:
         if access != _clients.access:
             _clients.access = access
@@ -119,7 +114,7 @@ def use_access(access: Access) -> None:
 
 
 def follow_settings(settings: SourceSettings, buckets: Iterable[str]) -> None:
-    """Ask these buckets as the settings say."""
+    """Apply the settings' access to requests to these buckets."""
     use_access(
         current_access().with_buckets(
             buckets,
@@ -129,54 +124,18 @@ def follow_settings(settings: SourceSettings, buckets: Iterable[str]) -> None:
     )
 
 
-def read_object(bucket: str, key: str, max_bytes: int | None = None, *, etag: str = "") -> bytes:
-    """Read one object whole, in one try of each client; call within `translated`.
-
-    etag: of the version wanted, as listed; "" takes any.
-    Raises TooLargeError: more than max_bytes. ChangedError: another version.
-    """
-    client, uri, condition = s3_client(), f"s3://{bucket}/{key}", if_match(etag)
-    if is_bucket_name(bucket) and is_plain(key):
-        # Whatever goes wrong here is asked of boto3 again: it knows redirects, and says what the fault is.
-        with contextlib.suppress(ObstoreError, OSError, ValueError):
-            result = open_store(bucket).get(key, options={"if_match": condition} if condition else None)
-            check_object(uri, etag, result.meta["e_tag"])
-            check_size(result.meta["size"], max_bytes)
-            data = result.bytes().to_bytes()
-            if len(data) == result.meta["size"]:
-                return data
-    # The body is read here: botocore retries a request, never a body that breaks off; it does compare
-    # its length with the announced one.
-    try:
-        answer = client.get_object(Bucket=bucket, Key=key, **({"IfMatch": condition} if condition else {}))
-    except ClientError as error:
-        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 412:
-            raise
-        raise refused(uri, etag) from error
-    check_object(uri, etag, answer.get("ETag"))
-    check_size(answer["ContentLength"], max_bytes)
-    body: bytes = answer["Body"].read()
-    return body
-
-
-def check_size(num_bytes: int, max_bytes: int | None) -> None:
-    """Refuse what is larger than may be read.
-
-    Raises TooLargeError.
-    """
-    if max_bytes is not None and num_bytes > max_bytes:
-        raise TooLargeError(f"{num_bytes} bytes; at most {max_bytes} are read")
-
-
 @contextlib.contextmanager
 def translated(attempted: str, *, right: str = READ_AND_WRITE) -> Iterator[None]:
-    """Turn boto3's errors into ours, with what was attempted in front; right: what a refusal asks for."""
+    """Turn boto3's errors into ours; the sentence starts with what was attempted.
+
+    right: what the role or key needs for it.
+    """
     try:
         yield
     except ClientError as error:
         raise _translate_client(error, attempted, right) from error
     except S3UploadFailedError as error:
-        cause = error.__context__  # the error that says why
+        cause = error.__context__  # the error with the reason
         raise (
             _translate_client(cause, attempted, right)
             if isinstance(cause, ClientError)
@@ -197,8 +156,8 @@ def translated(attempted: str, *, right: str = READ_AND_WRITE) -> Iterator[None]
         if _STALE_CREDENTIALS not in str(error):
             raise
         raise DeniedError(
-            f"{attempted}: the credentials have expired and the source of new ones gives none; renew the "
-            "session (aws sso login, for one) and try again"
+            f"{attempted}: the credentials expired and could not be refreshed; sign in again, e.g. "
+            "`aws sso login`"
         ) from error
 
 
@@ -206,13 +165,6 @@ def _log_in(error: BotoCoreError) -> str:
     command = "aws login" if isinstance(error, LoginError) else "aws sso login"
     session = _clients.session
     return f"run {command} --profile {session.profile_name if session is not None else 'default'}"
-
-
-def is_plain(key: str) -> bool:
-    """Tell whether obstore's path type leaves a key as it is: it refuses or rewrites the others."""
-    return not any(part in {"", ".", ".."} for part in key.split("/")) and not any(
-        unicodedata.category(character) == "Cc" for character in key
-    )
 
 
 def _make_client(session: boto3.session.Session) -> Any:
@@ -224,16 +176,16 @@ def _make_client(session: boto3.session.Session) -> Any:
         user_agent_extra="physiq-ray",
     )
     client = session.client("s3", config=config)
-    if is_local(client.meta.endpoint_url):  # known only now: it may stand in the profile
+    if is_local(client.meta.endpoint_url):  # known only now: the profile may set the address
         client = session.client("s3", config=config.merge(Config(proxies={})))
     register(client.meta.events, current_access)
-    # The wildcard puts it before botocore's own handlers, one of which parses every body once more, slowly.
+    # With the wildcard it runs before botocore's own handlers, one of which parses every body again, slowly.
     client.meta.events.register_first("before-parse.*.ListObjectsV2", take_page)
     return client
 
 
 def open_store(bucket: str) -> S3Store:
-    """Give the fast reader of one bucket, set up as boto3 is.
+    """Give the obstore client of one bucket, with the configuration of the boto3 client.
 
     Raises ValueError: no credentials.
     """
@@ -251,8 +203,8 @@ def _make_store(bucket: str, client: Any, session: boto3.session.Session) -> S3S
     if endpoint.startswith("http://"):
         options["allow_http"] = True
     if is_local(endpoint):
-        # No switch turns the environment's proxies off. A proxy that is given takes their place;
-        # this one is never asked, as its only address is excluded.
+        # obstore has no option to ignore the environment's proxies. A given proxy replaces them; this one is
+        # never used, because the only address is excluded from it.
         options["proxy_url"], options["proxy_excludes"] = (
             "http://127.0.0.1:9",
             urlsplit(endpoint).hostname or "",
@@ -269,29 +221,29 @@ def _make_store(bucket: str, client: Any, session: boto3.session.Session) -> S3S
         skip_signature=is_anonymous,
         request_payer=bucket in _clients.access.requester_pays,
         client_options=options,
-        retry_config={"max_retries": 0},  # tried again by boto3, then by the caller
+        retry_config={"max_retries": 0},  # boto3 tries next, then the caller retries
     )
 
 
 def _bucket_region(client: Any, bucket: str) -> str:
-    """Ask where a bucket is: obstore, unlike boto3, does not follow S3 into another region."""
+    """Ask for the region of a bucket: obstore, unlike boto3, does not follow redirects to another region."""
     try:
         answer = client.head_bucket(Bucket=bucket)["ResponseMetadata"]
-    except ClientError as error:  # a refusal says it too
+    except ClientError as error:  # a refusal names the region too
         answer = error.response["ResponseMetadata"]
     region: str = answer["HTTPHeaders"].get("x-amz-bucket-region", client.meta.region_name)
     return region
 
 
-# botocore has no class for it (credentials.py, RefreshableCredentials).
+# botocore has no class for this error (credentials.py, RefreshableCredentials).
 _STALE_CREDENTIALS = "refreshed credentials are still expired"
 _MISSING = {"NoSuchBucket", "NoSuchKey", "404", "NotFound"}
 
 
 def _translate_client(error: ClientError, attempted: str, right: str = READ_AND_WRITE) -> StorageError:
-    """Turn S3's answer into an error of ours; right: what the role or key needs where it is refused.
+    """Turn S3's answer into one of our errors; right: what the role or key needs if S3 refuses the request.
 
-    A fault of this one object is a plain StorageError: it says nothing of the rights to other objects.
+    A fault of this one object is a plain StorageError, because it says nothing about other objects.
     """
     code, message, status = read_error(error)
     kind: type[StorageError] = StorageError
@@ -308,5 +260,5 @@ def _translate_client(error: ClientError, attempted: str, right: str = READ_AND_
     elif (status >= 500 and status != 501) or status == 429 or code in {"SlowDown", "RequestTimeout"}:
         kind, reason = UnreachableError, f"{code or status} after several tries; try again later"
     else:
-        return StorageError(f"{attempted}: {error}")  # which has the message
+        return StorageError(f"{attempted}: {error}")  # this includes S3's message
     return kind(f"{attempted}: {with_message(reason, message)}")

@@ -1,4 +1,4 @@
-"""Several files of one making: all of them appear, or those before stay."""
+"""Write several files that belong together: all of them appear, or the earlier files stay."""
 
 import os
 import shutil
@@ -13,12 +13,12 @@ from physiq_ray.storage.objects import translate_os, write_file
 
 @contextmanager
 def written_together(output: str, *, last: Sequence[str]) -> Iterator[Path]:
-    """Give an empty folder; at the end of the block what is in it appears in output, `last` in that order.
+    """Give an empty folder, whose files appear in output at the end of the block; `last` come last, in order.
 
-    output: a folder or s3:// prefix. A folder's files are written within it, and only renamed once all are on
-    the disk: one that fills up leaves the files before as they were. Objects cannot be renamed: nothing is
-    uploaded before all are made, and an upload that fails leaves those after it as they were.
-    Raises StorageError: output cannot be written. What the block raises, with output untouched.
+    output: a folder or s3:// prefix. In a folder, the files are written to a sub-folder and renamed only when
+    all of them are on the disk, so a full disk leaves the earlier files unchanged. Objects cannot be renamed:
+    the upload starts when all files are complete, and a failed upload leaves the objects after it unchanged.
+    Raises StorageError: output cannot be written. If the block raises an error, output is unchanged.
     """
     is_local = not output.startswith("s3://")
     try:
@@ -46,7 +46,7 @@ def _rename(folder: Path, output: Path, names: Sequence[str]) -> None:
         for name in names:
             (output / name).parent.mkdir(parents=True, exist_ok=True)
             with (folder / name).open("rb") as file:
-                os.fsync(file.fileno())  # some file systems find out here that there is no room
+                os.fsync(file.fileno())  # some file systems report a full disk only here
         for name in names:
             (folder / name).replace(output / name)
     except OSError as error:

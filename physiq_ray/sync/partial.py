@@ -1,127 +1,88 @@
-"""Where files are until they are whole: `.partial/<random>/` in the folder, on its own file system.
+"""Temporary folders for photos that are not complete yet: `.partial-<machine>-<process>-<random>`.
 
-Each process has one, and a lock in it that the system lets go when the process ends, however it ends. Whose
-lock can be taken is dead, and what it left is removed. Where there are no such locks (Windows, some network
-file systems), a folder of more than a day is taken for dead.
+A photo is written there, on the file system of its folder, and gets its final name only when it is complete.
+A sync removes its temporary folder when it ends. If it was killed, the next sync removes what is left: at
+once if the process ran on this machine and no longer exists, otherwise when nothing in it has changed for a
+day.
 """
 
 import contextlib
-import errno
+import hashlib
 import os
+import platform
 import re
-import secrets
 import shutil
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
-from physiq_ray.errors import StorageError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-PARTIAL: Final = ".partial"  # no bucket has such a name
 MAX_AGE_S: Final = 86_400.0
 
-_LOCK = "lock"
-_NAME = "[0-9a-f]{16}"  # of a process's folder: nothing else in there is removed
-_TRIES = 100  # to make a folder that no other process takes for a dead one's
+_NAME: Final = re.compile(r"\.partial-([0-9a-f]{8})-(\d{1,9})-\w+")  # no bucket's name begins with a dot
 
 
-class PartialFolder:
-    """A folder of this process alone, as long as a with-block lasts.
+@contextlib.contextmanager
+def partial_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder in `folder`, for this process alone, and remove it at the end of the block.
 
-    Raises OSError: it cannot be made. StorageError: a link is in its place.
+    Raises OSError: it cannot be created.
     """
-
-    def __init__(self, folder: Path) -> None:
-        """folder: where the whole files go; it is there."""
-        self._base = folder / PARTIAL
-        self._lock = -1
-        self.path = self._base
-
-    def __enter__(self) -> Self:
-        if self._base.is_symlink():
-            raise StorageError(f"write {self._base}: a link, which is not followed; remove it")
-        for _ in range(_TRIES):
-            self.path = self._base / secrets.token_hex(8)
-            try:
-                self._base.mkdir(exist_ok=True)
-                self.path.mkdir()
-                self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-                if self._is_ours():
-                    return self
-                self.close()
-            except FileNotFoundError:  # another process ends just now, and removes what is empty
-                self.close()
-        raise StorageError(f"write {self._base}: what is made there disappears; see who removes it")
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Remove what is left in it, and the folder of all of them where it is empty."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-        with contextlib.suppress(OSError):  # others are at work
-            self._base.rmdir()
-
-    def _is_ours(self) -> bool:
-        """Take the lock; false where another process took the new folder for a dead one's first."""
-        if not _take(self._lock, is_default=True):
-            return False
-        with contextlib.suppress(FileNotFoundError):
-            return os.path.samestat(os.fstat(self._lock), (self.path / _LOCK).stat())
-        return False
-
-
-def remove_dead(folder: Path, *, now_s: float | None = None) -> int:
-    """Remove the partial folders of processes that have ended; tell how many there were."""
-    now_s = time.time() if now_s is None else now_s
-    num_dead = 0
-    base = folder / PARTIAL
-    if base.is_symlink():
-        return 0  # what it leads to is not ours
+    path = Path(tempfile.mkdtemp(prefix=f".partial-{name_machine()}-{os.getpid()}-", dir=folder))
     try:
-        paths = [path for path in base.iterdir() if re.fullmatch(_NAME, path.name)]
-    except OSError:
-        return 0  # none, or one that says so when it is written to
-    for path in paths:
-        if _is_dead(path, now_s):
-            shutil.rmtree(path, ignore_errors=True)
-            num_dead += 1
-    with contextlib.suppress(OSError):
-        base.rmdir()
-    return num_dead
-
-
-def _is_dead(path: Path, now_s: float) -> bool:
-    try:
-        is_old = now_s - path.stat().st_mtime > MAX_AGE_S
-        lock = os.open(path / _LOCK, os.O_RDWR)
-    except OSError:
-        # Killed, or not yet done, between making the folder and its lock.
-        with contextlib.suppress(OSError):
-            return now_s - path.stat().st_mtime > 60
-        return False
-    try:
-        return _take(lock, is_default=is_old)
+        yield path
     finally:
-        os.close(lock)
+        shutil.rmtree(path, ignore_errors=True)
 
 
-def _take(lock: int, *, is_default: bool) -> bool:
-    """Take a file's lock unless another process has it; is_default: where there are no locks."""
-    if fcntl is None:
-        return is_default
+def remove_abandoned(folder: Path, *, now_s: float | None = None) -> int:
+    """Remove the temporary folders of syncs that were killed; tell how many there were."""
+    now_s = time.time() if now_s is None else now_s
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in {errno.EWOULDBLOCK, errno.EACCES}:
-            return False
-        return is_default
+        paths = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and not path.is_symlink()]
+    except OSError:
+        return 0  # the folder does not exist; any other error is raised when a photo is written
+    abandoned = [path for path in paths if _is_abandoned(path, now_s)]
+    for path in abandoned:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(abandoned)
+
+
+def name_machine() -> str:
+    """Identify what a process number belongs to: the machine since its start, and on Linux the container."""
+    words = [platform.node()]
+    with contextlib.suppress(OSError):
+        boot, container = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+        words += [boot.read_text(), str(container.readlink())]
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()[:8]
+
+
+def _is_abandoned(path: Path, now_s: float) -> bool:
+    """Tell whether no sync uses a temporary folder any more.
+
+    | machine | process        | unchanged for | abandoned |
+    |---------|----------------|---------------|-----------|
+    | this    | has ended      |               | yes       |
+    | this    | exists         |               | no        |
+    | another | cannot be seen | up to a day   | no        |
+    | another | cannot be seen | more          | yes       |
+    """
+    name = _NAME.fullmatch(path.name)
+    if name is not None and name[1] == name_machine() and os.name == "posix":
+        return not _exists(int(name[2]))
+    try:
+        changed_s = max(found.stat().st_mtime for found in (path, *path.iterdir()))
+    except OSError:  # its sync is just now changing or removing it
+        return False
+    return now_s - changed_s > MAX_AGE_S
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing; on Windows it would end the process
+    except ProcessLookupError:
+        return False
+    except OSError:  # a process of another user
+        return True
     return True

@@ -1,17 +1,17 @@
-"""Where a key's photo lies inside the folder: computed from the key alone, and different for every key.
+"""The path of a photo inside the folder: it depends on the key alone, and is different for every key.
 
-A key is any text of up to 1024 bytes; a path is not. What a file system would read as something else is
-written as the percent-escape of its UTF-8 bytes, so that a path unquoted is the key again and two keys never
-share one. A new key never changes the path of another, so nothing that was synced has to move.
+A key is any text of up to 1024 bytes, but not every text can be a path. Characters with a meaning for a file
+system are percent-escaped as UTF-8 bytes, so unquoting the path gives the key, and two keys never have the
+same path. A new key never changes the path of another, so a file never has to move.
 
     2026/a.jpg         2026/a.jpg
     ../a.jpg           %2E%2E/a.jpg
     a//b.jpg           a/%2Fb.jpg
     C:/a.jpg           C%3A/a.jpg
-    a.jpg/b.jpg        a%2Ejpg/b.jpg        a folder is never named like a photo: keys are both at times
-    50%25.jpg          50%2525.jpg          only where it would read as an escape: 50%.jpg stays
+    a.jpg/b.jpg        a%2Ejpg/b.jpg        a folder never has the name of a photo: both keys may exist
+    50%25.jpg          50%2525.jpg          only what looks like an escape is escaped: 50%.jpg stays
 
-Only a name that is too long for the file system is cut; a hash of all of it keeps it apart.
+Only a name that is too long for the file system is shortened; a hash of the whole name makes it unique.
 """
 
 import hashlib
@@ -25,27 +25,27 @@ from physiq_ray.storage import is_photo
 
 _HASH_DIGITS = 12
 
-# Control characters, the other separator, the colon of a drive, and what would read as an escape or a hash.
+# Control characters, Windows' separator, the colon of a drive, and what looks like an escape or a hash.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]|(?<=^[A-Za-z]):|%(?=[0-9A-Fa-f]{2}|~)")
 
 
 def local_path(bucket: str, key: str, name_max: int) -> str:
     """Give the path of a photo below the folder, with "/" between its parts.
 
-    name_max: bytes of a name at most. The key is not empty.
+    name_max: the most bytes that a name can have. The key must not be empty.
     """
     return "/".join((bucket, *_parts(key, name_max)))
 
 
 def flat_name(bucket: str, key: str, name_max: int) -> str:
-    """Give one file name for bucket and key: the slashes are escaped too."""
+    """Give one file name for bucket and key, with escaped slashes."""
     return _shortened(_escaped(f"{bucket}/{key}").replace("/", "%2F"), name_max)
 
 
 def find_clashes(paths: Iterable[str], *, is_case_sensitive: bool) -> dict[str, str]:
-    """Give each path that a file system takes for another one, with that one: the first in their order.
+    """Give each path that a file system does not distinguish from an earlier one, in sorted order, and that.
 
-    is_case_sensitive: whether it holds names apart that differ in case or Unicode form only.
+    is_case_sensitive: whether it distinguishes names that differ only in case or Unicode form.
     """
     if is_case_sensitive:
         return {}
@@ -59,21 +59,21 @@ def find_clashes(paths: Iterable[str], *, is_case_sensitive: bool) -> dict[str, 
 
 
 def folded(path: str) -> str:
-    """Give what paths have in common that differ in case or Unicode form only."""
+    """Give a form that is equal for paths that differ only in case or Unicode form."""
     if path.isascii():
         return path.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
 def is_case_sensitive_by_custom() -> bool:
-    """Tell what the platform's file systems mostly are, for where nothing may be written to find out."""
+    """Tell what most file systems of the platform are, for a dry run, which must not write a test file."""
     return sys.platform not in {"darwin", "win32"}
 
 
 def probe_case(folder: Path) -> bool:
-    """Tell whether the file system of a folder holds names apart that differ in case or Unicode form only.
+    """Test whether the file system of a folder distinguishes names that differ only in case or Unicode form.
 
-    Makes one file there and removes it.
+    Creates one file there and removes it.
     """
     made = folder / "probe-\u00e9"
     made.touch()
@@ -86,7 +86,7 @@ def probe_case(folder: Path) -> bool:
 def _parts(key: str, name_max: int) -> list[str]:
     *folders, name = key.split("/")
     parts: list[str] = []
-    slashes = ""  # of empty parts, which no file system has; they go with the next part
+    slashes = ""  # empty parts, which no file system has, are joined to the next part
     for folder in folders:
         if folder:
             parts.append(_shortened(slashes + _folder_name(folder), name_max))
@@ -113,11 +113,13 @@ def _escaped(part: str) -> str:
 
 
 def _shortened(name: str, name_max: int) -> str:
-    """Cut a name that is too long, keeping its extension; no uncut name holds "%~"."""
+    """Shorten a name that is too long, and keep its extension; no other name contains "%~"."""
     data = name.encode()
     if len(data) <= name_max:
         return name
     extension = PurePosixPath(name).suffix if is_photo(name) else ""
     mark = f"%~{hashlib.sha256(data).hexdigest()[:_HASH_DIGITS]}{extension}"
-    kept = data[: name_max - len(mark.encode())].decode(errors="ignore")  # a cut character is left out
+    kept = data[: name_max - len(mark.encode())].decode(
+        errors="ignore"
+    )  # an incomplete character is left out
     return kept + mark

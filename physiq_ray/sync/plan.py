@@ -1,20 +1,20 @@
-"""Listing × folder → what to download, what to skip, what to refuse; nothing is written here.
+"""Listing × folder → which photos to download, to skip, or to refuse; nothing is written here.
 
-A file carries its version in its time of change: the whole seconds are the object's, the nanoseconds a hash
-of its ETag. So one `stat` tells whether it is the listed version, with no index to keep or to lose. `aws s3
-sync` compares size and age instead: an object overwritten by one of equal size passes there where the file
-is younger, as it is after a download by other means. The price is a time of change that is not this
-machine's, and on a file system with coarse times (FAT's 2 s) each file with an MD5 for an ETag is read once a
-run. A file put there by other means, with another time, is read once and then has the right one.
+A file's time of change stores its version: the whole seconds are those of the object, and the nanoseconds are
+a hash of its ETag. So one `stat` tells whether it is the listed version, and no index is needed. `aws s3
+sync` compares size and age instead, and skips an object that was overwritten by one of equal size if the file
+is younger. The cost: a file's time is not that of its download, and on a file system with coarse times (2 s
+in FAT) each file whose ETag is an MD5 is read in every run. A file from another program has another time; it
+is read once, and then gets the right one.
 
 | file             | time of change     | ETag      |                             |
 |------------------|--------------------|-----------|-----------------------------|
-| not there        |                    |           | download                    |
+| absent           |                    |           | download                    |
 | a link, a folder |                    |           | refuse                      |
 | other size       |                    |           | download                    |
 | same size        | the version's      |           | skip                        |
 | same size        | other              | an MD5    | compare, then skip or not   |
-| same size        | same, but cut off  | multipart | skip                        |
+| same size        | same, but rounded  | multipart | skip                        |
 | same size        | other              | multipart | download                    |
 """
 
@@ -27,17 +27,17 @@ from typing import Final, NamedTuple
 
 from physiq_ray.storage.etag import is_md5
 
-BLOCK_BYTES: Final = 4096  # what a file takes on a disk, at least
+BLOCK_BYTES: Final = 4096  # the least that a file takes on a disk
 
 _SECOND_NS = 10**9
-# What file systems cut times to: NTFS 100 ns, some network ones µs. Cut to that, a hash still tells two ETags
-# apart, but for one pair in a million.
+# File systems round times down: NTFS to 100 ns, some network file systems to 1 µs. A hash rounded to that
+# still distinguishes two ETags, except one pair in a million.
 _FINE_NS = (100, 1_000)
 _COARSE_NS = (1_000_000, _SECOND_NS, 2 * _SECOND_NS)
 
 
 class Photo(NamedTuple):
-    """A listed photo and where its file goes; source: its number among the sources."""
+    """A listed photo and the path of its file; source: its number among the sources."""
 
     uri: str
     path: str  # below the folder, with "/"
@@ -48,7 +48,7 @@ class Photo(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What is at a path: "file", "absent", or why nothing may be written there."""
+    """What is at a path. kind: "file", "absent", or the reason why nothing may be written there."""
 
     kind: str
     size: int = -1
@@ -60,7 +60,7 @@ ABSENT: Final = Found("absent")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done, in the order of the photos; refused: photo and reason."""
+    """What to do with each photo, in their order; refused: photo and reason."""
 
     downloads: list[Photo] = field(default_factory=list)
     comparisons: list[Photo] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Plan:
 
 
 def version_ns(etag: str, modified_s: int) -> int:
-    """Give the time of change, in nanoseconds, that the file of a version has."""
+    """Give the time of change, in nanoseconds, that marks a file as this version."""
     digest = hashlib.sha256(etag.encode()).digest()
     return modified_s * _SECOND_NS + int.from_bytes(digest[:8]) % _SECOND_NS
 
@@ -77,9 +77,9 @@ def version_ns(etag: str, modified_s: int) -> int:
 def plan_downloads(
     photos: Sequence[Photo], look: Callable[[str], Found], clashes: dict[str, str] | None = None
 ) -> Plan:
-    """Decide for each photo by what `look` finds at its path.
+    """Decide what to do with each photo, by what `look` finds at its path.
 
-    clashes: paths that this file system takes for others, with these.
+    clashes: paths that this file system does not distinguish from another path → that other path.
     """
     plan = Plan()
     for photo in photos:
@@ -87,8 +87,8 @@ def plan_downloads(
             plan.refused.append(
                 (
                     photo,
-                    f"the file system of the folder takes its name for that of {clashes[photo.path]}; "
-                    "rename one of the two photos",
+                    "the file system of the folder cannot distinguish its name from that of "
+                    f"{clashes[photo.path]}; rename one of the two photos",
                 )
             )
             continue
@@ -117,19 +117,19 @@ def _by_time(plan: Plan, photo: Photo, mtime_ns: int) -> None:
 
 
 def needed_bytes(photos: Sequence[Photo]) -> int:
-    """Give what photos take on a disk, each rounded up to whole blocks."""
+    """Give the bytes that photos take on a disk, each rounded up to whole blocks."""
     return sum(-(-photo.size // BLOCK_BYTES) * BLOCK_BYTES for photo in photos)
 
 
 class LocalFiles:
-    """What lies in a folder, read one sub-folder at a time and kept; links are told, never followed."""
+    """The files in a folder; each sub-folder is read once and kept. Links are reported and never followed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder)
         self._read: dict[str, dict[str, os.DirEntry[str]] | Found] = {}
 
     def look(self, path: str) -> Found:
-        """Tell what is at a path below the folder.
+        """Find out what is at a path below the folder.
 
         Raises OSError: a sub-folder cannot be read.
         """
@@ -149,7 +149,7 @@ class LocalFiles:
         return Found(f"{path} is {what}; move it away")
 
     def names(self, path: str) -> list[str]:
-        """Give the names in a sub-folder, sorted; none where it is absent, a link or a file."""
+        """Give the sorted names in a sub-folder; none if it is absent, a link or a file."""
         entries = self._entries(path)
         return [] if isinstance(entries, Found) else sorted(entries)
 
@@ -160,7 +160,7 @@ class LocalFiles:
         return known
 
     def _scan(self, path: str) -> dict[str, os.DirEntry[str]] | Found:
-        """Read a sub-folder, or tell why nothing in it can be looked at."""
+        """Read a sub-folder, or say why it cannot be read."""
         if path:
             parent, _, name = path.rpartition("/")
             above = self._entries(parent)

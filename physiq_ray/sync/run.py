@@ -1,7 +1,7 @@
 """One sync: list, plan, download, report.
 
-A source that cannot be listed costs its own photos only. Where there is nothing to do, the cost is the
-listing and a `stat` a photo; the label file and the manifest are read only for those who ask for them.
+If a source cannot be listed, the others are downloaded all the same. If nothing is missing, the cost is the
+listing and one `stat` for each photo. The label file and the manifest are read only if an option needs them.
 """
 
 import os
@@ -17,7 +17,7 @@ from physiq_ray.errors import SettingError, StorageError, quoted
 from physiq_ray.machine import check_writable
 from physiq_ray.storage import Bucket, Listing, Source, follow_settings, list_sources, parse_sources
 from physiq_ray.storage.objects import translate_os
-from physiq_ray.sync.partial import PartialFolder, remove_dead
+from physiq_ray.sync.partial import partial_folder, remove_abandoned
 from physiq_ray.sync.paths import find_clashes, folded, is_case_sensitive_by_custom, local_path, probe_case
 from physiq_ray.sync.plan import LocalFiles, Photo, Plan, needed_bytes, plan_downloads
 from physiq_ray.sync.report import BucketReport, SyncReport
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 OnProgress = Callable[[str, int, int, str], None]  # label, done, total (0: not known yet), note
 
-_NAME_MAX = 255  # bytes, where the system does not tell
+_NAME_MAX = 255  # bytes, if the system does not say
 _NOTHING_SORTED = Sorting((), (), ())
 
 
@@ -49,12 +49,12 @@ def sync(
     dry_run: bool = False,
     on_progress: OnProgress = lambda _label, _done, _total, _note: None,
 ) -> SyncReport:
-    """Download the photos that are not in the folder; dry_run: find out which, and write nothing.
+    """Download the photos that are not in the folder; dry_run: only find out which, and write nothing.
 
-    is_sorted: the photos of the manifest only, by side and pose.
-    Raises SettingError: a source that is a folder. LabelError, DataError: the labels cannot be read or give
-    no manifest. StorageError: the folder cannot be written, or has not enough room; no download has begun.
-    KeyboardInterrupt: what is whole stays, nothing else does.
+    is_sorted: only the photos of the manifest, by split and pose.
+    Raises SettingError: a source is a folder. LabelError, DataError: the labels cannot be read or give no
+    manifest. StorageError: the folder cannot be written or is too small for the photos; nothing was
+    downloaded. KeyboardInterrupt: complete photos stay, partial ones do not.
     """
     sources = _parse_buckets(settings)
     _check_folder(folder)
@@ -94,7 +94,7 @@ def _check_writable(folder: Path) -> None:
 
 def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise StorageError(f"write {folder}: not a folder; give the path of one, or of none yet")
+        raise StorageError(f"write {folder}: not a folder; give the path of one, or a new path")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _read_words(settings: SyncSettings) -> _Words:
 
 
 class _Run:
-    """One sync from the listings on."""
+    """One sync, after the listings."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class _Run:
         self._checked_by_length: tuple[str, ...] = ()
 
     def run(self, words: _Words | None, *, is_sorted: bool) -> SyncReport:
-        """Plan and do it."""
+        """Plan the sync, and carry it out unless it is a dry run."""
         name_max = _name_max(self._folder)
         sorting = _NOTHING_SORTED
         if words is not None and is_sorted:
@@ -144,8 +144,8 @@ class _Run:
             photos = self._listed(self._labelled(words) if words is not None else None, name_max)
         _check_names(self._folder, photos)
         if not self._dry_run:
-            remove_dead(self._folder)
-        # Where a file is that has yet to be moved.
+            remove_abandoned(self._folder)
+        # Files that are not moved yet: their new path → their present one.
         places = {new: old for old, new in sorting.moves}
         plan = plan_downloads(
             photos, lambda path: self._files.look(places.get(path, path)), self._clashes(photos)
@@ -204,11 +204,11 @@ class _Run:
         if self._dry_run:
             return find_clashes(paths, is_case_sensitive=is_case_sensitive_by_custom())
         self._folder.mkdir(parents=True, exist_ok=True)
-        with PartialFolder(self._folder) as partial:
-            return find_clashes(paths, is_case_sensitive=probe_case(partial.path))
+        with partial_folder(self._folder) as partial:
+            return find_clashes(paths, is_case_sensitive=probe_case(partial))
 
     def _do(self, plan: Plan, places: Mapping[str, str], photos: Sequence[Photo]) -> list[Photo]:
-        """Compare, then download; give what is, or in a dry run would be, downloaded."""
+        """Compare, then download; give the photos that are, or in a dry run would be, downloaded."""
         totals = [0] * len(self._listings)
         for photo in photos:
             totals[photo.source] += 1
@@ -227,8 +227,8 @@ class _Run:
         if downloads and not self._dry_run:
             _check_room(self._folder, downloads)
             self._folder.mkdir(parents=True, exist_ok=True)
-            with PartialFolder(self._folder) as partial:
-                transfer.download(downloads, partial.path, self._settings.transfers)
+            with partial_folder(self._folder) as partial:
+                transfer.download(downloads, partial, self._settings.transfers)
             show()
             uris = {f"s3://{listing.source.name}" for listing in self._listings}
             self._checked_by_length = tuple(sorted(filter(transfer.has_other_etags, uris)))
@@ -283,12 +283,12 @@ def _name_max(folder: Path) -> int:
 
 
 def _nearest(folder: Path) -> Path:
-    """Give the folder, or the next above it that is there."""
+    """Give the folder, or the nearest folder above it that exists."""
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def _check_names(folder: Path, photos: Sequence[Photo]) -> None:
-    """Refuse names that this process cannot give to files: in the C locale Python may know ASCII only."""
+    """Refuse names that this process cannot give to files: in the C locale, Python may allow only ASCII."""
     for photo in photos:
         try:
             os.fsencode(photo.path)

@@ -1,8 +1,8 @@
 """`training/<pose id>/`, `validation/<pose id>/` and `test/<pose id>/`, by the split that `train` makes.
 
-A split moves when photos are added, and a photo that lies on both sides makes a validation worthless. So a
-photo that changed its side or its pose is moved before anything is downloaded; one that is in no manifest any
-more is somebody's decision: it is named, not deleted.
+The split can change when photos are added, and a photo in both training and validation makes a validation
+worthless. So a photo that changed its side or its pose is moved before anything is downloaded. A photo that
+is no longer in the manifest is reported by name and not deleted, because that needs a person's decision.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ from physiq_ray.sync.plan import LocalFiles, Photo
 if TYPE_CHECKING:
     from physiq_ray.manifest import Manifest
 
-SIDES: Final = {"train": "training", "validation": "validation", "test": "test"}  # by the manifest's word
+SIDES: Final = {"train": "training", "validation": "validation", "test": "test"}  # by the manifest's name
 
 
 @dataclass(frozen=True)
 class Sorting:
-    """What brings the two folders in order: moves (from, to), copies to remove, files of no manifest."""
+    """What sorts the folders: moves (from, to), copies to remove, and stale files, which stay."""
 
     moves: tuple[tuple[str, str], ...]
     copies: tuple[str, ...]
@@ -35,7 +35,7 @@ class Sorting:
 
 
 def sorted_photos(manifest: "Manifest", listings: Sequence[Listing], name_max: int) -> list[Photo]:
-    """Give the manifest's photos with their places by side and pose."""
+    """Give the manifest's photos with their paths by side and pose."""
     listed = [(number, item.table) for number, item in enumerate(listings) if item.table is not None]
     everything = pa.concat_tables([LISTING_SCHEMA.empty_table(), *(table for _, table in listed)])
     sources = [number for number, table in listed for _ in range(table.num_rows)]
@@ -63,13 +63,13 @@ def seconds_of(modified: pa.ChunkedArray) -> list[int]:
 
 
 def plan_sorting(photos: Iterable[Photo], files: LocalFiles) -> Sorting:
-    """Compare where photos should be with where files of their names are; nothing is touched."""
+    """Compare the paths that photos should have with the files of the same names; no file is changed."""
     wanted = {photo.path.rpartition("/")[2]: photo.path for photo in photos}
     lying: dict[str, list[str]] = {}
     stale = []
     for path in _photo_files(files):
         name = path.rpartition("/")[2]
-        if name not in wanted or files.look(path).kind != "file":  # a link is nobody's photo
+        if name not in wanted or files.look(path).kind != "file":  # a link is not one of our photos
             stale.append(path)
         else:
             lying.setdefault(name, []).append(path)
@@ -81,7 +81,7 @@ def plan_sorting(photos: Iterable[Photo], files: LocalFiles) -> Sorting:
             moves.append((others.pop(), wanted[name]))
         if kind in {"absent", "file"}:
             copies += others
-        else:  # its place is taken by what may not be written to
+        else:  # at its place is something that must not be replaced
             stale += others
     return Sorting(tuple(moves), tuple(copies), tuple(sorted(stale)))
 
@@ -89,7 +89,7 @@ def plan_sorting(photos: Iterable[Photo], files: LocalFiles) -> Sorting:
 def apply_sorting(sorting: Sorting, folder: Path) -> None:
     """Move and remove as planned.
 
-    Raises OSError. What another sync has moved meanwhile is passed over.
+    Raises OSError. A file that another sync has moved meanwhile is ignored.
     """
     for old, new in sorting.moves:
         (folder / new).parent.mkdir(parents=True, exist_ok=True)
@@ -100,9 +100,9 @@ def apply_sorting(sorting: Sorting, folder: Path) -> None:
 
 
 def refuse_half_a_split(listings: Sequence[Listing], files: LocalFiles) -> None:
-    """Refuse to sort while photos lie here of a source that could not be listed.
+    """Refuse to sort if the folder has photos of a source that could not be listed.
 
-    A copy of one of them may go to the other side; nobody can tell while it is not listed.
+    A copy of such a photo may belong to the other side, which only its listing can show.
     Raises StorageError.
     """
     names = [path.rpartition("/")[2] for path in _photo_files(files)]
@@ -112,8 +112,8 @@ def refuse_half_a_split(listings: Sequence[Listing], files: LocalFiles) -> None:
         count = sum(name.startswith(f"{listing.source.name}%2F") for name in names)
         if count:
             raise StorageError(
-                f"{listing.error}; {count} photos of it lie in the folder, and without its listing nobody "
-                "can tell on which side they belong: nothing is moved or downloaded"
+                f"{listing.error}; {count} photos of it are in the folder, and without its listing their "
+                "split is unknown: nothing is moved or downloaded"
             )
 
 

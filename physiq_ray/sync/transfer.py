@@ -1,9 +1,9 @@
-"""Photos downloaded side by side: to a partial file first, under the final name when whole.
+"""Download photos, several at a time: first to a temporary file, then under the final name.
 
-A thread a transfer takes photo after photo from one list, so memory holds as many as there are threads, of
-16 MiB at most each. What goes wrong with a photo is noted by its name
-and the others go on; what goes wrong with the disk ends all. Interrupted, the threads are given a few seconds
-to come to an end: what they write later goes into a folder that is gone.
+Each thread takes photo after photo from one list, so memory holds one photo of at most 16 MiB for each
+thread. If a photo fails, it is noted by its name and the others continue; an error of the disk ends
+everything. After an interrupt, the threads have a few seconds to end; what they write later would be in a
+folder that is gone.
 """
 
 import errno
@@ -21,19 +21,20 @@ from physiq_ray.errors import NotFoundError, StorageError, UnreachableError
 from physiq_ray.storage import split_uri
 from physiq_ray.storage.download import (
     MAX_MEMORY_BYTES,
-    RANGES_AT_ONCE,
+    PARTS_AT_ONCE,
     EtagJudge,
     OtherContentError,
     download,
-    file_md5,
 )
+from physiq_ray.storage.etag import file_md5
 from physiq_ray.sync.plan import Photo, version_ns
 
 THREAD_NAME: Final = "physiq-sync"
-TICK_S: Final = 0.2  # between two looks at how far it is
-WIND_UP_S: Final = 2.0  # for the threads to end, when somebody interrupts
-LAST_REQUESTS_S: Final = 60.0  # for the same, when the disk is full: nobody waits, and all may be said
-# In a row without an answer: the store is away, and a million photos would each be waited for.
+TICK_S: Final = 0.2  # between two updates of the progress
+WIND_UP_S: Final = 2.0  # for the threads to end after an interrupt
+LAST_REQUESTS_S: Final = 60.0  # for the threads to end after an error: running requests may finish
+# After so many photos in a row without an answer the store is away, and waiting for each of a million photos
+# would take days.
 MAX_UNREACHABLE: Final = 64
 # EFBIG: a limit of the file system, or ulimit's.
 _DISK_FULL = {errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else [])}
@@ -43,7 +44,7 @@ Item = TypeVar("Item")
 
 @dataclass
 class Tally:
-    """What came of one source's photos; failures: uri and sentence."""
+    """What happened to one source's photos; failures: uri and sentence."""
 
     downloaded: int = 0
     skipped: int = 0
@@ -56,12 +57,12 @@ class Tally:
 
     @property
     def done(self) -> int:
-        """Photos that need nothing more."""
+        """Number of photos that are finished."""
         return self.downloaded + self.skipped + len(self.gone) + len(self.failures)
 
     @property
     def seconds(self) -> float:
-        """From the first download's start to the last one's end."""
+        """Time from the start of the first download to the end of the last."""
         return 0.0 if self.started_s is None or self.finished_s is None else self.finished_s - self.started_s
 
 
@@ -69,7 +70,7 @@ class Transfer:
     """The downloads of one sync; tallies are by the photos' source."""
 
     def __init__(self, folder: Path, tallies: Sequence[Tally], on_tick: Callable[[], None]) -> None:
-        """on_tick: called now and then by the thread that waits."""
+        """on_tick: the waiting thread calls it every TICK_S."""
         self._folder = str(folder)
         self._tallies = tallies
         self._on_tick = on_tick
@@ -80,9 +81,10 @@ class Transfer:
         self._checked_by_length: list[Photo] = []
 
     def compare(self, photos: Sequence[Photo], num_threads: int, place: Callable[[str], str]) -> list[Photo]:
-        """Read files of the right size for their MD5; give the photos whose file is another version.
+        """Compare files of the right size by their MD5; give the photos whose file is another version.
 
-        Of the right ones the time of change is set, but where `place` says that they lie elsewhere yet.
+        The others get their version's time of change, except files that are not in their final place yet:
+        `place` gives the present path.
         """
         others: list[Photo] = []
 
@@ -100,10 +102,10 @@ class Transfer:
         return others
 
     def download(self, photos: Sequence[Photo], partial: Path, num_threads: int) -> None:
-        """Download photos, the small ones first; partial: a folder of this process.
+        """Download photos, the small ones first; partial: a temporary folder of this process.
 
-        Photos that do not fit their ETags wait for the end: by then it is known what the bucket's ETags are.
-        Raises StorageError: the disk is full.
+        Photos that do not match their ETags are decided at the end, when it is known whether the bucket's
+        ETags are MD5s. Raises StorageError: the disk is full.
         """
         small = [photo for photo in photos if photo.size <= MAX_MEMORY_BYTES]
         large = [photo for photo in photos if photo.size > MAX_MEMORY_BYTES]
@@ -113,14 +115,14 @@ class Transfer:
             self._download_one(photo, partials[number])
 
         work_through(small, download_one, num_threads, self._on_tick)
-        # Each of these has several requests under way by itself.
-        work_through(large, download_one, max(1, num_threads // RANGES_AT_ONCE), self._on_tick)
+        # Each of these runs several requests at the same time.
+        work_through(large, download_one, max(1, num_threads // PARTS_AT_ONCE), self._on_tick)
         work_through(self._photos_to_read_again(), download_one, num_threads, self._on_tick)
         for photo, error in self._doubtful:
             self._note_failure(self._tallies[photo.source], photo, error)
 
     def _photos_to_read_again(self) -> list[Photo]:
-        """Give those that were judged otherwise than all that came makes of their bucket's ETags."""
+        """Give the photos whose first decision is wrong, now that the bucket's ETags are known."""
         doubtful, self._doubtful = self._doubtful, []
         again = []
         for photo, error in doubtful:
@@ -129,7 +131,7 @@ class Transfer:
             else:
                 self._note_failure(self._tallies[photo.source], photo, error)
         for photo in self._checked_by_length:
-            if not self.has_other_etags(photo.uri):  # others fitted later: its bytes are wrong, not its ETag
+            if not self.has_other_etags(photo.uri):  # others matched later: its bytes are wrong
                 Path(self._folder, photo.path).unlink(missing_ok=True)
                 self._tallies[photo.source].downloaded -= 1
                 self._tallies[photo.source].bytes -= photo.size
@@ -137,7 +139,7 @@ class Transfer:
         return again
 
     def has_other_etags(self, uri: str) -> bool:
-        """Tell whether a photo's bucket was found to have ETags that look like MD5s and are none."""
+        """Tell whether the ETags of a photo's bucket look like MD5s but are not."""
         return self._judge.has_other_etags(split_uri(uri)[0])
 
     def _download_one(self, photo: Photo, partial: Path) -> None:
@@ -147,7 +149,7 @@ class Transfer:
         try:
             if tally.num_unreachable >= MAX_UNREACHABLE:
                 raise UnreachableError(
-                    f"download {photo.uri}: not tried: the {MAX_UNREACHABLE} before it had no answer; "
+                    f"download {photo.uri}: not tried: the {MAX_UNREACHABLE} before it got no answer; "
                     "run the same command again when the store answers"
                 )
             version = download(photo.uri, partial, photo.size, self._judge)
@@ -166,9 +168,9 @@ class Transfer:
             if error.errno in _DISK_FULL:
                 raise StorageError(
                     f"write {self._folder}/{photo.path}: {error.strerror}; make room and run the same "
-                    "command again: what is whole stays"
+                    "command again: it keeps the complete photos"
                 ) from error
-            # A name too long for the path, or a folder that somebody made here meanwhile.
+            # The path is too long, or somebody created a folder of this name meanwhile.
             self._note_failure(
                 tally, photo, StorageError(f"write {self._folder}/{photo.path}: {error.strerror}")
             )
@@ -199,11 +201,11 @@ class Transfer:
 def work_through(
     items: Sequence[Item], do: Callable[[int, Item], None], num_threads: int, on_tick: Callable[[], None]
 ) -> None:
-    """Do all items, num_threads at once; `do` gets the number of its thread too.
+    """Call `do` for each item in num_threads threads, with the number of the thread and the item.
 
-    Raises what the first `do` raised, or KeyboardInterrupt; nothing new is begun then.
+    Raises the first error of a call, or KeyboardInterrupt; no further item is started then.
     """
-    todo = iter(items)  # next() of a list's is one step to all threads
+    todo = iter(items)  # the threads share it: next() on a list's iterator is atomic
     stop = threading.Event()
     errors: list[BaseException] = []
 
@@ -217,7 +219,7 @@ def work_through(
             if stop.is_set():
                 return
 
-    # Daemons: an answer that does not come must not keep an interrupted process.
+    # Daemon threads: an interrupted process must not wait for a request without an answer.
     threads = [
         threading.Thread(target=run, args=(number,), name=THREAD_NAME, daemon=True)
         for number in range(min(num_threads, len(items)))
@@ -247,7 +249,7 @@ def _set_version(path: Path, etag: str, modified_s: int) -> None:
 
 
 def _is_gone(error: StorageError) -> bool:
-    """Tell a photo that was deleted since the listing from a bucket that is not there."""
+    """Tell whether the photo was deleted since the listing; a missing bucket is a NotFoundError too."""
     cause = error.__cause__
     return (
         isinstance(error, NotFoundError)

@@ -19,7 +19,7 @@ def test_a_look_reports_each_bucket_and_all_and_touches_nothing(make_bucket, lab
     assert re.sub(r"\d{4}-\d\d-\d\d", "DAY", ran.out).splitlines() == [
         f"📦 {left}:",
         "   Total: 2, Labeled: 1, Unlabeled: 1",
-        "   0.0 MB, 0.0 MB of it would be freed; 1 objects are no photos",
+        "   0.0 MB, 0.0 MB of it would be freed; 1 objects are not photos",
         f"     s3://{left}/b.jpg  2.0 kB  DAY",
         f"📦 {right}:",
         "   Total: 2, Labeled: 1, Unlabeled: 1",
@@ -105,8 +105,8 @@ def test_scripts_say_how_many_they_expect(make_bucket, label, cleanse, contents)
         (["--apply", "p.jsonl", "--plan", "q.jsonl"], "give one of the two"),
         (["--sources", "photos"], "sources: /"),
         (["--sources", "s3://bucket-a", "--move-to", "attic"], "--move-to attic: give s3://bucket/prefix"),
-        (["--sources", "s3://bucket-a", "--move-to", "s3://bucket-a/attic"], "would be scanned with it"),
-        (["--sources", "s3://bucket-a/x/y", "--move-to", "s3://bucket-a/x"], "would be scanned with it"),
+        (["--sources", "s3://bucket-a", "--move-to", "s3://bucket-a/attic"], "would find the moved photos"),
+        (["--sources", "s3://bucket-a/x/y", "--move-to", "s3://bucket-a/x"], "would find the moved photos"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(label, cleanse, flags, message):
@@ -123,8 +123,11 @@ def test_flags_that_make_no_sense_are_refused(label, cleanse, flags, message):
         ("", "the labels file is not JSON"),
         ("[", "the labels file is not JSON"),
         ('{"a": 1}', "expected a JSON list of labels, got a dict"),
-        ("[]", "no label in the label file"),
-        ('[{"poseId": 7}]', "no label in the label file"),
+        ("[]", "the label file is empty, so every photo would count as unlabelled"),
+        (
+            '[{"poseId": 7}]',
+            "the label file contains no usable label, so every photo would count as unlabelled",
+        ),
     ],
 )
 def test_no_label_file_to_rely_on_stops_it(make_bucket, label, cleanse, contents, text, message):
@@ -144,8 +147,12 @@ def test_no_label_file_to_rely_on_stops_it(make_bucket, label, cleanse, contents
     [
         (["a.jpg", {"poseId": 7}], "1", "1 malformed record(s) in the label file"),
         (["z.jpg"], "1", "no label matches any of its 4 photos"),
-        (["a.jpg"], "0.5", "3 of its 4 photos would go, more than max_delete_share=0.5 of them"),
-        (["a.jpg", "b.jpg", "c.jpg"], "0.2", "1 of its 4 photos would go, more than max_delete_share=0.2"),
+        (["a.jpg"], "0.5", "3 of its 4 photos would be removed, more than max_delete_share=0.5 of them"),
+        (
+            ["a.jpg", "b.jpg", "c.jpg"],
+            "0.2",
+            "1 of its 4 photos would be removed, more than max_delete_share=0.2",
+        ),
     ],
 )
 def test_a_bucket_in_doubt_is_refused(make_bucket, label, cleanse, contents, records, share, reason):
@@ -181,7 +188,7 @@ def test_a_photo_uploaded_just_now_stays(make_bucket, label, cleanse, contents):
     ran = cleanse("--sources", f"s3://{bucket}", "--delete", min_age_hours=None)
 
     assert ran.status == 0
-    assert "1 unlabelled too young to go" in ran.out
+    assert "1 unlabelled stay: they are younger than --min-age-hours" in ran.out
     assert "Nothing to delete." in ran.out
     assert len(contents(bucket)) == 2
 
@@ -271,7 +278,7 @@ def test_a_denied_probe_is_said_before_anything_is_deleted(make_bucket, label, c
 
     assert ran.status == 1
     assert "needs s3:PutObject on" in ran.err
-    assert "to try out conditional deletion" in ran.err
+    assert "to test conditional deletion" in ran.err
     assert set(contents(bucket)) == {"a.jpg", "b.jpg"}
 
 
@@ -307,7 +314,7 @@ def test_of_a_plan_only_that_goes_which_still_may(make_bucket, label, cleanse, c
         f"stays: s3://{bucket}/f.jpg changed since the plan (ETag 8fa14cdd754f91cc6554c9e71929cce7 → "
         in ran.out
     )
-    assert f"stays: s3://{bucket}/g.jpg is not there any more" in ran.out
+    assert f"stays: s3://{bucket}/g.jpg no longer exists" in ran.out
     assert set(contents(bucket)) == {f"{name}.jpg" for name in "abcdef"}
 
 
@@ -404,5 +411,5 @@ def test_a_photo_of_a_kind_that_is_not_read_here_stays(make_bucket, label, clean
     ran = cleanse("--sources", f"s3://{bucket}", "--delete", typed="1\n")
 
     assert ran.status == 0
-    assert "1 unlabelled stay, as their kind is not read here (for HEIC pip install" in ran.out
+    assert "1 unlabelled stay: their format cannot be decoded here (for HEIC pip install" in ran.out
     assert set(contents(bucket)) == {"a.jpg", "b.jpg", "c.DNG"}

@@ -13,7 +13,8 @@ import pytest
 from keeping import answer, journal, states
 
 from physiq_ray.storage import Bucket, retry
-from physiq_ray.storage.removal import Condition, State, Target, delete_objects, find_condition
+from physiq_ray.storage.deletion import Condition, State, delete_objects, find_condition
+from physiq_ray.storage.versions import Target
 
 ETAG_A, ETAG_B = "0cc175b9c0f1b6a831c399e269772661", "92eb5ffee6ae2fec3ad71c777531578f"
 
@@ -78,7 +79,7 @@ def test_a_server_that_honours_no_condition_is_found_out_before_the_first_deleti
 
     refused = cleanse(*flags, typed="1\n")
     assert refused.status == 1
-    assert "this S3 server deletes whatever ETag is given" in refused.err
+    assert "this S3 server ignores the ETag of a deletion" in refused.err
     assert len(contents(bucket)) == 2
 
     allowed = cleanse(*flags, "--allow-unconditional", typed="1\n")
@@ -204,7 +205,7 @@ def test_a_journal_that_cannot_be_written_stops_before_the_deletion(
     ran = cleanse("--sources", f"s3://{bucket}", "--delete", "--journals", "no/such/folder", typed="1\n")
 
     assert ran.status == 1
-    assert "the journal cannot be made, so nothing is deleted: No such file or directory" in ran.err
+    assert "the journal cannot be created, so nothing is deleted: No such file or directory" in ran.err
     assert len(contents(bucket)) == 2
 
 

@@ -66,8 +66,8 @@ def test_a_bucket_with_too_many_labels_without_a_photo_is_refused(make_bucket, l
     assert refused.status == 1
     assert (
         f"NOT COMPLETE: s3://{bucket}: 2 of its 22 labels match no photo, more than max_unmatched_share=0.05 "
-        "of them ('gone 1.jpg', 'gone2.jpg'); correct the names, give all sources that the labels are of, "
-        "map them with source_buckets, or raise --max-unmatched-share if it is right"
+        "of them ('gone 1.jpg', 'gone2.jpg'); correct the names, give all sources that the labels belong to, "
+        "map them with source_buckets, or raise --max-unmatched-share if this is right"
     ) in refused.err
     assert len(contents(bucket)) == 21
 
@@ -249,11 +249,11 @@ def test_only_what_is_labelled_by_then_stays_and_json_says_so(
     [
         (None, "labels.json: no such labels file"),
         ('[{"poseId": 7, "s3Filename": "a.jpg"}', "labels.json: the labels file is not JSON"),
-        ("[]", "no label in the label file"),
-        ('[{"poseId": 7, "s3Filename": "z.jpg"}]', "2 photos that had a label have none any more, such as "),
+        ("[]", "the label file is empty, so every photo would count as unlabelled"),
+        ('[{"poseId": 7, "s3Filename": "z.jpg"}]', "2 photos have lost their labels, such as "),
         (
             '[{"poseId": 7, "s3Filename": "a.jpg"}, {"poseId": 7, "s3Filename": "d.jpg"}]',
-            "1 photos that had a label have none any more, such as s3://{bucket}/b.jpg; wait until",
+            "1 photos have lost their labels, such as s3://{bucket}/b.jpg; wait until",
         ),
         (
             '[{"poseId": 7, "s3Filename": "a.jpg"}, {"poseId": 7, "s3Filename": "b.jpg"}, {"poseId": 7}]',

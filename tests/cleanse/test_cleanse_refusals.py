@@ -8,7 +8,9 @@ import pytest
 from keeping import answer, journal, states
 
 from physiq_ray.storage import Bucket, retry
-from physiq_ray.storage.removal import Condition, State, Target, copy_object, delete_objects, find_condition
+from physiq_ray.storage.copies import copy_object
+from physiq_ray.storage.deletion import Condition, State, delete_objects, find_condition
+from physiq_ray.storage.versions import Target
 
 ETAG_A = "0cc175b9c0f1b6a831c399e269772661"
 KMS_KEY = "arn:aws:kms:eu-west-1:123:key/k"
@@ -150,7 +152,7 @@ def test_a_whole_batch_that_is_denied_stops_the_bucket(
     ran = cleanse("--sources", f"s3://{bucket}", "--delete", "--max-delete-share", "1", typed="4\n")
 
     assert ran.status == 1
-    assert f"NOT COMPLETE: s3://{bucket}: a whole batch is denied; the rest was not tried" in ran.err
+    assert f"NOT COMPLETE: s3://{bucket}: S3 denied every photo of a batch; the rest was not tried" in ran.err
     assert "needs this policy" in ran.err
     assert len(contents(bucket)) == 6
 

@@ -153,7 +153,7 @@ def test_without_versions_or_copies_it_says_that_nothing_is_left(make_bucket, la
     back = cleanse("--restore", journal_file(tmp_path))
 
     assert back.status == 1
-    assert f"s3://{bucket}/b.jpg: deleted for good: the bucket keeps no version of it" in back.err
+    assert f"s3://{bucket}/b.jpg: deleted permanently: the bucket has no version of it" in back.err
 
 
 def test_another_s_object_in_the_attic_is_left_there(
@@ -184,5 +184,5 @@ def test_another_s_object_in_the_attic_is_left_there(
 )
 def test_what_is_no_journal_is_refused(tmp_path, text):
     (tmp_path / "j.jsonl").write_text(text)
-    with pytest.raises(CleanseError, match=r"j.jsonl: line 1 is no line of a journal"):
+    with pytest.raises(CleanseError, match=r"j.jsonl: line 1 is not a line of a journal"):
         read_journal(tmp_path / "j.jsonl")

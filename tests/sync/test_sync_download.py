@@ -17,7 +17,7 @@ from physiq_ray import storage
 from physiq_ray.cli import main
 from physiq_ray.errors import NotFoundError, StorageError, UnreachableError
 from physiq_ray.storage import download as module
-from physiq_ray.storage.download import Version, download
+from physiq_ray.storage.download import Downloaded, download
 
 LAST_MODIFIED = {"Last-Modified": "Wed, 01 Jan 2025 00:00:00 GMT"}
 NEW_YEAR_S = 1_735_689_600
@@ -70,7 +70,10 @@ def test_bytes_that_do_not_fit_the_etag_are_read_again_and_then_refused(
         return 200, {**LAST_MODIFIED, "ETag": f'"{WRONG_MD5}"'}, b"photo"
 
     start_proxy(rule)
-    with pytest.raises(StorageError, match=f"MD5 {hashlib.md5(b'photo').hexdigest()}, its ETag says 0{{32}}"):
+    with pytest.raises(
+        StorageError,
+        match=f"MD5 of the content is {hashlib.md5(b'photo').hexdigest()}, but the ETag is 0{{32}}",
+    ):
         download("s3://bucket/a.jpg", tmp_path / "f", 5)
     assert asked == ["GET", "HEAD"] * 3
 
@@ -80,8 +83,15 @@ def test_bytes_that_fit_the_second_time_are_taken(start_proxy: Any, tmp_path: Pa
     etag = {**LAST_MODIFIED, "ETag": f'"{hashlib.md5(b"photo").hexdigest()}"'}
     start_proxy(lambda method, _: (200, etag, next(answers) if method == "GET" else b"photo"))
     version = download("s3://bucket/a.jpg", tmp_path / "f", 5)
-    assert version == Version(5, hashlib.md5(b"photo").hexdigest(), NEW_YEAR_S)
+    assert version == Downloaded(5, hashlib.md5(b"photo").hexdigest(), NEW_YEAR_S)
     assert (tmp_path / "f").read_bytes() == b"photo"
+
+
+def test_an_answer_without_an_etag_is_refused(start_proxy: Any, tmp_path: Path) -> None:
+    start_proxy(lambda *_: (200, LAST_MODIFIED, b"photo"))
+    with pytest.raises(StorageError, match=r"^download s3://bucket/a\.jpg: the answer has no ETag"):
+        download("s3://bucket/a.jpg", tmp_path / "f", 5)
+    assert not (tmp_path / "f").exists()
 
 
 @pytest.mark.parametrize(
@@ -96,7 +106,7 @@ def test_an_encrypted_object_s_etag_is_no_md5_of_it(
 ) -> None:
     headers = {**LAST_MODIFIED, **encryption, "ETag": f'"{WRONG_MD5}"'}
     start_proxy(lambda *_: (200, headers, b"photo"))
-    assert download("s3://bucket/a.jpg", tmp_path / "f", 5) == Version(5, WRONG_MD5, NEW_YEAR_S)
+    assert download("s3://bucket/a.jpg", tmp_path / "f", 5) == Downloaded(5, WRONG_MD5, NEW_YEAR_S)
 
 
 def test_a_large_object_that_is_overwritten_meanwhile_is_read_anew(

@@ -53,7 +53,7 @@ def test_two_versions_of_one_second_have_different_times() -> None:
 def test_a_clash_is_refused_with_the_name_it_clashes_with() -> None:
     plan = plan_downloads([photo()], lambda _: ABSENT, {"b/a.jpg": "b/A.jpg"})
     ((_, reason),) = plan.refused
-    assert "takes its name for that of b/A.jpg" in reason
+    assert "cannot distinguish its name from that of b/A.jpg" in reason
 
 
 def test_photos_take_whole_blocks() -> None:

@@ -298,7 +298,7 @@ def test_names_that_the_file_system_cannot_hold_apart_are_refused_but_for_the_fi
     assert counts(report) == [(0, 2, 0, 1)]
     ((uri, sentence),) = report.sources[0].failures
     assert uri == f"s3://{bucket}/a.jpg"
-    assert f"takes its name for that of {bucket}/A.jpg" in sentence
+    assert f"cannot distinguish its name from that of {bucket}/A.jpg" in sentence
     assert contents(tmp_path) == {f"{bucket}/A.jpg": b"large", f"{bucket}/b.jpg": b"b"}
 
 
@@ -332,10 +332,10 @@ def test_a_disk_that_gets_full_ends_all_and_leaves_only_whole_files(
     assert done.returncode == 1
     assert done.stderr == (
         f"physiq-ray sync: write f/{bucket}/big.jpg: File too large; make room and run the same command "
-        "again: what is whole stays\n"
+        "again: it keeps the complete photos\n"
     )
     assert contents(tmp_path / "f") == {f"{bucket}/{key}": data for key, data in files.items()}
-    assert not (tmp_path / "f" / ".partial").exists()
+    assert not list((tmp_path / "f").glob(".partial-*"))
 
 
 def test_no_space_is_told_as_that(
@@ -368,7 +368,7 @@ def test_a_store_that_goes_away_is_not_waited_for_at_each_photo(
     report = sync(settings(bucket, transfers=1), tmp_path)
     assert counts(report) == [(0, 0, 0, 100)]
     assert len(tried) == 64
-    assert "not tried: the 64 before it had no answer" in report.sources[0].failures[-1][1]
+    assert "not tried: the 64 before it got no answer" in report.sources[0].failures[-1][1]
 
 
 @pytest.mark.parametrize("is_answering", [True, False])

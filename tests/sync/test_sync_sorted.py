@@ -176,7 +176,7 @@ def test_photos_of_a_source_that_cannot_be_listed_are_not_left_on_a_side_nobody_
     assert report.sources[0].downloaded == 12
     (folder / "training" / "1").mkdir(parents=True)
     (folder / "training" / "1" / "not-there-at-all%2Fx.jpg").write_bytes(b"x")
-    with pytest.raises(StorageError, match=r"NoSuchBucket.*; 1 photos of it lie in the folder"):
+    with pytest.raises(StorageError, match=r"NoSuchBucket.*; 1 photos of it are in the folder"):
         sync(make_settings(bucket, "not-there-at-all"), folder, is_sorted=True)
     assert paths(folder) == {"training/1/not-there-at-all%2Fx.jpg"}
 
