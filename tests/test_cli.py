@@ -86,10 +86,10 @@ def test_no_command_is_wrong_use(run_cli):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--epochs", "0"), "--epochs='0' (epochs at most): expected greater than or equal to 1"),
+        (("--epochs", "0"), "--epochs='0' (maximum number of epochs): expected greater than or equal to 1"),
         (
             ("--batch-size", "many"),
-            "--batch-size='many' (photos per step and worker; left out, 64 where workers have GPUs): "
+            "--batch-size='many' (photos per step and worker; if not given, 64 for workers with GPUs): "
             "expected a valid integer",
         ),
         (("--sources", "http://example.org"), "http:// is not supported; give s3:// or a folder"),

@@ -146,12 +146,12 @@ def test_lists_and_pairs_come_from_a_file_in_toml_s_own_form(toml: Path) -> None
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("image_size", "32", "--image-size='32' (side of the square the network sees, in pixels): expected"),
+        ("image_size", "32", "--image-size='32' (side of the network's square input, in pixels): expected"),
         ("image_size", 2000, "expected less than or equal to 1024"),
-        ("epochs", "many", "--epochs='many' (epochs at most): expected a valid integer"),
+        ("epochs", "many", "--epochs='many' (maximum number of epochs): expected a valid integer"),
         ("epochs", 2.5, "expected a valid integer"),
         ("epochs", 0, "expected greater than or equal to 1"),
-        ("epochs", True, "--epochs=True (epochs at most): a boolean means nothing here"),
+        ("epochs", True, "--epochs=True (maximum number of epochs): a boolean means nothing here"),
         ("learning_rate", "nan", "--learning-rate='nan'"),
         ("learning_rate", 0, "expected greater than 0"),
         ("warmup_epochs", "inf", "expected a finite number"),
@@ -164,7 +164,7 @@ def test_lists_and_pairs_come_from_a_file_in_toml_s_own_form(toml: Path) -> None
         ("precision", "fp64", "expected 'auto', 'fp32', 'bf16' or 'fp16'"),
         ("schedule", "linear", "expected 'constant' or 'cosine'"),
         ("poses", 3, "expected a valid string"),
-        ("sources", [1, 2], "--sources=[1, 2] (where the photos lie"),
+        ("sources", [1, 2], "--sources=[1, 2] (where the photos are"),
         ("sources", ["a", "b", "a"], "a is listed twice"),
         ("source_buckets", ["checkins"], "'checkins' is no pair of the form name=bucket"),
         ("source_buckets", ["checkins="], "'checkins=' is no pair of the form name=bucket"),
@@ -196,7 +196,9 @@ def test_a_wrong_variable_is_named_as_the_variable() -> None:
 def test_a_wrong_key_of_the_file_is_named_with_the_file(toml: Path) -> None:
     toml.write_text('epochs = "many"\n')
 
-    with pytest.raises(SettingError, match=r"physiq\.toml: epochs='many' \(epochs at most\): expected"):
+    with pytest.raises(
+        SettingError, match=r"physiq\.toml: epochs='many' \(maximum number of epochs\): expected"
+    ):
         settings_of(file=toml)
 
 
@@ -212,9 +214,9 @@ def test_all_wrong_values_are_named_at_once_and_each_only_once() -> None:
         settings_of({"sources": [1, 2], "run_name": "a b"}, environment={"PHYSIQ_EPOCHS": "-1"})
 
     assert str(caught.value) == (
-        "--sources=[1, 2] (where the photos lie: s3://bucket[/prefix] or a folder, several allowed): "
+        "--sources=[1, 2] (where the photos are: s3://bucket[/prefix] or a folder; several are allowed): "
         "expected a valid string; "
-        "PHYSIQ_EPOCHS='-1' (epochs at most): expected greater than or equal to 1; "
+        "PHYSIQ_EPOCHS='-1' (maximum number of epochs): expected greater than or equal to 1; "
         "--run-name='a b' (name of the run; needed to resume it): "
         "letters, digits, '.', '_' and '-' only, at most 100"
     )
