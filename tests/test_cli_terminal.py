@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from physiq_ray.checkpoint import ModelState, save_model_files
-from physiq_ray.cli.show import as_json
+from physiq_ray.cli.output import as_json
 from physiq_ray.cli.terminal import print_anywhere
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import build_model

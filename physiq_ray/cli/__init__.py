@@ -3,7 +3,10 @@
 Ray, torch, Arrow and S3 are imported inside the command that needs them, so that --help answers at once.
 
 parser    commands and flags, these from the settings' fields
-commands  train, audit, evaluate, demo
+train     train
+audit     audit
+evaluate  evaluate
+demo      demo
 predict   predict, photo by photo or by the bucket
 addresses @list.txt → the addresses in it
 answers   its answers as blocks, table, CSV or JSON
@@ -11,8 +14,7 @@ serve     the HTTP service on this machine
 sync      buckets into a folder
 cache     decoded photos on disk
 cleanse   photos without a label out of buckets
-bars      their progress
-show      results as text
+output    what commands share: display, JSON, results as text
 terminal  text where not all of it can be shown
 """
 

@@ -16,7 +16,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
-from physiq_ray.cli.show import as_json, print_prediction, printable
+from physiq_ray.cli.output import as_json, print_prediction, printable
 
 if TYPE_CHECKING:
     from physiq_ray.prediction import PoseProbability, Prediction

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import time
 
-from physiq_ray.cli.show import as_json, given
+from physiq_ray.cli.output import as_json, given
 from physiq_ray.config import load_settings
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from physiq_ray.cli.show import as_json, given, printable
+from physiq_ray.cli.output import as_json, given, printable
 from physiq_ray.config import CleanseSettings, load_settings
 from physiq_ray.errors import SettingError
 from physiq_ray.machine import check_writable

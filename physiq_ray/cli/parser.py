@@ -10,13 +10,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from physiq_ray.cli import commands
 from physiq_ray.cli.answers import FORMATS
+from physiq_ray.cli.audit import audit_command
 from physiq_ray.cli.cache import cache_command
 from physiq_ray.cli.cleanse import cleanse_command
+from physiq_ray.cli.demo import demo_command
+from physiq_ray.cli.evaluate import evaluate_command
 from physiq_ray.cli.predict import FIGURES_FOLDER, predict_command
 from physiq_ray.cli.serve import serve_command
 from physiq_ray.cli.sync import sync_command
+from physiq_ray.cli.train import train_command
 from physiq_ray.config import CleanseSettings, LocalServingSettings, Settings, SyncSettings
 
 EPILOG = {
@@ -82,9 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"physiq-ray {version('physiq-ray')}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    demo = _command(
-        subparsers, "demo", commands.demo_command, "try it all on generated photos and a local S3 server"
-    )
+    demo = _command(subparsers, "demo", demo_command, "try it all on generated photos and a local S3 server")
     demo.add_argument("--folder", default="demo", help="where everything goes (default: demo)")
     demo.add_argument("--photos", help="folder of your own photos; each sub-folder becomes a bucket")
     demo.add_argument("--labels", nargs="+", help="files of their labels (with --photos)")
@@ -95,15 +96,13 @@ def build_parser() -> argparse.ArgumentParser:
         with_config=False,
     )
 
-    train = _command(
-        subparsers, "train", commands.train_command, "train a pose classifier from buckets or folders"
-    )
+    train = _command(subparsers, "train", train_command, "train a pose classifier from buckets or folders")
     train.add_argument("--resume", action="store_true", help="go on with the run of --run-name")
     _add_json(train)
     _add_settings(train, list(Settings.model_fields))
 
     audit = _command(
-        subparsers, "audit", commands.audit_command, "count and check the photos and labels, changing nothing"
+        subparsers, "audit", audit_command, "count and check the photos and labels, changing nothing"
     )
     audit.add_argument("--check-photos", action="store_true", help="read every labelled photo")
     audit.add_argument(
@@ -116,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_json(audit)
     _add_settings(audit, AUDIT_SETTINGS)
 
-    evaluate = _command(subparsers, "evaluate", commands.evaluate_command, "score a model on labelled photos")
+    evaluate = _command(subparsers, "evaluate", evaluate_command, "score a model on labelled photos")
     evaluate.add_argument(
         "--model", default="output", help="model file, or the folder or s3:// prefix of one (default: output)"
     )

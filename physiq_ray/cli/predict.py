@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from physiq_ray.cli.answers import make_answers
-from physiq_ray.cli.show import as_json, given, make_display, no_words_of_ray
+from physiq_ray.cli.output import as_json, given, make_display, no_words_of_ray
 from physiq_ray.config import Settings, load_settings
 from physiq_ray.errors import PhysiqError, SettingError
 from physiq_ray.machine import check_writable

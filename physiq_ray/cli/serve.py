@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from physiq_ray.cli.show import given
+from physiq_ray.cli.output import given
 from physiq_ray.config import LocalServingSettings, load_settings
 from physiq_ray.machine import is_loopback
 

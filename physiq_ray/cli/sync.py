@@ -8,7 +8,7 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from physiq_ray.cli.show import as_json, given, printable
+from physiq_ray.cli.output import as_json, given, printable
 from physiq_ray.config import SyncSettings, load_settings
 from physiq_ray.progress import Bars
 
