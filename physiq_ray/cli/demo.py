@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from physiq_ray.cli.output import given, make_display, print_prediction, print_result
+from physiq_ray.cli.output import given, make_display, print_prediction, print_training
 from physiq_ray.errors import SettingError
 from physiq_ray.machine import check_writable
 
@@ -26,7 +26,7 @@ def demo_command(args: argparse.Namespace) -> int:
         labels=args.labels or (),
         debug=args.debug,
     )
-    print_result(demo.training)
+    print_training(demo.training)
     print(f"\nA photo it was not trained on{f' ({demo.truth})' if demo.truth else ''}:")
     print_prediction(demo.prediction, demo.figure)
     print(f"\n{demo.next_steps}")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from physiq_ray.cli.output import as_json, given, make_display, no_words_of_ray, print_report
+from physiq_ray.cli.output import as_json, given, make_display, no_words_of_ray
 from physiq_ray.config import Settings, load_settings
 from physiq_ray.machine import check_writable
 
@@ -19,6 +19,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
     from physiq_ray.checkpoint import load_model_state
     from physiq_ray.evaluation import score, write_report
     from physiq_ray.evaluation.evaluate import evaluate, facts_of_evaluation, find_candidates, split_defaults
+    from physiq_ray.evaluation.text import describe_report
     from physiq_ray.storage import absolute_uri
 
     state = load_model_state(args.model)
@@ -47,10 +48,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
         }
         print(as_json(report.to_dict() | left_out | {"files": list(files)}))
     else:
-        print_report(report)
-        print("Files:")
-        for uri in files:
-            print(f"  {uri}")
+        print(*describe_report(report), "Files:", *(f"  {uri}" for uri in files), sep="\n")
     for pose_id, count in found.num_unknown.items():
         print(f"left out: {count} photos of pose {pose_id}, which the model does not know", file=sys.stderr)
     for item in found.unreadable:

@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from physiq_ray.config import Settings
 
 if TYPE_CHECKING:
-    from physiq_ray.evaluation import Report
     from physiq_ray.prediction import Prediction
     from physiq_ray.progress import Display
     from physiq_ray.training.finish import TrainingResult
@@ -68,55 +67,13 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def summarise(result: "TrainingResult") -> dict[str, Any]:
-    """Give what train --json prints."""
-    from physiq_ray.quarantine import count_steps
+def print_training(result: "TrainingResult") -> None:
+    """Print the result of a training for a reader; sources that failed go to stderr."""
+    from physiq_ray.training.text import describe_result
 
-    return {
-        "run_name": result.run_name,
-        "best_epoch": result.best_epoch,
-        "best_validation_accuracy": result.best_accuracy,
-        "report": result.report.to_dict() if result.report is not None else None,
-        "files": list(result.files),
-        "photos": {**result.num_used, "skipped": result.num_skipped, "quarantined": len(result.unreadable)},
-        "quarantined_by_step": count_steps(result.unreadable),
-        "failed_sources": list(result.failed_sources),
-        "history": list(result.history),
-    }
-
-
-def print_result(result: "TrainingResult") -> None:
-    """Print what a training has come to for a reader."""
-    from physiq_ray.quarantine import count_steps
-
-    print(f"\nBest validation accuracy {result.best_accuracy:.2%} in epoch {result.best_epoch}")
-    if result.report is not None:
-        print_report(result.report)
-    used = " + ".join(f"{count} {split}" for split, count in result.num_used.items())
-    steps = ", ".join(f"{count} {step}" for step, count in count_steps(result.unreadable).items())
-    print(
-        f"Photos: {used} used, {result.num_skipped} skipped, {len(result.unreadable)} quarantined"
-        + (f" ({steps})" if steps else "")
-    )
-    for item in result.unreadable[:3]:
-        print(f"  quarantined {item.uri}: {item.error}")
-    print("Files:")
-    for uri in result.files:
-        print(f"  {uri}")
+    print("", *describe_result(result), sep="\n")
     for failure in result.failed_sources:
         print(f"NOT COMPLETE: trained without {failure}", file=sys.stderr)
-
-
-def print_report(report: "Report") -> None:
-    """Print a model's scores for a reader."""
-    print(
-        f"{report.num_photos} photos: accuracy {report.accuracy:.2%}, top 2 {report.top2_accuracy:.2%}, "
-        f"macro F1 {report.f1:.2%}; calibration error {report.error_before:.3f}, "
-        f"{report.error_after:.3f} at temperature {report.temperature:.2f}"
-    )
-    print(f"  {'pose':<22} precision  recall      F1  photos")
-    for pose in report.poses:
-        print(f"  {pose.name:<22} {pose.precision:>9.1%} {pose.recall:>7.1%} {pose.f1:>7.1%} {pose.count:>7}")
 
 
 def print_prediction(prediction: "Prediction", figure_uri: str | None, *, top: int | None = None) -> None:

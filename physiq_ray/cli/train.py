@@ -4,7 +4,7 @@ import argparse
 import contextlib
 from pathlib import Path
 
-from physiq_ray.cli.output import as_json, given, make_display, no_words_of_ray, print_result, summarise
+from physiq_ray.cli.output import as_json, given, make_display, no_words_of_ray, print_training
 from physiq_ray.config import Settings, load_settings
 from physiq_ray.machine import check_writable
 
@@ -15,14 +15,15 @@ def train_command(args: argparse.Namespace) -> int:
     if not args.resume:
         _check_inputs(settings)
     from physiq_ray.training.run import train
+    from physiq_ray.training.text import result_as_dict
 
     display = make_display(to_stderr=args.json)
     with no_words_of_ray(debug=args.debug) if args.json else contextlib.nullcontext():
         result = train(settings, display, resume=args.resume, debug=args.debug)
     if args.json:
-        print(as_json(summarise(result)))
+        print(as_json(result_as_dict(result)))
     else:
-        print_result(result)
+        print_training(result)
     return 1 if result.failed_sources else 0
 
 
