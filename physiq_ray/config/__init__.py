@@ -1,22 +1,27 @@
-"""Every setting of physiq_ray: its name, default, unit and effect, in one place.
+"""All settings: their names, defaults, units and effects, each written down once.
 
-In come a TOML file, the environment (`PHYSIQ_<NAME>`) and command-line values, the later winning; out
-comes one frozen group of settings, checked before any work starts. Flags, help and the README's tables are
-generated from the fields, so a setting is written down once.
+A TOML file, the environment (`PHYSIQ_<NAME>`) and the flags of a command are merged and checked before any
+work starts. The result is one frozen object. Flags, help and docs/settings.md are generated from the classes.
 
-settings   what training, auditing, evaluating and predicting need
+base       the base class; kinds of fields; what a value is called in help
+groups     the groups in which help and docs show the settings, and their order
+settings   what train, audit, evaluate, predict and demo need; photos, labels and split
 serving    what the HTTP service needs
 buckets    what cleanse and sync need
-load       merge the layers, check, and name what is wrong
+load       whether file, environment or flag wins, and how a wrong value is reported
 """
 
+from physiq_ray.config.base import BaseSettings, describe_form
 from physiq_ray.config.buckets import CleanseSettings, SyncSettings
+from physiq_ray.config.groups import Group
 from physiq_ray.config.load import load_settings
 from physiq_ray.config.serving import LiveSettings, LocalServingSettings, ServingSettings
 from physiq_ray.config.settings import Settings, SourceSettings, SplitSettings
 
 __all__ = [
+    "BaseSettings",
     "CleanseSettings",
+    "Group",
     "LiveSettings",
     "LocalServingSettings",
     "ServingSettings",
@@ -24,5 +29,6 @@ __all__ = [
     "SourceSettings",
     "SplitSettings",
     "SyncSettings",
+    "describe_form",
     "load_settings",
 ]

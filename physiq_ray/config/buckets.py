@@ -1,24 +1,25 @@
-"""What the tools that keep buckets need to know: `cleanse` and `sync`."""
+"""The settings of the bucket tools, `cleanse` and `sync`."""
 
-from pydantic import Field
-
-from physiq_ray.config.fields import Share
+from physiq_ray.config.base import Share
+from physiq_ray.config.groups import Group
 from physiq_ray.config.settings import SourceSettings, SplitSettings
 
 
 class CleanseSettings(SourceSettings):
-    """When a photo that no label names may go."""
+    """When an unlabelled photo may be removed."""
 
-    max_delete_share: Share = Field(
-        0.5, description="refuse a bucket of whose photos more than this share would go"
+    max_delete_share: Share = Group.REMOVAL.field(
+        0.5, "largest share of a bucket's photos that may be removed; if it is more, none are"
     )
-    max_unmatched_share: Share = Field(
-        0.05, description="refuse a bucket of whose labels more than this share match no photo"
+    max_unmatched_share: Share = Group.REMOVAL.field(
+        0.05, "largest share of a bucket's labels without a photo; if it is more, no photo is removed"
     )
-    min_age_hours: float = Field(24.0, ge=0, description="younger photos stay: uploaded, not yet labelled")
+    min_age_hours: float = Group.REMOVAL.field(
+        24.0, "hours since the upload before which a photo is not removed: its label may follow", ge=0
+    )
 
 
 class SyncSettings(SplitSettings):
     """How photos are downloaded."""
 
-    transfers: int = Field(32, ge=1, le=256, description="photos downloaded at once")
+    transfers: int = Group.DOWNLOAD.field(32, "number of photos downloaded at once", ge=1, le=256)

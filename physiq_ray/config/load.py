@@ -1,4 +1,4 @@
-"""Defaults, a TOML file, the environment and flags → one checked group of settings."""
+"""Defaults, a TOML file, the environment and flags → one object with checked settings."""
 
 import difflib
 import os
@@ -7,17 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from physiq_ray.config.base import BaseSettings
 from physiq_ray.config.buckets import CleanseSettings, SyncSettings
 from physiq_ray.config.serving import LocalServingSettings
 from physiq_ray.config.settings import Settings
 from physiq_ray.errors import SettingError
 
 ENVIRONMENT_PREFIX = "PHYSIQ_"
-KINDS: tuple[type[BaseModel], ...] = (Settings, LocalServingSettings, CleanseSettings, SyncSettings)
+# Together they have all settings: a test finds a class that is missing here.
+KINDS: tuple[type[BaseSettings], ...] = (Settings, LocalServingSettings, CleanseSettings, SyncSettings)
 
-Kind = TypeVar("Kind", bound=BaseModel)
+Kind = TypeVar("Kind", bound=BaseSettings)
 
 
 @overload
@@ -47,13 +49,14 @@ def load_settings(
     file: Path | None = None,
     environment: Mapping[str, str] = os.environ,
     defaults: Mapping[str, Any] | None = None,
-    kind: type[BaseModel] = Settings,
-) -> BaseModel:
-    """Merge defaults, a TOML file, the environment and flags, the later winning, and check the result.
+    kind: type[BaseSettings] = Settings,
+) -> BaseSettings:
+    """Merge defaults, a TOML file, the environment and flags, and check the result; a later one wins.
 
-    defaults: in place of the fields' own. kind: the group of settings. A flag that is None was not given.
-    Raises SettingError: unknown key, wrong type, out of range, unreadable file; all wrong values at
-    once, each with where it came from.
+    defaults: used instead of the classes' own. kind: the class of the settings. A flag that is None was not
+    given.
+    Raises SettingError: unknown key, wrong type, out of range, unreadable file. It names all wrong values at
+    once, each with its origin.
     """
     values: dict[str, Any] = dict(defaults or {})
     origins: dict[str, str] = {}
@@ -69,7 +72,7 @@ def load_settings(
         return kind.model_validate(values)
     except ValidationError as error:
         raise SettingError(
-            # Once a setting, though pydantic finds fault with each item of a list.
+            # Pydantic reports each wrong item of a list; the setting is reported once.
             "; ".join(dict.fromkeys(_describe(detail, values, origins, kind) for detail in error.errors()))
         ) from error
 
@@ -85,10 +88,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingError(f"--config {path}: not TOML: {error}") from error
 
 
-def _read_environment(environment: Mapping[str, str], kind: type[BaseModel]) -> dict[str, str]:
-    # A PHYSIQ_ variable of no setting is somebody else's and passes; a misspelt one is told apart by
-    # its likeness to a setting, since it would otherwise be ignored in silence.
-    all_names = {name for group in KINDS for name in group.model_fields}
+def _read_environment(environment: Mapping[str, str], kind: type[BaseSettings]) -> dict[str, str]:
+    # A PHYSIQ_ variable that is no setting may belong to another program and is ignored. If its name is
+    # almost that of a setting, it is refused: it is probably misspelt, and the user would not notice.
+    all_names = {name for one in KINDS for name in one.model_fields}
     values = {}
     for variable, value in environment.items():
         if not variable.startswith(ENVIRONMENT_PREFIX):
@@ -104,7 +107,7 @@ def _read_environment(environment: Mapping[str, str], kind: type[BaseModel]) -> 
 
 
 def _describe(
-    detail: Any, values: Mapping[str, Any], origins: Mapping[str, str], kind: type[BaseModel]
+    detail: Any, values: Mapping[str, Any], origins: Mapping[str, str], kind: type[BaseSettings]
 ) -> str:
     if not detail["loc"]:  # two settings that exclude each other: the message names both
         return str(detail["msg"])
@@ -118,5 +121,5 @@ def _describe(
         problem = message.removeprefix("Value error, ")
     else:
         problem = "expected " + message.removeprefix("Input should be ")
-    # The whole value, where pydantic would name a list's item only.
+    # The message names the whole value; pydantic would name only the wrong item of a list.
     return f"{origins.get(key, key)}={values.get(key)!r} ({kind.model_fields[key].description}): {problem}"

@@ -1,114 +1,136 @@
-"""What the HTTP service needs to know.
+"""The settings of the HTTP service.
 
-Three groups, each with all of the one before: what a running service takes over by `user_config`, what a
-deployment is built with (`serve run physiq_ray.serving:build_app model=…`, `args` in serve_config.yaml), and
-what `physiq-ray serve` adds on one machine.
+There are three classes, and each has all settings of the one before. LiveSettings can change in a running
+service, by Serve's `user_config`. ServingSettings are those that a deployment is built with (`serve run
+physiq_ray.serving:build_app model=…`, or `args` in serve_config.yaml). LocalServingSettings are those of
+`physiq-ray serve` on one machine.
 """
 
 import re
 from ipaddress import ip_network
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from physiq_ray.config.fields import Precision, Share, refuse_booleans, split_commas
+from physiq_ray.config.base import BaseSettings, Precision, Share, Texts, split_commas
+from physiq_ray.config.groups import Group
 
-Texts = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
+MAX_PIXELS = 89_478_485  # Pillow refuses more, and images.MAX_PIXELS is the same limit
 
 
-class LiveSettings(BaseModel):
-    """What is changed in a running service, by Serve's `user_config`, without a lost request."""
+class LiveSettings(BaseSettings):
+    """What Serve's `user_config` can change in a running service without losing a request."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    model: str = Field("output", description="model file, or the folder or s3:// prefix of one")
-    min_confidence: Share = Field(0.5, description="below it the answer is: no known pose")
-    canary_model: str | None = Field(
-        None, description="a second model that answers some of the requests, counted apart"
+    model: str = Group.MODELS.field("output", "model file, or the folder that holds it", form="URI")
+    min_confidence: Share = Group.MODELS.field(
+        0.5, "confidence below which the answer is that the photo shows no known pose", form="SHARE"
     )
-    canary_share: Share = Field(0.1, description="share of the requests that canary_model answers")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _nothing_is_true_or_false(cls, value: object) -> object:
-        return refuse_booleans(value)
+    canary_model: str | None = Group.MODELS.field(
+        None, "second model, which answers canary_share of the requests and is counted separately", form="URI"
+    )
+    canary_share: Share = Group.MODELS.field(0.1, "share of the requests that canary_model answers")
 
     @classmethod
     def of(cls, wider: "LiveSettings") -> Self:
-        """Give this group's part of a group that holds more."""
+        """Take the settings of this class from an object of a class that has more."""
         return cls.model_validate(wider.model_dump(include=set(cls.model_fields), exclude_unset=True))
 
 
 class ServingSettings(LiveSettings):
-    """What a deployment is built with; frozen and made of plain values, without any secret."""
+    """What a deployment is built with. Tokens are not among them, only the name of their file."""
 
-    poses: str = Field("mappings/poses.json", description="pose ids and names, for models without them")
-    precision: Precision = Field(
-        "auto", description="auto: bf16 where the hardware has it, fp16 on GPUs with tensor cores, else fp32"
+    tokens: str | None = Group.ACCESS.field(
+        None,
+        "file with one bearer token per line; environment: PHYSIQ_TOKENS; if not given, none is needed",
+        form="FILE",
     )
-    runtime: Literal["auto", "torch", "openvino"] = Field(
-        "torch", description="what computes; auto: OpenVINO on CPUs where it is installed, else torch"
+    allowed_sources: Texts = Group.ACCESS.field(
+        (), "buckets or prefixes whose photos a request may name by uri; if not given, none", form="URI"
     )
-    max_batch_size: int = Field(16, ge=1, le=512, description="photos in one forward pass at most")
-    max_requests: int = Field(
-        128, ge=1, le=10_000, description="requests inside one replica at most; more are answered by 503"
-    )
-    max_wait_s: float = Field(
-        1.1, gt=0, description="expected seconds in a replica's queue beyond which requests get 503"
-    )
-    max_uploads: int = Field(
-        256, ge=2, le=10_000, description="uploads in progress in one replica at most; half of them slow ones"
-    )
-    max_slow_uploads: int = Field(
-        32, ge=1, description="uploads of one client at most that take more than slow_upload_s"
-    )
-    slow_upload_s: float = Field(5.0, gt=0, description="seconds after which an upload is a slow one")
-    request_timeout_s: float = Field(30.0, gt=0, description="seconds for one request, its upload included")
-    max_body_bytes: int = Field(32 * 2**20, ge=1024, description="bytes of one request at most")
-    max_pixels: int = Field(
-        64_000_000,
-        ge=4096,
-        le=89_478_485,
-        description="pixels decoded of one photo at most; large JPEGs are decoded at a reduced size",
-    )
-    extra_formats: Annotated[tuple[Literal["avif", "heic"], ...], BeforeValidator(split_commas)] = Field(
+    trusted_proxies: Texts = Group.ACCESS.field(
         (),
-        description="avif, heic: read besides JPEG, PNG, WebP, GIF, BMP, TIFF; heic needs physiq-ray[heic]",
+        "addresses or networks of proxies whose X-Forwarded-For is trusted; if not given, none",
+        form="NETWORK",
     )
-    max_photos: int = Field(16, ge=1, le=256, description="photos in one request at most")
-    allowed_sources: Texts = Field(
-        (), description="s3:// buckets or prefixes whose photos requests may name by uri; none: no uris"
+    cors_origins: Texts = Group.ACCESS.field(
+        (), "origins whose pages may call the service from a browser", form="ORIGIN"
     )
-    tokens: str | None = Field(
+
+    poses: str = Group.ANSWERS.field(
+        "mappings/poses.json", "file with pose ids and names, for models that hold no names", form="URI"
+    )
+    precision: Precision = Group.ANSWERS.field(
+        "auto", "auto: bf16 if the hardware supports it, else fp16 on GPUs with tensor cores, else fp32"
+    )
+    runtime: Literal["auto", "torch", "openvino"] = Group.ANSWERS.field(
+        "torch", "library that computes; auto: OpenVINO on CPUs if it is installed, else torch"
+    )
+    max_batch_size: int = Group.ANSWERS.field(
+        16, "maximum number of photos in one forward pass", ge=1, le=512
+    )
+    decode_threads: int = Group.ANSWERS.field(
+        2, "threads of each replica that decode photos; more keep a GPU busy with large photos", ge=1
+    )
+    max_pixels: int = Group.ANSWERS.field(
+        64_000_000,
+        "maximum number of decoded pixels of a photo; large JPEGs are decoded at a reduced size",
+        ge=4096,
+        le=MAX_PIXELS,
+    )
+    extra_formats: Annotated[tuple[Literal["avif", "heic"], ...], BeforeValidator(split_commas)] = (
+        Group.ANSWERS.field(
+            (), "formats read besides JPEG, PNG, WebP, GIF, BMP and TIFF; heic needs physiq-ray[heic]"
+        )
+    )
+    max_photos: int = Group.ANSWERS.field(16, "maximum number of photos in one request", ge=1, le=256)
+
+    max_body_bytes: int = Group.LIMITS.field(32 * 2**20, "maximum size of one request, in bytes", ge=1024)
+    max_requests: int = Group.LIMITS.field(
+        128, "maximum number of requests inside one replica; further requests get 503", ge=1, le=10_000
+    )
+    max_wait_s: float = Group.LIMITS.field(
+        1.1, "longest expected wait in a replica's queue, in seconds; if it is longer, requests get 503", gt=0
+    )
+    request_timeout_s: float = Group.LIMITS.field(
+        30.0, "maximum seconds of one request, including its upload", gt=0
+    )
+    max_uploads: int = Group.LIMITS.field(
+        256, "maximum number of uploads in one replica; half of them may be slow", ge=2, le=10_000
+    )
+    max_slow_uploads: int = Group.LIMITS.field(32, "maximum number of slow uploads of one client", ge=1)
+    slow_upload_s: float = Group.LIMITS.field(5.0, "seconds after which an upload is slow", gt=0)
+    requests_per_minute: int | None = Group.LIMITS.field(
         None,
-        description="file with one bearer token a line, or environment for PHYSIQ_TOKENS; none: open to all",
+        "maximum requests per minute of one client to one replica; the client is its token or address",
+        ge=1,
     )
-    requests_per_minute: int | None = Field(
-        None, ge=1, description="requests of one client (its token, or else address) to one replica"
+
+    feedback: str | None = Group.FEEDBACK.field(
+        None, "folder that keeps photos with a doubtful answer; if not given, none are kept", form="URI"
     )
-    trusted_proxies: Texts = Field(
-        (), description="addresses or networks of proxies whose X-Forwarded-For is believed; none: no one's"
+    feedback_below: Share = Group.FEEDBACK.field(
+        0.6, "confidence below which an answer is doubtful", form="SHARE"
     )
-    cors_origins: Texts = Field((), description="origins whose pages may call the service from a browser")
-    feedback: str | None = Field(
-        None,
-        description="folder or s3:// prefix that keeps photos with a doubtful answer; none: nowhere",
+
+    min_replicas: int = Group.REPLICAS.field(
+        1, "minimum number of replicas; 0: an idle service has none", ge=0
     )
-    feedback_below: Share = Field(0.6, description="confidence below which an answer is doubtful")
-    min_replicas: int = Field(1, ge=0, description="replicas at least; 0 lets an idle service go")
-    max_replicas: int = Field(4, ge=1, description="replicas at most")
-    target_requests: float = Field(
-        16.0, gt=0, description="requests inside each replica that autoscaling aims at"
+    max_replicas: int = Group.REPLICAS.field(4, "maximum number of replicas", ge=1)
+    target_requests: float = Group.REPLICAS.field(
+        16.0, "number of requests inside each replica that autoscaling aims at", gt=0
     )
-    upscale_delay_s: float = Field(10.0, ge=0, description="seconds of higher load before replicas are added")
-    downscale_delay_s: float = Field(
-        300.0, ge=0, description="seconds of lower load before replicas are taken away"
+    upscale_delay_s: float = Group.REPLICAS.field(
+        10.0, "seconds of higher load after which replicas are added", ge=0
     )
-    cpus_per_replica: int = Field(2, ge=1, description="CPUs, and threads of the network, of each replica")
-    gpus_per_replica: float = Field(0.0, ge=0, le=1, description="GPUs of each replica; 0.5 puts two on one")
-    decode_threads: int = Field(
-        2, ge=1, description="threads of each replica that decode; more keep a GPU busy with large photos"
+    downscale_delay_s: float = Group.REPLICAS.field(
+        300.0, "seconds of lower load after which replicas are removed", ge=0
+    )
+    cpus_per_replica: int = Group.REPLICAS.field(
+        2, "CPUs of each replica; its network computes with as many threads", ge=1
+    )
+    gpus_per_replica: float = Group.REPLICAS.field(
+        0.0, "GPUs of each replica; 0.5: two replicas share a GPU", ge=0, le=1
     )
 
     @model_validator(mode="after")
@@ -141,17 +163,18 @@ class ServingSettings(LiveSettings):
 
 
 class LocalServingSettings(ServingSettings):
-    """What `physiq-ray serve` adds: where one machine's service listens."""
+    """What `physiq-ray serve` adds: where the service of one machine listens."""
 
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 is every network's")
-    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
-    root_path: str | None = Field(
-        None, description="path under which a reverse proxy shows the service, such as /poses"
+    host: str = Group.ADDRESS.field(
+        "127.0.0.1", "address on which the service listens; 0.0.0.0: on all networks", form="ADDRESS"
     )
-    ingress: Literal["auto", "haproxy", "proxy"] = Field(
+    port: int = Group.ADDRESS.field(8000, "port on which the service listens", ge=1, le=65535)
+    root_path: str | None = Group.ADDRESS.field(
+        None, "path under which a reverse proxy shows the service, such as /poses", form="PATH"
+    )
+    ingress: Literal["auto", "haproxy", "proxy"] = Group.ADDRESS.field(
         "auto",
-        description="Ray's HAProxy straight to the replicas, or Serve's own proxy; auto: the proxy on "
-        "loopback, else HAProxy where there is one",
+        "Ray's HAProxy or Serve's own proxy; auto: proxy on loopback, else haproxy if it is installed",
     )
 
     @field_validator("root_path")

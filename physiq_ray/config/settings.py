@@ -1,19 +1,21 @@
-"""What training, auditing, evaluating and predicting need to know."""
+"""The settings of train, audit, evaluate, predict and demo; cleanse and sync have their first part too."""
 
 import re
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from physiq_ray.config.fields import Precision, Share, refuse_booleans, split_commas
+from physiq_ray.config.base import BaseSettings, Precision, Share, Texts, split_commas
+from physiq_ray.config.groups import Group
 
-LABEL_FIELDS = ("pose_id", "name", "source", "split")  # what a label says, but for the group
+LABEL_FIELDS = ("pose_id", "name", "source", "split")  # group is missing: group_field names its column
+MIN_SIDE_PX, MAX_SIDE_PX = 64, 1024  # of the network's input
 
 
 def _split_pairs(value: object, form: str) -> object:
-    """`checkins=checkin-poses,training=workout-images` → a mapping; flags come as a tuple of pairs."""
+    """Split `checkins=checkin-poses,training=workout-images` into a dict; a flag gives a tuple of pairs."""
     parts = split_commas(value)
     if not isinstance(parts, tuple | list):
         return parts
@@ -36,45 +38,39 @@ def _split_fields(value: object) -> object:
     return _split_pairs(value, "field=column")
 
 
-class SourceSettings(BaseModel):
-    """Where the photos and their labels are: what every command that looks at buckets needs to know.
+class SourceSettings(BaseSettings):
+    """Where photos and labels are. Every command that lists buckets has these settings."""
 
-    Frozen and made of plain values, so that it travels to Ray processes as it is. No secret is ever a
-    setting: AWS access comes from the standard chain (profile, environment, role, AWS_ENDPOINT_URL).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    sources: Annotated[tuple[str, ...], BeforeValidator(split_commas)] = Field(
-        (), description="where the photos lie: s3://bucket[/prefix] or a folder, several allowed"
+    sources: Texts = Group.DATA.field(
+        (), "where the photos are: s3://bucket[/prefix] or a folder; several are allowed", form="URI"
     )
-    source_buckets: Annotated[dict[str, str], BeforeValidator(_split_buckets)] = Field(
-        {}, description="a label's source and the bucket (or folder) it means: checkins=checkin-poses"
-    )
-    poses: str = Field(
-        "mappings/poses.json",
-        description="pose ids and names, a path or s3:// address; without the default file the eight shipped",
-    )
-    labels: Annotated[tuple[str, ...], BeforeValidator(split_commas)] = Field(
+    labels: Texts = Group.DATA.field(
         ("mappings/db_labels.json",),
+        "label files (JSON, JSON Lines, CSV or Parquet)",
+        form="URI",
         min_length=1,
-        description="JSON, JSON Lines, CSV or Parquet files of labels, paths or s3:// addresses",
     )
-    label_fields: Annotated[dict[str, str], BeforeValidator(_split_fields)] = Field(
+    poses: str = Group.DATA.field(
+        "mappings/poses.json",
+        "file with pose ids and names; if the default file is missing, the eight built-in poses",
+        form="URI",
+    )
+    source_buckets: Annotated[dict[str, str], BeforeValidator(_split_buckets)] = Group.DATA.field(
         {},
-        description="columns of the labels with other names than usual: pose_id=class, name, source or split",
+        "bucket or folder that a source in the labels means, for example checkins=checkin-poses",
+        form="SOURCE=BUCKET",
     )
-    requester_pays: Literal["no", "yes"] = Field(
-        "no", description="pay for the requests to the sources' buckets, where their owners do not"
+    label_fields: Annotated[dict[str, str], BeforeValidator(_split_fields)] = Group.DATA.field(
+        {},
+        "column of the label files that holds pose_id, name, source or split: pose_id=class",
+        form="FIELD=COLUMN",
     )
-    anonymous: Literal["no", "yes"] = Field(
-        "no", description="send unsigned requests to the sources' buckets: public photos, no credentials"
+    anonymous: Literal["no", "yes"] = Group.DATA.field(
+        "no", "yes: send unsigned requests to the sources' buckets, for public photos"
     )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _nothing_is_true_or_false(cls, value: object) -> object:
-        return refuse_booleans(value)
+    requester_pays: Literal["no", "yes"] = Group.DATA.field(
+        "no", "yes: pay for the requests to the sources' buckets if their owners do not"
+    )
 
     @field_validator("label_fields")
     @classmethod
@@ -106,18 +102,21 @@ class SourceSettings(BaseModel):
 class SplitSettings(SourceSettings):
     """How labelled photos are divided into training and validation."""
 
-    validation_share: float = Field(
-        0.2, gt=0, lt=1, description="share of each pose's photos kept for validation"
+    validation_share: float = Group.SPLIT.field(
+        0.2, "share of each pose's photos that is used for validation", gt=0, lt=1
     )
-    group_pattern: str | None = Field(
-        None, description="regular expression on the key; photos with the same match stay on one side"
+    group_pattern: str | None = Group.SPLIT.field(
+        None, "regular expression on the key; photos with the same match stay in one split", form="REGEX"
     )
-    group_field: str | None = Field(
+    group_field: str | None = Group.SPLIT.field(
         None,
+        "column of the label files; photos with the same value, such as an athlete, stay in one split",
+        form="COLUMN",
         min_length=1,
-        description="column of the labels whose photos with one value stay on one side: an athlete's id, say",
     )
-    seed: int = Field(42, ge=0, lt=2**32, description="seed of split, shuffling, augmentation and weights")
+    seed: int = Group.SPLIT.field(
+        42, "seed of split, shuffling, augmentation and random weights", ge=0, lt=2**32
+    )
 
     @field_validator("group_pattern")
     @classmethod
@@ -131,117 +130,135 @@ class SplitSettings(SourceSettings):
 
 
 class Settings(SplitSettings):
-    """What a run needs to know, typed and bounded. Every field has a default but `sources`."""
+    """What a run needs to know. Every setting has a default, but a run needs sources or a manifest."""
 
-    manifest: str | None = Field(
-        None, description="a saved manifest (Parquet file or s3:// address) in place of sources"
+    manifest: str | None = Group.DATA.field(
+        None, "saved manifest (Parquet) that is used instead of sources", form="URI"
     )
-    output: str = Field("output", description="folder or s3:// prefix for model files and reports")
-    weights: str = Field(
-        "imagenet", description="starting weights: imagenet, random, or a file or s3:// address"
+    max_unreadable_share: Share = Group.DATA.field(
+        0.05, "largest share of unreadable photos; the command stops if there are more"
     )
-    image_size: int = Field(224, ge=64, le=1024, description="side of the square the network sees, in pixels")
-    batch_size: int = Field(
-        32, ge=1, le=4096, description="photos per step and worker; left out, 64 where workers have GPUs"
+
+    weights: str = Group.MODEL.field(
+        "imagenet", "starting weights: imagenet, random, or a file", form="imagenet|random|URI"
     )
-    learning_rate: float = Field(
+    image_size: int = Group.MODEL.field(
+        224,
+        "side of the network's square input, in pixels",
+        form="PIXELS",
+        ge=MIN_SIDE_PX,
+        le=MAX_SIDE_PX,
+    )
+    train_sizes: Annotated[tuple[int, ...], BeforeValidator(split_commas)] = Group.MODEL.field(
+        (), "sides in pixels that are trained one after the other; the last is image_size", form="PIXELS"
+    )
+    precision: Precision = Group.MODEL.field(
+        "auto", "auto: bf16 if the hardware supports it, else fp16 on GPUs with tensor cores, else fp32"
+    )
+    batch_norm: Literal["local", "sync"] = Group.MODEL.field(
+        "local", "local: batch statistics of each worker's own photos; sync: of all workers' photos"
+    )
+    compile: Literal["no", "yes"] = Group.MODEL.field(
+        "no", "yes: torch.compile, which takes minutes at the start and makes steps on GPUs faster"
+    )
+    reproducible: Literal["no", "yes"] = Group.MODEL.field(
+        "no", "yes: equal runs have equal results on GPUs too, with slower steps; on CPUs they always have"
+    )
+
+    epochs: int = Group.OPTIMISER.field(50, "maximum number of epochs", ge=1)
+    patience: int = Group.OPTIMISER.field(
+        10, "number of epochs without a better validation accuracy after which the run stops", ge=1
+    )
+    batch_size: int = Group.OPTIMISER.field(
+        32, "photos per step and worker; if not given, 64 for workers with GPUs", ge=1, le=4096
+    )
+    learning_rate: float = Group.OPTIMISER.field(
         1e-4,
+        "Adam's learning rate, with a schedule its peak; if not given, larger for large steps on GPUs",
         gt=0,
         le=1,
-        description="Adam's learning rate, the peak of a schedule; left out, larger for large steps on GPUs",
     )
-    schedule: Literal["constant", "cosine"] = Field(
-        "constant", description="learning rate over the run; cosine warms up first"
+    schedule: Literal["constant", "cosine"] = Group.OPTIMISER.field(
+        "constant", "learning rate over the run; cosine: a warm-up, then a cosine down to 0"
     )
-    warmup_epochs: float = Field(
-        1.0, ge=0, description="epochs of linear warm-up, where the schedule has one"
+    warmup_epochs: float = Group.OPTIMISER.field(
+        1.0, "epochs of linear warm-up, if the schedule is cosine", ge=0
     )
-    head_epochs: int = Field(
-        0, ge=0, description="first epochs that train the last layer only, on a frozen backbone"
+    head_epochs: int = Group.OPTIMISER.field(
+        0, "number of first epochs that train only the last layer, on a frozen backbone", ge=0
     )
-    backbone_rate: float = Field(
-        1.0, ge=0, le=1, description="learning rate of all layers before the last, as a share of its rate"
-    )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all poses")
-    class_weights: Literal["none", "balanced"] = Field(
-        "none", description="balanced: photos of rare poses weigh more in the loss"
-    )
-    augment: Literal["none", "light", "strong"] = Field(
-        "light",
-        description="random flips, shifts, zooms and light changes of training photos; strong erases too",
-    )
-    mixup: float = Field(
-        0.0, ge=0, le=10, description="both parameters of mixup's Beta distribution; 0 mixes no photos"
-    )
-    train_sizes: Annotated[tuple[int, ...], BeforeValidator(split_commas)] = Field(
-        (),
-        description="sides in pixels to train at, one after the other, the last image_size: 128,160,224",
-    )
-    gradient_accumulation: int = Field(
-        1, ge=1, le=1024, description="batches whose gradients make one step together"
-    )
-    max_gradient_norm: float | None = Field(
-        None, gt=0, description="longer gradients are shortened to this norm"
-    )
-    ema_decay: float = Field(
-        0.0,
+    backbone_rate: float = Group.OPTIMISER.field(
+        1.0,
+        "learning rate of all layers before the last, as a share of learning_rate",
+        form="SHARE",
         ge=0,
-        lt=1,
-        description="moving average of the weights, to validate with and to keep; 0 keeps none",
+        le=1,
     )
-    batch_norm: Literal["local", "sync"] = Field(
-        "local", description="batch norms over each worker's own photos, or over those of all workers"
+    gradient_accumulation: int = Group.OPTIMISER.field(
+        1, "number of batches whose gradients are combined into one step", ge=1, le=1024
     )
-    epochs: int = Field(50, ge=1, description="epochs at most")
-    patience: int = Field(10, ge=1, description="epochs without a better validation accuracy before stopping")
-    num_workers: int = Field(1, ge=1, description="training workers, data-parallel")
-    min_workers: int | None = Field(
-        None, ge=1, description="go on with as few workers as this while the cluster has room for no more"
+    max_gradient_norm: float | None = Group.OPTIMISER.field(
+        None, "norm to which longer gradients are shortened; if not given, they are not", gt=0
     )
-    use_gpu: Literal["auto", "yes", "no"] = Field("auto", description="one GPU per training worker")
-    placement: Literal["auto", "pack", "spread"] = Field(
-        "auto", description="where training workers go; auto: with GPUs on few nodes, else on many"
+
+    augment: Literal["none", "light", "strong"] = Group.REGULARISATION.field(
+        "light", "random flips, shifts, zooms and changes of light in training photos; strong also erases"
     )
-    decode_resource: str | None = Field(
-        None, description="custom Ray resource of the nodes that decode; none: wherever a CPU is free"
+    mixup: float = Group.REGULARISATION.field(
+        0.0, "both parameters of mixup's Beta distribution; 0: photos are not mixed", ge=0, le=10
     )
-    wait_for_nodes_s: float = Field(
-        0.0, ge=0, description="seconds that the autoscaler has to bring missing nodes; 0 fails at once"
+    label_smoothing: float = Group.REGULARISATION.field(
+        0.0, "share of each target that is spread over all poses", form="SHARE", ge=0, lt=1
     )
-    precision: Precision = Field(
-        "auto", description="auto: bf16 where the hardware has it, fp16 on GPUs with tensor cores, else fp32"
+    class_weights: Literal["none", "balanced"] = Group.REGULARISATION.field(
+        "none", "balanced: photos of rare poses count more in the loss"
     )
-    reproducible: Literal["no", "yes"] = Field(
-        "no",
-        description="equal epoch tables of equal runs on GPUs too, for slower steps; CPUs always do that",
+    ema_decay: float = Group.REGULARISATION.field(
+        0.0, "decay of the moving average of the weights that is validated and saved; 0: none", ge=0, lt=1
     )
-    compile: Literal["no", "yes"] = Field(
-        "no", description="torch.compile: minutes at the start, for faster steps on GPUs"
+
+    cache: Literal["auto", "gpu", "memory", "disk", "none"] = Group.CACHE.field(
+        "auto", "where decoded photos are kept; auto: the first of GPU, Ray's memory and disk that has room"
     )
-    cache: Literal["auto", "gpu", "memory", "disk", "none"] = Field(
-        "auto",
-        description="where decoded photos are kept; auto: GPU, Ray's memory or disk, the first that fits",
+    cache_dir: str | None = Group.CACHE.field(
+        None, "folder of decoded photos, also for later runs; if not given, ~/.cache/physiq-ray", form="URI"
     )
-    cache_dir: str | None = Field(
+    cache_limit_gib: float = Group.CACHE.field(
+        100.0, "GiB that cache_dir may hold; the least recently used photos are deleted first", gt=0
+    )
+
+    num_workers: int = Group.CLUSTER.field(1, "number of data-parallel training workers", ge=1)
+    min_workers: int | None = Group.CLUSTER.field(
+        None, "number of workers that is enough while the cluster has no room for num_workers", ge=1
+    )
+    use_gpu: Literal["auto", "yes", "no"] = Group.CLUSTER.field(
+        "auto", "yes: each training worker has a GPU; auto: if the cluster has GPUs"
+    )
+    placement: Literal["auto", "pack", "spread"] = Group.CLUSTER.field(
+        "auto", "pack: workers on few nodes; spread: on many; auto: pack with GPUs, spread without"
+    )
+    decode_resource: str | None = Group.CLUSTER.field(
+        None, "custom Ray resource of the nodes that decode photos; if not given, all nodes", form="NAME"
+    )
+    wait_for_nodes_s: float = Group.CLUSTER.field(
+        0.0, "seconds to wait until the autoscaler has started missing nodes; 0: fail at once", ge=0
+    )
+    max_failures: int = Group.CLUSTER.field(
+        3, "number of times that a run recovers from lost workers or nodes; -1: no limit", ge=-1
+    )
+    stall_timeout_s: float = Group.CLUSTER.field(
+        300.0, "seconds without a response after which a worker counts as lost", ge=10
+    )
+
+    run_name: str | None = Group.RUN.field(None, "name of the run; needed to resume it", form="NAME")
+    output: str = Group.RUN.field("output", "folder for model files and reports", form="URI")
+    storage: str = Group.RUN.field(
+        "runs", "folder for checkpoints; on a cluster, on storage that all nodes share", form="URI"
+    )
+    mlflow: str | None = Group.RUN.field(
         None,
-        description="folder or s3:// prefix of decoded photos, for later runs too; else ~/.cache/physiq-ray",
-    )
-    cache_limit_gib: float = Field(
-        100.0, gt=0, description="GiB of decoded photos in cache_dir; the least recently used make room"
-    )
-    max_unreadable_share: Share = Field(
-        0.05, description="stop when more than this share of the photos cannot be read"
-    )
-    max_failures: int = Field(3, ge=-1, description="lost workers or nodes to recover from; -1 without limit")
-    stall_timeout_s: float = Field(
-        300.0, ge=10, description="seconds after which a worker that does not answer is given up"
-    )
-    run_name: str | None = Field(None, description="name of the run; needed to resume it")
-    storage: str = Field(
-        "runs", description="folder or s3:// prefix for Ray's checkpoints, on shared storage"
-    )
-    mlflow: str | None = Field(
-        None, description="tracking server to log the run to, http://host:5000; needs physiq-ray[mlflow]"
+        "MLflow server to which the run is logged, http://host:5000; needs physiq-ray[mlflow]",
+        form="URL",
     )
 
     @field_validator("mlflow")
@@ -256,16 +273,16 @@ class Settings(SplitSettings):
 
     @field_validator("cache", mode="before")
     @classmethod
-    def _older_runs_go_on(cls, value: object) -> object:
-        # A run that was started under the name that the kind had before.
+    def _rename_old_value(cls, value: object) -> object:
+        # Runs that older versions started have the old name, and must be able to resume.
         return "memory" if value == "object_store" else value
 
     @field_validator("train_sizes")
     @classmethod
     def _sizes_are_in_range(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        wrong = [size for size in value if not 64 <= size <= 1024]
+        wrong = [size for size in value if not MIN_SIDE_PX <= size <= MAX_SIDE_PX]
         if wrong:
-            raise ValueError(f"{wrong[0]} px; sizes go from 64 to 1024")
+            raise ValueError(f"{wrong[0]} px; sizes go from {MIN_SIDE_PX} to {MAX_SIDE_PX}")
         return value
 
     @model_validator(mode="after")

@@ -395,7 +395,7 @@ def test_ctrl_c_keeps_what_is_whole_and_says_how_to_go_on(
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (1, "")
     assert err == (
-        "physiq-ray sync: interrupted; f keeps what is whole, run the same command again to go on\n"
+        "physiq-ray sync: interrupted; f keeps all complete photos; run the same command again to continue\n"
     )
     found = contents(tmp_path / "f")
     assert 10 <= len(found) < 40

@@ -1,0 +1,106 @@
+"""The command evaluate."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from physiq_ray.cli.command import Command, add_model, load
+from physiq_ray.cli.output import as_json, make_display, silence_ray
+from physiq_ray.config import Settings, SplitSettings
+from physiq_ray.machine import check_writable
+
+# An evaluation uses the photos of the training unless the command itself names others. The environment may be
+# that of the training: if its sources were listed and split again, photos that the model was trained on could
+# be among those that are scored.
+NOT_IN_ENVIRONMENT = ("sources", "manifest")
+SPLITS = ("validation", "train", "test", "all")  # a test compares them with evaluation's
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Score a model on labelled photos."""
+    _load_settings(args)  # wrong values are reported before the model is read
+    check_writable("--report", args.report)
+    from physiq_ray.checkpoint import load_model_state
+    from physiq_ray.evaluation import score, write_report
+    from physiq_ray.evaluation.candidates import find_candidates, split_defaults
+    from physiq_ray.evaluation.evaluate import evaluate
+    from physiq_ray.evaluation.facts import facts_of_evaluation
+    from physiq_ray.evaluation.text import describe_report
+    from physiq_ray.storage import absolute_uri
+
+    state = load_model_state(args.model)
+    settings = _load_settings(args, defaults=split_defaults(state))
+    candidates = find_candidates(settings, state)
+    display = make_display(to_stderr=True)
+    with display.live(), silence_ray(debug=args.debug):
+        found = evaluate(
+            candidates.manifest,
+            state,
+            split=args.split,
+            precision=settings.precision,
+            batch_size=settings.batch_size,
+            on_progress=lambda done, total: display.count("evaluating", done, total),
+            debug=args.debug,
+        )
+    report = score(found.answers, state.class_mapping, state.pose_names, temperature=state.temperature)
+    facts = facts_of_evaluation(state, candidates, found, split=args.split, model=args.model)
+    files = write_report(report, found.answers, facts, absolute_uri(args.report), history=state.history)
+    failed = [f"{source.source}: {source.error}" for source in candidates.manifest.report.failed_sources]
+    if args.json:
+        left_out = {
+            "unreadable": [dataclasses.asdict(item) for item in found.unreadable],
+            "unknown_poses": [{"id": id_, "photos": count} for id_, count in found.num_unknown.items()],
+            "failed_sources": failed,
+        }
+        print(as_json(report.to_dict() | left_out | {"files": list(files)}))
+    else:
+        print(*describe_report(report), "Files:", *(f"  {uri}" for uri in files), sep="\n")
+    for pose_id, count in found.num_unknown.items():
+        print(f"left out: {count} photos of pose {pose_id}, which the model does not know", file=sys.stderr)
+    for item in found.unreadable:
+        print(f"physiq-ray evaluate: {item.uri}: {item.error}", file=sys.stderr)
+    for sentence in failed:
+        print(f"NOT COMPLETE: evaluated without {sentence}", file=sys.stderr)
+    return 1 if found.unreadable or failed else 0
+
+
+def _load_settings(args: argparse.Namespace, *, defaults: Mapping[str, Any] | None = None) -> Settings:
+    hidden = {f"PHYSIQ_{name.upper()}" for name in NOT_IN_ENVIRONMENT}
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    settings = load(args, environment=environment, defaults=defaults)
+    # A flag replaces both settings of the file.
+    if args.sources and not args.manifest:
+        return settings.model_copy(update={"manifest": None})
+    if args.manifest and not args.sources:
+        return settings.model_copy(update={"sources": ()})
+    return settings
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="validation",
+        help="photos to use, as the training divided them (default: validation)",
+    )
+    parser.add_argument(
+        "--report", default="evaluation", metavar="URI", help="folder for the report (default: evaluation)"
+    )
+
+
+EVALUATE = Command(
+    "evaluate",
+    "score a model on labelled photos",
+    (
+        "physiq-ray evaluate",
+        "physiq-ray evaluate --sources s3://new-athletes --split all --report new",
+    ),
+    run_evaluate,
+    settings=(*SplitSettings.model_fields, "manifest", "batch_size", "precision"),
+    add_flags=_add_flags,
+    not_in_environment=NOT_IN_ENVIRONMENT,
+)
