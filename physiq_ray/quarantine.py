@@ -1,4 +1,4 @@
-"""Photos that could not be used: which, why, and how many are too many. No Ray."""
+"""Quarantined photos: their errors, their file, and the limit on their number. Does not import Ray."""
 
 import json
 from collections import Counter
@@ -10,14 +10,15 @@ from physiq_ray.errors import DataError
 from physiq_ray.storage import join_uri, write_bytes
 
 QUARANTINE_FILE = "quarantine.jsonl"
-NAMED_PHOTOS: Final = 5  # in the message on too many
+NAMED_PHOTOS: Final = 5  # in the message about too many
 
 
 @dataclass(frozen=True)
 class Unreadable:
     """A photo that could not be used.
 
-    step: what failed, "fetch" or "decode"; "changed" or "gone": it is not what was listed any more.
+    step: the step that failed, "fetch" or "decode"; or "changed" or "gone" if the listed photo was replaced
+    or deleted.
     """
 
     uri: str
@@ -31,9 +32,9 @@ def count_steps(unreadable: Iterable[Unreadable]) -> dict[str, int]:
 
 
 def check_unreadable(unreadable: Sequence[Unreadable], num_photos: int, max_share: float) -> None:
-    """Refuse to continue with too many photos missing; those that changed or are gone count too.
+    """Stop if too many photos cannot be used; changed and gone photos count too.
 
-    Raises DataError: more than max_share of num_photos, the first ones named.
+    Raises DataError, which names the first photos, if they are more than max_share of num_photos.
     """
     if len(unreadable) <= max_share * num_photos:
         return
@@ -44,8 +45,8 @@ def check_unreadable(unreadable: Sequence[Unreadable], num_photos: int, max_shar
     if others := steps.get("changed", 0) + steps.get("gone", 0):
         sentences.append(
             f"{others} of them changed or disappeared since they were listed "
-            f"({steps.get('changed', 0)} changed, {steps.get('gone', 0)} gone): start a new run, which lists "
-            "them again, once their labels are right"
+            f"({steps.get('changed', 0)} changed, {steps.get('gone', 0)} gone): check their labels, then "
+            "start a new run, which lists the photos again"
         )
     raise DataError(
         f"{len(unreadable)} of {num_photos} photos cannot be read, more than "
@@ -54,7 +55,7 @@ def check_unreadable(unreadable: Sequence[Unreadable], num_photos: int, max_shar
 
 
 def write_quarantine(unreadable: Iterable[Unreadable], output: str) -> str:
-    """Write quarantine.jsonl into a folder or s3:// prefix, one {uri, step, error} a line; give its uri."""
+    """Write quarantine.jsonl, one {uri, step, error} a line, to a folder or s3:// prefix; return its uri."""
     lines = [json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in unreadable]
     uri = join_uri(output, QUARANTINE_FILE)
     write_bytes("".join(lines).encode(), uri)

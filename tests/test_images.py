@@ -282,7 +282,7 @@ def test_pixels_of_32_bits_are_refused(dtype: type[np.generic]) -> None:
     file = io.BytesIO()
     Image.fromarray(np.ones((20, 20), dtype)).save(file, "TIFF")
 
-    with pytest.raises(PhotoError, match=r"^pixels of 32 bits \(mode [IF]\) have no agreed brightness$"):
+    with pytest.raises(PhotoError, match=r"^pixels of 32 bits \(mode [IF]\) have no defined brightness$"):
         decode_square(file.getvalue(), size_px=64)
 
 

@@ -1,13 +1,13 @@
-"""Photo bytes → upright sRGB pixels, with one decoder for training, single predictions and the server.
+"""Decode photo bytes to upright sRGB pixels, with one decoder for training, predictions and the server.
 
-Training and answers must see the same pixels, so nobody else opens a photo. JPEGs are decoded at the
-smallest DCT scale that still covers the wanted size: several times faster on 12-megapixel phone photos.
-Ray is not imported here; threads may decode side by side, as Pillow releases the GIL.
+Training and predictions must see the same pixels, so no other package opens a photo. JPEGs are decoded at
+the smallest DCT scale that still covers the wanted size, which is several times faster for 12-megapixel
+phone photos. This package does not import Ray. Threads can decode in parallel, as Pillow releases the GIL.
 
-decode       the functions that others call
-formats      which format the bytes are, by their content, and the remedy for those that are not read
-jpeg         what a JPEG's own header promises, and whether its body holds that
-orientation  what EXIF or XMP says of it
+decode       the public functions
+formats      the format of the bytes, by their content, and advice for unsupported formats
+jpeg         the limits of a JPEG, and the check that its body is as complete as its header says
+orientation  the orientation that EXIF or XMP gives
 colour       embedded colour profiles → sRGB
 """
 

@@ -1,8 +1,8 @@
-"""Embedded colour profiles → sRGB, which the network is trained on.
+"""Convert embedded colour profiles to sRGB, the colour space that the network is trained on.
 
-Phones embed Display P3, cameras Adobe RGB, print shops CMYK: read as sRGB their colours are 4 to 16 of 255
-off. A profile that is sRGB, under whatever name, is found out once and costs a look-up from then on; the
-pixels stay as they are. A profile that is damaged, or not of the kind of the pixels, counts for nothing.
+Phones embed Display P3, cameras Adobe RGB, print shops CMYK. If their pixels are read as sRGB, the colours
+are wrong by 4 to 16 of 255. A profile that equals sRGB under another name is detected once and cached; its
+pixels are not converted. A profile that is damaged or does not fit the pixels is ignored.
 """
 
 import functools
@@ -13,20 +13,20 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageCms
 
-MAX_PROFILE_BYTES = 4 * 2**20  # print profiles have up to 3 MB; what is larger would fill the cache
-MAX_SRGB_DIFFERENCE = 3  # of 255: what the many makers' tables of the one sRGB curve differ by at most
+MAX_PROFILE_BYTES = 4 * 2**20  # print profiles have up to 3 MB; larger ones would fill the cache
+MAX_SRGB_DIFFERENCE = 3  # of 255: the largest difference between different makers' sRGB profiles
 
-_SPACES = {  # the data colour space in a profile's header → the modes of pixels that it describes
+_SPACES = {  # colour space in the profile's header → pixel modes that it describes
     b"RGB ": frozenset({"RGB", "RGBA", "RGBX", "P", "PA"}),
     b"GRAY": frozenset({"1", "L", "LA", "I;16", "I;16L", "I;16B", "I;16N"}),
     b"CMYK": frozenset({"CMYK"}),
 }
 _INPUT_MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
-_CLASSES = frozenset({b"scnr", b"mntr", b"prtr", b"spac"})  # the others describe no picture
+_CLASSES = frozenset({b"scnr", b"mntr", b"prtr", b"spac"})  # the other classes do not describe pictures
 
-# Relative colorimetric: a colour that sRGB has comes out as itself, where the perceptual tables of print
-# profiles would pale it; white stays white. Black-point compensation keeps ink's black from becoming grey.
-# It is what Photoshop shows by default, so what the photographer saw.
+# Relative colorimetric keeps colours that sRGB contains; the perceptual tables of print profiles would make
+# them paler. White stays white. Black-point compensation keeps black ink from becoming grey. Photoshop uses
+# both by default, so this is what the photographer saw.
 _INTENT = ImageCms.Intent.RELATIVE_COLORIMETRIC
 _FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION
 
@@ -34,9 +34,9 @@ ToSrgb = Callable[[Image.Image], Image.Image]
 
 
 def find_conversion(image: Image.Image) -> ToSrgb | None:
-    """Give what turns the photo's pixels to sRGB, None where they are to be taken as they are.
+    """Return the function that converts the photo's pixels to sRGB, or None if no conversion is needed.
 
-    It takes RGB pixels, or CMYK where the photo is CMYK, of any size, and gives RGB.
+    The function takes RGB pixels (CMYK pixels if the photo is CMYK) of any size, and returns RGB.
     """
     profile = image.info.get("icc_profile")
     if not isinstance(profile, bytes) or not 132 <= len(profile) <= MAX_PROFILE_BYTES:
@@ -46,7 +46,7 @@ def find_conversion(image: Image.Image) -> ToSrgb | None:
         return None
     if not _is_needed(profile):
         return None
-    # One for each thread: whether a transform may be shared depends on the build of Little CMS.
+    # Each thread has its own: whether threads can share a transform depends on the build of Little CMS.
     transform = _build(profile, threading.get_ident())
 
     def convert(pixels: Image.Image) -> Image.Image:
@@ -59,7 +59,7 @@ def find_conversion(image: Image.Image) -> ToSrgb | None:
 
 @functools.lru_cache(maxsize=256)
 def _is_needed(profile: bytes) -> bool:
-    """Tell whether the profile is sound and not sRGB, by what it makes of colours from all over its space."""
+    """Tell whether the profile is valid and not sRGB, by converting colours from its whole space."""
     try:
         transform = _build(profile, threading.get_ident())
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Photo bytes → upright sRGB pixels: open, look at the header, decode as small as will do, convert, turn."""
+"""Photo bytes → upright sRGB pixels: open, check the header, decode at a small scale, convert, rotate."""
 
 import math
 from collections.abc import Callable
@@ -16,38 +16,39 @@ from physiq_ray.images.orientation import UPRIGHT, read_orientation
 
 UInt8Array = npt.NDArray[np.uint8]
 
-MAX_PIXELS = 89_478_485  # Pillow's own bomb limit: a quarter of a GiB in RGB
+MAX_PIXELS = 89_478_485  # Pillow's limit against decompression bombs: a quarter of a GiB in RGB
 
-# How many times the wanted size the DCT-scaled photo still has at least: at 1 the decoder's box filter
-# is all there is, and sharp photos come out up to 0.9 of 255 off a full decode.
+# The DCT-scaled photo has at least this many times the wanted size. At 1, only the decoder's box filter
+# would reduce it, and sharp photos would differ by up to 0.9 of 255 from a full decode.
 DCT_MARGIN = 1.5
-# Part of what prepared photos are found by: raise it with every change that changes pixels.
+# Part of the key of prepared photos: increase it with every change that changes pixels.
 DECODER_VERSION = 1
 
 
 def decoder_version() -> str:
-    """Give what the pixels depend on besides the photo: this decoder and Pillow's."""
+    """Return the versions of this decoder and of Pillow, on which the pixels depend."""
     return f"{DECODER_VERSION}-pillow{PIL.__version__}"
 
 
 def decode_square(
     data: bytes, *, size_px: int, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS
 ) -> UInt8Array:
-    """Decode one photo to what the network sees: the whole photo, squeezed into a square.
+    """Decode one photo for the network: the whole photo, resized to a square.
 
-    max_pixels: decoded at most; a JPEG's header may claim more, as it is decoded at a reduced scale.
-    Returns uint8 (size_px, size_px, 3), sRGB, 0 … 255. The aspect ratio is given up, not the edges: a crop
-    would cut heads and feet off portraits.
-    Raises PhotoError: empty, truncated, or damaged; FormatError: none of the formats; TooLargeError.
+    max_pixels: the most pixels to decode; a JPEG may have more, because it is decoded at a reduced scale.
+    Returns uint8 (size_px, size_px, 3), sRGB, 0 … 255. The aspect ratio changes, because a crop would cut
+    heads and feet off portraits.
+    Raises PhotoError if the data is empty, truncated or damaged, FormatError if it has none of the formats,
+    and TooLargeError.
     """
     return _decode(data, lambda _width, _height: (size_px, size_px), max_pixels, formats)
 
 
 def decode_image(data: bytes, *, min_side_px: int) -> UInt8Array:
-    """Decode one photo for looking at: upright, no larger than needed.
+    """Decode one photo for display: upright, no larger than needed.
 
-    Returns uint8 (H, W, 3), sRGB, 0 … 255; the shorter side has min_side_px where the photo has that many.
-    Raises PhotoError as `decode_square`.
+    Returns uint8 (H, W, 3), sRGB, 0 … 255. The shorter side has min_side_px, or less if the photo is smaller.
+    Raises PhotoError like `decode_square`.
     """
 
     def fit(width: int, height: int) -> tuple[int, int]:
@@ -58,10 +59,10 @@ def decode_image(data: bytes, *, min_side_px: int) -> UInt8Array:
 
 
 def read_size(data: bytes) -> tuple[int, int]:
-    """Give (width, height) in pixels of the upright photo, from its header.
+    """Read (width, height) in pixels of the upright photo from its header.
 
-    Raises PhotoError as `decode_square`, but for truncation, which a header does not show, and for JPEGs of
-    more than MAX_PIXELS, which are decoded at a smaller size.
+    Raises PhotoError like `decode_square`, with two exceptions: the header does not show that a photo is
+    truncated, and JPEGs may have more than MAX_PIXELS, because they are decoded at a reduced scale.
     """
     try:
         with open_photo(data, FORMATS) as image:
@@ -83,9 +84,9 @@ def _decode(
 ) -> UInt8Array:
     try:
         with open_photo(data, formats) as image:
-            size = target_size(*image.size)  # of the photo as stored: squares and sides survive turning
+            size = target_size(*image.size)  # before the rotation, which keeps squares and shorter sides
             if isinstance(image, JpegFile):
-                # The mode stays, so that CMYK is converted with its own profile bits.
+                # None keeps the mode, so that CMYK is converted by its own profile.
                 image.draft(None, (math.ceil(size[0] * DCT_MARGIN), math.ceil(size[1] * DCT_MARGIN)))
                 check_header(data, image, max_pixels)
                 image.load()
@@ -97,15 +98,14 @@ def _decode(
             rgb = image if to_srgb and image.mode == "CMYK" else _to_rgb(image)
             rgb = rgb.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
             if to_srgb:
-                rgb = to_srgb(
-                    rgb
-                )  # of the small photo: a transform takes as long as decoding, pixel for pixel
+                # Per pixel, a conversion takes as long as decoding, so it comes after the resize.
+                rgb = to_srgb(rgb)
             if orientation in UPRIGHT:
                 rgb = rgb.transpose(UPRIGHT[orientation])
-            return np.array(rgb)  # a copy that may be written to, as torch asks for
+            return np.array(rgb)  # a writable copy, which torch requires
     except (PhotoError, MemoryError):
         raise
-    except Exception as error:  # Pillow's decoders raise whatever their format's faults lead to
+    except Exception as error:  # Pillow's decoders raise many types of errors for damaged data
         raise PhotoError(f"cannot be decoded: {error}") from error
 
 
@@ -116,12 +116,12 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255 and so turns nearly everything white.
+        # Pillow's own conversion clips at 255, which makes almost all pixels white.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in {"I", "F"}:
-        raise PhotoError(f"pixels of 32 bits (mode {image.mode}) have no agreed brightness")
+        raise PhotoError(f"pixels of 32 bits (mode {image.mode}) have no defined brightness")
     if image.has_transparency_data:
-        # Onto white, as browsers show it; dropping alpha would bring out whatever colour lies beneath.
+        # The background is white, as in browsers. Without alpha, hidden colours would become visible.
         rgba = image.convert("RGBA")
         canvas = Image.new("RGBA", rgba.size, "white")
         canvas.alpha_composite(rgba)

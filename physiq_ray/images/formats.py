@@ -1,8 +1,8 @@
-"""Which format a photo's bytes are, by their content, and the open picture of them.
+"""Find the format of a photo by its content, and open it.
 
-Names are not looked at: phones and converters write JPEGs that are called .heic, and the reverse. Each
-format that is opened is code that hostile bytes can reach, so there are no others than these; HEIC and AVIF
-are read where the data is one's own, and by the service only where a setting allows them.
+File names are ignored: phones and converters write JPEGs named .heic, and the reverse. Each format adds code
+that hostile bytes can reach, so no other formats are opened. HEIC and AVIF are read from the user's own
+data; the service reads them only if a setting allows it.
 """
 
 import functools
@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Callable
 
-from PIL import (  # imported here, once: Pillow's own search for plugins is not safe among threads
+from PIL import (  # imported here, because Pillow's own search for plugins is not thread-safe
     AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
@@ -30,7 +30,7 @@ FORMATS = (*BASE_FORMATS, "AVIF", "HEIC")
 MAX_BYTES = 100 * 2**20
 
 INSTALL_HEIC = "pip install 'physiq-ray[heic]'"
-MIN_LIBHEIF = (1, 23, 4)  # what is older is exploited through uploaded photos, as is libde265
+MIN_LIBHEIF = (1, 23, 4)  # older versions, also of libde265, are exploited through uploaded photos
 MIN_LIBDE265 = (1, 1, 3)
 
 _TIFF_PREFIXES = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")
@@ -46,7 +46,7 @@ _HEIC_BRANDS = frozenset(
     {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"}
 )
 _RAW = "a camera's raw file; export it as JPEG"
-_NOT_READ = {  # what cameras and phones write that is not read → what it is and what to do
+_NOT_READ = {  # first bytes of unsupported formats of cameras and phones → name, and what to do
     b"\0\0\0\x0cjP  ": "JPEG 2000; convert it to JPEG",
     b"\xff\x4f\xff\x51": "JPEG 2000; convert it to JPEG",
     b"\0\0\0\x0cJXL ": "JPEG XL; convert it to JPEG",
@@ -71,7 +71,7 @@ _FILES: dict[str, Callable[[io.BytesIO], Image.Image]] = {
 
 
 def find_format(data: bytes) -> str | None:
-    """Give the format of these bytes, one of FORMATS, by their beginning; None for all others."""
+    """Return the format of these bytes (one of FORMATS) by their beginning, or None."""
     for name, signatures in _SIGNATURES.items():
         if data.startswith(signatures):
             return name
@@ -88,10 +88,10 @@ def find_format(data: bytes) -> str | None:
 
 
 def open_photo(data: bytes, formats: tuple[str, ...]) -> Image.Image:
-    """Read a photo's header: its size, mode and what is embedded; the pixels come on demand.
+    """Read a photo's header (size, mode, embedded data); the pixels are decoded on demand.
 
-    Raises PhotoError: empty, damaged; FormatError: none of these formats, with the remedy where there is
-    one; TooLargeError: more than MAX_BYTES. How many pixels there are is for the caller to look at.
+    Raises PhotoError if the data is empty or damaged; FormatError if it has none of the formats, with
+    advice if there is any; TooLargeError if it has more than MAX_BYTES. The caller limits the pixels.
     """
     if not data:
         raise PhotoError("empty: no bytes at all")
@@ -107,9 +107,9 @@ def open_photo(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     elif format != "JPEG":
         _silence_pillow()
     try:
-        # Not by Image.open, which warns of sizes that we refuse, and refuses JPEGs that can be read.
+        # Image.open is not used: it warns about sizes that we refuse, and refuses JPEGs that we can read.
         image = _heif_file(data) if format == "HEIC" else _FILES[format](io.BytesIO(data))
-    except SyntaxError as error:  # what Pillow's plugins raise for a damaged header
+    except SyntaxError as error:  # Pillow's plugins raise it for a damaged header
         raise FormatError(_not_supported(formats, f"the header of this {format} is damaged")) from error
     if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_raw(image, data):
         raise FormatError(_not_supported(formats, f"it is {_RAW}"))
@@ -128,14 +128,14 @@ def _remedy(data: bytes) -> str:
 
 
 def _is_raw(image: TiffImagePlugin.TiffImageFile, data: bytes) -> bool:
-    """Tell a raw file in the form of a TIFF, whose first picture is a small preview."""
+    """Tell whether a TIFF is a camera's raw file, whose first picture is a small preview."""
     tags = image.tag_v2
     return data[8:10] == b"CR" or _DNG_VERSION in tags or tags.get(_NEW_SUBFILE_TYPE) == 1
 
 
 @functools.cache
 def why_no_heic() -> str:
-    """Say why HEIC is not read here and what to do, "" where it is."""
+    """Say why HEIC cannot be read here and what to do; "" if it can be read."""
     try:
         import pillow_heif
     except ImportError:
@@ -148,7 +148,7 @@ def why_no_heic() -> str:
     ):
         if version is not None and tuple(int(part) for part in version.split(".")[:3]) < least:
             wanted = ".".join(map(str, least))
-            return f"{name} {version} has known holes, {wanted} or newer is needed; {INSTALL_HEIC}"
+            return f"{name} {version} has known vulnerabilities, {wanted} or newer is needed; {INSTALL_HEIC}"
     return ""
 
 
@@ -161,9 +161,9 @@ def _heif_file(data: bytes) -> Image.Image:
 
 @functools.cache
 def _silence_pillow() -> None:
-    """Keep Pillow's remarks on damaged tags off stderr: they do not name the photo, and its pixels are fine.
+    """Hide Pillow's warnings about damaged tags: they do not name the photo, and its pixels are fine.
 
-    For the process, as filters are not a thread's own; of these plugins only.
+    The filter covers these plugins only, but the whole process, because threads share filters.
     """
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Tiff|Png|Avif)ImagePlugin$")
-    logging.getLogger("PIL").addHandler(logging.NullHandler())  # or errors without a handler go to stderr
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # without a handler, errors go to stderr

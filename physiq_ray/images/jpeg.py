@@ -1,10 +1,11 @@
-"""What a JPEG's own header promises, and whether its body holds that.
+"""Limit the cost of a JPEG by its header, and check that its body is complete.
 
-A JPEG is decoded at a reduced DCT scale, so what its header says of its size costs little by itself: 200
-megapixels become 3. Two costs are judged here: the memory of several scans, and the work of all of them.
+A JPEG is decoded at a reduced DCT scale, so a large size in its header costs little by itself: 200 megapixels
+become 3. Two costs are limited here: the memory for several scans, and the time for all of them.
 
-libjpeg fills what is missing with grey and keeps quiet where an end marker closes the body, so a header that
-claims more lines than there are, or an upload that broke off and was closed, would be judged by its grey.
+libjpeg fills missing lines with grey, and reports nothing if an end marker closes the body. So without a
+check, a photo whose header claims too many lines, or a truncated upload with an end marker, would be
+predicted from grey pixels.
 """
 
 import io
@@ -19,13 +20,13 @@ from PIL import Image, JpegImagePlugin
 
 from physiq_ray.errors import FormatError, PhotoError, TooLargeError
 
-# Times as many pixels as are decoded at most. In the header: the largest sensors have 200 megapixels, and
-# each pixel costs 2 ns or so even in an empty body.
+# Limit of the pixels in the header, in multiples of max_pixels. The largest sensors have 200 megapixels, and
+# each pixel costs about 2 ns even if the body is empty.
 HEADER_PIXELS = 6
-# In all scans together, each of which passes over all of the picture, however little it holds. Encoders write
-# 10 scans, rarely 30.
+# Limit of the pixels in all scans together, in multiples of max_pixels. Each scan covers the whole picture,
+# even if it holds little data. Encoders write 10 scans, rarely 30.
 SCANNED_PIXELS = 24
-# Bytes a pixel: what libjpeg keeps of three full components until the last scan is in, two bytes a sample.
+# Bytes per pixel that libjpeg keeps until the last scan: three full components, two bytes per sample.
 COEFFICIENT_BYTES = 6
 
 _MARKERS_ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
@@ -33,15 +34,15 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = 0xC2
 _DC_TABLES, _RESTART, _SCAN, _END = 0xC4, 0xDD, 0xDA, 0xD9
 _AFTER_SCAN = re.compile(rb"\xff(?![\x00\xff\xd0-\xd7])", re.DOTALL)
-# libjpeg reads up to 8 bytes ahead of the code that it decodes.
+# libjpeg reads up to 8 bytes beyond the code that it decodes.
 _READ_AHEAD = bytes(16)
 
 
 class JpegFile(JpegImagePlugin.JpegImageFile):
-    """A JPEG as Pillow reads it, but for the resolution in its EXIF data.
+    """A JPEG as Pillow reads it, without the resolution in its EXIF data.
 
-    Nothing here asks for that, and damaged EXIF data would be warned of on stderr, without the photo's name.
-    Of several pictures in one file (MPO, as phones write) the first counts.
+    The resolution is not needed, and for damaged EXIF data Pillow would write a warning to stderr that does
+    not name the photo. If a file holds several pictures (MPO files of phones), the first one is read.
     """
 
     def _read_dpi_from_exif(self) -> None:
@@ -50,7 +51,7 @@ class JpegFile(JpegImagePlugin.JpegImageFile):
 
 @dataclass(frozen=True)
 class Frame:
-    """What the header says. samples: each component's sampling (horizontal, vertical)."""
+    """The frame header. components: the sampling (horizontal, vertical) of each component."""
 
     marker: int
     width: int
@@ -59,21 +60,21 @@ class Frame:
 
     @property
     def is_arithmetic(self) -> bool:
-        """Whether it is arithmetic-coded."""
+        """Whether the JPEG is arithmetic-coded."""
         return self.marker >= 0xC9
 
     def blocks_per_mcu(self, component: int) -> int:
-        """Give a component's blocks in each unit of an interleaved scan."""
+        """Count a component's blocks in each unit of an interleaved scan."""
         horizontal, vertical = self.components[component]
         return horizontal * vertical
 
     def num_mcus(self) -> int:
-        """Give the units of a scan of all components."""
+        """Count the units of a scan of all components."""
         h_most, v_most = self._most()
         return math.ceil(self.width / (8 * h_most)) * math.ceil(self.height / (8 * v_most))
 
     def num_blocks(self, component: int) -> int:
-        """Give the blocks of a scan of this component alone."""
+        """Count the blocks of a scan of this component alone."""
         (h, v), (h_most, v_most) = self.components[component], self._most()
         width, height = math.ceil(self.width * h / h_most), math.ceil(self.height * v / v_most)
         return math.ceil(width / 8) * math.ceil(height / 8)
@@ -84,35 +85,35 @@ class Frame:
 
 @dataclass(frozen=True)
 class Scan:
-    """One scan's header. spectral: first and last coefficient, and the bits' places; start: of its data."""
+    """A scan header. spectral: first and last coefficient, and bit positions. start: offset of its data."""
 
-    components: tuple[tuple[int, int], ...]  # and the number of the DC table of each
+    components: tuple[tuple[int, int], ...]  # each component and the number of its DC table
     spectral: tuple[int, int, int]
     start: int
 
 
 def check_header(data: bytes, image: Image.Image, max_pixels: int) -> None:
-    """Make sure that this JPEG can be decoded at its present scale within bounds.
+    """Check that this JPEG can be decoded at its present scale within the limits.
 
-    Raises FormatError: arithmetic-coded. PhotoError: the header is not that of the body. TooLargeError.
+    Raises FormatError if it is arithmetic-coded, PhotoError if header and body do not match, TooLargeError.
     """
     frame, scan = _read_header(data)
     if frame is None or scan is None:
-        raise PhotoError("cannot be decoded: the JPEG's header breaks off")
+        raise PhotoError("cannot be decoded: the JPEG's header is incomplete")
     if frame.is_arithmetic:
-        # Hardly any program writes or reads these: far likelier it is a damaged marker, and its answer noise.
+        # Hardly any program writes or reads these. A damaged marker is more likely, and would give noise.
         raise FormatError(
             "not an image of a supported format: an arithmetic-coded JPEG; save it again as an ordinary JPEG"
         )
     if frame.marker != _PROGRESSIVE and scan.spectral not in {(0, 63, 0), (0, 0, 0)}:
-        raise PhotoError("cannot be decoded: its header says that it is no progressive JPEG, its body is one")
+        raise PhotoError("cannot be decoded: its header says that it is not progressive, but its body is")
     if image.width * image.height > max_pixels:
         raise TooLargeError(f"{frame.width} × {frame.height} is more than {max_pixels} pixels")
     pixels = frame.width * frame.height
     if pixels > HEADER_PIXELS * max_pixels:
         raise TooLargeError(
             f"{frame.width} × {frame.height} is more than {HEADER_PIXELS * max_pixels} pixels, "
-            "also for a JPEG"
+            "the limit for JPEGs"
         )
     if _is_whole(frame, scan):
         return
@@ -120,8 +121,8 @@ def check_header(data: bytes, image: Image.Image, max_pixels: int) -> None:
     num_bytes = blocks * 64 * 2
     if num_bytes > COEFFICIENT_BYTES * max_pixels:
         raise TooLargeError(
-            f"{frame.width} × {frame.height} in several scans takes {num_bytes} bytes to decode, at most "
-            f"{COEFFICIENT_BYTES * max_pixels} are given; save it as a JPEG that is not progressive"
+            f"{frame.width} × {frame.height} in several scans needs {num_bytes} bytes to decode, more than "
+            f"{COEFFICIENT_BYTES * max_pixels}; save it as a JPEG that is not progressive"
         )
     num_scans = data.count(b"\xff\xda", scan.start) + 1
     if num_scans * pixels > SCANNED_PIXELS * max_pixels:
@@ -129,10 +130,10 @@ def check_header(data: bytes, image: Image.Image, max_pixels: int) -> None:
 
 
 def check_body(data: bytes, image: Image.Image) -> None:
-    """Make sure that a loaded JPEG had data for all of its lines.
+    """Check that a loaded JPEG had data for all of its lines.
 
-    Costs one pixel: only where the last one has the grey that libjpeg fills in is the body looked at, so a
-    photo that ends in such a grey is never refused for it. Raises PhotoError: it is truncated.
+    Usually this reads one pixel. The body is checked only if the last pixel has the grey that libjpeg fills
+    in, so a complete photo that ends in this grey is accepted. Raises PhotoError if the photo is truncated.
     """
     corner = image.getpixel((image.width - 1, image.height - 1))
     levels = corner if isinstance(corner, tuple) else (corner,)
@@ -146,7 +147,7 @@ def check_body(data: bytes, image: Image.Image) -> None:
     elif frame.marker == _PROGRESSIVE:
         is_complete = _count_dc_blocks(data, frame)
     else:
-        return  # each component by itself: no encoder in use writes this
+        return  # one scan per component; no encoder in use writes this
     if not is_complete:
         raise PhotoError(
             f"cannot be decoded: image file is truncated: its data end before the last of the "
@@ -160,7 +161,7 @@ def _is_whole(frame: Frame, scan: Scan) -> bool:
 
 
 def _is_scan_complete(data: bytes, scan: Scan) -> bool:
-    """Decode without the marker that ends the scan: then libjpeg waits for more where the data do not do."""
+    """Decode without the marker that ends the scan: then libjpeg asks for more if the data is incomplete."""
     after = _AFTER_SCAN.search(data, scan.start)
     end = after.start() if after else len(data)
     with JpegFile(io.BytesIO(data[:end] + _READ_AHEAD)) as image:
@@ -173,7 +174,7 @@ def _is_scan_complete(data: bytes, scan: Scan) -> bool:
 
 
 def _read_header(data: bytes) -> tuple[Frame | None, Scan | None]:
-    """Give the frame and the first scan."""
+    """Read the frame header and the first scan header."""
     frame = None
     for marker, start, end in _segments(data, 2):
         if marker in _FRAMES:
@@ -184,7 +185,7 @@ def _read_header(data: bytes) -> tuple[Frame | None, Scan | None]:
 
 
 def _segments(data: bytes, position: int) -> Iterator[tuple[int, int, int]]:
-    """Give each marker from here on with where its content starts and ends; scans' data are passed over."""
+    """Yield each marker from here on, with the start and end of its content; the data of scans is skipped."""
     while True:
         position = data.find(b"\xff", position)
         if position < 0 or position + 1 >= len(data):
@@ -226,9 +227,9 @@ def _parse_scan(content: bytes, start: int) -> Scan | None:
 
 
 def _count_dc_blocks(data: bytes, frame: Frame) -> bool:
-    """Tell whether the scans with each block's first brightness, of a progressive JPEG, hold all blocks.
+    """Tell whether the first DC scans of a progressive JPEG hold all blocks.
 
-    Such a scan is nothing but a code and so many bits for each block, so no picture is needed to count.
+    Such a scan holds only a code and its bits for each block, so the blocks are counted without decoding.
     """
     tables: dict[int, list[int]] = {}
     interval = 0
@@ -240,7 +241,7 @@ def _count_dc_blocks(data: bytes, frame: Frame) -> bool:
         elif marker == _SCAN:
             scan = _parse_scan(data[start:end], end)
             if scan is None or scan.spectral[0] or scan.spectral[2] >> 4:
-                continue  # of finer detail
+                continue  # a scan of finer detail
             if any(name not in frame.components or table not in tables for name, table in scan.components):
                 return True  # libjpeg refuses these itself
             if len(scan.components) == 1:
@@ -257,7 +258,7 @@ def _count_dc_blocks(data: bytes, frame: Frame) -> bool:
 
 
 def _holds(body: bytes, unit: list[list[int]], num_units: int, interval: int) -> bool:
-    """Tell whether a scan's data hold the codes of so many units; the last one may be short of padding."""
+    """Tell whether a scan's data holds the codes of num_units units; the last unit may lack padding."""
     num_found = 0
     for part in re.split(rb"\xff[\xd0-\xd7]", body):
         bits = part.replace(b"\xff\x00", b"\xff") + _READ_AHEAD
@@ -276,7 +277,7 @@ def _holds(body: bytes, unit: list[list[int]], num_units: int, interval: int) ->
 
 
 def _parse_dc_tables(content: bytes) -> dict[int, list[int]]:
-    """Give for each DC table how many bits a block takes, by the 16 bits that its code begins with."""
+    """Return for each DC table the number of bits of a block, by the first 16 bits of its code."""
     tables = {}
     position = 0
     while position + 17 <= len(content):
@@ -284,7 +285,7 @@ def _parse_dc_tables(content: bytes) -> dict[int, list[int]]:
         counts = content[position + 1 : position + 17]
         symbols = content[position + 17 : position + 17 + sum(counts)]
         position += 17 + sum(counts)
-        if name >> 4:  # of AC coefficients
+        if name >> 4:  # a table of AC coefficients
             continue
         lengths: list[int] = []
         values = iter(symbols)

@@ -1,7 +1,7 @@
-"""Which way up a photo is, from its EXIF data or XMP.
+"""Read the orientation of a photo from its EXIF data or XMP.
 
-Pillow's own reader writes warnings to stderr about damaged EXIF data, without the photo's name, and the
-warnings module cannot hold them back in one thread only. One tag needs no more than this.
+Pillow's own reader writes warnings about damaged EXIF data to stderr, without the photo's name, and the
+warnings module cannot hide them in one thread only. This short reader is enough for one tag.
 """
 
 import re
@@ -9,7 +9,7 @@ import struct
 
 from PIL import Image
 
-UPRIGHT = {  # EXIF 2.3, tag 274: what undoes each orientation
+UPRIGHT = {  # EXIF 2.3, tag 274: the transposition that undoes each orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -25,13 +25,13 @@ _XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
 def read_orientation(image: Image.Image) -> int:
-    """Give 1 … 8; 1 is upright, and what damaged data counts as."""
-    if image.format in {"TIFF", "HEIF"}:  # turned by their decoders already, their size included
+    """Return 1 … 8; 1 is upright, and is also returned for damaged data."""
+    if image.format in {"TIFF", "HEIF"}:  # their decoders already rotate the pixels and the size
         return 1
     if image.format == "PNG" and "exif" not in image.info:
         try:
-            image.load()  # the data may stand behind the pixels
-        except Exception:  # what is wrong with them is said where they are wanted
+            image.load()  # the EXIF data may come after the pixels
+        except Exception:  # the error is reported when the pixels are decoded
             return 1
     orientation = _from_exif(_exif(image))
     if orientation is None:
@@ -56,7 +56,7 @@ def _xmp(image: Image.Image) -> bytes:
 
 
 def _from_exif(exif: bytes) -> int | None:
-    """Give the tag's value, None where it is missing or cannot be read."""
+    """Return the tag's value, or None if it is missing or cannot be read."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None:

@@ -1,10 +1,10 @@
-"""Poses, label records and the class mapping: files in, checked values out.
+"""Read poses, label records and the class mapping, and check their values.
 
-files     an address → records, each with its place: JSON, JSON Lines, CSV, Parquet
-values    how a value of a record is read: pose ids, texts, splits
+files     the records of a file (JSON, JSON Lines, CSV, Parquet), each with its line or number
+values    the rules by which a value of a record is read: pose ids, texts, splits
 poses     pose ids and their names
-labels    who saw which pose in which photo, as an Arrow table
-mapping   which output of the network means which pose
+labels    the label records as an Arrow table
+mapping   the pose id of each class index
 """
 
 from physiq_ray.labels.labels import (

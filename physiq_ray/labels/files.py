@@ -1,9 +1,9 @@
-"""A file of records at a path or s3:// → its records one by one, each with its place in the file.
+"""Read the records of a file at a path or s3:// address one by one, each with its place in the file.
 
-The content says what the file is: Parquet begins with PAR1, a JSON list with "[", JSON Lines with "{". Any
+The content decides the format: Parquet begins with PAR1, a JSON list with "[", JSON Lines with "{". Any
 other content is CSV, with "," ";" or tabs between the cells, unless the name ends in .json, .jsonl, .ndjson
-or .parquet: then the file is damaged. A byte order mark does not matter. Records are handed on one by one,
-so that a million of JSON take little more memory than their text.
+or .parquet: then the file is damaged. A byte order mark is accepted. Records are yielded one by one, so that
+a million JSON records take little more memory than their text.
 """
 
 import codecs
@@ -22,10 +22,10 @@ from physiq_ray.errors import LabelError, NotFoundError, PhysiqError
 from physiq_ray.storage import absolute_uri, read_bytes
 
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
-PARQUET_ROWS = 1 << 16  # turned into Python's values at once
+PARQUET_ROWS = 1 << 16  # converted to Python values at a time
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's does
+    (codecs.BOM_UTF32_LE, "utf-32"),  # comes first, because it begins with the mark of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),  # Excel's "Unicode text", PowerShell's >
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -37,16 +37,16 @@ _LINE_END = re.compile(r"[ \t\r]*(?:\n|$)")
 
 @dataclass
 class RepeatedKeys:
-    """A JSON object in which a key stands twice: its pairs, as they are."""
+    """A JSON object that repeats a key, as its unchanged pairs."""
 
     pairs: list[tuple[str, Any]]
 
 
 @dataclass
 class RaggedRow:
-    """A row of CSV with more cells than the header: what a comma inside a name makes of it.
+    """A CSV row with more cells than the header, for example because a name contains a comma.
 
-    texts: what the name may be, by the column that it would stand in.
+    texts: by column, the values that the column may have.
     """
 
     num_cells: int
@@ -61,10 +61,10 @@ Records = Iterator[tuple[int, Record]]
 
 @dataclass(frozen=True)
 class RecordFile:
-    """A file of records, read once.
+    """A file of records, which can be read once.
 
-    address: as the user wrote it. unit: what the numbers of records count, "record" or "line". columns:
-    those of a table that matter, None where each record has its own keys.
+    address: as the user wrote it. unit: "record" or "line", which the numbers of the records count.
+    columns: the used columns of a table, None if each record has its own keys.
     """
 
     address: str
@@ -73,16 +73,16 @@ class RecordFile:
     records: Records
 
     def place(self, number: int) -> str:
-        """Say where a record stands."""
+        """Describe the place of a record."""
         return f"{self.address}: {self.unit} {number}"
 
 
 def open_records(address: str, what: str, is_used: Callable[[str], bool]) -> RecordFile:
-    """Read a file's bytes and find out what it is; its records are parsed as they are taken.
+    """Read a file's bytes and detect its format; the records are parsed while the caller iterates.
 
-    what: "labels" or "poses", for errors. is_used: tells whether a column matters.
-    Raises LabelError, here and while records are taken: no such file, one that cannot be read, or a damaged
-    one. Half of a file says nothing of the photos that the other half names, so none of it is used.
+    what: "labels" or "poses", for errors. is_used: tells whether a column is used.
+    Raises LabelError, here and during the iteration: the file does not exist, cannot be read or is damaged.
+    No record of a damaged file is used, because its missing part may name photos too.
     """
     name = address.lower()
     data = _read(address, what)
@@ -138,7 +138,7 @@ def _after_blanks(text: str, position: int = 0) -> int:
 
 
 def _json_records(address: str, what: str, text: str) -> Records:
-    """Take a list's items one by one: all at once would take four times the memory of the text."""
+    """Parse the items of a list one by one: the whole list would take four times the memory of the text."""
     scan = json.JSONDecoder(object_pairs_hook=_to_record).scan_once  # type: ignore[attr-defined]
     position = _after_blanks(text)
     try:
@@ -160,9 +160,9 @@ def _json_records(address: str, what: str, text: str) -> Records:
             position = _after_blanks(text, position + 1)
         if position != len(text):
             raise json.JSONDecodeError("Extra data", text, position)
-    except StopIteration as error:  # the scanner's word for "no value here"
+    except StopIteration as error:  # the scanner found no value here
         raise _not_json(address, what, json.JSONDecodeError("Expecting value", text, error.value)) from error
-    except (ValueError, RecursionError) as error:  # not JSON, or nested a thousand deep
+    except (ValueError, RecursionError) as error:  # not JSON, or nested a thousand levels deep
         raise _not_json(address, what, error) from error
 
 
@@ -193,14 +193,14 @@ def _not_json(address: str, what: str, error: Exception) -> LabelError:
 
 
 def _open_csv(address: str, what: str, text: str) -> tuple[Any, list[str], str]:
-    """Read the header; give a reader of the other rows, the columns' names and the delimiter."""
+    """Read the header. Returns a reader of the other rows, the column names and the delimiter."""
     if "\0" in text[:4096]:
         raise LabelError(
-            f"{address}: the {what} file is no text; save it as JSON, JSON Lines, CSV or Parquet"
+            f"{address}: the {what} file is not text; save it as JSON, JSON Lines, CSV or Parquet"
         )
     first = text[: text.find("\n")] if "\n" in text else text
     delimiter = max(",;\t", key=first.count)
-    # As bytes: a StringIO would take four bytes a character.
+    # The text is encoded again, because a StringIO takes four bytes per character.
     lines = io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8", newline="")
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
@@ -271,12 +271,12 @@ def _not_parquet(address: str, what: str, error: Exception) -> LabelError:
 
 
 def _used_columns(place: str, names: list[str], is_used: Callable[[str], bool]) -> tuple[str, ...]:
-    """Pick the columns that matter.
+    """Select the columns that are used.
 
-    Raises LabelError: one of them stands there twice.
+    Raises LabelError: one of them occurs twice.
     """
     used = [name for name in names if is_used(name)]
     for name in used:
         if used.count(name) > 1:
-            raise LabelError(f"{place}: column {name!r} stands there twice; leave one of them")
+            raise LabelError(f"{place}: column {name!r} occurs twice; keep only one of them")
     return tuple(used)

@@ -1,7 +1,7 @@
-"""Who saw which pose in which photo: label files in, one Arrow table out.
+"""Read label files into one Arrow table.
 
-Every record is looked at once; what cannot be used is kept by name, so that a report can list it, and the
-other records are used. A million records of JSON take five to six seconds.
+Every record is read once. Records that cannot be used are kept by name, so that a report can list them; the
+other records are used. A million JSON records take five to six seconds.
 """
 
 import re
@@ -37,11 +37,11 @@ LABEL_SCHEMA = pa.schema(
     ]
 )
 NAMED_SCHEMA = pa.schema([("name", pa.string()), ("source", pa.string())])
-# What the columns of a file are called, without case, blanks, "_" and "-".
+# The usual column names of each field, compared without case, blanks, "_" and "-".
 USUAL_COLUMNS = {
     "pose_id": ("poseid",),
     "name": ("s3filename", "key", "filename", "uri"),
-    "source": ("source", "bucket"),  # where a record has both, the bucket counts
+    "source": ("source", "bucket"),  # if a record has both, the bucket is used
     "group": ("athleteid", "group"),
     "split": ("split",),
 }
@@ -59,13 +59,14 @@ _KEPT_LAYOUTS = 1000  # records of one export have a few sets of keys
 
 @dataclass(frozen=True)
 class Labels:
-    """The label files as a table, and what of them could not be used.
+    """The label files as a table, and the records that could not be used.
 
-    table: one row a usable record: name (exactly as it is written), source (null where the record has none),
-    pose_id (null: a person looked and saw no known pose), group (photos of one athlete, say; null), split
-    ("train", "validation", "test" or null). malformed and unknown_poses: one sentence a record, naming it.
-    unusable: name and source of these records where a name can be read. Somebody labelled such a photo:
-    it must not pass for one that nobody did, as those are deleted.
+    table: one row per usable record: name (exactly as it is written), source (null if the record has none),
+    pose_id (null: a person looked and saw no known pose), group (for example an athlete; or null), split
+    ("train", "validation", "test" or null).
+    malformed, unknown_poses: one sentence per record, which says where the record is.
+    unusable: name and source of these records, if a name can be read. Their photos are labelled, and must
+    not count as unlabelled, because unlabelled photos may be deleted.
     """
 
     table: pa.Table
@@ -83,12 +84,12 @@ class NamesLabels(Protocol):
 
     @property
     def label_fields(self) -> dict[str, str]:
-        """Field → column."""
+        """Columns by field."""
 
 
 def load_configured_labels(settings: NamesLabels, poses: Mapping[int, str]) -> Labels:
-    """Read the label files that settings name, by the columns that they name; see load_labels."""
-    group_field = getattr(settings, "group_field", None)  # not where photos are not split
+    """Read the label files and columns that the settings name; see load_labels."""
+    group_field = getattr(settings, "group_field", None)  # missing in commands that do not split photos
     return load_labels(settings.labels, poses, fields=settings.label_fields, group_field=group_field)
 
 
@@ -99,14 +100,14 @@ def load_labels(
     fields: Mapping[str, str] | None = None,
     group_field: str | None = None,
 ) -> Labels:
-    """Read label files at paths or s3:// addresses, keeping what cannot be used by name.
+    """Read label files at paths or s3:// addresses, and list the records that cannot be used.
 
-    fields: the column that holds "pose_id", "name", "source" or "split", where it has none of its usual
-    names; group_field: the one that says which photos belong together. A record with such a column is read
-    by it alone. Several columns of one field in a record must agree, blank ones apart; a null pose is a
-    value, though.
-    Raises LabelError: no such file, a damaged one, a table without a column for pose or name, a named column
-    that no record has. A single bad record never does.
+    fields: the column that holds "pose_id", "name", "source" or "split", if it has none of the usual names.
+    group_field: the column that says which photos belong together. If a record has a named column, only this
+    column is read for the field. Several columns of one field in a record must agree. Blank ones are
+    ignored, but a null pose is a value.
+    Raises LabelError: a file that does not exist or is damaged, a table without a column for pose or name,
+    a named column that no record has. A single bad record does not raise it.
     """
     named = {**(fields or {}), **({"group": group_field} if group_field else {})}
     columns = _Columns(named)
@@ -119,10 +120,11 @@ def load_labels(
 
 @dataclass(frozen=True)
 class _Layout:
-    """Which columns of a record hold each field.
+    """The columns of a record that hold each field.
 
-    plain: the one column of each field in the order of USUAL_COLUMNS, None for none; None where a field has
-    two columns or pose or name none. source_kind: "bucket" where a column of that name holds the source.
+    plain: the only column of each field in the order of USUAL_COLUMNS, None for a field without a column.
+    It is None as a whole if a field has two columns, or if pose or name has none.
+    source_kind: "bucket" if a column of that name holds the source, else "source".
     """
 
     pose_id: tuple[str, ...]
@@ -135,7 +137,7 @@ class _Layout:
 
     @classmethod
     def of(cls, columns: Mapping[str, tuple[str, ...]]) -> "_Layout":
-        """Build one from the columns of each field."""
+        """Build a layout from the columns of each field."""
         named = tuple(column for column in columns["source"] if _plain(column) == "bucket")
         columns = {**columns, "source": named or columns["source"]}
         is_plain = (
@@ -150,14 +152,14 @@ class _Layout:
 
 
 class _Columns:
-    """Which column holds which field, by the settings or its usual names."""
+    """Find the columns of each field, by the settings or by the usual names."""
 
     def __init__(self, named: Mapping[str, str]) -> None:
         self._named = named
         self._layouts: dict[tuple[str, ...], _Layout] = {}
         self._seen: dict[str, None] = {}
         self._missing = dict(named)
-        # A column that the settings give one field is no other's, whatever it is called.
+        # A column that the settings assign to one field is not used for another, whatever its name.
         self._taken = {column for name, column in named.items() if name != "group"}
 
     def is_used(self, column: str) -> bool:
@@ -166,7 +168,7 @@ class _Columns:
         )
 
     def layout(self, keys: tuple[str, ...]) -> _Layout:
-        """Sort the keys of a record; remembered, as most records have the same."""
+        """Assign the keys of a record to fields; the result is cached, as most records have the same keys."""
         layout = self._layouts.get(keys)
         if layout is None:
             if len(self._layouts) >= _KEPT_LAYOUTS:
@@ -186,19 +188,19 @@ class _Columns:
         return tuple(key for key in keys if _plain(key) in USUAL_COLUMNS[name] and key not in self._taken)
 
     def check_table(self, file: RecordFile) -> None:
-        """Refuse a table that has no pose or no name in any row."""
+        """Raise LabelError if a table has no column for the pose or the name."""
         if file.columns is None:
             return
         layout = self.layout(file.columns)
         for name, usual in (("pose_id", "poseId or pose_id"), ("name", "s3Filename, key, filename or uri")):
             if not getattr(layout, name):
                 raise LabelError(
-                    f"{file.address}: no column {self._named.get(name, usual)}; name the one that holds it "
-                    f"with label_fields, as {name}=COLUMN"
+                    f"{file.address}: no column {self._named.get(name, usual)}; name the column that holds "
+                    f"it with label_fields, for example {name}=COLUMN"
                 )
 
     def check_named(self, addresses: str) -> None:
-        """Refuse a column that nothing has: a typing mistake would divide no athlete's photos right."""
+        """Raise LabelError if no record has a named column: a typing error would ignore all groups."""
         if self._seen and self._missing:
             name, column = next(iter(self._missing.items()))
             setting = f"group_field={column}" if name == "group" else f"label_fields {name}={column}"
@@ -208,7 +210,7 @@ class _Columns:
 
 
 class _Found:
-    """The columns of the table while they grow."""
+    """Collect the columns of the table while files are read."""
 
     def __init__(self, poses: Mapping[int, str], columns: _Columns) -> None:
         self._poses = poses
@@ -217,7 +219,7 @@ class _Found:
         self._malformed: list[str] = []
         self._unknown: list[str] = []
         self._unusable: list[tuple[str, str | None]] = []
-        self._known: dict[str, dict[str, Any]] = {name: {} for name in _READERS}  # what a text means
+        self._known: dict[str, dict[str, Any]] = {name: {} for name in _READERS}  # text → value
 
     def add(self, file: RecordFile) -> None:
         self._columns.check_table(file)
@@ -253,7 +255,7 @@ class _Found:
         if type(record) is not dict:
             raise WrongValueError(_why_no_record(record))
         layout = self._columns.layout(tuple(record))
-        if layout.plain is not None:  # the usual case, by as few calls as possible: there are millions
+        if layout.plain is not None:  # the usual case has few calls, because there are millions of records
             columns = layout.plain
             name = record[columns[1]]
             if type(name) is str and name.isascii() and name[-1:] > " " and name[-1] != "/":
@@ -281,7 +283,7 @@ class _Found:
         )
 
     def _read_known(self, record: Mapping[str, Any], column: str, what: str) -> Any:
-        """Read a column by what the same text was read as before: a million records name a few sources."""
+        """Read a column, and cache the value by its text: a million records name only a few sources."""
         value = record[column]
         if type(value) is not str:
             return _read_field(record, (column,), _READERS[what])
@@ -291,7 +293,7 @@ class _Found:
         return known[value]
 
     def _keep_names(self, record: Any) -> None:
-        """Keep every name that a record may mean, so that its photo passes for a labelled one."""
+        """Keep every name that a record may mean, so that its photo counts as labelled."""
         pairs = _pairs(record)
         layout = self._columns.layout(tuple(dict(pairs)))
         names = [value for key, value in pairs if key in layout.name]
@@ -299,9 +301,9 @@ class _Found:
         is_readable = all(
             _is_filled(value) or is_blank(value) for key, value in pairs if key in layout.source
         )
-        if isinstance(record, RaggedRow):  # its cells may stand under other columns' names
+        if isinstance(record, RaggedRow):  # its cells may be in the wrong columns
             names, sources = [text for name in layout.name for text in record.texts.get(name, ())], set()
-        # A source that cannot be read may be any: the photo of this name counts in every bucket.
+        # An unreadable source may mean any bucket, so photos of this name count as labelled in every bucket.
         source = sources.pop() if len(sources) == 1 and is_readable else None
         self._unusable += [(name, source) for name in dict.fromkeys(filter(_is_filled, names))]
 
@@ -313,7 +315,7 @@ def _read_field(
     *,
     null_counts: bool = False,
 ) -> Any:
-    """Read the columns of one field, which must agree."""
+    """Read the columns of one field; raise WrongValueError if they disagree."""
     if len(columns) > 1 and not null_counts:
         columns = tuple(column for column in columns if not is_blank(record[column])) or columns[:1]
     values = []
@@ -335,7 +337,7 @@ def _why_no_record(record: Any) -> str:
         keys = [key for key, _ in record.pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         values = ", ".join(shown(value) for key, value in record.pairs if key == twice)
-        return f"key {shown(twice)} stands there twice: {values}; expected it once"
+        return f"key {shown(twice)} occurs twice: {values}; expected it once"
     if isinstance(record, RaggedRow):
         return (
             f"{record.num_cells} cells under {record.num_columns} columns: "

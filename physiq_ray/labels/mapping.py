@@ -1,4 +1,4 @@
-"""Which output of the network means which pose: the content of class_mapping.json."""
+"""The pose id of each class index: the content of class_mapping.json."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from physiq_ray.labels.values import LARGEST_ID
 
 @dataclass(frozen=True)
 class ClassMapping:
-    """Which output of the network means which pose: pose ids as strings, in string order.
+    """Pose ids as strings in string order; the position of a pose id is its class index.
 
-    That is the order in which torchvision's ImageFolder would number folders named after the ids.
+    torchvision's ImageFolder numbers folders that are named after the ids in the same order.
     """
 
     classes: tuple[str, ...]
@@ -26,13 +26,13 @@ class ClassMapping:
     def from_dict(cls, value: object) -> "ClassMapping":
         """Read the form that `to_dict` writes.
 
-        Raises LabelError: keys missing, or the three parts contradict each other.
+        Raises LabelError: a key is missing, or the three parts contradict each other.
         """
         try:
             if not isinstance(value, Mapping):
                 raise TypeError
             classes = value.get("classes")
-            if classes is None:  # the origin's files may hold the two dictionaries only
+            if classes is None:  # files of the original project may hold only the two dictionaries
                 classes = sorted(value["class_to_idx"], key=lambda pose: int(value["class_to_idx"][pose]))
             mapping = cls(tuple(str(pose) for pose in classes))
             written = mapping.to_dict()
@@ -56,7 +56,7 @@ class ClassMapping:
 
     @property
     def class_to_idx(self) -> dict[str, int]:
-        """Pose id as a string → class index."""
+        """Class index by pose id (a string)."""
         return {pose: index for index, pose in enumerate(self.classes)}
 
     @property
@@ -65,7 +65,7 @@ class ClassMapping:
         return tuple(int(pose) for pose in self.classes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the content of class_mapping.json."""
+        """Return the content of class_mapping.json."""
         return {
             "class_to_idx": self.class_to_idx,
             "idx_to_class": {str(index): pose for pose, index in self.class_to_idx.items()},

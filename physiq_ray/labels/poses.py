@@ -1,4 +1,4 @@
-"""Pose ids and their names: mappings/poses.json, or the eight mandatory poses that the package brings."""
+"""Read pose ids and their names from mappings/poses.json, or use the package's eight mandatory poses."""
 
 from collections.abc import Mapping
 from importlib.resources import as_file, files
@@ -15,7 +15,7 @@ _NAME_COLUMNS = ("name", "poseName", "pose_name")
 
 
 class NamesPoses(Protocol):
-    """Settings with an address of poses; model_fields_set: names of the settings that somebody gave."""
+    """Settings with an address of poses; model_fields_set: the names of the settings that were given."""
 
     @property
     def poses(self) -> str:
@@ -23,15 +23,14 @@ class NamesPoses(Protocol):
 
     @property
     def model_fields_set(self) -> set[str]:
-        """Pydantic's."""
+        """The property of pydantic models."""
 
 
 def load_configured_poses(settings: NamesPoses) -> dict[int, str]:
-    """Read the poses that settings name: pose id → name.
+    """Read the poses that the settings name: pose id → name.
 
-    Where nobody names a file and mappings/poses.json is not in the working directory, these are the poses
-    that the package brings.
-    Raises LabelError as load_poses.
+    If no file is named and mappings/poses.json is not in the working directory, the poses are those of the
+    package. Raises LabelError like load_poses.
     """
     if "poses" in settings.model_fields_set or Path(settings.poses).exists():
         return load_poses(settings.poses)
@@ -40,10 +39,10 @@ def load_configured_poses(settings: NamesPoses) -> dict[int, str]:
 
 
 def load_poses(address: str | Path) -> dict[int, str]:
-    """Read a file of poses, at a path or s3:// address: pose id → name.
+    """Read a file of poses at a path or s3:// address: pose id → name.
 
-    Its form is any of those that labels have, with the columns id and name.
-    Raises LabelError: no such file, not a list of {"id", "name"}, an id twice.
+    The file has one of the formats of label files, with the columns id and name.
+    Raises LabelError: the file does not exist, is not a list of {"id", "name"}, or repeats an id.
     """
     file = open_records(str(address), "poses", lambda column: column in (*_ID_COLUMNS, *_NAME_COLUMNS))
     poses: dict[int, str] = {}
@@ -51,10 +50,10 @@ def load_poses(address: str | Path) -> dict[int, str]:
         place = file.place(number)
         pose_id, name = _read_pose(place, record)
         if pose_id in poses:
-            raise LabelError(f"{place}: pose id {pose_id} stands there twice")
+            raise LabelError(f"{place}: pose id {pose_id} occurs twice")
         poses[pose_id] = name
     if not poses:
-        raise LabelError(f'{address}: no poses in it; list each as {{"id": 7, "name": "Back Lat Spread"}}')
+        raise LabelError(f'{address}: it lists no pose; list each as {{"id": 7, "name": "Back Lat Spread"}}')
     return poses
 
 

@@ -114,8 +114,8 @@ def test_heic_without_the_extra_is_refused_with_the_remedy(
 @pytest.mark.parametrize(
     ("libheif", "libde265", "reason"),
     [
-        ("1.23.3", "1.1.3", "libheif 1.23.3 has known holes, 1.23.4 or newer is needed"),
-        ("1.23.4", "1.1.2", "libde265 1.1.2 has known holes, 1.1.3 or newer is needed"),
+        ("1.23.3", "1.1.3", "libheif 1.23.3 has known vulnerabilities, 1.23.4 or newer is needed"),
+        ("1.23.4", "1.1.2", "libde265 1.1.2 has known vulnerabilities, 1.1.3 or newer is needed"),
         ("1.23.4", "1.1.3", ""),
         ("1.24.0", "1.2.0", ""),
     ],

@@ -162,7 +162,7 @@ def test_a_key_that_stands_twice_makes_a_record_malformed(
     assert labels.table.num_rows == 0
     (sentence,) = labels.malformed
     assert "labels.json: record 1: key '" in sentence
-    assert "stands there twice" in sentence
+    assert "occurs twice" in sentence
     assert labels.unusable["name"].to_pylist() == names
 
 
@@ -171,7 +171,7 @@ def test_a_malformed_record_is_named_by_line_field_value_and_what_was_expected(t
 
     assert labels.malformed == (
         f"{tmp_path}/labels.jsonl: line 2: pose_id 'seven\\u200b': expected a whole number from 0 to "
-        '2147483647, as 7, 7.0 or "7"',
+        '2147483647, such as 7, 7.0 or "7"',
     )
 
 
@@ -247,9 +247,9 @@ def test_a_field_that_labels_do_not_have_is_refused() -> None:
         ("l.jsonl", b'{"poseId": 7, "s3Filename": "a.jpg"}\n{"poseId"', "is not JSON: "),
         ("l.jsonl", b'{"poseId": 7, "s3Filename": "a.jpg"} {}\n', "is not JSON: Extra data"),
         ("l.csv", b"", "l.csv: line 1: the labels file has no header"),
-        ("l.csv", b"pose,s3Filename\n7,a.jpg\n", "l.csv: no column poseId or pose_id; name the one"),
+        ("l.csv", b"pose,s3Filename\n7,a.jpg\n", "l.csv: no column poseId or pose_id; name the column"),
         ("l.csv", b"poseId,photo\n7,a.jpg\n", "l.csv: no column s3Filename, key, filename or uri; name"),
-        ("l.csv", b"poseId,key,poseId\n7,a.jpg,1\n", "l.csv: line 1: column 'poseId' stands there twice"),
+        ("l.csv", b"poseId,key,poseId\n7,a.jpg,1\n", "l.csv: line 1: column 'poseId' occurs twice"),
         ("l.csv", b'poseId,key\n7,a.jpg\n7,"b.jpg\n1,c.jpg\n', "l.csv: line 3: the labels file is not CSV: "),
         ("l.csv", b'poseId,key\n7,"b.jpg\n1,c.jpg"\n', "l.csv: line 2: .*a quotation mark is missing"),
         ("l.csv", b"poseId,key\n7,\xe9.jpg\n", r"l.csv: line 2: .* is not text in UTF-8 \(byte 0xe9\)"),

@@ -48,7 +48,7 @@ def test_poses_keep_their_accents_and_may_quote_their_ids(poses_file: Path) -> N
 def test_a_pose_id_that_stands_twice_is_refused(poses_file: Path) -> None:
     write(poses_file, [{"id": 7, "name": "A"}, {"id": "7", "name": "B"}])
 
-    with pytest.raises(LabelError, match=r"poses\.json: record 2: pose id 7 stands there twice"):
+    with pytest.raises(LabelError, match=r"poses\.json: record 2: pose id 7 occurs twice"):
         load_poses(poses_file)
 
 
@@ -82,7 +82,7 @@ def test_a_malformed_pose_is_refused_by_its_number(poses_file: Path, record: Any
 def test_no_poses_at_all_are_refused(poses_file: Path) -> None:
     write(poses_file, [])
 
-    with pytest.raises(LabelError, match=r"poses\.json: no poses in it"):
+    with pytest.raises(LabelError, match=r"poses\.json: it lists no pose"):
         load_poses(poses_file)
 
 
