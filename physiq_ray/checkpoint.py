@@ -1,12 +1,12 @@
-"""The two model files and the class mapping: what they hold, how they are written, and a safe way back.
+"""The two model files and the class mapping: their contents, writing them, and reading them safely.
 
-    pose_classifier.pth             the state dict alone
-    class_mapping.json              output number ↔ pose id
-    pose_classifier_complete.pth    all of it: one file from which predictions and the server are built
+    pose_classifier.pth             only the state dict
+    class_mapping.json              class index ↔ pose id
+    pose_classifier_complete.pth    everything: predictions and the server need only this file
 
-Both load with torch.load(weights_only=True), and nothing here ever loads otherwise. The complete file is
-written last: where it stands, the set is whole. The state dict's archive keeps a copy of the class mapping,
-which torch passes over: by it, a class_mapping.json of another training next to the file is recognised.
+Both model files are read with torch.load(weights_only=True) only. The complete file is written last: if it
+exists, the set is complete. The archive of the state dict also contains a copy of the class mapping, which
+torch ignores. With this copy, a class_mapping.json of another training next to the file is detected.
 """
 
 import contextlib
@@ -36,8 +36,8 @@ from physiq_ray.storage import join_uri, read_bytes, write_file
 WEIGHTS_FILE = "pose_classifier.pth"
 COMPLETE_FILE = "pose_classifier_complete.pth"
 MAPPING_FILE = "class_mapping.json"
-DEFAULT_IMAGE_SIZE = 224  # of files that do not say theirs
-MAX_IMAGE_SIZE = 4096  # what a file may ask of the memory of those who use it
+DEFAULT_IMAGE_SIZE = 224  # for files that do not contain it
+MAX_IMAGE_SIZE = 4096  # limits the memory that a file can make its users allocate
 DICTIONARIES = (
     *("model_config", "pose_names", "preprocessing", "settings", "optimizer_state_dict", "versions"),
 )
@@ -47,10 +47,10 @@ DICTIONARIES = (
 class ModelState:
     """A trained model as data, before it is written or after it was read.
 
-    pose_names: pose id → name. image_size in pixels. temperature: what logits are divided by before the
-    softmax, so that confidence is as often right as it says (Guo et al. 2017); 1 changes nothing. history:
-    one dict an epoch. versions: of what the model was made with, empty where the file does not say. version:
-    the first twelve hexadecimal digits of the file's SHA-256, empty before it is written.
+    pose_names: pose id → name. image_size: in pixels. temperature: the logits are divided by it before the
+    softmax, so that the confidence is calibrated (Guo et al. 2017); 1 changes nothing. history: one dict per
+    epoch. versions: those of the software that trained the model, empty if the file does not have them.
+    version: the first twelve hexadecimal digits of the file's SHA-256, empty before it is written.
     """
 
     state_dict: StateDict
@@ -128,13 +128,14 @@ def save_model_files(state: ModelState, output: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def translated_disk(what: str) -> Iterator[None]:
-    """Turn the temporary folder's errors, those of torch.save on an open file too, into ours.
+    """Translate errors of the temporary folder into ours, including those of torch.save on an open file.
 
-    what: what was to be written. Raises StorageError: no space left for it.
+    what: the content that was to be written. Raises StorageError: it cannot be written, e.g. for lack of
+    space.
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch's writer hides the system's reason behind its own
+    except (OSError, RuntimeError) as error:  # torch's writer replaces the system's error by its own
         reason = error if isinstance(error, OSError) else error.__context__
         if not isinstance(reason, OSError):
             raise
@@ -145,20 +146,20 @@ def translated_disk(what: str) -> Iterator[None]:
 
 
 def current_versions() -> dict[str, str]:
-    """Give the versions of what decides on a model's weights and answers."""
+    """Give the versions of the software that affects the weights and the answers of a model."""
     packages = ("physiq-ray", "ray", "torch", "torchvision", "pillow")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = None) -> ModelState:
-    """Read a model from a complete file, a state dict beside its class_mapping.json, or the folder of one.
+    """Read a model from a complete file, a state dict next to its class_mapping.json, or a folder of these.
 
-    address: a path or s3:// address. pose_names: for files that name no poses (the origin's hold weights,
-    mapping and model_config only).
-    Raises NotFoundError, StorageError; CheckpointError: unknown content, another architecture, damaged,
-    weights that are not finite, or with objects that would run code (nothing is run).
+    address: a path or s3:// address. pose_names: for files without pose names (the files of the original
+    project contain only weights, mapping and model_config).
+    Raises NotFoundError, StorageError; CheckpointError: the content is unknown, damaged or of another
+    architecture, weights are not finite, or objects would run code when loaded (no code is run).
     """
-    # Path.is_dir would raise for a name too long or a folder closed to us; reading tells of those.
+    # Path.is_dir would raise for a name that is too long or a folder without permission; reading reports it.
     if os.path.isdir(address) or (  # noqa: PTH112
         address.startswith("s3://") and not address.endswith((".pth", ".pt"))
     ):
@@ -218,7 +219,7 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
 
 
 def settings_to_store(settings: Settings) -> dict[str, Any]:
-    """Give the settings as plain values, which the restricted unpickler lets through."""
+    """Give the settings as plain values, which the restricted unpickler accepts."""
     return settings.model_dump(mode="json")
 
 
@@ -229,19 +230,19 @@ def _is_state_dict(value: object) -> bool:
 
 
 def _check_finite(state_dict: StateDict, address: str) -> None:
-    """Refuse weights of which every answer would be no number, for the price of looking at each once."""
+    """Refuse weights that would make every answer NaN; each weight is read once."""
     for name, tensor in state_dict.items():
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         try:
-            # As float32, which the network computes in: what is too large for it becomes infinite there.
-            # Both are NaN where one value is; a tenth of the time of isfinite, which makes three copies.
+            # The network computes in float32, in which too large values become infinite. Both extremes are
+            # NaN if one value is NaN. This takes a tenth of the time of isfinite, which makes three copies.
             extremes = torch.aminmax(tensor.float())
         except RuntimeError as error:  # sparse or quantised
-            raise CheckpointError(f"{address}: {name} is no plain tensor: {error}") from error
+            raise CheckpointError(f"{address}: {name} is not a plain tensor: {error}") from error
         if not math.isfinite(extremes.min) or not math.isfinite(extremes.max):
             raise CheckpointError(
-                f"{address}: {name} holds values that are not finite: the training went wrong or the file is "
+                f"{address}: {name} has values that are not finite: the training diverged or the file is "
                 "damaged; give another model file"
             )
 
@@ -256,7 +257,7 @@ def _dictionary(value: Mapping[str, Any], key: str, address: str) -> dict[str, A
 
 
 def _mapping_in(archive: zipfile.ZipFile) -> str:
-    """Name the copy of the mapping in a state dict's archive; torch refuses what lies outside its folder."""
+    """Name the copy of the mapping in a state dict's archive; torch refuses entries outside its folder."""
     return f"{archive.namelist()[0].partition('/')[0]}/{MAPPING_FILE}"
 
 
@@ -267,17 +268,17 @@ def _read_mapping_beside(address: str, data: bytes) -> object:
         mapping = json.loads(read_bytes(uri))
     except StorageError as error:
         raise CheckpointError(
-            f"{address}: a state dict alone does not say its poses; put {MAPPING_FILE} beside it ({error})"
+            f"{address}: a state dict does not name its poses; put {MAPPING_FILE} next to it ({error})"
         ) from error
     except ValueError as error:
         raise CheckpointError(f"{uri}: not JSON: {error}") from error
-    # Not of our making, or long ago.
+    # The file may have no copy: other programs and old versions do not write one.
     with contextlib.suppress(IndexError, KeyError, ValueError, zipfile.BadZipFile):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             own = json.loads(archive.read(_mapping_in(archive)))
         if own != mapping:
             raise CheckpointError(
-                f"{address}: belongs to another training than {uri}: writing them was interrupted, or one "
-                f"was copied without the other; resume that training, or load {COMPLETE_FILE}: it holds both"
+                f"{address}: it belongs to another training than {uri}: writing them was interrupted, or "
+                f"only one was copied; resume that training, or load {COMPLETE_FILE}, which contains both"
             )
     return mapping

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or having one on this machine; what its nodes have."""
+"""Join a Ray cluster or start Ray on this machine; give the resources of its nodes."""
 
 import contextlib
 import logging
@@ -16,14 +16,14 @@ import ray
 from physiq_ray.errors import ClusterError, StorageError
 from physiq_ray.machine import check_writable, usable_cpus
 
-# A cluster's head that answers later than this is of no use either; Ray itself would wait for minutes.
+# A head that needs longer to answer is not usable. Ray itself would wait for minutes.
 PROBE_TIMEOUT_S = 10.0
-# An HTTP/2 client's first words, with empty settings: a head answers with a settings frame, type 4.
+# The first bytes of an HTTP/2 client, with empty settings. A head answers with a settings frame, type 4.
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 
-# Ray's environment on a machine of one's own. Its workers need not give way to all else, nor look out for the
-# machine's end, and those without work go after a while: each wakes a hundred times a second, and a step
-# shared out evenly over all cores waits for the core that was taken.
+# Ray's environment when it runs on this machine alone. Its workers need no lower priority, and need not
+# watch for the preemption of the node. Idle workers end after a while: each wakes up a hundred times a
+# second, and a step that is divided evenly among all cores waits for the core that was interrupted.
 OWN_MACHINE: Mapping[str, str] = {
     "RAY_worker_niceness": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -37,21 +37,21 @@ LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 def connect(*, local: bool = False, debug: bool = False) -> None:
     """Join the cluster that RAY_ADDRESS names, or start Ray on this machine.
 
-    local: on this machine even if RAY_ADDRESS is set. A cluster found by chance is never joined; a process
-    that has joined one stays there.
-    Raises ClusterError: no cluster answers there, or Ray does not start here, and what to do.
+    local: start on this machine even if RAY_ADDRESS is set. Without RAY_ADDRESS, no existing cluster is
+    joined. A process that has joined a cluster stays in it.
+    Raises ClusterError: no cluster answers there, or Ray does not start here; with a remedy.
     """
     if ray.is_initialized():
         return
     check_cluster(local=local)
-    # Read by Ray's own processes when they start, so the environment is the only way to say it: no usage
-    # report leaves the machine, and CPU tasks keep seeing the GPUs as they are (Ray's coming default).
+    # Ray's own processes read these variables when they start, so there is no other way to set them: no usage
+    # report leaves the machine, and CPU tasks still see the GPUs (Ray's future default).
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = _address(local=local)
     level = logging.INFO if debug else logging.ERROR
-    # A training worker and a decode task need a CPU each: on one core they share it.
-    # The dashboard would take a port and seconds; debugging may want it.
+    # A training worker and a decode task need one CPU each; on a machine with one core they share it.
+    # The dashboard would take a port and several seconds; it is useful only for debugging.
     own: dict[str, Any] = {}
     if address == "local":
         for name, value in OWN_MACHINE.items():
@@ -60,7 +60,7 @@ def connect(*, local: bool = False, debug: bool = False) -> None:
     try:
         with on_loopback() if address == "local" else contextlib.nullcontext():
             ray.init(address=address, logging_level=level, log_to_driver=debug, **own)
-    except Exception as error:  # Ray raises whatever a step of its start came to, a bare Exception too
+    except Exception as error:  # Ray's start can raise any error, even a bare Exception
         raise _not_connected(address, error) from error
     if address == "local" and not debug:
         _stop_log_monitor()
@@ -69,7 +69,7 @@ def connect(*, local: bool = False, debug: bool = False) -> None:
 
 
 def check_cluster(*, local: bool = False) -> None:
-    """Find out within seconds, before long work, what would keep `connect` from its end.
+    """Find the problems that would make `connect` fail, within seconds and before long work.
 
     Raises ClusterError: nothing answers at RAY_ADDRESS, or Ray's folder or the home cannot be written.
     """
@@ -79,7 +79,7 @@ def check_cluster(*, local: bool = False) -> None:
     if address == "local":
         name, folder = _temporary_folder()
         try:
-            check_writable(name, str(Path(folder, "ray")), "set RAY_TMPDIR to a short folder that can be")
+            check_writable(name, str(Path(folder, "ray")), "set RAY_TMPDIR to a short, writable folder")
         except StorageError as error:
             raise ClusterError(str(error)) from error
         _make_private_token()
@@ -94,7 +94,7 @@ def cluster_nodes() -> list[dict[str, float]]:
 
 
 def smallest_object_store(*, with_gpu: bool = False) -> int:
-    """Give the bytes of the smallest object store among the nodes that compute: with CPUs, or with GPUs."""
+    """Give the bytes of the smallest object store among the nodes with CPUs, or among those with GPUs."""
     stores = [
         int(node.get("object_store_memory", 0))
         for node in cluster_nodes()
@@ -105,12 +105,13 @@ def smallest_object_store(*, with_gpu: bool = False) -> int:
 
 @contextlib.contextmanager
 def on_loopback() -> Iterator[None]:
-    """Let Ray's processes that start in this block listen on 127.0.0.1 alone, not on every network.
+    """Make Ray's processes that start in this block listen on 127.0.0.1 only, not on every network.
 
-    Ray listens there if that is the node's address, and does not take it from `_node_ip_address`: it looks
-    for one that other nodes reach, except on Windows and macOS (ray issue 18730). LOOPBACK_VARIABLE lets it
-    do the same here; a value that the user has set stays. It is for this Ray only: the environment is as it
-    was afterwards, because `ray start` in a child process would refuse to join a cluster.
+    Ray listens on 127.0.0.1 if that is the node's address, but does not take the address from
+    `_node_ip_address`: it chooses one that other nodes can reach, except on Windows and macOS (ray issue
+    18730). LOOPBACK_VARIABLE makes it choose 127.0.0.1 here too; a value that the user has set stays. The
+    environment is restored afterwards, because otherwise `ray start` in a child process would refuse to join
+    a cluster.
     """
     if LOOPBACK_VARIABLE in os.environ:
         yield
@@ -126,11 +127,11 @@ def on_loopback() -> Iterator[None]:
 
 
 def _stop_log_monitor() -> None:
-    """End the process that looks ten times a second for lines to print, which nobody asked for.
+    """End Ray's process that looks ten times a second for log lines to print; they are not printed here.
 
-    Ray has no public switch for it (`log_to_driver=False` only drops what it sends).
+    Ray has no public option for this (`log_to_driver=False` only drops the lines that it sends).
     """
-    with contextlib.suppress(AttributeError):  # another Ray may name it otherwise
+    with contextlib.suppress(AttributeError):  # another version of Ray may use other names
         node: Any = ray._private.worker._global_node
         node.kill_log_monitor(check_alive=False)
 
@@ -140,7 +141,7 @@ def _address(*, local: bool) -> str:
 
 
 def _temporary_folder() -> tuple[str, str]:
-    """Give the folder that Ray makes its own in, after the variable that names it."""
+    """Give the variable that names the parent of Ray's folder, and that parent folder."""
     for name in ("RAY_TMPDIR", *(("TMPDIR",) if sys.platform.startswith("linux") else ())):
         if folder := os.environ.get(name):
             return name, folder
@@ -156,8 +157,8 @@ def _not_connected(address: str, error: Exception) -> ClusterError:
         name, folder = _temporary_folder()
         most = int(too_long[1]) - len(too_long[2].encode()) + len(folder.encode())
         return ClusterError(
-            f"{name}={folder}: too long for the paths of Ray's sockets, by which its processes talk; set "
-            f"RAY_TMPDIR to a folder of {most} bytes at most, such as /tmp"
+            f"{name}={folder}: too long for the socket paths of Ray's processes; set RAY_TMPDIR to a folder "
+            f"whose path has at most {most} bytes, such as /tmp"
         )
     return ClusterError(
         f"Ray does not start on this machine: {reason.rstrip('.')}; try again when the machine is less busy, "
@@ -166,20 +167,20 @@ def _not_connected(address: str, error: Exception) -> ClusterError:
 
 
 def _check_answers(address: str) -> None:
-    """Ask for a cluster's head where an address names a host and port, before Ray waits for it.
+    """If an address names a host and port, check that a cluster's head answers, before Ray waits for it.
 
-    Raises ClusterError: nothing is there, or what does not speak HTTP/2 as every head of Ray does.
+    Raises ClusterError: nothing answers, or a server that does not speak HTTP/2, as every head of Ray does.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
-        return  # Ray has words for what is no address
+        return  # Ray itself reports a wrong address
     remedy = (
-        "start it, correct RAY_ADDRESS, or leave it out to run on this machine; a firewall must let "
-        f"port {port} pass"
+        "start it, correct RAY_ADDRESS, or unset RAY_ADDRESS to run on this machine; a firewall must allow "
+        f"port {port}"
     )
     try:
         with socket.create_connection((host.strip("[]"), int(port)), PROBE_TIMEOUT_S) as connection:
-            if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):  # it waits for another first word
+            if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):  # with TLS, it expects other first bytes
                 return
             connection.settimeout(PROBE_TIMEOUT_S)
             connection.sendall(HTTP2_PREFACE)
@@ -191,26 +192,26 @@ def _check_answers(address: str) -> None:
         ) from error
     if not is_head:
         raise ClusterError(
-            f"RAY_ADDRESS={address}: what answers there is no Ray cluster's head; give the address that "
-            "`ray start --head` shows, with port 6379 as a rule"
+            f"RAY_ADDRESS={address}: the server there is not the head of a Ray cluster; give the address "
+            "that `ray start --head` shows, usually with port 6379"
         )
 
 
 def _make_private_token() -> None:
     """Make the token of this user's Ray clusters readable by this user only, before Ray starts.
 
-    With it anyone who reaches a port of Ray's runs code as this user; Ray 2.60 writes the file by the umask,
-    0644 as a rule (ray/_private/authentication/authentication_token_setup.py). A token that the user gives
-    otherwise, RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, stays as it is.
-    Raises ClusterError: there is none, and the home cannot be written.
+    With the token, anyone who can reach a port of Ray can run code as this user. Ray 2.60 writes the file
+    with the umask, usually 0644 (ray/_private/authentication/authentication_token_setup.py). A token that the
+    user gives in RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH is not changed.
+    Raises ClusterError: there is no token, and the home folder cannot be written.
     """
     is_off = os.environ.get("RAY_AUTH_MODE", "token").lower() != "token"
     if is_off or os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return
     try:
         path = Path.home() / ".ray" / "auth_token"
-    except RuntimeError as error:  # a user that the machine does not know, as in some containers
-        raise ClusterError("HOME: not set, and Ray keeps its token there; set it to a folder") from error
+    except RuntimeError as error:  # the machine does not know the user, as in some containers
+        raise ClusterError("HOME is not set, but Ray keeps its token there; set it to a folder") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with contextlib.suppress(FileExistsError):
@@ -220,9 +221,9 @@ def _make_private_token() -> None:
             return
     except OSError as error:
         raise ClusterError(
-            f"HOME={path.parent.parent}: Ray's token cannot be written there, to {path}: {error.strerror}; "
-            "set HOME to a folder that can be written, or RAY_AUTH_TOKEN to a secret of your own"
+            f"HOME={path.parent.parent}: Ray's token cannot be written to {path}: {error.strerror}; "
+            "set HOME to a writable folder, or RAY_AUTH_TOKEN to a secret of your own"
         ) from error
     if path.stat().st_mode & 0o077 and hasattr(os, "getuid") and path.stat().st_uid == os.getuid():
-        with contextlib.suppress(OSError):  # a file system that takes no writes keeps what it has
+        with contextlib.suppress(OSError):  # on a read-only file system, the mode stays
             path.chmod(0o600)

@@ -1,11 +1,11 @@
-"""The whole main path on one machine: photos into a local S3 server, training, one prediction.
+"""The demo: photos in a local S3 server, a training and one prediction, all on one machine.
 
-Everything goes into one folder:
+All files are written into one folder:
 
-    photos/          the generated photos, a sub-folder a bucket (not with the user's own photos)
+    photos/          the generated photos, one sub-folder per bucket (not with the user's own photos)
     runs/            Ray's checkpoints
     model/           the two model files, class mapping, history, quarantine list
-    prediction.png   a photo the model was not trained on, beside its probability bars
+    prediction.png   a photo that was not used for training, with its probability bars
 """
 
 import os
@@ -32,7 +32,7 @@ from physiq_ray.training.run import train
 from physiq_ray.training.tracking import require_tracking
 
 GENERATED: Mapping[str, Any] = {"num_athletes": 40, "photos_per_pose": 2, "seed": 40}
-# From random weights: small pictures, many small steps, a high peak rate that ends at zero.
+# Random weights need small images, many small steps, and a high peak learning rate that falls to zero.
 FROM_RANDOM: Mapping[str, Any] = {"weights": "random", "batch_size": 16, "schedule": "cosine"}
 GENERATED_FROM_RANDOM: Mapping[str, Any] = {
     **FROM_RANDOM,
@@ -49,7 +49,7 @@ FROM_IMAGENET: Mapping[str, Any] = {"image_size": 128, "epochs": 6, "patience": 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo has to show; truth: the pose that was drawn, where that is known."""
+    """The results of the demo; truth: the pose that was drawn, if it is known."""
 
     training: TrainingResult
     prediction: Prediction
@@ -67,9 +67,10 @@ def run_demo(
     labels: Sequence[str] = (),
     debug: bool = False,
 ) -> DemoResult:
-    """Train on generated photos, or on the user's own (photos: each sub-folder becomes a bucket).
+    """Train on generated photos, or on the user's own photos.
 
-    flags: settings that take the place of the demo's own. labels: files of the user's own photos' labels.
+    flags: settings that replace those of the demo. photos: the folder of the user's photos; each sub-folder
+    becomes a bucket. labels: the label files of these photos.
     Raises PhysiqError.
     """
     folder = folder.absolute()
@@ -90,7 +91,7 @@ def run_demo(
         own |= {
             "labels": str(sample.labels),
             "source_buckets": {source: bucket for bucket, source in SOURCES.items()},
-            "group_pattern": r"athlete-\d+",  # nobody is trained on and validated with
+            "group_pattern": r"athlete-\d+",  # no athlete is in both training and validation
         }
         holdout = str(sample.holdout)
         truth = f"drawn as {poses.get(sample.holdout_pose_id, sample.holdout_pose_id)}"
@@ -115,9 +116,9 @@ def run_demo(
 
 
 def _check_before(own: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[int, str]:
-    """Find out what would otherwise fail after minutes of drawing; give the poses' names.
+    """Find the errors that would otherwise appear after minutes of drawing; give the names of the poses.
 
-    Raises PhysiqError: a wrong setting, poses or labels that cannot be read, a package that is missing.
+    Raises PhysiqError: a setting is wrong, poses or labels cannot be read, or a package is missing.
     """
     settings = load_settings(flags, defaults=own)
     require_tracking(settings.mlflow)
@@ -129,9 +130,9 @@ def _check_before(own: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[int,
 
 
 def find_buckets(photos: Path) -> dict[str, Path]:
-    """Name a bucket for each sub-folder, or for the folder itself where it has none.
+    """Name a bucket for each sub-folder, or for the folder itself if it has no sub-folders.
 
-    Raises DataError: no such folder, or no photo in it.
+    Raises DataError: the folder does not exist, or contains no photo.
     """
     if not photos.is_dir():
         raise DataError(f"--photos {photos}: no such folder")
@@ -140,7 +141,7 @@ def find_buckets(photos: Path) -> dict[str, Path]:
     for path in folders or [photos.absolute()]:
         if not any(is_photo(file.name) for file in path.rglob("*")):
             continue
-        # Buckets have lower-case letters, digits and hyphens, and at least three of them.
+        # The name of a bucket has at least three characters: lower-case letters, digits and hyphens.
         name = re.sub(r"[^a-z0-9]+", "-", path.name.lower()).strip("-")[:50].rstrip("-")
         name = name if len(name) >= 3 else f"photos-{name or len(buckets)}"
         buckets[name if name not in buckets else f"{name}-{len(buckets)}"] = path
@@ -168,7 +169,7 @@ def _choose_weights(
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables that Ray's processes inherit, and put back what was there."""
+    """Set variables for Ray's processes to inherit, and restore the old values afterwards."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

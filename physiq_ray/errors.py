@@ -1,43 +1,43 @@
-"""Every error that physiq_ray raises on purpose.
+"""All errors that physiq_ray raises on purpose.
 
     PhysiqError
     ├── SettingError       a setting is wrong, or two exclude each other
     ├── LabelError         poses, labels or class mapping cannot be used as they are
-    ├── StorageError       a bucket, folder or object
-    │   ├── NotFoundError      it is not there
-    │   ├── ChangedError       it is not what was listed any more
-    │   ├── DeniedError        credentials missing, wrong, or without the right
+    ├── StorageError       a bucket, folder or object cannot be listed, read or written
+    │   ├── NotFoundError      it does not exist
+    │   ├── ChangedError       it is no longer the version that was listed
+    │   ├── DeniedError        the credentials are missing or wrong, or lack the permission
     │   └── UnreachableError   no answer: endpoint, network, throttling
-    ├── DataError          what was found cannot be trained on
+    ├── DataError          the photos and labels found cannot be used for training
     ├── PhotoError         one photo cannot be fetched or decoded
-    │   ├── FormatError        it is no image, or of a format that is not read
-    │   └── TooLargeError      it has more bytes or pixels than are read
-    ├── WeightsError       the starting weights cannot be had or do not fit
+    │   ├── FormatError        it is not an image, or its format is not supported
+    │   └── TooLargeError      it has more bytes or pixels than the limit
+    ├── WeightsError       the starting weights cannot be downloaded or read, or do not fit
     ├── CheckpointError    a model file is unknown, damaged or unsafe
     ├── ClusterError       no Ray cluster answers, or Ray does not start here
-    ├── TrainingError      a training run cannot start or go on
-    ├── PredictionError    a batch of predictions cannot start or go on
+    ├── TrainingError      a training run cannot start or continue
+    ├── PredictionError    a batch of predictions cannot start or continue
     ├── ServingError       the HTTP service cannot start
     └── CleanseError       a plan or journal of deletions cannot be read, written or followed
 
-Each takes one finished sentence. They carry nothing else, so that they survive pickling between
-Ray processes; what was attempted, on what, what came and what to do stand in the sentence. A name from
-outside, such as a key or a label's, stands in it as `quoted` or `shown` gives it.
+Each error takes one complete sentence: what was attempted, on what, what happened, and what to do. It has no
+other fields, so that it survives pickling between Ray processes. A name from outside, such as a key or the
+name in a label, is written with `quoted` or `shown`.
 """
 
 import unicodedata
 
 
 class PhysiqError(Exception):
-    """The base: catch this at a process's edge, print it in one line."""
+    """The base class: catch it at the edge of a process, and print it in one line."""
 
 
 class SettingError(PhysiqError):
-    """A setting is wrong: key, value and what was expected."""
+    """A setting is wrong; the message has the key, the value and the expected form."""
 
 
 class LabelError(PhysiqError):
-    """Poses, labels or the class mapping cannot be read or contradict themselves."""
+    """Poses, labels or the class mapping cannot be read, or contradict each other."""
 
 
 class StorageError(PhysiqError):
@@ -53,15 +53,15 @@ class ChangedError(StorageError):
 
 
 class DeniedError(StorageError):
-    """The credentials are missing, wrong, or lack the right."""
+    """The credentials are missing or wrong, or lack the permission."""
 
 
 class UnreachableError(StorageError):
-    """No usable answer came: endpoint, network, throttling or server fault."""
+    """There was no usable answer: endpoint, network, throttling or server fault."""
 
 
 class DataError(PhysiqError):
-    """The photos and labels found cannot be trained on."""
+    """The photos and labels found cannot be used for training."""
 
 
 class PhotoError(PhysiqError):
@@ -69,19 +69,19 @@ class PhotoError(PhysiqError):
 
 
 class FormatError(PhotoError):
-    """The bytes are no image, or one of a format that is not read."""
+    """The bytes are not an image, or an image in a format that is not supported."""
 
 
 class TooLargeError(PhotoError):
-    """The photo has more bytes or pixels than are read."""
+    """The photo has more bytes or pixels than the limit."""
 
 
 class WeightsError(PhysiqError):
-    """Starting weights cannot be downloaded, read, or do not fit a ResNet50."""
+    """The starting weights cannot be downloaded or read, or do not fit a ResNet50."""
 
 
 class CheckpointError(PhysiqError):
-    """A model file is unknown, damaged, or holds more than tensors and plain values."""
+    """A model file is unknown, damaged, or contains more than tensors and plain values."""
 
 
 class ClusterError(PhysiqError):
@@ -93,7 +93,7 @@ class TrainingError(PhysiqError):
 
 
 class PredictionError(PhysiqError):
-    """Predictions of many photos cannot be made, or those made before cannot be read."""
+    """Many photos cannot be predicted, or earlier predictions cannot be read."""
 
 
 class ServingError(PhysiqError):
@@ -105,9 +105,9 @@ class CleanseError(PhysiqError):
 
 
 def quoted(name: str) -> str:
-    """Write a name for a message, in quotes and with all that cannot be seen escaped.
+    """Format a name for a message: in quotes, with invisible characters escaped.
 
-    An accent in a code point of its own is escaped too: nobody sees that it is not part of its letter.
+    A combining accent is escaped too, because a reader cannot see that it is a separate code point.
     """
     text = repr(name)
     if text.isascii():
@@ -119,6 +119,6 @@ def quoted(name: str) -> str:
 
 
 def shown(uri: str) -> str:
-    """Write an address for a message: bare where every letter can be seen, else as `quoted` does."""
+    """Format an address for a message: unchanged if every character is visible, else with `quoted`."""
     text = quoted(uri)
     return uri if uri and text == f"'{uri}'" and " " not in uri else text

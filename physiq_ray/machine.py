@@ -1,4 +1,4 @@
-"""What this machine gives the process: CPUs, folders that can be written, its own address. No Ray."""
+"""Facts about this machine: the CPUs of this process, writable folders, its own addresses. No Ray."""
 
 import ipaddress
 import os
@@ -13,19 +13,19 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def usable_cpus(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
-    """Count the CPUs that this process may use, at least 1: its affinity, and less where a quota says so.
+    """Count the CPUs that this process may use, at least 1: those of its affinity, or fewer with a quota.
 
-    A container may be given 2 of a machine's 16 CPUs by either way, and sees 16 all the same. Ray counts
-    quotas like this, rounded down, but only some affinities. cgroups: where the cgroup file systems are,
-    version 1 or 2; own: the file that names this process's cgroups.
+    A container may get 2 of a machine's 16 CPUs by an affinity or by a quota, but still sees 16. Ray counts
+    quotas in the same way, rounded down, but only some affinities. cgroups: the folder of the cgroup file
+    systems, version 1 or 2. own: the file that names the cgroups of this process.
     """
-    affinity = getattr(os, "sched_getaffinity", None)  # neither on macOS nor on Windows
+    affinity = getattr(os, "sched_getaffinity", None)  # missing on macOS and Windows
     num_cpus = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
     return max(1, min([num_cpus, *(int(quota) for quota in _quotas(cgroups, own))]))
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host, a name or an address, is this machine itself to all who name it."""
+    """Tell whether a host, given by name or address, always means the machine that uses it."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -35,7 +35,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
-    """Give the quotas, in CPUs, of this process's cgroups and of those around them."""
+    """Give the quotas, in CPUs, of the cgroups of this process and of their parents."""
     for folder in _folders(cgroups, own):
         # Version 2: "200000 100000", or "max 100000" without a quota.
         yield from _share(_read(folder / "cpu.max").split())
@@ -44,7 +44,7 @@ def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
 
 
 def _folders(cgroups: Path, own: Path) -> Iterator[Path]:
-    yield from (cgroups, cgroups / "cpu")  # all that a container sees: its own cgroup is the root there
+    yield from (cgroups, cgroups / "cpu")  # a container sees only these: its own cgroup is the root
     for line in _read(own).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
@@ -59,7 +59,7 @@ def _folders(cgroups: Path, own: Path) -> Iterator[Path]:
 def _share(quota_and_period: list[str]) -> list[float]:
     try:
         quota, period = map(int, quota_and_period)
-    except ValueError:  # no such file, or "max"
+    except ValueError:  # the file is missing, or it says "max"
         return []
     return [quota / period] if quota > 0 and period > 0 else []
 
@@ -74,11 +74,11 @@ def _read(path: Path) -> str:
 def check_writable(
     name: str, address: str, remedy: str = "give another folder", *, is_file: bool = False
 ) -> None:
-    """Find out before long work whether a folder can be written, without leaving anything in it.
+    """Check before long work that a folder can be written, without leaving anything in it.
 
-    name: what the user calls it, a setting or a flag; address: a path, of which the last parts need not be
-    there yet, or s3://, which is not looked at; is_file: of a file to be made.
-    Raises StorageError: with name, address and remedy.
+    name: the setting or flag that names it. address: a path whose last parts may not exist yet, or an s3://
+    address, which is not checked. is_file: address is a file to be created.
+    Raises StorageError: it cannot be written; the message has name, address and remedy.
     """
     if address.startswith("s3://"):
         return

@@ -1,7 +1,7 @@
-"""ResNet50 with a head for the poses found, its starting weights, its precision and its input form.
+"""ResNet50 with one output per pose: its starting weights, its precision and its input.
 
-Starting weights are read once, by the process that starts the training, so that a refused download or a
-wrong file is said before any worker exists. Weights are only ever read by torch's restricted unpickler.
+Starting weights are read once, by the process that starts the training, so that a refused download or a wrong
+file is reported before a worker starts. All weights are read with torch's restricted unpickler.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ ARCHITECTURE = "resnet50"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PROBE_TIMEOUT_S = 10.0
-WEIGHTS_WORDS = ("imagenet", "random")  # of the setting; all else is an address
-# The environment of processes that compute on CPUs. glibc gives back to the system what a step has freed,
-# and the next step gets it again page by page, zeroed: a tenth of the time of a step. One heap that is kept,
-# for all threads.
+WEIGHTS_WORDS = ("imagenet", "random")  # of the setting; any other value is an address
+# The environment of processes that compute on CPUs. By default, glibc returns the memory freed by a step to
+# the system, and the next step gets it again page by page, set to zero, which takes a tenth of the time of a
+# step. These variables make all threads use one heap that keeps its memory.
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
@@ -40,10 +40,10 @@ StateDict = dict[str, Tensor]
 
 
 def build_model(num_classes: int, weights: StateDict | None = None) -> nn.Module:
-    """Build a ResNet50 with num_classes outputs, from `load_starting_weights` or at random.
+    """Build a ResNet50 with num_classes outputs and the weights of `load_starting_weights`, or random ones.
 
-    At random the last batch norm of each block starts at zero, so that blocks start as identities (Goyal
-    et al. 2017, section 5.1): from scratch this converges in fewer epochs.
+    With random weights, the last batch norm of each block starts at zero, so that each block starts as an
+    identity (Goyal et al. 2017, section 5.1). Then training from scratch converges in fewer epochs.
     """
     model: nn.Module = resnet50(weights=None, num_classes=num_classes, zero_init_residual=weights is None)
     if weights is not None:
@@ -53,10 +53,10 @@ def build_model(num_classes: int, weights: StateDict | None = None) -> nn.Module
 
 
 def load_starting_weights(setting: str) -> StateDict | None:
-    """Read the weights to start from, without their head: "imagenet", a file or s3:// address.
+    """Read the starting weights without their head; setting: "imagenet", "random", a file or s3:// address.
 
-    Returns None for "random". Raises WeightsError: download refused, file missing or unreadable, or not
-    the weights of a ResNet50, which are then named as what they are.
+    Returns None for "random". Raises WeightsError: the download was refused, the file is missing or
+    unreadable, or the weights are not those of a ResNet50; then the message names their architecture.
     """
     if setting == "random":
         return None
@@ -70,46 +70,47 @@ def load_starting_weights(setting: str) -> StateDict | None:
 
 
 def read_tensors(data: bytes, *, name: str) -> Any:
-    """Read a file of torch.save that holds tensors and plain values, and nothing else.
+    """Read a file of torch.save that contains only tensors and plain values.
 
-    Raises CheckpointError: not such a file, damaged, or with objects that would run code when loaded.
+    Raises CheckpointError: it is not such a file, it is damaged, or it contains objects that would run code.
     """
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{name}: refused: it is no torch file of tensors and plain values only, and loading it could "
-            "run code; save the state dict alone with torch.save"
+            f"{name}: refused: it is not a torch file of only tensors and plain values, and loading it could "
+            "run code; save only the state dict with torch.save"
         ) from error
-    except Exception as error:  # torch's reader raises whatever a file's damage leads to
+    except Exception as error:  # torch's reader can raise any error for a damaged file
         raise CheckpointError(f"{name}: not a file that torch.save wrote, or damaged: {error}") from error
 
 
 def normalise(images: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Turn uint8 (B, H, W, 3) into the network's input on the same device.
+    """Convert uint8 (B, H, W, 3) to the input of the network, on the same device.
 
-    Returns dtype (B, 3, H, W), ImageNet's mean 0 and deviation 1 by channel, channels_last in memory.
+    Returns dtype (B, 3, H, W), channels_last in memory. Each channel is normalised with the mean and the
+    standard deviation of ImageNet.
     """
     mean, std = _imagenet_statistics(images.device)
-    # (B, H, W, 3) seen as (B, 3, H, W) already is channels_last: no copy is made for the layout.
+    # (B, H, W, 3) viewed as (B, 3, H, W) is channels_last already, so the layout needs no copy.
     return ((images.float() - mean) / std).to(dtype).permute(0, 3, 1, 2)
 
 
 @functools.cache
 def _imagenet_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Give mean and deviation of bytes by channel; kept, as each copy to a GPU waits for it."""
-    with torch.inference_mode(False):  # what is made inside could never be trained with
+    """Give mean and deviation of bytes by channel; cached, because each copy to a GPU waits for the GPU."""
+    with torch.inference_mode(False):  # a tensor made in inference mode could not be used for training
         mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=device) * 255
     return mean, std
 
 
 def choose_precision(setting: str, device: torch.device) -> torch.dtype:
-    """Choose the type of the forward pass: bfloat16, float16 or float32.
+    """Choose the dtype of the forward pass: bfloat16, float16 or float32.
 
-    auto: bfloat16 where the hardware computes with it, as emulation is slower than float32 (CPU: only
+    auto: bfloat16 if the hardware supports it, because emulation is slower than float32 (CPU: only
     AVX512-BF16 or AMX; GPU: compute capability 8.0 and up); else float16 on GPUs with tensor cores for it
-    (7.0 and up: V100, T4); else float32. Matrix products of float32 stay so, but cuDNN's convolutions round
-    float32 inputs to TF32 on GPUs that have it, as torch does by default.
+    (7.0 and up: V100, T4); else float32. Matrix products of float32 stay in float32, but cuDNN's convolutions
+    round float32 inputs to TF32 on GPUs that support it; this is torch's default.
     """
     if setting != "auto":
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[setting]
@@ -131,15 +132,15 @@ def _download_imagenet() -> StateDict:
         except (CheckpointError, OSError) as error:
             raise WeightsError(f"weights=imagenet: {error}; delete it to download it again") from error
         return kept
-    remedy = "set TORCH_HOME to a folder that can be, or give a file or s3:// address of a state dict, or "
+    remedy = "set TORCH_HOME to a writable folder, or give a file or s3:// address of a state dict, or "
     try:
         check_writable("TORCH_HOME", torch.hub.get_dir(), f"{remedy}weights=random")
     except StorageError as error:
         raise WeightsError(f"weights=imagenet: {error}") from error
     try:
-        # Asked first: torch's own download knows no time-out, and announces itself before it fails.
+        # This request comes first, because torch's download has no timeout and prints a line before it fails.
         urlopen(Request(url, method="HEAD"), timeout=PROBE_TIMEOUT_S).close()
-        with contextlib.redirect_stdout(sys.stderr):  # it prints; stdout may be a program's to read
+        with contextlib.redirect_stdout(sys.stderr):  # it prints, but a program may read stdout
             state: StateDict = ResNet50_Weights.DEFAULT.get_state_dict(
                 progress=False, check_hash=True, weights_only=True
             )
@@ -153,7 +154,7 @@ def _download_imagenet() -> StateDict:
 
 
 def _find_state_dict(value: object) -> object:
-    """Look inside the wrappings that training scripts use."""
+    """Find the state dict inside the dictionaries that training scripts save."""
     for key in ("model_state_dict", "state_dict", "model"):
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             value = value[key]
@@ -162,8 +163,8 @@ def _find_state_dict(value: object) -> object:
 
 def _checked(value: object, name: str) -> StateDict:
     if not isinstance(value, dict) or not value or not all(isinstance(t, Tensor) for t in value.values()):
-        raise WeightsError(f"weights={name}: holds no state dict, but a {type(value).__name__}")
-    # DistributedDataParallel and DataParallel put "module." in front.
+        raise WeightsError(f"weights={name}: expected a state dict, got a {type(value).__name__}")
+    # DistributedDataParallel and DataParallel add the prefix "module.".
     state = {str(key).removeprefix("module."): tensor for key, tensor in value.items()}
     wanted = _shapes(ARCHITECTURE)
     given = {key: tuple(tensor.shape) for key, tensor in state.items() if not _is_head(key)}
@@ -171,11 +172,11 @@ def _checked(value: object, name: str) -> StateDict:
         return state
     for other in list_models(module=torchvision.models, include=["resnet*", "resnext*", "wide_resnet*"]):
         if other != ARCHITECTURE and given == _shapes(other):
-            raise WeightsError(f"weights={name}: these are of a {other}; a {ARCHITECTURE} is needed")
+            raise WeightsError(f"weights={name}: these weights are of a {other}; a {ARCHITECTURE} is needed")
     odd = sorted(key for key in wanted.keys() | given.keys() if wanted.get(key) != given.get(key))
     raise WeightsError(
-        f"weights={name}: these are not of a {ARCHITECTURE}: {len(odd)} entries differ, the first {odd[0]} "
-        f"(expected {wanted.get(odd[0], 'none')}, got {given.get(odd[0], 'none')})"
+        f"weights={name}: these are not weights of a {ARCHITECTURE}: {len(odd)} entries differ, the first is "
+        f"{odd[0]} (expected {wanted.get(odd[0], 'none')}, got {given.get(odd[0], 'none')})"
     )
 
 

@@ -1,4 +1,4 @@
-"""Progress of long work: live bars on a terminal, a plain line now and then in a job's log."""
+"""Progress of long work: live bars on a terminal, or a plain line at intervals in a log."""
 
 import sys
 import threading
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PLAIN_INTERVAL_S: Final = 10.0
-DISPLAY_INTERVAL_S: Final = 30.0  # a log of a long training holds its table first
+DISPLAY_INTERVAL_S: Final = 30.0  # so that the table stands out in the log of a long training
 
 _ALL = "all"
 
 
 class Bars:
-    """A bar a label, and one over all where there are several; shown as long as a with-block lasts.
+    """One bar per label, and a total if there are several labels; they are shown inside a with-block.
 
-    Any thread may update them. Rich is imported only where there is a terminal.
+    Any thread may update them. Rich is imported only if there is a terminal.
     """
 
     def __init__(
@@ -32,10 +32,10 @@ class Bars:
         interval_s: float = PLAIN_INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Show nothing yet.
+        """Keep the options; nothing is shown yet.
 
-        console: stderr unless given. unit: what is counted, in the plural. interval_s: between two plain
-        lines of a label. clock: seconds.
+        console: stderr by default. unit: the things that are counted, in the plural. interval_s: the time
+        between two plain lines of a label. clock: seconds.
         """
         self._console = console if console is not None else sys.stderr
         self._unit = unit
@@ -73,7 +73,7 @@ class Bars:
             self._progress = None
 
     def update(self, label: str, done: int, total: int, note: str = "") -> None:
-        """Show how far one label has come; total: 0 where it is not known."""
+        """Show the progress of one label; total: 0 if it is not known."""
         with self._lock:
             self._counts[label] = (done, total)
             if self._progress is None:
@@ -85,10 +85,10 @@ class Bars:
                 self._draw(self._progress, _ALL, sums[0], sums[1], "")
 
     def restart(self) -> None:
-        """Forget all labels: another step begins."""
+        """Remove all labels, because another step begins."""
         with self._lock:
             if self._progress is not None:
-                self._progress.refresh()  # else a short step's last state would never be seen
+                self._progress.refresh()  # otherwise the last state of a short step would never be shown
                 for task in self._tasks.values():
                     self._progress.remove_task(task)
             self._tasks.clear()
@@ -107,7 +107,7 @@ class Bars:
 
     def _write_line(self, label: str, done: int, total: int, note: str) -> None:
         now_s = self._clock()
-        # The first line comes after a while too: what is done at once needs none.
+        # The first line is also delayed, so that quick work prints none.
         if now_s - self._lines_s.setdefault(label, now_s) < self._interval_s:
             return
         self._lines_s[label] = now_s
@@ -118,7 +118,7 @@ class Bars:
 
 
 class Display:
-    """Sentences and the progress of one step after another, on one console."""
+    """Lines of text, and the progress of one step at a time, on one console."""
 
     def __init__(self, console: "Console", *, clock: Callable[[], float] = time.monotonic) -> None:
         """clock: seconds."""
@@ -132,13 +132,13 @@ class Display:
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Keep the bar on the screen while inside, where the console is a terminal."""
+        """Show the bar inside the block, if the console is a terminal."""
         with self._bars:
             yield
         self._bars.restart()
 
     def count(self, step: str, done: int, total: int, note: str = "") -> None:
-        """Show how far a step has come; another step takes the bar's place."""
+        """Show the progress of a step; another step replaces its bar."""
         if step != self._step:
             self._bars.restart()
             self._step = step

@@ -312,7 +312,7 @@ def test_a_state_dict_beside_the_mapping_of_another_training_is_refused(
 def test_a_state_dict_alone_does_not_say_its_poses(origin: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError,
-        match=r"model\.pth: a state dict alone does not say its poses; put class_mapping\.json beside it",
+        match=r"model\.pth: a state dict does not name its poses; put class_mapping\.json next to it",
     ):
         load_model_state(written(tmp_path, origin["model_state_dict"]))
 
@@ -396,14 +396,14 @@ def test_weights_that_are_not_finite_are_refused_by_name(
     with pytest.raises(CheckpointError) as caught:
         load_model_state(file)
 
-    assert str(caught.value).startswith(f"{file}: fc.weight holds values that are not finite: ")
+    assert str(caught.value).startswith(f"{file}: fc.weight has values that are not finite: ")
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 def test_weights_without_plain_values_are_refused(origin: dict[str, Any], tmp_path: Path) -> None:
     origin["model_state_dict"]["fc.weight"] = torch.eye(3).to_sparse()
 
-    with pytest.raises(CheckpointError, match=r"fc\.weight is no plain tensor"):
+    with pytest.raises(CheckpointError, match=r"fc\.weight is not a plain tensor"):
         load_model_state(written(tmp_path, origin))
 
 
@@ -449,7 +449,9 @@ def test_a_truncated_file_is_refused(origin: dict[str, Any], tmp_path: Path, sha
 
 @pytest.mark.parametrize("data", [b"", b"<html>not found</html>", b"text", bytes(5000)])
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(CheckpointError, match=r"model\.pth: (refused: it is no torch|not a file that torch)"):
+    with pytest.raises(
+        CheckpointError, match=r"model\.pth: (refused: it is not a torch|not a file that torch)"
+    ):
         load_model_state(written(tmp_path, data))
 
 
@@ -465,8 +467,8 @@ def test_a_hostile_file_is_refused_and_nothing_in_it_is_run(
 
     assert not marker.exists()
     assert str(caught.value) == (
-        f"{file}: refused: it is no torch file of tensors and plain values only, and loading it could run "
-        "code; save the state dict alone with torch.save"
+        f"{file}: refused: it is not a torch file of only tensors and plain values, and loading it could run "
+        "code; save only the state dict with torch.save"
     )
     torch.load(file, weights_only=False)
     assert marker.exists()  # hostile indeed

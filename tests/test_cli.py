@@ -92,9 +92,9 @@ def test_help_fits_80_columns_and_says_what_each_value_is(command, monkeypatch):
 
 
 def test_the_same_splits_can_be_evaluated_as_the_flag_offers():
-    from physiq_ray.evaluation import evaluate
+    from physiq_ray.evaluation.candidates import SCORED_SPLITS
 
-    assert set(evaluate_command.SPLITS) == set(evaluate.SPLITS)
+    assert set(evaluate_command.SPLITS) == set(SCORED_SPLITS)
 
 
 def test_help_gives_the_number_of_answers_in_a_file():

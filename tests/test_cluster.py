@@ -75,8 +75,8 @@ def test_an_address_where_nothing_listens_is_said_at_once(
 ) -> None:
     assert connect_in_process({"RAY_ADDRESS": f"127.0.0.1:{closed_port}"}) == (
         f"ClusterError: RAY_ADDRESS=127.0.0.1:{closed_port}: no Ray cluster answers there: "
-        "Connection refused; start it, correct RAY_ADDRESS, or leave it out to run on this machine; a "
-        f"firewall must let port {closed_port} pass"
+        "Connection refused; start it, correct RAY_ADDRESS, or unset RAY_ADDRESS to run on this machine; a "
+        f"firewall must allow port {closed_port}"
     )
 
 
@@ -112,7 +112,7 @@ def test_a_host_that_has_no_address_is_said(connect_in_process: Connect) -> None
 
 def test_another_service_at_the_address_is_told_from_a_cluster(silent_port: int, s3) -> None:  # type: ignore[no-untyped-def]
     address = s3.environment["AWS_ENDPOINT_URL"].removeprefix("http://")
-    with pytest.raises(ClusterError, match=rf"^RAY_ADDRESS={address}: what answers there is no Ray cluster"):
+    with pytest.raises(ClusterError, match=rf"^RAY_ADDRESS={address}: the server there is not the head"):
         cluster._check_answers(address)
 
 
@@ -124,8 +124,8 @@ def test_a_folder_too_long_for_sockets_is_said_with_the_length_there_is(
     folder.mkdir()
     said = connect_in_process({name: str(folder), "HOME": str(tmp_path)})
     found = re.fullmatch(
-        rf"ClusterError: {name}={folder}: too long for the paths of Ray's sockets, by which its processes "
-        r"talk; set RAY_TMPDIR to a folder of (\d+) bytes at most, such as /tmp",
+        rf"ClusterError: {name}={folder}: too long for the socket paths of Ray's processes; set RAY_TMPDIR "
+        r"to a folder whose path has at most (\d+) bytes, such as /tmp",
         said,
     )
     assert found, said
@@ -136,7 +136,7 @@ def test_a_folder_of_ray_that_cannot_be_written_is_named(connect_in_process: Con
     (tmp_path / "file").write_text("")
     assert connect_in_process({"RAY_TMPDIR": f"{tmp_path}/file", "HOME": str(tmp_path)}) == (
         f"ClusterError: RAY_TMPDIR={tmp_path}/file/ray: cannot be written: Not a directory; set "
-        "RAY_TMPDIR to a short folder that can be"
+        "RAY_TMPDIR to a short, writable folder"
     )
 
 
@@ -145,8 +145,8 @@ def test_a_home_that_cannot_be_written_is_named_with_both_ways_out(
 ) -> None:
     (tmp_path / "file").write_text("")
     assert connect_in_process({"HOME": f"{tmp_path}/file"}) == (
-        f"ClusterError: HOME={tmp_path}/file: Ray's token cannot be written there, to "
-        f"{tmp_path}/file/.ray/auth_token: Not a directory; set HOME to a folder that can be written, or "
+        f"ClusterError: HOME={tmp_path}/file: Ray's token cannot be written to "
+        f"{tmp_path}/file/.ray/auth_token: Not a directory; set HOME to a writable folder, or "
         "RAY_AUTH_TOKEN to a secret of your own"
     )
 

@@ -207,13 +207,15 @@ def test_weights_of_a_relative_are_named_as_what_they_are(
     with pytest.raises(WeightsError) as caught:
         load_starting_weights(file)
 
-    assert str(caught.value) == f"weights={file}: these are of a {architecture}; a resnet50 is needed"
+    assert str(caught.value) == f"weights={file}: these weights are of a {architecture}; a resnet50 is needed"
 
 
 def test_weights_of_another_network_are_named_by_what_differs(
     make_weights: MakeWeights, weights_file: Callable[[object], str]
 ) -> None:
-    with pytest.raises(WeightsError, match=r"these are not of a resnet50: \d+ entries differ, the first "):
+    with pytest.raises(
+        WeightsError, match=r"these are not weights of a resnet50: \d+ entries differ, the first is "
+    ):
         load_starting_weights(weights_file(make_weights(10, "squeezenet1_1")))
 
 
@@ -225,18 +227,18 @@ def test_weights_that_lack_an_entry_or_have_another_shape_are_named_by_it(
     reshaped["bn1.weight"] = torch.zeros(32)
 
     with pytest.raises(
-        WeightsError, match=r": 1 entries differ, the first bn1\.weight \(expected \(64,\), got none\)$"
+        WeightsError, match=r": 1 entries differ, the first is bn1\.weight \(expected \(64,\), got none\)$"
     ):
         load_starting_weights(weights_file(lacking))
     with pytest.raises(
-        WeightsError, match=r": 1 entries differ, the first bn1\.weight \(expected \(64,\), got \(32,\)\)$"
+        WeightsError, match=r": 1 entries differ, the first is bn1\.weight \(expected \(64,\), got \(32,\)\)$"
     ):
         load_starting_weights(weights_file(reshaped))
 
 
 @pytest.mark.parametrize("value", [{}, {"epoch": 3}, [1, 2], torch.zeros(3), "resnet50", None])
 def test_a_file_without_a_state_dict_is_refused(weights_file: Callable[[object], str], value: object) -> None:
-    with pytest.raises(WeightsError, match=r"^weights=.*weights\.pth: holds no state dict, but a "):
+    with pytest.raises(WeightsError, match=r"^weights=.*weights\.pth: expected a state dict, got a "):
         load_starting_weights(weights_file(value))
 
 

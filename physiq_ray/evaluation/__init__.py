@@ -1,13 +1,13 @@
-"""What a trained model is worth: scores, calibration, figures and a model card.
+"""Evaluate a trained model: scores, calibration, figures and a model card.
 
-candidates   which photos are scored
-evaluate     a model on these photos → answers; the only file here that imports Ray
-scores       answers against labels
-calibration  the temperature, and the calibration error
-facts        what the model card says besides the scores
-card         the model card
+calibration  the temperature, the calibration error, and the bins of the reliability diagram
+candidates   which photos are scored: those of the caller, or those of the training
+card         the text of the model card
+evaluate     a model and photos → answers; the only file here that imports Ray
+facts        the facts on the model card that are not scores
 figures      the scores as figures
-report       all of it as files
+report       which files a report has, and writing them
+scores       answers and labels → scores
 """
 
 from physiq_ray.evaluation.calibration import calibration_error, fit_temperature

@@ -1,7 +1,7 @@
-"""How far confidence is to be believed: calibration error, reliability, and the temperature that helps.
+"""Calibration of the confidence: calibration error, reliability, and the temperature.
 
 Logits are divided by a temperature before the softmax (Guo et al. 2017, "On Calibration of Modern Neural
-Networks"): one number, fitted on the validation photos, that changes no answer.
+Networks"). It is one number, fitted on the validation photos, and changes no predicted pose.
 """
 
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from physiq_ray.prediction.answer import to_probabilities
 
 NUM_BINS = 15
 LOWEST, HIGHEST = 0.05, 20.0
-# Where all of a few photos are told rightly, the temperature of the lowest loss is 0, which nobody should
-# believe of new photos. So its logarithm has a normal prior, which a hundred photos outweigh.
+# If there are few photos and all are predicted correctly, the temperature with the lowest loss is 0, which is
+# wrong for new photos. So the logarithm has a normal prior, which has little effect from 100 photos up.
 PRIOR_DEVIATION = 0.5
-NUM_STEPS = 60  # of the search, each of which shortens it by 0.62: to 1e-12 of where it began
+NUM_STEPS = 60  # each step of the search shortens the interval to 0.62: to 1e-12 of the first one in the end
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Photos sorted by confidence into NUM_BINS bins of equal width between 0 and 1, and one of exactly 1.
+    """Photos in NUM_BINS bins of equal width by confidence, 0 … 1, and one more bin for exactly 1.
 
-    counts: int64 (NUM_BINS + 1,); confidence, accuracy: float64 (NUM_BINS + 1,), means of each bin's photos,
-    0 where it has none.
+    counts: int64 (NUM_BINS + 1,); confidence, accuracy: float64 (NUM_BINS + 1,), the means of the photos of
+    each bin, 0 for an empty bin.
     """
 
     counts: npt.NDArray[np.int64]
@@ -37,10 +37,10 @@ class Reliability:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Give the likeliest temperature; 1 where that one would worsen the calibration error.
+    """Give the most probable temperature, or 1 if that temperature would increase the calibration error.
 
-    logits: float (N, classes); labels: int64 (N,). By golden-section search over its logarithm: cross-entropy
-    is convex in 1/T and has one minimum.
+    logits: float (N, classes); labels: int64 (N,). Method: golden-section search over the logarithm of the
+    temperature T; the cross-entropy is convex in 1/T and has one minimum.
     """
     logits = logits.double()
 
@@ -60,16 +60,19 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def calibration_error(logits: Tensor, labels: Tensor, temperature: float) -> float:
-    """Give the expected calibration error, 0 … 1: |accuracy − confidence| of each bin, by its photos."""
+    """Give the expected calibration error, 0 … 1: the mean |accuracy − confidence| of the bins.
+
+    Each bin is weighted by its number of photos.
+    """
     shares = to_probabilities(logits, temperature)
     error = multiclass_calibration_error(shares, labels, num_classes=logits.shape[1], n_bins=NUM_BINS)
     return float(error)
 
 
 def reliability(logits: Tensor, labels: Tensor, temperature: float) -> Reliability:
-    """Sort photos by confidence, as `calibration_error` does."""
+    """Put photos into bins by confidence, in the same way as `calibration_error`."""
     shares, answers = to_probabilities(logits, temperature).max(dim=1)
-    # As torchmetrics has it: in float32, [lower, upper), so that whatever rounds to 1 is apart.
+    # torchmetrics uses float32 and bins [lower, upper), so confidences that round to 1 get their own bin.
     confidence = shares.float()
     bins = torch.bucketize(confidence, torch.linspace(0, 1, NUM_BINS + 1), right=True) - 1
     counts = torch.bincount(bins, minlength=NUM_BINS + 1)

@@ -1,4 +1,4 @@
-"""The photos that an evaluation chooses from: the caller's, or those of the run that trained the model."""
+"""The photos for an evaluation: those of the caller, or those of the run that trained the model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,17 +20,17 @@ from physiq_ray.storage import absolute_uri, follow_settings, join_uri, read_byt
 
 ALL = "all"
 SCORED_SPLITS = (VALIDATION, TRAIN, TEST, ALL)
-# What decides in which split a photo is: as in the training unless it is set.
+# These settings decide the split of a photo. They have the values of the training unless the user sets them.
 SPLIT_SETTINGS = ("source_buckets", "validation_share", "group_pattern", "group_field", "seed")
-ACCESS_SETTINGS = ("requester_pays", "anonymous")  # of the training's own buckets too
+ACCESS_SETTINGS = ("requester_pays", "anonymous")  # for the buckets of the training too
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The photos to choose from.
+    """The photos for an evaluation.
 
-    name: in words, empty where they are the training's own. training: the manifest of the run that made the
-    model, None where it is not found.
+    name: their name in messages, empty for the photos of the training. training: the manifest of the run that
+    trained the model, None if it is not found.
     """
 
     manifest: Manifest
@@ -42,7 +42,7 @@ class Candidates:
         if not self.name:
             own = {
                 VALIDATION: "the validation photos of the training",
-                TRAIN: "the photos trained on",
+                TRAIN: "the training photos",
                 TEST: "the test photos of the training",
             }
             return own.get(split, "all photos of the training")
@@ -52,19 +52,16 @@ class Candidates:
 
 
 def split_defaults(state: ModelState) -> dict[str, Any]:
-    """Give the settings of the split and of the buckets that the model was trained with.
-
-    As far as its file holds them.
-    """
+    """Give the settings of the split and of the buckets from the training, if the model file has them."""
     names = (*SPLIT_SETTINGS, *ACCESS_SETTINGS)
     return {name: state.settings[name] for name in names if name in state.settings}
 
 
 def find_candidates(settings: Settings, state: ModelState) -> Candidates:
-    """Take the photos of sources, of a saved manifest, or those of the run that made the model.
+    """Find the photos of the sources, of a saved manifest, or of the run that trained the model.
 
-    Raises SettingError: sources and manifest at once, or none and the run is not found; and what listing
-    and reading raise.
+    Raises SettingError: both sources and manifest are set, or neither and the run is not found; and all
+    errors of listing and reading.
     """
     saved = read_manifest(settings)
     if saved is not None:
@@ -81,14 +78,14 @@ def find_candidates(settings: Settings, state: ModelState) -> Candidates:
 
 
 def find_training_manifest(state: ModelState) -> Manifest:
-    """Read the manifest of the run that made the model.
+    """Read the manifest of the run that trained the model.
 
-    Raises SettingError: the model's file names no run, or the run is gone or another one by now; what
-    reading raises.
+    Raises SettingError: the model file names no run, or the run was deleted or replaced by another one; and
+    all errors of reading.
     """
     storage, run_name = (state.settings.get(name) for name in ("storage", "run_name"))
     if not storage or not run_name:
-        raise SettingError("sources: the model's file names no run to take the photos of; give --sources")
+        raise SettingError("sources: the model file names no run whose photos could be used; give --sources")
     uri = join_uri(absolute_uri(storage), run_name, MANIFEST_FILE)
     try:
         manifest = Manifest.from_parquet(read_bytes(uri), name=uri)
@@ -96,14 +93,14 @@ def find_training_manifest(state: ModelState) -> Manifest:
         raise SettingError(f"sources: {error}; give --sources or --manifest") from error
     if manifest.class_mapping != state.class_mapping:
         raise SettingError(
-            f"sources: {uri} has poses {', '.join(manifest.class_mapping.classes)}, the model "
+            f"sources: {uri} has poses {', '.join(manifest.class_mapping.classes)}, but the model has "
             f"{', '.join(state.class_mapping.classes)}: it is of another run; give --sources or --manifest"
         )
     return manifest
 
 
 def _training_or_none(state: ModelState) -> Manifest | None:
-    # The scores do not hang on it: whatever keeps it from being read only makes the card say less.
+    # The scores do not depend on this manifest. If it cannot be read, only the card has fewer facts.
     try:
         return find_training_manifest(state)
     except PhysiqError:

@@ -1,4 +1,4 @@
-"""A model card: what a model was made of, what it is worth, and what it is not."""
+"""The model card: the training data of a model, its scores and its limits."""
 
 import math
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from physiq_ray.evaluation.scores import Report
 
-FEW_PHOTOS = 20  # under which a pose's scores are hardly more than an anecdote
+FEW_PHOTOS = 20  # with fewer photos, the scores of a pose are very uncertain
 SHOWN_SETTINGS = (
     *("weights", "image_size", "train_sizes", "batch_size", "gradient_accumulation", "num_workers"),
     *("learning_rate", "schedule", "warmup_epochs", "head_epochs", "backbone_rate", "max_gradient_norm"),
@@ -18,11 +18,11 @@ SHOWN_SETTINGS = (
 
 @dataclass(frozen=True)
 class TrainingPhotos:
-    """What a model was trained on.
+    """The photos of a training.
 
-    counts: by pose id, photos to train on and to validate with. num_skipped: for want of a clear label;
-    num_quarantined: not in the counts, as they cannot be read; both None where only the run's manifest
-    speaks, whose counts have photos in them that may have been unreadable.
+    counts: pose id → number of training photos, number of validation photos. num_skipped: photos without a
+    clear label. num_quarantined: unreadable photos, which are not in counts. Both are None if only the
+    manifest of the run is known; then counts may include unreadable photos.
     """
 
     counts: Mapping[int, tuple[int, int]]
@@ -32,11 +32,11 @@ class TrainingPhotos:
 
 @dataclass(frozen=True)
 class ScoredPhotos:
-    """What the scores are of.
+    """The photos that were scored.
 
-    words: the photos by name. num_trained_on, num_validated_with: how many of those scored the training
-    used so, None where its photos are not known. num_unreadable, num_unknown: left out, as they cannot be
-    read or show poses that the model does not know.
+    words: their name. num_trained_on, num_validated_with: how many of them were training and validation
+    photos, None if the photos of the training are not known. num_unreadable, num_unknown: photos without a
+    score, because they are unreadable or show poses that the model does not know.
     """
 
     words: str = "the validation photos"
@@ -48,10 +48,10 @@ class ScoredPhotos:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the card tells of a model besides its scores.
+    """The facts on the card that are not scores.
 
-    trained: None where it is not known. settings, versions: of the training, empty where the model's file
-    holds none. num_epochs: 0 where it holds no history.
+    trained: None if it is not known. settings, versions: those of the training, empty if the model file has
+    none. num_epochs: 0 if the model file has no history.
     """
 
     run_name: str
@@ -67,13 +67,13 @@ class Facts:
 def write_card(report: Report, facts: Facts) -> str:
     """Give the card as Markdown."""
     low, high = wilson_interval(round(report.accuracy * report.num_photos), report.num_photos)
-    epoch = f"; the weights of epoch {facts.best_epoch} of {facts.num_epochs}" if facts.num_epochs else ""
+    epoch = f", the weights of epoch {facts.best_epoch} of {facts.num_epochs}" if facts.num_epochs else ""
     return "\n".join(
         [
             f"# Model card: {facts.run_name}",
             "",
-            f"A ResNet50 that tells {len(report.poses)} fitness poses apart in photos of "
-            f"{facts.image_size} pixels' side{epoch}.",
+            f"This model is a ResNet50 that recognises {len(report.poses)} fitness poses in photos of "
+            f"{facts.image_size} × {facts.image_size} pixels{epoch}.",
             "",
             "## Data",
             "",
@@ -81,7 +81,7 @@ def write_card(report: Report, facts: Facts) -> str:
             "",
             "## Results",
             "",
-            f"On {facts.scored.words}, {report.num_photos} in all:",
+            f"The model was scored on {facts.scored.words}, {report.num_photos} in total:",
             "",
             "| accuracy | 95 % interval | top 2 | macro precision | macro recall | macro F1 |",
             "|---|---|---|---|---|---|",
@@ -90,7 +90,7 @@ def write_card(report: Report, facts: Facts) -> str:
             "",
             *_pose_table(report, facts.trained),
             "",
-            f"Confidence is off by {report.error_before:.3f} on average as trained, and by "
+            f"The expected calibration error is {report.error_before:.3f} without a temperature, and "
             f"{report.error_after:.3f} with the temperature {report.temperature:.2f} of the model file.",
             "",
             "## Limits",
@@ -114,16 +114,20 @@ def _trained_on(facts: Facts) -> str:
     else:
         photos = f"photos of the manifest `{manifest}`" if manifest else "photos that its file does not name"
     if trained is None:
-        return f"Trained on {photos}; how many is not known here, as the run's manifest was not found."
+        return (
+            f"The model was trained on {photos}. Their number is not known, because the manifest of the run "
+            "was not found."
+        )
     num_trained, num_validated = (sum(pair[side] for pair in trained.counts.values()) for side in (0, 1))
     if trained.num_skipped is None or trained.num_quarantined is None:
         return (
-            f"Trained on {photos}; the run's manifest names {num_trained} to train on and {num_validated} to "
-            "validate with."
+            f"The model was trained on {photos}. The manifest of the run names {num_trained} training photos "
+            f"and {num_validated} validation photos."
         )
     return (
-        f"Of {photos} {num_trained} were trained on, {num_validated} validated with; {trained.num_skipped} "
-        f"were skipped for want of a clear label, {trained.num_quarantined} could not be read."
+        f"The model was trained on {photos}: {num_trained} training photos and {num_validated} validation "
+        f"photos. Photos without a clear label were skipped: {trained.num_skipped}. Unreadable photos were "
+        f"quarantined: {trained.num_quarantined}."
     )
 
 
@@ -131,16 +135,16 @@ def _left_out(scored: ScoredPhotos) -> str:
     parts = [
         f"{count} {why}"
         for count, why in (
-            (scored.num_unreadable, "could not be read"),
-            (scored.num_unknown, "show poses that the model does not know"),
+            (scored.num_unreadable, "unreadable"),
+            (scored.num_unknown, "with poses that the model does not know"),
         )
         if count
     ]
-    return f" Of {scored.words}, {' and '.join(parts)}: left out." if parts else ""
+    return f" Some of {scored.words} were not scored: {', '.join(parts)}." if parts else ""
 
 
 def _pose_table(report: Report, trained: TrainingPhotos | None) -> list[str]:
-    """Give a line a pose; what was trained on only where it is known."""
+    """Give one line for each pose, with the photos of the training if they are known."""
     known = ["trained on", "validated with"] if trained is not None else []
     titles = ["id", "pose", *known, "precision", "recall", "F1", "photos scored"]
     lines = [
@@ -156,17 +160,17 @@ def _pose_table(report: Report, trained: TrainingPhotos | None) -> list[str]:
 
 def _settings_table(settings: Mapping[str, Any]) -> list[str]:
     shown = [f"| `{name}` | `{_shown(settings[name])}` |" for name in SHOWN_SETTINGS if name in settings]
-    return ["| setting | value |", "|---|---|", *shown] if shown else ["The model's file names none."]
+    return ["| setting | value |", "|---|---|", *shown] if shown else ["The model file contains no settings."]
 
 
 def _made_with(versions: Mapping[str, str]) -> str:
     if not versions:
-        return "The model's file does not say which versions it was made with."
-    return f"Made with {', '.join(f'{name} {number}' for name, number in versions.items())}."
+        return "The model file does not name the versions of the software that made it."
+    return f"The model was made with {', '.join(f'{name} {number}' for name, number in versions.items())}."
 
 
 def wilson_interval(num_right: int, num_photos: int) -> tuple[float, float]:
-    """Give the 95 % interval of a share (Wilson 1927); unlike the usual one it stays between 0 and 1."""
+    """Give the 95 % interval of a share (Wilson 1927); unlike the normal interval, it stays in 0 … 1."""
     z = 1.959964
     share = num_right / num_photos
     centre = (share + z**2 / (2 * num_photos)) / (1 + z**2 / num_photos)
@@ -178,50 +182,53 @@ def wilson_interval(num_right: int, num_photos: int) -> tuple[float, float]:
 def _limits(report: Report, facts: Facts) -> list[str]:
     names = ", ".join(pose.name for pose in report.poses)
     limits = [
-        f"Every photo is told to be one of {names}; another pose, or no pose at all, is not noticed.",
+        f"The model predicts one of these poses for every photo: {names}. It does so even if the photo shows "
+        "another pose or no pose.",
         _worth(report, facts.scored),
     ]
     few = [f"{pose.name} ({pose.count})" for pose in report.poses if pose.count < FEW_PHOTOS]
     if few:
-        limits.append(f"Few photos were scored of {', '.join(few)}: their figures may be off by far.")
-    # A saved manifest brings its own groups, and a file without settings says nothing of them.
+        limits.append(
+            f"Few photos were scored for {', '.join(few)}, so the scores of these poses are very uncertain."
+        )
+    # A saved manifest has its own groups, and a model file without settings says nothing about groups.
     own_split = "group_pattern" in facts.settings and not facts.settings.get("manifest")
     if own_split and not facts.settings["group_pattern"]:
         limits.append(
-            "No group_pattern was set: only copies of one file were kept on one side, so the same athlete "
-            "may have been trained on and validated with."
+            "No group_pattern was set. Only copies of one file were kept in the same split, so training and "
+            "validation photos may show the same athlete."
         )
     return limits
 
 
 def _worth(report: Report, scored: ScoredPhotos) -> str:
-    """Say what the scores promise of new photos: it depends on what the training had of those scored."""
+    """Say what the scores mean for new photos; this depends on how the training used the scored photos."""
     trained, validated, total = scored.num_trained_on, scored.num_validated_with, report.num_photos
     if trained is None or validated is None:
         return (
-            f"Whether any of {scored.words} were trained on is not known here; if so, the scores flatter; if "
-            "not, they hold for photos like them."
+            f"It is not known whether the model was trained on any of {scored.words}. If it was, the scores "
+            "are too high; if not, they are valid for similar photos."
         )
     if trained == total:
         return (
-            f"All {total} photos scored were trained on: the scores say how well they were learnt, and "
-            "nothing of new photos."
+            f"All {total} scored photos were training photos: the scores show how well the model learned "
+            "them, and say nothing about new photos."
         )
     if trained:
         return (
-            f"{trained} of the {total} photos scored were trained on, {validated} validated with: the scores "
-            "flatter."
+            f"{trained} of the {total} scored photos were training photos and {validated} were validation "
+            "photos, so the scores are too high."
         )
     if validated == total:
-        return f"The epoch was chosen, and the temperature fitted, on {scored.words}: the scores flatter."
+        return f"The epoch and the temperature were chosen on {scored.words}, so the scores are too high."
     if validated:
         return (
-            f"The epoch was chosen, and the temperature fitted, on {validated} of the {total} photos scored: "
-            "the scores flatter."
+            f"The epoch and the temperature were chosen on {validated} of the {total} scored photos, so the "
+            "scores are too high."
         )
     return (
-        f"None of {scored.words} is among the photos of the training, by their addresses: the scores hold "
-        "for photos like them."
+        f"None of {scored.words} has the address of a photo of the training, so the scores are valid for "
+        "similar photos."
     )
 
 

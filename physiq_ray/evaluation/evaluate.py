@@ -1,4 +1,4 @@
-"""A model on labelled photos → its answers, by Ray Data; imports Ray, so the package itself does not."""
+"""Predict labelled photos with Ray Data. This file imports Ray, so the package does not import this file."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ from physiq_ray.manifest import VALIDATION, Manifest
 from physiq_ray.prediction.batch import predict_table
 from physiq_ray.storage import PhotoSource
 
-NAMED_REASONS = 3  # if no photo at all could be read
+NAMED_REASONS = 3  # in the error if all photos are unreadable
 
 
 def evaluate(
@@ -30,11 +30,11 @@ def evaluate(
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     debug: bool = False,
 ) -> Evaluation:
-    """Let a model answer for the photos of a split: validation, train, test or all.
+    """Predict the photos of a split: validation, train, test or all.
 
-    source: one of the caller's own, where the manifest is of it.
-    Raises DataError: no photos of poses the model knows, or none that can be read, with the first reasons;
-    and what `predict_table` raises.
+    source: the caller's own source, if the manifest lists its photos.
+    Raises DataError: no photo shows a pose that the model knows, or all photos are unreadable (with the first
+    reasons); and all errors of `predict_table`.
     """
     table = manifest.table if split == ALL else manifest.split(split)
     is_known = pc.is_in(table["pose_id"], value_set=pa.array(state.class_mapping.pose_ids, pa.int32()))

@@ -1,4 +1,4 @@
-"""What a model card says besides the scores: of a training, or of an evaluation."""
+"""The facts on a model card that are not scores, after a training or an evaluation."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +20,7 @@ def facts_of_training(
     num_skipped: int,
     unreadable: tuple[Unreadable, ...],
 ) -> Facts:
-    """Give what the card of a model just trained tells besides its scores on the validation photos."""
+    """Give the facts for the card of a new model, which is scored on its validation photos."""
     excluded = pa.array([item.uri for item in unreadable], pa.string())
     readable = manifest.table.filter(pc.invert(pc.is_in(manifest.table["uri"], value_set=excluded)))
     trained = TrainingPhotos(_count(readable, state), num_skipped, len(unreadable))
@@ -31,7 +31,7 @@ def facts_of_training(
 def facts_of_evaluation(
     state: ModelState, candidates: Candidates, found: Evaluation, *, split: str, model: str
 ) -> Facts:
-    """Give what the card tells besides the scores; model: the address, which names a model of no run."""
+    """Give the facts for the card of an evaluation; model: its address, the name of a model without a run."""
     training = candidates.training
     trained = num_trained = num_validated = None
     if training is not None:
@@ -51,7 +51,7 @@ def facts_of_evaluation(
 
 
 def _count(table: pa.Table, state: ModelState) -> dict[int, tuple[int, int]]:
-    """Count photos to train on and to validate with by pose id."""
+    """Count the training photos and the validation photos of each pose id."""
     counts = {}
     for pose_id in state.class_mapping.pose_ids:
         splits = table.filter(pc.equal(table["pose_id"], pose_id))["split"].to_pylist()

@@ -1,6 +1,6 @@
-"""Pictures of a report: learning curves, confusion matrix, reliability diagram, the worst mistakes.
+"""The figures of a report: learning curves, confusion matrix, reliability diagram, the worst mistakes.
 
-Each is drawn on a canvas of its own, without pyplot's global state, and comes back as PNG bytes.
+Each function draws on its own canvas, without the global state of pyplot, and returns PNG bytes.
 """
 
 import io
@@ -20,19 +20,19 @@ from physiq_ray.images import decode_square
 
 ACCENT, QUIET, DARK = "#d1495b", "#9fb4c7", "#33475b"
 TILE_PX, TILES_A_ROW = 224, 4
-# For what others named: between two dollar signs matplotlib would look for a formula, and fail.
+# For names from outside: matplotlib would parse text between two dollar signs as a formula, and fail.
 AS_IT_IS = {"parse_math": False}
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> bytes:
-    """Draw loss and accuracy of training and validation by epoch, the kept epoch marked."""
+    """Draw the loss and the accuracy of training and validation by epoch, and mark the best epoch."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = [epoch["epoch"] for epoch in history]
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for split, colour in (("train", QUIET), ("validation", ACCENT)):
             values = [epoch[f"{split}_{measure}"] for epoch in history]
             axes.plot(epochs, values, color=colour, marker="o", markersize=3, label=split)
-        axes.axvline(best_epoch, color=DARK, linewidth=1, linestyle=":", label=f"kept: epoch {best_epoch}")
+        axes.axvline(best_epoch, color=DARK, linewidth=1, linestyle=":", label=f"best: epoch {best_epoch}")
         axes.set_xlabel("epoch")
         axes.set_title(measure)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -44,7 +44,7 @@ def draw_curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> bytes:
 
 
 def draw_confusion(report: Report) -> bytes:
-    """Draw the confusion matrix: counts, coloured by their share of the row."""
+    """Draw the confusion matrix: the counts, coloured by their share of the row."""
     names = [pose.name for pose in report.poses]
     side = max(5.0, 1.6 + 0.62 * len(names))
     figure = Figure(figsize=(side + 3.2, side), layout="constrained")
@@ -62,16 +62,16 @@ def draw_confusion(report: Report) -> bytes:
         [f"{name} ({count})" for name, count in zip(names, rows[:, 0], strict=True)],
         **AS_IT_IS,
     )
-    axes.set_xlabel("told")
+    axes.set_xlabel("predicted")
     axes.set_ylabel("true (photos)")
-    axes.set_title(f"{report.num_photos} photos, {report.accuracy:.1%} right")
+    axes.set_title(f"{report.num_photos} photos, {report.accuracy:.1%} correct")
     bar = figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true pose's photos")
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
     return _png(figure)
 
 
 def draw_reliability(answers: Answers, report: Report) -> bytes:
-    """Draw accuracy against confidence before and after the temperature, and how many photos say so."""
+    """Draw accuracy against confidence, without and with the temperature, and the photos of each bin."""
     figure = Figure(figsize=(10, 5), layout="constrained")
     grid = figure.subplots(2, 2, height_ratios=(3, 1), sharex=True)
     edges = np.linspace(0, 1, NUM_BINS + 1)
@@ -92,7 +92,7 @@ def draw_reliability(answers: Answers, report: Report) -> bytes:
         upper.set_ylabel("accuracy")
         upper.yaxis.set_major_formatter(PercentFormatter(1))
         counts = bins.counts[:-1].copy()
-        counts[-1] += bins.counts[-1]  # those of exactly 1 have no width of their own
+        counts[-1] += bins.counts[-1]  # the bin of exactly 1 has no width
         lower.bar(edges[:-1], counts, width=1 / NUM_BINS, align="edge", color=QUIET, edgecolor="white")
         lower.set_ylabel("photos")
         lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
@@ -105,9 +105,9 @@ def draw_reliability(answers: Answers, report: Report) -> bytes:
 
 
 def draw_mistakes(mistakes: Sequence[Mistake], read: Callable[[str], bytes]) -> bytes:
-    """Draw the photos told wrongly with what they are and were told to be; at least one.
+    """Draw wrongly predicted photos with their true and their predicted poses; at least one photo.
 
-    read: gives a photo's bytes. A photo that cannot be read any more leaves its place empty.
+    read: returns the bytes of a photo. The place of an unreadable photo stays empty.
     """
     columns = min(TILES_A_ROW, len(mistakes))
     lines = -(-len(mistakes) // columns)
@@ -122,7 +122,7 @@ def draw_mistakes(mistakes: Sequence[Mistake], read: Callable[[str], bytes]) -> 
             axes.imshow(decode_square(read(mistake.uri), size_px=TILE_PX))
         except (StorageError, PhotoError):
             axes.imshow(np.full((TILE_PX, TILE_PX, 3), 235, np.uint8))
-            axes.text(TILE_PX / 2, TILE_PX / 2, "cannot be read", ha="center", va="center", color=DARK)
+            axes.text(TILE_PX / 2, TILE_PX / 2, "unreadable", ha="center", va="center", color=DARK)
         told = f"{mistake.truth}\n→ {mistake.answer} {mistake.confidence:.0%}"
         axes.set_title(told, fontsize=9, color=DARK, **AS_IT_IS)
         name = PurePosixPath(mistake.uri).name[-34:]

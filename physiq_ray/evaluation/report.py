@@ -1,4 +1,4 @@
-"""A report as files: report.json, pictures, model card."""
+"""Write a report as files: report.json, figures, model card."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +21,9 @@ def write_report(
     history: Sequence[Mapping[str, Any]] = (),
     read: Callable[[str], bytes] = read_bytes,
 ) -> tuple[str, ...]:
-    """Write all into a folder or s3:// prefix; give the uris.
+    """Write all files into a folder or s3:// prefix; give their uris.
 
-    Curves are drawn where there is a history, mistakes where there are some; read gives their photos.
+    Curves are drawn if there is a history, and mistakes if there are any; read returns the bytes of a photo.
     Raises StorageError: output cannot be written.
     """
     files = {

@@ -1,4 +1,4 @@
-"""What a model's answers are worth: per pose, on average, and where it was most surely wrong."""
+"""Score the answers of a model: by pose, on average, and the mistakes with the highest confidence."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -28,7 +28,7 @@ NUM_MISTAKES = 12
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said of labelled photos.
+    """The outputs of a model for labelled photos.
 
     labels: int64 (N,), class indices; logits: float32 (N, classes).
     """
@@ -40,7 +40,10 @@ class Answers:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's answers, and the photos without one; num_unknown: photos by pose id that it does not know."""
+    """The answers of a model, and the photos without an answer.
+
+    num_unknown: pose id → number of photos, for poses that the model does not know.
+    """
 
     answers: Answers
     unreadable: tuple[Unreadable, ...]
@@ -49,7 +52,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class PoseScore:
-    """One pose's scores, 0 … 1; count: its photos; predicted: photos that were predicted to show it."""
+    """The scores of one pose, 0 … 1.
+
+    count: the number of its photos. predicted: the number of photos for which it was predicted.
+    """
 
     pose_id: int
     name: str
@@ -62,7 +68,10 @@ class PoseScore:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A photo that was predicted wrongly, by names of poses; confidence 0 … 1, after the temperature."""
+    """A wrongly predicted photo.
+
+    truth, answer: the names of the true and of the predicted pose. confidence: 0 … 1, with the temperature.
+    """
 
     uri: str
     truth: str
@@ -72,11 +81,12 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Report:
-    """A model's scores on some photos.
+    """The scores of a model on some photos.
 
-    precision, recall and f1 are means over the poses that have photos here; the precision of a pose
-    that was never predicted counts as 0. confusion: int64 (classes, classes), rows are true, columns
-    predicted. errors are expected calibration errors. mistakes: those of the highest confidence first.
+    precision, recall and f1 are means over the poses that have photos here; the precision of a pose that was
+    never predicted counts as 0. confusion: int64 (classes, classes), rows are true poses, columns are
+    predicted poses. error_before, error_after: expected calibration errors without and with the temperature.
+    mistakes: sorted by confidence, the highest first.
     """
 
     num_photos: int
@@ -115,9 +125,9 @@ class Report:
 def score(
     answers: Answers, class_mapping: ClassMapping, pose_names: Mapping[int, str], *, temperature: float
 ) -> Report:
-    """Compare answers with labels; pose_names: pose id → name.
+    """Compare the answers with the labels; pose_names: pose id → name.
 
-    Raises DataError: there are none.
+    Raises DataError: there are no answers.
     """
     labels, logits = answers.labels, answers.logits
     if not len(labels):

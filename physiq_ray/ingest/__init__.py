@@ -1,17 +1,17 @@
-"""Manifest → decoded photos, by Ray Data, straight from the buckets.
+"""Manifest → decoded photos, read from the buckets with Ray Data.
 
-`open_splits` decides where an epoch's photos come from. Kept: one pipeline decodes them before the first
-epoch, size² · 3 bytes a photo (150 kB at 224 px), into Ray's object store or into shards on disk; each batch
-is gathered from there in any order. Streamed: fetched and decoded again in each epoch, for data larger than
-any cache. All give the same batches for the same rows. A photo that cannot be read keeps its row, so that
-every worker knows its number of steps beforehand, and is set aside in its `Batch` for quarantine.jsonl.
+`open_splits` decides where the photos of an epoch come from. Prepared photos are decoded once, before the
+first epoch, into Ray's object store or into shards on disk; each needs size² · 3 bytes (150 kB at 224 px),
+and batches copy them in any order. Streamed photos are fetched and decoded again in each epoch; this is for
+data that fits into no cache. Both give the same batches for the same rows. An unreadable photo keeps its row,
+so that every worker knows its number of steps in advance; its `Batch` names it for quarantine.jsonl.
 
-reading   what a task does with its photos: fetch ahead, decode ahead; no Ray
-dataset   the tasks, described for Ray Data
-batches   what training is given
-kept      photos in the object store or in shards on disk, read in any order
-streamed  photos decoded in each epoch, by one pipeline for all workers
-choose    which of these, and why
+batches   the form of a batch, and what a split of photos must offer
+choose    whether photos are prepared in memory, prepared on disk, or streamed, and the reason
+dataset   how many photos a Ray Data task decodes, and which resources it requests
+kept      prepare photos in the object store or in shards on disk, and read them in any order
+reading   how a task fetches and decodes its photos ahead; no Ray
+streamed  decode photos in each epoch, with one pipeline for all workers
 """
 
 from physiq_ray.ingest.batches import Batch, Photos

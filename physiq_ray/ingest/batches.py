@@ -1,4 +1,4 @@
-"""What training is given: batches of photos, those that cannot be read set aside."""
+"""Batches of photos for training, with the unreadable photos listed separately."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from physiq_ray.images import UInt8Array
 from physiq_ray.quarantine import Unreadable
 
 IntArray = npt.NDArray[np.int64]
-Allocate = Callable[[tuple[int, ...]], UInt8Array]  # gives a uint8 array of a shape to write images into
+Allocate = Callable[[tuple[int, ...]], UInt8Array]  # returns a uint8 array of a shape, for images
 
 
 def allocate(shape: tuple[int, ...]) -> UInt8Array:
-    """Give plain memory."""
+    """Allocate ordinary memory."""
     return np.empty(shape, np.uint8)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Photos of one step, those that cannot be read set aside.
+    """The photos of one step, with the unreadable photos listed separately.
 
-    images: uint8 (B, H, W, 3); labels: int64 (B,); rows: int64 (B,), the photos' places in their table.
-    B is 0 where none could be read.
+    images: uint8 (B, H, W, 3); labels: int64 (B,); rows: int64 (B,), the row of each photo in its table.
+    B is 0 if no photo is readable. unreadable: pairs of row and error.
     """
 
     images: UInt8Array
@@ -34,19 +34,19 @@ class Batch:
 
 
 class Photos(Protocol):
-    """One split's photos, readable in any order by any process of the cluster."""
+    """The photos of one split; any process of the cluster can read them in any order."""
 
     @property
     def num_rows(self) -> int:
-        """Photos in the split, those that cannot be read included."""
+        """The number of photos in the split, including the unreadable ones."""
 
     @property
     def image_size(self) -> int:
-        """Side of the square images in pixels."""
+        """The side of the square images in pixels."""
 
     @property
     def unreadable(self) -> tuple[tuple[int, "Unreadable"], ...]:
-        """What is known beforehand to be unreadable, by row."""
+        """The photos that are known in advance to be unreadable, each with its row."""
 
     def batches(self, rows: IntArray, batch_size: int, new: Allocate = allocate) -> Iterator[Batch]:
-        """Give rows in their order, in ⌈len(rows) / batch_size⌉ batches; new: makes the memory for images."""
+        """Give the rows in their order, in ⌈len(rows) / batch_size⌉ batches; new: allocates the images."""

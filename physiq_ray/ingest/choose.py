@@ -1,4 +1,4 @@
-"""Where an epoch's photos come from: prepared in memory or on disk, or streamed in each epoch."""
+"""Choose where the photos of an epoch come from: prepared in memory or on disk, or streamed."""
 
 import os
 import secrets
@@ -23,16 +23,20 @@ from physiq_ray.storage import current_access
 
 Kind = Literal["memory", "disk", "none"]
 
-# Two blocks of a task, and what else needs room: with less, Ray Data stands still.
+# This is enough for two blocks of a task and some other data. With less, Ray Data makes no progress.
 MIN_STORE_BYTES = 128 * 2**20
-# Of a node's object store: the rest is for blocks in flight, checkpoints and other users.
+# The share of a node's object store for prepared photos. The rest is for the blocks of running tasks,
+# checkpoints and other users.
 STORE_SHARE = 0.5
 DEFAULT_LIMIT_GIB = 100.0
 
 
 @dataclass(frozen=True)
 class Disk:
-    """What cache_dir can take: room_bytes, or problem, why it cannot be used at all; where names it."""
+    """The free space in cache_dir.
+
+    where: its name in messages. problem: why it cannot be used, "" if it can.
+    """
 
     where: str
     room_bytes: int = 0
@@ -47,12 +51,12 @@ def choose_cache(
     look_at_disk: Callable[[], Disk],
     prefer_disk: bool,
 ) -> tuple[Kind, str]:
-    """Decide where decoded photos are kept.
+    """Decide where prepared photos are kept.
 
-    store_bytes: object store of the smallest node that trains: every node may come to hold all photos, since
-    each worker reads them in random order. look_at_disk: called only where the disk counts, as it may be
-    unreachable or read-only. prefer_disk: a cache_dir was named, so its photos are wanted by the next run.
-    Returns the kind and a sentence that says why.
+    store_bytes: the object store of the smallest node that trains. Each worker reads the photos in random
+    order, so every node may finally hold all of them. look_at_disk: called only if the disk may be used,
+    because the disk may be unreachable or read-only. prefer_disk: the user set cache_dir, so that the next
+    run can use its photos. Returns the kind and a sentence with the reason.
     Raises SettingError: cache=disk or cache=gpu is not available.
     """
     sizes = f"{needed_bytes / 2**20:.0f} MiB of decoded photos"
@@ -64,11 +68,11 @@ def choose_cache(
         disk = look_at_disk()
         if disk.problem:
             raise SettingError(f"cache=disk: {disk.problem}; set cache_dir, or cache=memory or cache=none")
-        # Else a preparation would delete its own first shards to make room for its last.
+        # Without this check, the preparation would delete its own first shards to make room for its last.
         if needed_bytes > disk.room_bytes:
             raise SettingError(
                 f"cache=disk: {sizes}, but {disk.where} has room for {disk.room_bytes / 2**20:.0f} MiB; "
-                "free some, raise the limit, or set another cache_dir, cache=memory or cache=none"
+                "free some space, raise the limit, or set another cache_dir, cache=memory or cache=none"
             )
         return "disk", f"cache disk: {sizes}"
     reasons = []
@@ -94,7 +98,7 @@ def choose_cache(
 
 
 def fits_store(needed_bytes: int, store_bytes: int) -> bool:
-    """Tell whether decoded photos of so many bytes may be kept in object stores of so many."""
+    """Tell whether needed_bytes of prepared photos may be kept in an object store of store_bytes."""
     return needed_bytes <= store_bytes * STORE_SHARE
 
 
@@ -108,18 +112,18 @@ def open_photos(
     reader: PhotoReader | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> KeptPhotos | StreamedPhotos:
-    """Make one split readable; unless kind is none, fetch and decode now what is not kept yet.
+    """Open the photos of one split; unless kind is none, fetch and decode the photos that are not prepared.
 
-    table: manifest rows. cache: for kind disk; the default folder if there is none. reader: as
-    `build_dataset`'s. on_progress: called with the number of photos done since the last call.
+    table: manifest rows. cache: for kind disk; the default folder if it is None. reader: as in
+    `build_dataset`. on_progress: called with the number of photos done since the last call.
     Raises TrainingError: a node's object store is too small to decode into; StorageError: the cache cannot be
     read or written.
     """
     if (smallest := smallest_object_store()) < MIN_STORE_BYTES:
         raise TrainingError(
-            f"a node's object store has {smallest / 2**20:.0f} MiB; decoding needs "
-            f"{MIN_STORE_BYTES // 2**20} at least: start Ray with --object-store-memory 500000000 or more, "
-            "or give /dev/shm more room"
+            f"a node's object store has {smallest / 2**20:.0f} MiB, but decoding needs at least "
+            f"{MIN_STORE_BYTES // 2**20} MiB; start Ray with --object-store-memory 500000000 or more, "
+            "or give /dev/shm more space"
         )
     reader = reader or StoredPhotos(current_access())
     if kind == "none":
@@ -141,7 +145,7 @@ class _Options(TypedDict):
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """How decoded photos are kept; the fields are the settings of these names."""
+    """How prepared photos are kept; the fields are the settings of the same names."""
 
     cache: str
     cache_dir: str | None
@@ -159,11 +163,11 @@ def open_splits(
     on_progress: OnProgress = lambda _: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Photos]:
-    """Choose where the photos of all splits are kept, and open each as `open_photos` does.
+    """Choose where the photos of all splits are kept, and open each split with `open_photos`.
 
-    store_bytes: object store of the smallest node that trains. note: takes the sentence that says where
-    photos are kept, and why.
-    Raises SettingError: cache=disk or cache=gpu is not available; all else as `open_photos`.
+    store_bytes: the object store of the smallest node that trains. note: receives a sentence that says where
+    the photos are kept, and why.
+    Raises SettingError: cache=disk or cache=gpu is not available; and all errors of `open_photos`.
     """
     cache = open_cache(wanted.cache_dir, wanted.cache_limit_gib)
     kind, why = choose_cache(
@@ -199,7 +203,7 @@ def open_splits(
 
 
 def in_use(photos: Mapping[str, Photos]) -> AbstractContextManager[object]:
-    """Keep what the photos are read from: no other run deletes their shards while inside."""
+    """Protect the shards of these photos: inside the block, no other run deletes them."""
     stack = ExitStack()
     for part in photos.values():
         if isinstance(part, KeptPhotos):
@@ -208,7 +212,7 @@ def in_use(photos: Mapping[str, Photos]) -> AbstractContextManager[object]:
 
 
 def _look_at_disk(cache: Cache, splits: Iterable[pa.Table], image_size: int) -> Disk:
-    """Find out whether these photos have room on disk."""
+    """Measure the space on disk for these photos."""
     folder = cache if isinstance(cache, CacheFolder) else cache.copies
     where = f"{folder.root} (cache_limit_gib={folder.limit_bytes / 2**30:.4g})"
     if problem := _why_no_disk(cache, image_size):
@@ -218,7 +222,7 @@ def _look_at_disk(cache: Cache, splits: Iterable[pa.Table], image_size: int) -> 
 
 
 def _why_no_disk(cache: Cache, image_size: int) -> str:
-    """Say why prepared photos cannot be on disk; "" where they can."""
+    """Say why prepared photos cannot be kept on disk; "" if they can."""
     try:
         if isinstance(cache, SharedCache):
             cache.find([], image_size)
@@ -246,6 +250,6 @@ def _why_no_disk(cache: Cache, image_size: int) -> str:
     if all(seen):
         return ""
     return (
-        f"cache_dir={cache.root} is not one folder for all {len(nodes)} nodes: give a shared folder or an "
-        "s3:// prefix"
+        f"cache_dir={cache.root} is not the same folder on all {len(nodes)} nodes; give a shared folder or "
+        "an s3:// prefix"
     )

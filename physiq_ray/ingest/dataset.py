@@ -1,7 +1,7 @@
-"""Fetching and decoding, described for Ray Data: how many photos a task takes, and what it asks for.
+"""The Ray Data tasks that fetch and decode photos: their number of photos and the resources they request.
 
-Rows are {image: uint8 (size, size, 3) sRGB, label: int64, uri: string} plus {step, error}, without label
-where the photos have none. A photo that cannot be read keeps its row, black and with its error.
+Rows are {image: uint8 (size, size, 3) sRGB, label: int64, uri: string} plus {step, error}; label is missing
+if the photos have no labels. An unreadable photo keeps its row, with a black image and its error.
 """
 
 import functools
@@ -18,16 +18,16 @@ from physiq_ray.cluster import cluster_nodes
 from physiq_ray.ingest.reading import PhotoReader, StoredPhotos, read_photos
 from physiq_ray.storage import current_access
 
-# Ray Data starts its second task a second after the first, and looks for finished ones every 0.1 s. So a task
-# should last seconds; yet each CPU should have several, or the last one is waited for. It gives back one
-# block: Ray Data lets a task run two blocks ahead of a loop that looks every 0.1 s, so thumbnails in small
-# blocks come at half the speed.
+# Ray Data starts its second task a second after the first, and looks for finished tasks every 0.1 s. So a
+# task should last seconds. But each CPU should have several tasks; otherwise all wait for the last one. A
+# task returns one block: Ray Data lets it run only two blocks ahead of a loop that looks every 0.1 s, so
+# small blocks of thumbnails would halve the speed.
 TASKS_PER_CPU, TASK_IMAGE_BYTES, MIN_TASK_ROWS = 4, 64 * 2**20, 8
-# What a decode task may take of a node's memory: two photos of 64 megapixels side by side, what is fetched
-# ahead, and its block. Where Ray counts less memory than it has CPUs for, fewer run at once.
+# The memory that a decode task requests: two photos of 64 megapixels at once, the bytes fetched ahead, and
+# its block. If a node has less memory than all its CPUs would need, Ray runs fewer tasks at once.
 TASK_MEMORY_BYTES = 512 * 2**20
 
-# Takes a task's rows and, by name, the image size; gives its block.
+# Takes the rows of a task, and the image size as a keyword; returns the block.
 Read = Callable[..., pa.Table | dict[str, Any]]
 
 
@@ -39,12 +39,13 @@ def build_dataset(
     reader: PhotoReader | None = None,
     read: Read | None = None,
 ) -> ray.data.Dataset:
-    """Describe fetching and decoding the photos of table, in their order; nothing is read yet.
+    """Describe the tasks that fetch and decode the photos of a table, in its order; nothing is read yet.
 
-    table: uri, size and etag, as in manifest or listing; photos that are another version by now keep their
-    row as `changed` or `gone`. Its class_index, where there is one, becomes label.
-    decode_resource: of the nodes that decode. reader: where the bytes come from; by default, buckets and
-    folders, asked as this process does. read: what a task does with its rows; by default, that.
+    table: uri, size and etag, as in the manifest or a listing. A photo that was replaced or deleted after the
+    listing keeps its row, as `changed` or `gone`. class_index, if there is one, becomes label.
+    decode_resource: the Ray resource of the nodes that decode. reader: reads the bytes; by default from
+    buckets and folders, with the access of this process. read: the function that a task runs on its rows; by
+    default `read_task`.
     """
     rows = task_rows(table.num_rows, image_size)
     blocks = [table.slice(start, rows) for start in range(0, table.num_rows, rows)]
@@ -61,7 +62,7 @@ def describe_tasks(
     reader: PhotoReader | None = None,
     read: Read | None = None,
 ) -> ray.data.Dataset:
-    """Describe one task for each block, their results in the same order; all else as `build_dataset`."""
+    """Describe one task for each block; the results are in the same order. See `build_dataset`."""
     known = ("uri", "size", "etag", "class_index", "photo")
     dataset = ray.data.from_arrow(
         [
@@ -80,13 +81,13 @@ def describe_tasks(
         batch_format="pyarrow",
         num_cpus=1,
         memory=_task_memory(cluster_nodes()) or None,
-        # So little of it that a node's CPUs are the limit.
+        # The amount is so small that the CPUs of the node are the limit.
         resources={decode_resource: 0.001} if decode_resource else None,
     )
 
 
 def read_task(inputs: pa.Table, *, image_size: int, reader: PhotoReader) -> dict[str, Any]:
-    """Read one task's photos into one block, which is read later without being copied."""
+    """Read the photos of one task into one block, which can be read later without a copy."""
     read = read_photos(inputs, image_size=image_size, reader=reader)
     columns: dict[str, Any] = {
         "image": read.images,
@@ -100,18 +101,18 @@ def read_task(inputs: pa.Table, *, image_size: int, reader: PhotoReader) -> dict
 
 
 def columns_of(block: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Give a block's columns as arrays, without copying those of numbers."""
+    """Give the columns of a block as arrays; columns of numbers are not copied."""
     columns = ray.data.block.BlockAccessor.for_block(block).to_numpy(list(names))
     return dict(columns)
 
 
 def _task_memory(nodes: Sequence[dict[str, float]]) -> int:
-    """Give the bytes of memory to ask for: no more than half of what the largest node has."""
+    """Give the bytes of memory that a task requests: at most half the memory of the largest node."""
     return int(min(TASK_MEMORY_BYTES, max((node.get("memory", 0) for node in nodes), default=0) / 2))
 
 
 def task_rows(num_rows: int, image_size: int) -> int:
-    """Give the photos of one task, of so many that the whole cluster decodes."""
+    """Give the number of photos of one task; num_rows: the photos that the whole cluster decodes."""
     cpus = sum(node.get("CPU", 0) for node in cluster_nodes())
     most = min(TASK_IMAGE_BYTES / (image_size**2 * 3), num_rows / (TASKS_PER_CPU * max(1, cpus)))
     return max(MIN_TASK_ROWS, math.ceil(most))

@@ -1,7 +1,7 @@
-"""Photos decoded before the first epoch and kept: in Ray's object store, or in shards on disk.
+"""Prepared photos: decoded before the first epoch into Ray's object store, or into shards on disk.
 
-Each process resolves all blocks or shards once and keeps them mapped. A batch is then a copy of its rows, in
-whatever order, and takes nothing else per batch: no request to Ray, no unpickling, no index to build.
+Each process resolves all blocks or shards once and keeps them mapped. After that, a batch only copies its
+rows, in any order: it needs no request to Ray, no unpickling and no index.
 """
 
 import functools
@@ -27,57 +27,57 @@ OnProgress = Callable[[int], None]  # photos done since the last call
 
 
 class Blocks(Protocol):
-    """Where the images are: plain data, as it travels to the workers."""
+    """The place of the images. It is plain data, because it is sent to the workers."""
 
     def resolve(self) -> list[UInt8Array]:
-        """Give each block's images, uint8 (n, side, side, 3), without copying them.
+        """Give the images of each block, uint8 (n, side, side, 3), without a copy.
 
         Raises StorageError: a shard is missing or damaged.
         """
 
     def in_use(self) -> AbstractContextManager[None]:
-        """Keep the blocks from being deleted while inside."""
+        """Protect the blocks from deletion inside the block."""
 
 
 @dataclass(frozen=True)
 class StoreBlocks:
-    """Blocks in Ray's object store, which this run owns and which end with it."""
+    """Blocks in Ray's object store; this run owns them, and they are freed when it ends."""
 
     refs: tuple["ray.ObjectRef[pa.Table]", ...]
 
     def resolve(self) -> list[UInt8Array]:
-        """Give each block's images; blocks of other nodes are copied to this one, once a node."""
+        """Give the images of each block; blocks on other nodes are copied to this node once."""
         return [columns_of(block, ["image"])["image"] for block in ray.get(list(self.refs))]
 
     def in_use(self) -> AbstractContextManager[None]:
-        """Do nothing: Ray keeps what is referred to."""
+        """Do nothing: Ray keeps objects that have references."""
         return nullcontext()
 
 
 @dataclass(frozen=True)
 class ShardBlocks:
-    """Shards on this node's disk, or copied to it when they are resolved."""
+    """Shards on the disk of this node; `resolve` copies the shards that are not there yet."""
 
     cache: Cache
     names: tuple[str, ...]
     image_size: int
 
     def resolve(self) -> list[UInt8Array]:
-        """Give each shard's images, mapped into memory: pages are read as they are used."""
+        """Give the images of each shard, mapped into memory; a page is read when it is used."""
         folder = self.cache.fetch(self.names, self.image_size)
         return [open_images(folder, name) for name in self.names]
 
     def in_use(self) -> AbstractContextManager[None]:
-        """Keep other runs from deleting the shards to make room."""
+        """Protect the shards from other runs that need space."""
         return self.cache.using(self.names)
 
 
 @dataclass
 class KeptPhotos:
-    """One split's photos in blocks.
+    """The prepared photos of one split, in blocks.
 
     labels: int64 (N,), the class index of each row; places: int64 (N, 2), the block of its image and the row
-    in it, -1 where the photo cannot be read.
+    in that block, -1 for an unreadable photo.
     """
 
     blocks: Blocks
@@ -88,16 +88,16 @@ class KeptPhotos:
     _images: list[UInt8Array] | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travel without what this process has mapped."""
+        """Leave out the images that this process has mapped."""
         return {**self.__dict__, "_images": None}
 
     @property
     def num_rows(self) -> int:
-        """Photos in the split, those that cannot be read included."""
+        """The number of photos in the split, including the unreadable ones."""
         return len(self.places)
 
     def batches(self, rows: IntArray, batch_size: int, new: Allocate = allocate) -> Iterator[Batch]:
-        """Give rows in their order, in ⌈len(rows) / batch_size⌉ batches; new: makes the memory for images."""
+        """Give the rows in their order, in ⌈len(rows) / batch_size⌉ batches; new: allocates the images."""
         unreadable = dict(self.unreadable)
         for start in range(0, len(rows), batch_size):
             chosen = rows[start : start + batch_size]
@@ -110,8 +110,8 @@ class KeptPhotos:
         if self._images is None:
             self._images = self.blocks.resolve()
         images = new((len(rows), self.image_size, self.image_size, 3))
-        # Row by row: each copy is one memcpy without the interpreter's lock, so a thread that starts GPU
-        # kernels waits for it for microseconds only.
+        # Rows are copied one at a time. Each copy is one memcpy that releases the interpreter's lock, so a
+        # thread that starts GPU kernels waits for the lock for microseconds only.
         for index, (block, row) in enumerate(self.places[rows].tolist()):
             images[index] = self._images[block][row]
         return images
@@ -125,9 +125,9 @@ def keep_in_memory(
     decode_resource: str | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> KeptPhotos:
-    """Fetch and decode a table's photos into the object store.
+    """Fetch and decode the photos of a table into the object store.
 
-    table: uri, size, and where it has them etag and class_index.
+    table: uri and size; etag and class_index are optional.
     """
     refs, counts = [], []
     dataset = build_dataset(table, image_size=image_size, decode_resource=decode_resource, reader=reader)
@@ -136,7 +136,7 @@ def keep_in_memory(
             refs.append(entry.ref)
             counts.append(entry.metadata.num_rows)
             on_progress(entry.metadata.num_rows)
-    find = ray.remote(num_cpus=0)(_find_unreadable)  # runs where the block lies: it is not copied here
+    find = ray.remote(num_cpus=0)(_find_unreadable)  # runs on the node of the block, which is not copied
     found = ray.get([find.remote(ref) for ref in refs])
     starts = np.cumsum([0, *counts])
     unreadable = tuple(
@@ -165,7 +165,7 @@ def _labels(table: pa.Table) -> IntArray:
 
 
 def keys_of(table: pa.Table) -> list[bytes]:
-    """Give the photos' keys in the cache; table: rows with uri, size and etag."""
+    """Give the cache keys of the photos; table: rows with uri, size and etag."""
     return photo_keys(*(table[name].to_pylist() for name in ("uri", "size", "etag")))
 
 
@@ -178,11 +178,11 @@ def keep_on_disk(
     decode_resource: str | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> KeptPhotos:
-    """Find a table's photos in the cache; fetch and decode those that are not there, and add them.
+    """Find the photos of a table in the cache; fetch, decode and add those that are missing.
 
-    Shards are added one by one, so a preparation that was killed continues where it stopped. A photo without
-    an ETag is decoded in each run, as is one that cannot be read.
-    table: as `keep_in_memory`'s, with etag.
+    Shards are added one at a time, so a preparation that was killed resumes where it stopped. A photo without
+    an ETag and an unreadable photo are tried again in each run.
+    table: as in `keep_in_memory`, with etag.
     Raises StorageError: a shard cannot be written.
     """
     uris, etags, keys = table["uri"].to_pylist(), table["etag"].to_pylist(), keys_of(table)
@@ -202,7 +202,7 @@ def keep_on_disk(
         if failure := block["failure"][0].as_py():
             raise StorageError(failure)
         name = block["shard"][0].as_py()
-        if name and name not in names:  # the same again where a photo came in under two keys
+        if name and name not in names:  # two tasks with the same photos write the same shard
             names.append(name)
         number = names.index(name) if name else -1
         for record in block.to_pylist():
@@ -219,7 +219,7 @@ def keep_on_disk(
 def _prepare(
     table: pa.Table, cache: Cache, image_size: int, reader: PhotoReader, decode_resource: str | None
 ) -> Iterator[pa.Table]:
-    """Give what each task did with its photos, in their order."""
+    """Give the result of each task, in the order of the photos."""
     if not table.num_rows:
         return
     dataset = build_dataset(
@@ -233,7 +233,7 @@ def _prepare(
 
 
 def _prepare_task(inputs: pa.Table, *, image_size: int, reader: PhotoReader, cache: Cache) -> pa.Table:
-    """Read one task's photos and add them to the cache as one shard; gives a row for each photo."""
+    """Read the photos of one task and add them to the cache as one shard; give a row for each photo."""
     read = read_photos(inputs, image_size=image_size, reader=reader)
     is_good = np.array([not step for step in read.steps])
     images = read.images if is_good.all() else read.images[is_good]

@@ -1,7 +1,7 @@
-"""What a task does with its photos: fetch ahead, decode ahead, keep every photo's place. No Ray.
+"""How a task reads its photos: it fetches and decodes ahead and keeps their order. No Ray.
 
-A photo that cannot be fetched or decoded keeps its row, black and with its error, so that every worker knows
-its number of steps beforehand.
+An unreadable photo keeps its row, with a black image and its error, so that every worker knows its number of
+steps in advance.
 """
 
 from collections import deque
@@ -19,41 +19,42 @@ from physiq_ray.quarantine import Unreadable
 from physiq_ray.storage import Access, read_bytes, use_access
 from physiq_ray.storage.etag import check_num_bytes, failed_step
 
-# Fetched ahead of the decoder in each task: enough to hide the way to S3 behind decoding, for thumbnails
-# by their number, for phone photos by their bytes.
+# Each task fetches this far ahead of its decoder, so that decoding hides the latency of S3. The number of
+# threads is the limit for thumbnails, the bytes are the limit for phone photos.
 FETCH_THREADS, FETCH_AHEAD_BYTES = 16, 12 * 2**20
-# Ray Data starts its second task a second after the first, and looks for finished ones every 0.1 s: the
-# other tasks' second decoders use the CPUs meanwhile (0.77 of the decoder's speed in place of 0.67).
+# Ray Data starts its second task a second after the first, and looks for finished tasks every 0.1 s. In these
+# pauses the second decoders of the other tasks use the CPUs (0.77 of the decoder's speed instead of 0.67).
 DECODE_THREADS = 2
 
 
 class PhotoReader(Protocol):
-    """Where the tasks take the photos' bytes from: plain data, as it travels to their processes."""
+    """Reads the bytes of photos. It is plain data, because it is sent to the processes of the tasks."""
 
     def read(self, uri: str, etag: str) -> bytes:
-        """Read one photo whole, of the version that was listed.
+        """Read one whole photo, in the version that was listed.
 
-        Raises StorageError: ChangedError, NotFoundError, or another.
+        Raises StorageError: ChangedError, NotFoundError, or another one.
         """
 
 
 @dataclass(frozen=True)
 class StoredPhotos:
-    """Buckets and folders, asked as the process that lists them does."""
+    """Photos in buckets and folders, read with the access of the process that lists them."""
 
     access: Access
 
     def read(self, uri: str, etag: str) -> bytes:
-        """Read one photo: `read_bytes`."""
+        """Read one photo with `read_bytes`."""
         use_access(self.access)
         return read_bytes(uri, etag=etag)
 
 
 @dataclass(frozen=True)
 class PhotosRead:
-    """A task's photos in their order.
+    """The photos of a task in their order.
 
-    images: uint8 (n, size, size, 3) sRGB, black where one cannot be read; steps, errors: n, "" where it can.
+    images: uint8 (n, size, size, 3) sRGB, black for an unreadable photo; steps, errors: n strings, "" for a
+    readable photo.
     """
 
     images: UInt8Array
@@ -62,7 +63,7 @@ class PhotosRead:
 
 
 def read_photos(inputs: pa.Table, *, image_size: int, reader: PhotoReader) -> PhotosRead:
-    """Fetch and decode photos; inputs: uri, size in bytes, and etag where there is one."""
+    """Fetch and decode photos; inputs: uri, size in bytes, and etag, which is optional."""
     uris, sizes = inputs["uri"].to_pylist(), inputs["size"].to_pylist()
     etags = inputs["etag"].to_pylist() if "etag" in inputs.column_names else [""] * len(uris)
     images = np.zeros((len(uris), image_size, image_size, 3), np.uint8)
@@ -80,11 +81,11 @@ def _fetch(reader: PhotoReader, uri: str, size: int, etag: str) -> bytes | Unrea
         return Unreadable(uri, "fetch", f"{size} bytes; at most {MAX_BYTES} are read")
     try:
         data = reader.read(uri, etag)
-        if size and not etag:  # 0 where nothing was listed
+        if size and not etag:  # the size is 0 if the listing has none
             check_num_bytes(uri, size, len(data))
     except StorageError as error:
         return Unreadable(uri, failed_step(error), str(error))
-    except Exception as error:  # this is a process's edge: a source of the caller's own may raise anything
+    except Exception as error:  # a process's edge: the caller's own source may raise any error
         return Unreadable(uri, "fetch", f"read {uri}: {type(error).__name__}: {error}")
     return data
 
@@ -101,7 +102,7 @@ def _decode(uri: str, data: bytes | Unreadable, image_size: int) -> UInt8Array |
 def _fetch_ahead(
     reader: PhotoReader, uris: Sequence[str], sizes: Sequence[int], etags: Sequence[str]
 ) -> Iterator[bytes | Unreadable]:
-    """Give the photos' bytes in order, fetching those that follow meanwhile, within FETCH_AHEAD_BYTES."""
+    """Give the bytes of the photos in order; fetch the next photos ahead, within FETCH_AHEAD_BYTES."""
     with ThreadPoolExecutor(FETCH_THREADS) as threads:
         ahead: deque[tuple[Future[bytes | Unreadable], int]] = deque()
         ahead_bytes = next_row = 0
@@ -123,7 +124,7 @@ def _fetch_ahead(
 def _decode_ahead(
     uris: Sequence[str], fetched: Iterable[bytes | Unreadable], image_size: int
 ) -> Iterator[UInt8Array | Unreadable]:
-    """Give the decoded photos in order, DECODE_THREADS at a time: Pillow lets go of the GIL."""
+    """Give the decoded photos in order; decode DECODE_THREADS at a time, as Pillow releases the GIL."""
     with ThreadPoolExecutor(DECODE_THREADS) as threads:
         ahead: deque[Future[UInt8Array | Unreadable]] = deque()
         for uri, data in zip(uris, fetched, strict=True):

@@ -1,10 +1,10 @@
-"""Photos fetched and decoded on the way to the step, in each epoch again: for data larger than any cache.
+"""Streamed photos: fetched and decoded again in each epoch, for data that fits into no cache.
 
-One worker runs the pipeline itself. Several share one pipeline in an actor, whatever their number: Ray Data
-divides each node's CPUs among its executors and rounds down (ray issue 59685), so that an executor for each
-worker would leave up to all CPUs idle. The actor passes on references; the images go from the decoding task's
-store to the worker's. An epoch's training and validation rows are one stream, so the first validation photos
-are decoded while the last training photos are trained on.
+A single worker runs the pipeline itself. Several workers share one pipeline in an actor, whatever their
+number: Ray Data divides the CPUs of each node among its executors and rounds down (ray issue 59685), so one
+executor per worker could leave all CPUs idle. The actor passes references; the images go from the object
+store of the decoding task directly to that of the worker. The training and validation rows of an epoch are
+one stream, so the first validation photos are decoded while the last training photos are trained on.
 """
 
 import threading
@@ -23,12 +23,12 @@ from physiq_ray.ingest.dataset import build_dataset, columns_of, describe_tasks,
 from physiq_ray.ingest.reading import PhotoReader
 from physiq_ray.quarantine import Unreadable
 
-Block = dict[str, Any]  # columns of arrays, as read_task gives them
+Block = dict[str, Any]  # columns as arrays, from read_task
 
 
 @dataclass(frozen=True)
 class StreamedPhotos:
-    """One split's photos; table: manifest rows."""
+    """The photos of one split; table: manifest rows."""
 
     table: pa.Table
     image_size: int
@@ -38,11 +38,11 @@ class StreamedPhotos:
 
     @property
     def num_rows(self) -> int:
-        """Photos in the split."""
+        """The number of photos in the split."""
         return int(self.table.num_rows)
 
     def batches(self, rows: IntArray, batch_size: int, new: Allocate = allocate) -> Iterator[Batch]:
-        """Give rows in their order, in ⌈len(rows) / batch_size⌉ batches, by a pipeline of this process's."""
+        """Give the rows in their order, in ⌈len(rows) / batch_size⌉ batches, from this process's pipeline."""
         if not len(rows):
             return
         dataset = build_dataset(
@@ -57,7 +57,7 @@ class StreamedPhotos:
 
 
 def to_batch(columns: Block, rows: IntArray, new: Allocate) -> Batch:
-    """Set aside what cannot be read; images are copied into new memory only where that is asked for."""
+    """List the unreadable photos separately; copy the images only if new is not `allocate`."""
     bad = np.flatnonzero(columns["error"] != "")
     images, labels = columns["image"], columns["label"]
     unreadable = tuple(
@@ -75,7 +75,7 @@ def to_batch(columns: Block, rows: IntArray, new: Allocate) -> Batch:
 
 @dataclass(frozen=True)
 class Share:
-    """One worker's rows of an epoch, by split, in the order in which it reads them."""
+    """The rows that one worker reads in an epoch, by split, in its order."""
 
     rank: int
     world_size: int
@@ -84,7 +84,7 @@ class Share:
 
 
 class SharedStream:
-    """One pipeline for all workers of a run; lives in an actor, and its methods run in threads."""
+    """One pipeline for all workers of a run. It runs in an actor; its methods run in threads."""
 
     def __init__(self, splits: Mapping[str, StreamedPhotos]) -> None:
         self._splits = dict(splits)
@@ -100,10 +100,10 @@ class SharedStream:
         self._left = 0
 
     def begin(self, key: str, share: Share) -> None:
-        """Take one worker's share of an epoch; with the last worker's, the pipeline starts.
+        """Receive the share of one worker; the pipeline starts when all shares have arrived.
 
-        key: another for each epoch and for each start of the workers. A new one ends what is left of the
-        epoch before. To be waited for before the first `take`.
+        key: differs for each epoch and each start of the workers. A new key stops the rest of the previous
+        epoch. The caller waits for this call before its first `take`.
         """
         with self._pulling, self._changed:
             if key != self._key:
@@ -115,7 +115,7 @@ class SharedStream:
             self._changed.notify_all()
 
     def take(self, key: str, rank: int, split: str) -> list[Any]:
-        """Give references to a worker's next blocks of a split, in a list that is empty after the last.
+        """Give references to the next blocks of a split for a worker; the list is empty after the last block.
 
         Raises RuntimeError: another epoch has begun.
         """
@@ -125,7 +125,7 @@ class SharedStream:
             if self._key != key:
                 raise RuntimeError(f"epoch {key} of the stream is over")
             waiting = self._waiting[rank, split]
-            if not self._due[rank, split]:  # pulling on would take the other workers' blocks too early
+            if not self._due[rank, split]:  # another pull would take blocks of other workers too early
                 return []
             while not waiting:
                 self._pull()
@@ -160,7 +160,7 @@ class SharedStream:
         self._bundles = iter(dataset.iter_internal_ref_bundles())
 
     def _pull(self) -> None:
-        """Hand the pipeline's next blocks to their owners' queues."""
+        """Put the next blocks of the pipeline into the queues of their workers."""
         assert self._bundles is not None
         for entry in next(self._bundles).blocks:
             if not self._left:
@@ -178,12 +178,12 @@ class SharedStream:
 
 
 def _step(rows: int, share: Share) -> int:
-    """Give the photos of one of a worker's tasks: whole batches, so that none lies in two blocks."""
+    """Give the number of photos of one task of a worker: whole batches, so no batch spans two blocks."""
     return -(-rows // share.batch_size) * share.batch_size
 
 
 def start_stream(splits: Mapping[str, StreamedPhotos], num_workers: int) -> Any:
-    """Start the actor of a run's shared pipeline, on this node; it ends with its last handle."""
+    """Start the actor of the shared pipeline of a run on this node; it ends with its last handle."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return (
         ray.remote(SharedStream)
@@ -195,7 +195,7 @@ def start_stream(splits: Mapping[str, StreamedPhotos], num_workers: int) -> Any:
 def shared_batches(
     stream: Any, key: str, share: Share, split: str, new: Allocate = allocate
 ) -> Iterator[Batch]:
-    """Give one worker's batches of a split out of the shared pipeline, one block ahead."""
+    """Give the batches of a split for one worker from the shared pipeline, one block ahead."""
     rows, done = share.rows[split], 0
     coming = stream.take.remote(key, share.rank, split)
     while refs := ray.get(coming):

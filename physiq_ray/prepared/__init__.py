@@ -1,9 +1,9 @@
-"""Prepared photos on disk: decoded once, kept for the next run. No Ray.
+"""Prepared photos on disk: they are decoded once and kept for later runs. No Ray.
 
-shards  the file format: one Arrow file of equally large images, named by the checksum of its bytes
-folder  a folder of shards: find photos, add shards, hold what a run uses, make room, clear
-shared  the same shards under an s3:// prefix, which nodes copy into their own folders
-cache   which of the two settings describe
+cache   whether cache_dir means a folder of this machine or an s3:// prefix
+folder  a folder of shards: find photos, add shards, protect the shards in use, free space, clear
+shards  the file format: an Arrow file of images of one size, named by the checksum of its bytes
+shared  the same shards under an s3:// prefix; nodes copy them into their own folders
 """
 
 from physiq_ray.prepared.cache import Cache, open_cache

@@ -1,4 +1,4 @@
-"""The cache that settings describe: a folder of this machine, or an s3:// prefix with a folder of copies."""
+"""Open the cache of the settings: a folder of this machine, or an s3:// prefix with a folder of copies."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ Cache = CacheFolder | SharedCache
 
 
 def open_cache(cache_dir: str | None, limit_gib: float) -> Cache:
-    """Give the cache at cache_dir, or in the default folder without one; nothing is made or read."""
+    """Give the cache at cache_dir, or in the default folder if it is None; nothing is created or read."""
     limit_bytes = int(limit_gib * 2**30)
     if cache_dir is not None and cache_dir.startswith("s3://"):
         return SharedCache(cache_dir, CacheFolder(default_folder(), limit_bytes))

@@ -3,8 +3,8 @@
     <root>/<side>px-<decoder>/<name>.arrow      the shards
     <root>/uses/<random>.lock, .json            one pair per running training: the shards it uses
 
-A run that needs room deletes the shards that were used least recently, but none that a running training
-uses. A training that was killed leaves its pair behind; its lock is free, so the next run removes it.
+A run that needs space deletes the least recently used shards, but never those that a running training uses.
+A training that was killed leaves its pair of files; their lock is free, so the next run removes them.
 """
 
 import contextlib
@@ -33,22 +33,22 @@ from physiq_ray.prepared.shards import (
 )
 
 USES = "uses"
-CHECK_THREADS = 4  # hashlib releases the interpreter's lock; a disk is read faster by several
-# Left free on the disk, for logs, checkpoints and other users.
+CHECK_THREADS = 4  # hashlib releases the interpreter's lock, and several threads read a disk faster
+# This space stays free on the disk, for logs, checkpoints and other users.
 SPARE_BYTES = 2**28
-# A partial file of this age belongs to no writer: a shard is written within seconds.
+# A partial file of this age has no writer any more, because a shard is written within seconds.
 PARTIAL_AGE_S = 3600.0
 
 
 def default_folder() -> Path:
-    """Give the folder of prepared photos where no setting names one: $XDG_CACHE_HOME or ~/.cache."""
+    """Give the folder of prepared photos if no setting names one, below $XDG_CACHE_HOME or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "physiq-ray"
 
 
 @dataclass(frozen=True)
 class Found:
-    """Photos found in shards: by key, the shard's place in names and the row in it."""
+    """The photos found in shards. places: key → the index of the shard in names, and the row in the shard."""
 
     names: tuple[str, ...]
     places: dict[bytes, tuple[int, int]]
@@ -56,7 +56,7 @@ class Found:
 
 @dataclass(frozen=True)
 class CacheUse:
-    """What the photos of one image size take; seconds since 1970."""
+    """The shards of one image size. made_s, used_s: seconds since 1970."""
 
     name: str
     num_shards: int
@@ -67,19 +67,19 @@ class CacheUse:
 
 @dataclass(frozen=True)
 class CacheFolder:
-    """Shards under a root folder; limit_bytes bounds all of them together, of every image size."""
+    """The shards under a root folder; limit_bytes is the limit for the shards of all image sizes together."""
 
     root: Path
     limit_bytes: int
 
     def folder(self, image_size: int) -> Path:
-        """Give the folder of the shards of one image side in pixels, as this version decodes them."""
+        """Give the folder for the shards of this decoder version; image_size: the side in pixels."""
         return self.root / f"{image_size}px-{decoder_version()}"
 
     def make(self, image_size: int) -> Path:
-        """Make the folder, for its owner only, and remove what killed processes left in it.
+        """Create the folder, for its owner only, and remove the partial files of killed processes.
 
-        Raises StorageError: it cannot be made.
+        Raises StorageError: it cannot be created.
         """
         folder = self.folder(image_size)
         try:
@@ -94,12 +94,12 @@ class CacheFolder:
         return folder
 
     def find(self, keys: Iterable[bytes], image_size: int) -> Found:
-        """Find photos; a shard whose bytes are damaged is deleted, so that its photos are prepared again."""
+        """Find photos; a damaged shard is deleted, so that its photos are prepared again."""
         wanted, folder = set(keys), self.folder(image_size)
         names: list[str] = []
         places: dict[bytes, tuple[int, int]] = {}
         with ThreadPoolExecutor(CHECK_THREADS) as threads:
-            # In the order of their names: two processes that look at the same shards choose alike.
+            # The shards are sorted by name, so that two processes make the same choice from the same shards.
             paths = sorted(folder.glob(f"*{SUFFIX}"))
             for path, found in zip(paths, threads.map(lambda path: _look(path, wanted), paths), strict=True):
                 new = [(key, row) for key, row in found if key not in places]
@@ -112,9 +112,9 @@ class CacheFolder:
         return Found(tuple(names), places)
 
     def add(self, keys: Sequence[bytes], images: UInt8Array, image_size: int) -> str:
-        """Write a shard, after making room for it; give its name.
+        """Free space for a shard, write it, and give its name.
 
-        Raises StorageError: no room, or no right to write.
+        Raises StorageError: not enough space, or no permission to write.
         """
         folder = self.make(image_size)
         self.make_room(images.nbytes)
@@ -124,7 +124,7 @@ class CacheFolder:
             raise full(self.root, error) from error
 
     def fetch(self, names: Sequence[str], image_size: int) -> Path:
-        """Give the folder in which these shards lie.
+        """Give the folder that contains these shards.
 
         Raises StorageError: one is missing.
         """
@@ -137,9 +137,9 @@ class CacheFolder:
         return folder
 
     def room_bytes(self, keys: Iterable[bytes], image_size: int) -> int:
-        """Give the bytes of photos that there is room for, with all deleted that no running training uses.
+        """Give the bytes of photos that fit if all shards are deleted that no running training uses.
 
-        keys, image_size: the photos meant; those in a shard that another training uses take no more room.
+        keys, image_size: the photos to store; those in a shard that another training uses need no more space.
         """
         with contextlib.suppress(OSError):
             shards, used = self._shards(), self._used_names()
@@ -150,15 +150,15 @@ class CacheFolder:
             wanted, folder = set(keys), self.folder(image_size)
             there: set[bytes] = set()
             for name in used:
-                with contextlib.suppress(StorageError, OSError):  # of another image size
+                with contextlib.suppress(StorageError, OSError):  # a shard of another image size
                     there |= wanted.intersection(open_keys(folder, name))
             return room + len(there) * image_size**2 * 3
         return 0
 
     def make_room(self, num_bytes: int) -> None:
-        """Delete what was used least recently until so many bytes can be added.
+        """Delete the least recently used shards until num_bytes can be added.
 
-        Raises StorageError: what running trainings use leaves less.
+        Raises StorageError: the shards of running trainings leave less space.
         """
         shards = sorted(self._shards())
         total = sum(size for _, size, _ in shards)
@@ -172,19 +172,19 @@ class CacheFolder:
         for _, size, path in shards:
             if path.stem in used:
                 continue
-            with contextlib.suppress(FileNotFoundError):  # another run made room at the same time
+            with contextlib.suppress(FileNotFoundError):  # another run freed space at the same time
                 path.unlink()
             excess -= size
             if excess <= 0:
                 return
         raise StorageError(
-            f"cache_dir={self.root}: no room for {num_bytes / 2**20:.0f} MiB of prepared photos within "
+            f"cache_dir={self.root}: no space for {num_bytes / 2**20:.0f} MiB of prepared photos within "
             f"cache_limit_gib={self.limit_bytes / 2**30:g} and the disk's free space; {_REMEDY}"
         )
 
     @contextlib.contextmanager
     def using(self, names: Sequence[str]) -> Iterator[None]:
-        """Keep these shards from being deleted while inside.
+        """Protect these shards from deletion inside the block.
 
         Raises StorageError: the folder cannot be written.
         """
@@ -205,7 +205,7 @@ class CacheFolder:
             Path(lock.lock_file).unlink(missing_ok=True)
 
     def uses(self) -> list[CacheUse]:
-        """Give what each image size takes, most recently used first."""
+        """Give the shards of each image size, the most recently used first."""
         by_folder: dict[str, list[os.stat_result]] = {}
         for path in self.root.glob(f"*/*{SUFFIX}"):
             with contextlib.suppress(FileNotFoundError):
@@ -223,7 +223,7 @@ class CacheFolder:
         return sorted(found, key=lambda use: -use.used_s)
 
     def clear(self) -> tuple[int, int]:
-        """Delete all shards that no running training uses; give how many were deleted and how many kept.
+        """Delete all shards that no running training uses; give the numbers of deleted and of kept shards.
 
         Raises StorageError: the folder cannot be written.
         """
@@ -236,7 +236,7 @@ class CacheFolder:
                 path.unlink(missing_ok=True)
                 deleted += path.suffix == SUFFIX
             for folder in self.root.glob("*px-*"):
-                with contextlib.suppress(OSError):  # shards that are used stay in it
+                with contextlib.suppress(OSError):  # the folder still has shards in use
                     folder.rmdir()
         except OSError as error:
             raise StorageError(f"cache_dir={self.root}: cannot be emptied: {error.strerror}") from error
@@ -251,7 +251,7 @@ class CacheFolder:
         return found
 
     def _used_names(self) -> set[str]:
-        """Give the names of the shards that running trainings use; forget trainings that have ended."""
+        """Give the names of the shards that running trainings use; remove the files of ended trainings."""
         used: set[str] = set()
         for note in (self.root / USES).glob("*.json"):
             lock = FileLock(note.with_suffix(".lock"), mode=0o600)
@@ -262,7 +262,7 @@ class CacheFolder:
             except Timeout:
                 with contextlib.suppress(OSError, ValueError):
                     used.update(json.loads(note.read_text(encoding="ascii")))
-            except OSError:  # of another user, or read-only: taken for used
+            except OSError:  # of another user, or read-only: it stays
                 continue
         return used
 
@@ -271,13 +271,13 @@ _REMEDY = "give another cache_dir, a higher cache_limit_gib, or cache=memory or 
 
 
 def full(root: Path | str, error: OSError) -> StorageError:
-    """Say that a shard could not be written."""
+    """Make the error for a shard that cannot be written."""
     reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or error
     return StorageError(f"cache_dir={root}: prepared photos cannot be written: {reason}; {_REMEDY}")
 
 
 def _look(path: Path, wanted: set[bytes]) -> list[tuple[bytes, int]]:
-    """Give the wanted keys in a shard and their rows; none where it is damaged, and then it is deleted."""
+    """Give the wanted keys in a shard and their rows; delete a damaged shard and give none."""
     try:
         keys = open_keys(path.parent, path.stem)
         found = [(key, row) for row, key in enumerate(keys) if key in wanted]

@@ -1,10 +1,10 @@
-"""A shard: decoded photos of one size in one Arrow file, read by memory-mapping it.
+"""A shard: prepared photos of one size in one Arrow file, which is read by memory mapping.
 
-The file's name is the SHA-256 of its bytes, cut to 128 bits. So a damaged or cut file does not have its own
-name any more, two processes that prepare the same photos write the same file, and no file ever changes.
-A photo is found by its key: 128 bits of BLAKE2b over its uri, size and ETag. Image side and decoder version
-are the folder's name. A key says nothing about a photo, but an image shows a person: files are readable by
-their owner only.
+The file's name is the SHA-256 of its bytes, cut to 128 bits. So a damaged or truncated file no longer matches
+its name, two processes that prepare the same photos write the same file, and no file ever changes.
+A photo is found by its key: 128 bits of BLAKE2b over its uri, size and ETag. The folder's name contains the
+image side and the decoder version. A key reveals nothing about a photo, but an image shows a person, so only
+the owner can read the files.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ KEY_BYTES = 16
 
 
 def photo_keys(uris: Sequence[str], sizes: Sequence[int], etags: Sequence[str]) -> list[bytes]:
-    """Give each photo's key, 16 bytes: another for another uri, size in bytes, or ETag."""
+    """Give the key of each photo, 16 bytes; it depends on the uri, the size in bytes and the ETag."""
     return [
         hashlib.blake2b(f"{uri}\0{size}\0{etag}".encode(), digest_size=KEY_BYTES).digest()
         for uri, size, etag in zip(uris, sizes, etags, strict=True)
@@ -37,10 +37,10 @@ def photo_keys(uris: Sequence[str], sizes: Sequence[int], etags: Sequence[str]) 
 
 
 def write_shard(folder: Path, keys: Sequence[bytes], images: UInt8Array) -> str:
-    """Write a shard into a folder, whole or not at all; give its name.
+    """Write a shard into a folder, completely or not at all; give its name.
 
-    keys: of n photos; images: uint8 (n, side, side, 3).
-    Raises OSError: no room, no right.
+    keys: those of n photos; images: uint8 (n, side, side, 3).
+    Raises OSError: no space, or no permission.
     """
     size = images[0].nbytes
     pixels = pa.py_buffer(np.ascontiguousarray(images))
@@ -66,18 +66,19 @@ def write_shard(folder: Path, keys: Sequence[bytes], images: UInt8Array) -> str:
 
 
 def open_keys(folder: Path, name: str) -> list[bytes]:
-    """Read the keys of a shard's photos, by row, and none of its images.
+    """Read the keys of the photos in a shard, by row, without its images.
 
-    Raises StorageError: it is not there, or no shard.
+    Raises StorageError: the file is missing or is not a shard.
     """
     with _opened(folder, name) as batch:
         return list(batch.column("key").to_pylist())
 
 
 def open_images(folder: Path, name: str) -> UInt8Array:
-    """Map a shard's images into memory, uint8 (n, side, side, 3), read-only: pages are read as they are used.
+    """Map the images of a shard into memory, uint8 (n, side, side, 3), read-only.
 
-    Raises StorageError: it is not there, or no shard. Other damage shows in `is_intact` only.
+    A page is read when it is used. Raises StorageError: the file is missing or is not a shard. Only
+    `is_intact` finds other damage.
     """
     with _opened(folder, name) as batch:
         image = batch.column("image")
@@ -102,7 +103,7 @@ def shard_path(folder: Path, name: str) -> Path:
 
 
 def is_intact(path: Path) -> bool:
-    """Tell whether a shard's bytes are those that its name was made of; all of them are read.
+    """Tell whether the bytes of a shard match its name; all bytes are read.
 
     Raises OSError.
     """
@@ -110,7 +111,7 @@ def is_intact(path: Path) -> bool:
 
 
 def checksum(path: Path) -> str:
-    """Give the name that a file of these bytes has.
+    """Give the shard name for the bytes of a file.
 
     Raises OSError.
     """

@@ -1,10 +1,10 @@
-"""Shards under an s3:// prefix: every node copies the ones it needs into a folder of its own.
+"""Shards under an s3:// prefix: each node copies the shards it needs into its own folder.
 
     <prefix>/<side>px-<decoder>/<name>.arrow    a shard
     <prefix>/<side>px-<decoder>/<name>.keys     the keys of its photos, 16 bytes each, written after it
 
-Keys are read to find photos without reading shards; a shard without them is an upload that was interrupted.
-No limit applies to the prefix: let a lifecycle rule of the bucket delete what is old.
+Photos are found by the .keys files, without reading shards; a shard without keys is an interrupted upload.
+The prefix has no size limit: let a lifecycle rule of the bucket delete old shards.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,13 +28,13 @@ COPY_LOCK = "copies.lock"
 
 @dataclass(frozen=True)
 class SharedCache:
-    """Shards under an s3:// prefix; copies: the folder on each node that they are copied into."""
+    """The shards under an s3:// prefix; copies: the folder on each node for its copies."""
 
     prefix: str
     copies: CacheFolder
 
     def find(self, keys: Iterable[bytes], image_size: int) -> Found:
-        """Find photos by the lists of keys; no shard is read.
+        """Find photos by the .keys files; no shard is read.
 
         Raises StorageError: the prefix cannot be listed or read.
         """
@@ -55,9 +55,9 @@ class SharedCache:
         return Found(tuple(names), places)
 
     def add(self, keys: Sequence[bytes], images: UInt8Array, image_size: int) -> str:
-        """Write a shard here, then under the prefix, and its keys last; give its name.
+        """Write a shard on this node, then under the prefix, then its keys; give its name.
 
-        Raises StorageError: no room here, or no right to write there.
+        Raises StorageError: no space on this node, or no permission to write under the prefix.
         """
         name = self.copies.add(keys, images, image_size)
         base = self._base(image_size)
@@ -68,9 +68,9 @@ class SharedCache:
     def fetch(self, names: Sequence[str], image_size: int) -> Path:
         """Copy the shards that are not in this node's folder yet; give the folder.
 
-        Several processes of a node may ask at once: one copies, the others wait.
-        Raises StorageError: a shard cannot be read, is damaged, or finds no room. A damaged one counts as
-        missing from then on.
+        If several processes of a node call this at once, one copies and the others wait.
+        Raises StorageError: a shard cannot be read, is damaged, or does not fit. After that, a damaged shard
+        counts as missing.
         """
         folder = self.copies.make(image_size)
         with FileLock(folder / COPY_LOCK, mode=0o600):
@@ -82,7 +82,7 @@ class SharedCache:
 
     @contextmanager
     def using(self, names: Sequence[str]) -> Iterator[None]:
-        """Keep this node's copies from being deleted while inside."""
+        """Protect the copies on this node from deletion inside the block."""
         with self.copies.using(names):
             yield
 
@@ -95,10 +95,10 @@ class SharedCache:
             partial.touch(0o600)
             partial.write_bytes(data)
             if checksum(partial) != name:
-                write_bytes(b"", join_uri(base, f"{name}{KEYS_SUFFIX}"))  # no photo is found in it any more
+                write_bytes(b"", join_uri(base, f"{name}{KEYS_SUFFIX}"))  # so that no photo is found in it
                 raise StorageError(
                     f"prepared photos {join_uri(base, name)}{SUFFIX} are damaged; run the same command "
-                    "again: their photos are prepared once more"
+                    "again to prepare them again"
                 )
             partial.replace(path)
         except OSError as error:

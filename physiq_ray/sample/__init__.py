@@ -1,7 +1,17 @@
-"""The demo's stand-ins for what a user brings: athletes' photos and an S3 server to hold them.
+"""Sample data for the demo: drawn photos of athletes, and a local S3 server that stores them.
 
-`figures` draws athletes in the eight mandatory poses, `photos` writes two buckets' worth of them with
-the flaws of real buckets, `server` runs SeaweedFS on loopback. Nothing else in the package needs this.
+Only the demo, the tests and the benchmarks use this package.
+
+arms       the arms, and the looks of an athlete
+backdrops  the backgrounds
+canvas     shapes in body units → a shaded figure on a photo
+facing     the figure from the front and from behind
+figures    one athlete, one pose, one photo
+photos     two buckets of photos with the flaws of real buckets, and their label file
+profile    the figure from the side
+server     SeaweedFS on loopback: start, stop, fill, count its traffic
+skeletons  the positions of the joints in the eight poses
+weed       the program of SeaweedFS: where it is, its ports, how it starts
 """
 
 from physiq_ray.sample.figures import Athlete, draw_photo

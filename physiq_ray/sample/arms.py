@@ -1,6 +1,6 @@
-"""Muscled arms, the same in every view, and what an athlete looks like.
+"""Muscular arms, which are the same in every view, and the looks of an athlete.
 
-Lengths are body units, tones -127 … 127 as in Canvas.tone.
+Lengths are in body units. Tones are -127 … 127, as in Canvas.tone.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ HairStyle: TypeAlias = Literal["bald", "short", "bun", "long"]
 
 @dataclass(frozen=True)
 class Looks:
-    """What an athlete brings to every photo apart from the build."""
+    """The looks of an athlete in every photo; the proportions are in `Build`."""
 
     skin: Colour
     trunks: Colour
@@ -29,7 +29,7 @@ class Looks:
 
 
 def draw_upper_arm(canvas: Canvas, arm: Arm, side: int, build: Build, looks: Looks) -> None:
-    """Draw biceps, triceps and deltoid; side 1 or -1 is left or right of the spine as joints are written."""
+    """Draw biceps, triceps and deltoid; side: 1 or -1, the side of the spine, as joints point outwards."""
     m = build.muscle
     biceps = [0.036 * m, 0.040 * m, 0.046 * m, 0.042 * m, 0.028 * m]
     triceps = [0.034 * m, 0.040 * m, 0.040 * m, 0.034 * m, 0.026 * m]
@@ -71,11 +71,11 @@ def _fist(canvas: Canvas, centre: Point, angle: float, side: int, looks: Looks) 
 
 
 def sided(outline: Points, side: int) -> Points:
-    """Mirror an outline that is written outwards; side 1 or -1."""
+    """Mirror an outline that points outwards; side: 1 (unchanged) or -1."""
     mirrored: Points = outline * np.array([side, 1.0])
     return mirrored
 
 
 def shifted(point: Point, dx: float, dy: float) -> Point:
-    """Move a point."""
+    """Move a point by dx and dy."""
     return point[0] + dx, point[1] + dy

@@ -1,7 +1,7 @@
-"""What stands behind an athlete: walls, tiles, racks, curtains, stage lights; drawn anew each time.
+"""Random backgrounds behind an athlete: walls, tiles, racks, curtains, stage lights.
 
-Drawn at a quarter of the photo's size and enlarged: soft like a background out of focus, and cheap.
-Nothing here knows the pose.
+They are drawn at a quarter of the photo's size and enlarged: this is cheap and looks out of focus. Nothing
+here depends on the pose.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from physiq_ray.sample.canvas import Colour, darker
 
 
 def draw_backdrop(rng: np.random.Generator, size: tuple[int, int], floor_px: float) -> Image.Image:
-    """Draw one of eight kinds of background, RGB, size as (width, height) in px.
+    """Draw one of eight kinds of background, RGB; size: (width, height) in px.
 
-    A floor, where there is one, begins at `floor_px` from the top.
+    If there is a floor, it begins at `floor_px` from the top.
     """
     small = (max(8, size[0] // 4), max(8, size[1] // 4))
     kind = _KINDS[int(rng.integers(len(_KINDS)))]
@@ -37,7 +37,7 @@ def _colour(rng: np.random.Generator, low: int = 25, high: int = 215, *, tint: f
 
 
 def _gradient(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """Paint a wall lit from one side: a mix of four corner colours."""
+    """Paint a wall with light from one side: a mix of four corner colours."""
     base = np.array(_colour(rng), dtype=np.float32)
     corners = np.clip(base + rng.normal(0, 24, (4, 1)) + rng.normal(0, 6, (4, 3)), 0, 255)
     return Image.fromarray(corners.reshape(2, 2, 3).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
@@ -113,7 +113,7 @@ def _cage(image: Image.Image, draw: ImageDraw.ImageDraw, rng: np.random.Generato
 
 
 def _stage(image: Image.Image, draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
-    """Paint it dark, with cones of light from above."""
+    """Paint a dark stage with cones of light from above."""
     width, height = image.size
     image.paste(_colour(rng, 10, 60), (0, 0, width, height))
     beams = Image.new("RGB", image.size)
@@ -145,7 +145,7 @@ def _window(image: Image.Image, draw: ImageDraw.ImageDraw, rng: np.random.Genera
 
 
 def _spots(image: Image.Image, draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
-    """Draw a dim room with lights out of focus."""
+    """Draw a dark room with lights out of focus."""
     width, height = image.size
     lights = Image.new("RGB", image.size, _colour(rng, 15, 80))
     light_draw = ImageDraw.Draw(lights)

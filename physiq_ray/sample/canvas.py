@@ -1,9 +1,9 @@
-"""Shapes in body units, drawn as soft-shaded skin on a transparent layer.
+"""Draw shapes in body units as softly shaded skin on a transparent layer.
 
-In come outlines around a figure whose standing height is about 1 (x to the right, y down, origin at
-the pelvis); out comes the figure pasted on a backdrop. Colour and mask are drawn at twice the photo's
-size and reduced, because Pillow's polygons have no antialiasing; light and shadow are drawn at half
-its size, because they get blurred anyway.
+The input is outlines around a figure whose standing height is about 1 (x to the right, y down, origin at the
+pelvis); the output is the figure on a backdrop. Colour and mask are drawn at twice the size of the photo and
+reduced, because Pillow's polygons have no antialiasing. Light and shadow are drawn at half its size, because
+they are blurred later.
 """
 
 from collections.abc import Sequence
@@ -18,35 +18,35 @@ Point: TypeAlias = tuple[float, float]
 Points: TypeAlias = npt.NDArray[np.float64]  # (n, 2)
 Colour: TypeAlias = tuple[int, int, int]  # RGB, 0 … 255
 
-NEUTRAL = 128  # the grey that leaves a colour as it is under hard light
+NEUTRAL = 128  # in the hard-light blend, this grey does not change a colour
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Where body units land in a photo: a linear map, a shift, and a little perspective."""
+    """The projection from body units to pixels: a linear map, a shift, and a little perspective."""
 
-    linear: tuple[tuple[float, float], tuple[float, float]]  # px a body unit
+    linear: tuple[tuple[float, float], tuple[float, float]]  # px per body unit
     centre_px: Point
-    perspective: Point  # change of depth a body unit; 0 is a flat view
+    perspective: Point  # change of depth per body unit; 0 is a flat view
 
     def project(self, points: Points) -> Points:
-        """Body units (n, 2) → pixels (n, 2)."""
+        """Project body units (n, 2) to pixels (n, 2)."""
         depth = 1.0 + points @ np.array(self.perspective)
         projected: Points = points @ np.array(self.linear).T / depth[:, None] + np.array(self.centre_px)
         return projected
 
     @property
     def unit_px(self) -> float:
-        """Pixels that one body unit (the figure's height) takes."""
+        """The number of pixels of one body unit (the height of the figure)."""
         return float(abs(np.linalg.det(np.array(self.linear))) ** 0.5)
 
 
 class Canvas:
-    """A layer of body parts; each part hides what was drawn before it, its shading included."""
+    """A layer of body parts; each part hides earlier parts and their shading."""
 
     def __init__(self, size: tuple[int, int], camera: Camera) -> None:
         self._size = size
-        width, height = (-(-side // 2) for side in size)  # of the coarsest layer; the others are multiples
+        width, height = (-(-side // 2) for side in size)  # of the coarsest layer; other sizes are multiples
         self._camera = camera
         self._colour = Image.new("RGB", (width * 4, height * 4))
         self._mask = Image.new("L", (width * 4, height * 4))
@@ -57,11 +57,12 @@ class Canvas:
         self._draw_shade = ImageDraw.Draw(self._shade)
 
     def part(self, outline: Points, colour: Colour, *, tone: int = 0, contact: int = 34) -> None:
-        """Fill an outline with a colour; `contact` darkens what lies next to it underneath."""
+        """Fill an outline with a colour; `contact` darkens the parts below it, next to its edge."""
         pixels = self._camera.project(outline)
         edge_px = max(2, round(self._camera.unit_px * 0.006))
         fine = _closed(pixels * 2)
-        # Outlines are dense: without rounded joints no gap shows, and drawing takes half the time.
+        # The points of outlines are close together, so no gap shows without rounded joints, and drawing takes
+        # half the time.
         self._draw_colour.line(fine, fill=darker(colour, 0.62), width=edge_px)
         self._draw_mask.line(fine, fill=255, width=edge_px)
         self._draw_colour.polygon(fine, fill=colour)
@@ -72,7 +73,7 @@ class Canvas:
         self._draw_shade.polygon(coarse, fill=NEUTRAL + tone)
 
     def tone(self, outline: Points, amount: int) -> None:
-        """Lighten (amount > 0) or darken a region softly; -127 … 127."""
+        """Lighten (amount > 0) or darken (amount < 0) a region softly; amount: -127 … 127."""
         self._draw_shade.polygon(_closed(self._camera.project(outline) / 2), fill=NEUTRAL + amount)
 
     def crease(self, line: Points, amount: int, *, width: float = 0.012) -> None:
@@ -82,18 +83,18 @@ class Canvas:
         self._draw_shade.line(coarse, fill=NEUTRAL + amount, width=width_px)
 
     def stroke(self, line: Points, colour: Colour, *, width: float = 0.004) -> None:
-        """Draw a crisp line in a colour; `width` in body units."""
+        """Draw a sharp line in a colour; `width` in body units."""
         width_px = max(2, round(self._camera.unit_px * width * 2))
         self._draw_colour.line(
             _flat(self._camera.project(line) * 2), fill=colour, width=width_px, joint="curve"
         )
 
     def patch(self, outline: Points, colour: Colour) -> None:
-        """Fill a crisp region in a colour, without edge or shading of its own."""
+        """Fill a sharp region with a colour, without its own edge or shading."""
         self._draw_colour.polygon(_closed(self._camera.project(outline) * 2), fill=colour)
 
     def shadow(self, outline: Points) -> None:
-        """Cast the figure's shadow on the floor: soft, and behind the figure."""
+        """Draw the soft shadow of the figure on the floor, behind the figure."""
         pixels = self._camera.project(outline) / 2
         ImageDraw.Draw(self._cast).polygon(_closed(pixels), fill=110)
 
@@ -102,7 +103,7 @@ class Canvas:
         box = self._mask.getbbox()
         if box is None:
             return
-        # Work on the figure's own box only: about half of the photo. Multiples of 4 fit all three scales.
+        # Only the box of the figure is computed: about half the photo. Multiples of 4 fit all three scales.
         left, top, right, bottom = (value // 4 for value in (box[0], box[1], box[2] + 3, box[3] + 3))
         size = ((right - left) * 2, (bottom - top) * 2)
         blurred = self._shade.crop((left, top, right, bottom)).filter(
@@ -120,13 +121,13 @@ class Canvas:
 
 
 def darker(colour: Colour, share: float) -> Colour:
-    """Multiply a colour by a share; above 1 it gets lighter."""
+    """Multiply a colour by a share; a share above 1 makes it lighter."""
     red, green, blue = (min(255, round(value * share)) for value in colour)
     return red, green, blue
 
 
 def spline(points: Sequence[Point] | Points, *, closed: bool = True, steps: int = 5) -> Points:
-    """Lay a Catmull-Rom curve through the points, `steps` points for each given one."""
+    """Give a Catmull-Rom curve through the points, with `steps` points for each given point."""
     knots = np.asarray(points, dtype=np.float64)
     if closed:
         before, after, later = np.roll(knots, 1, 0), np.roll(knots, -1, 0), np.roll(knots, -2, 0)
@@ -142,7 +143,7 @@ def spline(points: Sequence[Point] | Points, *, closed: bool = True, steps: int 
 
 
 def ellipse(centre: Point, radii: Point, *, angle: float = 0.0) -> Points:
-    """Outline an ellipse; `angle` in radians turns it clockwise."""
+    """Give the outline of an ellipse; `angle` in radians turns it clockwise."""
     turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     x, y = radii[0] * np.cos(turn), radii[1] * np.sin(turn)
     cos, sin = np.cos(angle), np.sin(angle)
@@ -150,10 +151,10 @@ def ellipse(centre: Point, radii: Point, *, angle: float = 0.0) -> Points:
 
 
 def limb(start: Point, end: Point, one_side: Sequence[float], other_side: Sequence[float]) -> Points:
-    """Outline a limb: half widths on both sides, evenly spaced from start to end, rounded ends.
+    """Give the outline of a limb with rounded ends.
 
-    `one_side` lies counter-clockwise of the direction start → end as seen in the photo (to the right
-    of a limb that hangs down).
+    one_side, other_side: half widths, evenly spaced from start to end. `one_side` is counter-clockwise of the
+    direction start → end, as seen in the photo (to the right of a limb that hangs down).
     """
     origin, tip = np.array(start), np.array(end)
     along = tip - origin
@@ -173,7 +174,7 @@ def limb(start: Point, end: Point, one_side: Sequence[float], other_side: Sequen
 
 
 def along(start: Point, end: Point, share: float, offset: float = 0.0) -> Point:
-    """Find the point at a share of the way, moved sideways by `offset` (as `one_side` of a limb)."""
+    """Give the point at a share of the way, moved sideways by `offset` (towards `one_side` of a limb)."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     length = float(np.hypot(dx, dy)) or 1e-6
     return (

@@ -1,7 +1,7 @@
-"""A figure that faces the camera or turns its back: torso, head, trunks, legs.
+"""Draw a figure from the front or from behind: torso, head, trunks, legs.
 
-Parts are drawn from far to near; the pose decides which arm hides what. Lengths are body units, tones
--127 … 127 as in Canvas.tone.
+Parts are drawn from far to near; the pose decides whether an arm is in front of the torso. Lengths are in
+body units. Tones are -127 … 127, as in Canvas.tone.
 """
 
 import numpy as np
@@ -65,7 +65,7 @@ def _torso(canvas: Canvas, skeleton: Skeleton, build: Build, looks: Looks, *, is
     ]
     outline = spline([*half, *((-x, y) for x, y in reversed(half))])
     canvas.part(outline, looks.skin)
-    for side in (1, -1):  # the flanks turn away from the light
+    for side in (1, -1):  # the flanks get less light
         flank = [(shoulder, top), (lat, top + 0.085), (waist, -0.05), (hip, 0.0), (hip * 0.78, 0.0)]
         inner = [(waist * 0.72, -0.06), (lat * 0.72, top + 0.115), (shoulder * 0.8, top + 0.03)]
         canvas.tone(sided(spline([*flank, *inner]), side), -26)
@@ -160,7 +160,7 @@ def _back_muscles(canvas: Canvas, top: float, shoulder: float, lat: float, waist
 
 
 def _top(canvas: Canvas, colour: Colour, top: float, shoulder: float, lat: float, *, is_back: bool) -> None:
-    """Draw a sports top: a broad band in front, a narrow one with crossed straps behind."""
+    """Draw a sports top: a wide band at the front, or a narrow one with crossed straps at the back."""
     upper, lower = (top + 0.045, top + 0.075) if is_back else (top + 0.018, top + 0.092)
     reach = shoulder * 0.98
     band = [(-reach, upper + 0.012), (0.0, upper + 0.008), (reach, upper + 0.012)]
@@ -175,7 +175,7 @@ def _top(canvas: Canvas, colour: Colour, top: float, shoulder: float, lat: float
 def _trunks(canvas: Canvas, build: Build, looks: Looks, *, is_back: bool) -> None:
     hip = build.hip * 1.02
     leg_end = 0.050 + 0.075 * looks.trunks_length
-    thigh = build.hip * 0.62 + 0.062 * build.muscle  # how far a thigh reaches out
+    thigh = build.hip * 0.62 + 0.062 * build.muscle  # the largest x of a thigh
     half = [
         (0.0, 0.012 if not is_back else 0.004),
         (hip * 0.98, -0.006),

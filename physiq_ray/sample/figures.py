@@ -1,8 +1,8 @@
-"""Drawn athletes in the eight mandatory poses: stand-ins for photos that nobody may hand out.
+"""Drawn athletes in the eight mandatory poses, because real photos may not be published.
 
-An `Athlete` fixes build, skin, trunks and hair; `draw_photo` puts one into a pose before a backdrop,
-under some light, seen from somewhere. Everything comes from the given generator, and only the joints
-know the pose: neither colour nor background nor light gives it away.
+An `Athlete` has a fixed build, skin, trunks and hair. `draw_photo` draws an athlete in a pose in front of a
+random background, with a random light and camera. All random numbers come from the given generator. Only the
+joints depend on the pose: colour, background and light do not reveal it.
 """
 
 from dataclasses import dataclass
@@ -41,14 +41,14 @@ _HAIRS: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Athlete:
-    """One person: the same in every photo."""
+    """One person, who looks the same in every photo."""
 
     build: Build
     looks: Looks
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> "Athlete":
-        """Draw an athlete."""
+        """Make a random athlete."""
         has_top = bool(rng.random() < 0.3)
         styles = get_args(HairStyle)
         style: HairStyle = styles[
@@ -80,14 +80,15 @@ class Athlete:
 def draw_photo(
     pose_id: int, athlete: Athlete, rng: np.random.Generator, size: tuple[int, int]
 ) -> Image.Image:
-    """Draw an upright RGB photo of the athlete in a pose, size as (width, height) in px.
+    """Draw an upright RGB photo of the athlete in a pose; size: (width, height) in px.
 
-    Raises KeyError when the pose is none of skeletons.POSE_IDS.
+    Raises KeyError: the pose is not in skeletons.POSE_IDS.
     """
     camera = _camera(rng, size)
     feet_px = camera.project(np.array([[0.0, 0.46]]))[0, 1]
     photo = draw_backdrop(rng, size, feet_px * float(rng.uniform(0.84, 0.99)))
-    # A generator of its own: what follows must not depend on how many numbers a pose draws.
+    # The joints have their own generator, because the later steps must not depend on how many numbers a pose
+    # uses.
     skeleton = build_skeleton(pose_id, athlete.build, rng.spawn(1)[0])
     canvas = Canvas(size, camera)
     canvas.shadow(ellipse((0.0, 0.485 * athlete.build.leg), (0.15, 0.016)))
@@ -98,12 +99,12 @@ def draw_photo(
 
 
 def draw_empty_photo(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """Draw the same kind of photo with nobody in it."""
+    """Draw the same kind of photo without a person."""
     return _exposed(draw_backdrop(rng, size, size[1] * float(rng.uniform(0.7, 0.9))), rng)
 
 
 def _camera(rng: np.random.Generator, size: tuple[int, int]) -> Camera:
-    """Frame the whole figure or nearly so, a bit off centre, a bit tilted, perhaps mirrored."""
+    """Make a camera that shows almost the whole figure: slightly off centre and tilted, maybe mirrored."""
     width, height = size
     unit_px = min(height * 1.0, width * 1.34) * float(rng.uniform(0.88, 1.0))
     tilt, shear = np.clip(rng.normal(0.0, 0.04, 2), -0.09, 0.09)
@@ -122,7 +123,7 @@ def _camera(rng: np.random.Generator, size: tuple[int, int]) -> Camera:
 
 
 def _side_light(rng: np.random.Generator) -> Image.Image:
-    """Light the figure from one side and from above or below: mode L, neutral 128."""
+    """Make a light from one side and from above or below: mode L, 128 is neutral."""
     across, down = rng.uniform(-26, 26), rng.uniform(-10, 18)
     corners = np.array(
         [[128 + across + down, 128 - across + down], [128 + across - down, 128 - across - down]]
@@ -131,7 +132,7 @@ def _side_light(rng: np.random.Generator) -> Image.Image:
 
 
 def _exposed(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Add what a camera adds: exposure, contrast, white balance, grain."""
+    """Add the effects of a camera: exposure, contrast, white balance, grain."""
     photo = ImageEnhance.Contrast(photo).enhance(float(rng.uniform(0.85, 1.15)))
     warmth = float(np.clip(rng.normal(0, 0.035), -0.08, 0.08))
     gains = float(rng.uniform(0.78, 1.16)) * np.array([1 + warmth, 1.0, 1 - warmth])
@@ -144,14 +145,14 @@ def _exposed(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def _tinted(colour: Colour, rng: np.random.Generator, sigma: float) -> Colour:
-    shifts = rng.normal(0, sigma) + rng.normal(0, sigma / 4, 3)  # lighter or darker, hardly another hue
+    shifts = rng.normal(0, sigma) + rng.normal(0, sigma / 4, 3)  # the lightness changes, the hue hardly
     mixed: npt.NDArray[np.float64] = np.clip(np.array(colour) + shifts, 0, 255)
     red, green, blue = (int(value) for value in mixed)
     return red, green, blue
 
 
 def _vivid(rng: np.random.Generator, *, apart_from: Colour | None = None) -> Colour:
-    """Draw any colour, but none that could be taken for skin."""
+    """Choose a random colour; with apart_from, one that differs clearly from that skin colour."""
     while True:
         red, green, blue = (int(value) for value in rng.uniform(15, 235, 3))
         if apart_from is None or np.linalg.norm(np.subtract((red, green, blue), apart_from)) > 90:

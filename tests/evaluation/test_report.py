@@ -119,19 +119,19 @@ def test_the_card_says_what_it_was_made_of_and_what_it_is_not(answers, tmp_path)
     write_report(score(answers, MAPPING, NAMES, temperature=1.3), answers, FACTS, str(tmp_path))
     card = (tmp_path / "model_card.md").read_text()
     assert (
-        "Of photos of `s3://checkins` 89 were trained on, 63 validated with; 4 were skipped for want of a "
-        "clear label, 1 could not be read.\n"
+        "The model was trained on photos of `s3://checkins`: 89 training photos and 63 validation photos. "
+        "Photos without a clear label were skipped: 4. Unreadable photos were quarantined: 1.\n"
     ) in card
     assert "| id | pose | trained on | validated with | precision | recall | F1 | photos scored |" in card
     assert "| 7 | Back Lat Spread | 11 | 3 |" in card
-    assert "Few photos were scored of Back Lat Spread (3)" in card
-    assert "On the validation photos, 63 in all:" in card
-    assert "the temperature fitted, on the validation photos: the scores flatter" in card
+    assert "Few photos were scored for Back Lat Spread (3)" in card
+    assert "The model was scored on the validation photos, 63 in total:" in card
+    assert "the temperature were chosen on the validation photos, so the scores are too high" in card
     assert "| `train_sizes` | `128,224` |" in card
     assert "`storage`" not in card
     assert "the weights of epoch 4 of 5" in card
     assert "same athlete" in card
-    assert "Made with torch 2.15.0.\n" in card
+    assert "The model was made with torch 2.15.0.\n" in card
 
 
 def test_names_with_dollar_signs_are_no_formulas(answers, tmp_path, make_photo):
@@ -154,75 +154,76 @@ NEW = "the photos of `s3://new`"
     ("scored", "sentence"),
     [
         (
-            ScoredPhotos("the photos trained on", 63, 0),
-            "All 63 photos scored were trained on: the scores say how well they were learnt, and nothing of "
-            "new photos.",
+            ScoredPhotos("the training photos", 63, 0),
+            "All 63 scored photos were training photos: the scores show how well the model learned them, and "
+            "say nothing about new photos.",
         ),
         (
             ScoredPhotos("all photos of the training", 50, 13),
-            "50 of the 63 photos scored were trained on, 13 validated with: the scores flatter.",
+            "50 of the 63 scored photos were training photos and 13 were validation photos, so the scores "
+            "are too high.",
         ),
         (
             ScoredPhotos(NEW, 0, 7),
-            "The epoch was chosen, and the temperature fitted, on 7 of the 63 photos scored: the scores "
-            "flatter.",
+            "The epoch and the temperature were chosen on 7 of the 63 scored photos, so the scores are too "
+            "high.",
         ),
         (
             ScoredPhotos(NEW, 0, 0),
-            "None of the photos of `s3://new` is among the photos of the training, by their addresses: the "
-            "scores hold for photos like them.",
+            "None of the photos of `s3://new` has the address of a photo of the training, so the scores are "
+            "valid for similar photos.",
         ),
         (
             ScoredPhotos(NEW),
-            "Whether any of the photos of `s3://new` were trained on is not known here; if so, the scores "
-            "flatter; if not, they hold for photos like them.",
+            "It is not known whether the model was trained on any of the photos of `s3://new`. If it was, "
+            "the scores are too high; if not, they are valid for similar photos.",
         ),
     ],
 )
 def test_the_card_promises_of_new_photos_what_the_photos_scored_allow(answers, scored, sentence):
     card = card_of(answers, scored=scored)
     assert f"- {sentence}\n" in card
-    assert f"On {scored.words}, 63 in all:" in card
-    assert card.count("flatter") + card.count("hold for photos") + card.count("nothing of new") == (
-        sentence.count("flatter") + sentence.count("hold for photos") + sentence.count("nothing of new")
+    assert f"The model was scored on {scored.words}, 63 in total:" in card
+    assert card.count("too high") + card.count("valid for similar") + card.count("nothing about new") == (
+        sentence.count("too high") + sentence.count("valid for similar") + sentence.count("nothing about new")
     )
 
 
 def test_a_card_of_an_unknown_training_counts_none_of_its_photos(answers):
     card = card_of(answers, trained=None, scored=ScoredPhotos(NEW, num_unreadable=2, num_unknown=1))
     assert (
-        "Trained on photos of `s3://checkins`; how many is not known here, as the run's manifest was not "
-        "found. Of the photos of `s3://new`, 2 could not be read and 1 show poses that the model does not "
-        "know: left out.\n"
+        "The model was trained on photos of `s3://checkins`. Their number is not known, because the manifest "
+        "of the run was not found. Some of the photos of `s3://new` were not scored: 2 unreadable, 1 with "
+        "poses that the model does not know.\n"
     ) in card
     assert "| id | pose | precision | recall | F1 | photos scored |\n" in card
     assert "skipped" not in card
-    assert "were trained on, " not in card
+    assert "training photos and" not in card
 
 
 def test_a_card_by_the_run_s_manifest_says_nothing_of_what_that_does_not_hold(answers):
     card = card_of(answers, trained=TrainingPhotos({1: (40, 30), 2: (38, 30), 7: (11, 3)}))
     assert (
-        "Trained on photos of `s3://checkins`; the run's manifest names 89 to train on and 63 to validate "
-        "with.\n"
+        "The model was trained on photos of `s3://checkins`. The manifest of the run names 89 training "
+        "photos and 63 validation photos.\n"
     ) in card
     assert "skipped" not in card
-    assert "could not be read" not in card
+    assert "nreadable" not in card
 
 
 def test_a_card_of_a_file_that_tells_nothing_makes_nothing_up(answers):
     unknown = {"settings": {}, "versions": {}, "best_epoch": 0, "num_epochs": 0, "trained": None}
     card = card_of(answers, **unknown, scored=ScoredPhotos(NEW))
-    assert "in photos of 224 pixels' side.\n" in card
-    assert "Trained on photos that its file does not name; how many is not known here" in card
-    assert "The model's file names none.\n" in card
-    assert "The model's file does not say which versions it was made with.\n" in card
+    assert "in photos of 224 × 224 pixels.\n" in card
+    assert "The model was trained on photos that its file does not name. Their number is not known" in card
+    assert "The model file contains no settings.\n" in card
+    assert "The model file does not name the versions of the software that made it.\n" in card
     assert "same athlete" not in card
 
 
 def test_a_card_of_a_training_on_a_manifest_does_not_judge_that_manifest_s_split(answers):
     card = card_of(answers, settings={**FACTS.settings, "sources": [], "manifest": "s3://m/old.parquet"})
-    assert "Of photos of the manifest `s3://m/old.parquet` 89 were trained on" in card
+    assert "trained on photos of the manifest `s3://m/old.parquet`: 89 training photos" in card
     assert "same athlete" not in card
 
 

@@ -107,7 +107,7 @@ def test_where_all_is_in_use_there_is_no_room_and_nothing_is_deleted(tmp_path):
         photo_bytes = SIDE**2 * 3
         assert cache.room_bytes(keys_of("a"), SIDE) == room_bytes + len(keys_of("a")) * photo_bytes
         assert cache.room_bytes(keys_of("a"), SIDE + 1) == room_bytes
-        with pytest.raises(StorageError, match=rf"cache_dir={tmp_path}: no room for .*cache_limit_gib"):
+        with pytest.raises(StorageError, match=rf"cache_dir={tmp_path}: no space for .*cache_limit_gib"):
             add(cache, "b")
     assert cache.find(keys_of("a"), SIDE).names == (name,)
     add(cache, "b")  # the use is over

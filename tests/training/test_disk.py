@@ -200,6 +200,6 @@ def test_a_read_only_folder_for_downloaded_weights_is_named(make_disk, monkeypat
         load_starting_weights("imagenet")
     assert str(caught.value) == (
         f"weights=imagenet: TORCH_HOME={disk}/hub: cannot be written: Read-only file system; set "
-        "TORCH_HOME to a folder that can be, or "
+        "TORCH_HOME to a writable folder, or "
         "give a file or s3:// address of a state dict, or weights=random"
     )
