@@ -1,0 +1,29 @@
+"""The map of the code is true: each package's docstring lists its files; light commands load no Ray."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "physiq_ray"
+PACKAGES = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
+
+
+@pytest.mark.parametrize("folder", PACKAGES, ids=lambda folder: folder.name)
+def test_the_docstring_of_a_package_lists_its_files_with_what_they_decide(folder):
+    docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+    listed = re.findall(r"^([a-z_0-9]+) +[^ ].*$", docstring.partition("\n\n")[2], re.MULTILINE)
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "__main__"}
+    assert sorted(set(listed) & files) == sorted(files)
+
+
+@pytest.mark.parametrize("name", ["audit", "cleanse", "cli", "config", "labels", "progress", "sync"])
+def test_a_light_package_loads_neither_ray_nor_torch(name):
+    code = (
+        f"import sys, physiq_ray.{name}\nprint([heavy for heavy in ('ray', 'torch') if heavy in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
