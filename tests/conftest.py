@@ -250,7 +250,7 @@ def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
         raise AssertionError("this command ends Ray, which other tests use: run it by run_cli")
 
     for module in ("train", "evaluate", "predict"):
-        monkeypatch.setattr(f"physiq_ray.cli.{module}.no_words_of_ray", refuse)
+        monkeypatch.setattr(f"physiq_ray.cli.{module}.silence_ray", refuse)
 
     def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
         monkeypatch.chdir(tmp_path)

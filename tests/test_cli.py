@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,8 @@ import torch
 
 from physiq_ray.checkpoint import ModelState, load_model_state, save_model_files
 from physiq_ray.cli import build_parser
+from physiq_ray.cli import demo as demo_command
+from physiq_ray.cli import evaluate as evaluate_command
 from physiq_ray.config import Settings
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import build_model
@@ -40,19 +43,76 @@ def model(tmp_path_factory):
 TRAIN = ("train", "--weights", "random")
 
 
+def imported(code, *names):
+    """Run code in a process of its own, and give those of the modules that it imports."""
+    code += f"; import sys; print([name for name in {names} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
+
+
 def test_the_command_line_imports_neither_ray_nor_torch_nor_s3():
-    code = (
-        "import sys, physiq_ray.cli as cli; cli.build_parser().format_help();"
-        "print([name for name in ('ray', 'torch', 'boto3', 'pyarrow', 'numpy') if name in sys.modules])"
+    code = "import physiq_ray.cli as cli; cli.build_parser().format_help()"
+    assert imported(code, "ray", "torch", "boto3", "pyarrow", "numpy", "rich") == "[]"
+
+
+def test_an_audit_imports_neither_ray_nor_torch():
+    assert imported("import physiq_ray.audit", "ray", "torch") == "[]"
+
+
+def find_parsers():
+    (subparsers,) = (action for action in build_parser()._actions if action.dest == "command")
+    return subparsers.choices
+
+
+COMMANDS = tuple(find_parsers())
+
+
+def test_help_shows_the_settings_of_a_training_in_groups():
+    text = find_parsers()["train"].format_help()
+    titles = re.findall(r"^([a-z]+) \(.+\):$", text, re.MULTILINE)
+    assert titles == ["data", "split", "model", "optimiser", "regularisation", "cache", "cluster", "run"]
+    cluster = text.partition("\ncluster (")[2].partition("\n\n")[0]
+    assert re.findall(r"^  (--[a-z-]+)", cluster, re.MULTILINE) == [
+        *("--num-workers", "--min-workers", "--use-gpu", "--placement", "--decode-resource"),
+        *("--wait-for-nodes-s", "--max-failures", "--stall-timeout-s"),
+    ]
+
+
+def test_help_shows_the_settings_of_the_service_in_groups():
+    titles = re.findall(r"^([a-z]+) \(.+\):$", find_parsers()["serve"].format_help(), re.MULTILINE)
+    assert titles == ["models", "address", "access", "answers", "limits", "feedback", "replicas"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_80_columns_and_says_what_each_value_is(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = find_parsers()[command].format_help()
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    assert not re.search(r"^  --[a-z-]+ (TEXT|STRING|X|N)\b", text, re.MULTILINE)
+
+
+def test_the_same_splits_can_be_evaluated_as_the_flag_offers():
+    from physiq_ray.evaluation import evaluate
+
+    assert set(evaluate_command.SPLITS) == set(evaluate.SPLITS)
+
+
+def test_help_gives_the_number_of_answers_in_a_file():
+    from physiq_ray.prediction.batch import PART_ROWS
+
+    assert f"answers in each file of --output (default: {PART_ROWS})" in " ".join(
+        find_parsers()["predict"].format_help().split()
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_what_the_demo_fixes_are_settings():
+    assert set(demo_command.FIXED) < set(Settings.model_fields)
 
 
 def test_every_setting_is_a_flag_of_train_and_nothing_else_is():
-    (subparsers,) = (action for action in build_parser()._actions if action.dest == "command")
     flags = {
         option
-        for action in subparsers.choices["train"]._actions
+        for action in find_parsers()["train"]._actions
         for option in action.option_strings
         if option.startswith("--")
     }
@@ -61,17 +121,14 @@ def test_every_setting_is_a_flag_of_train_and_nothing_else_is():
 
 
 def test_predict_has_these_flags_and_no_others():
-    (subparsers,) = (action for action in build_parser()._actions if action.dest == "command")
-    options = {
-        option for action in subparsers.choices["predict"]._actions for option in action.option_strings
-    }
+    options = {option for action in find_parsers()["predict"]._actions for option in action.option_strings}
     assert options - {"-h", "--help", "--debug", "--json"} == {
         *("--model", "--figures", "--no-figures", "--output", "--part-rows", "--poses", "--precision"),
         *("--config", "--format", "--top", "--requester-pays", "--anonymous"),
     }
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "audit", "evaluate", "predict"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_s_help_ends_with_lines_to_paste(run_cli, command):
     done = run_cli(command, "--help")
     assert done.returncode == 0
@@ -263,9 +320,9 @@ def test_names_no_file_can_have_are_one_line_and_no_traceback(run_cli, run_here,
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--output", "out", "--no-figures"), "--output=out: never with figures; leave out --figures and"),
-        (("--output", "out", "--figures", "here"), "--output=out: never with figures"),
-        (("--part-rows", "5"), "--part-rows=5: only with --output"),
+        (("--output", "out", "--no-figures"), "--output=out: writes no figures; leave out --figures and"),
+        (("--output", "out", "--figures", "here"), "--output=out: writes no figures"),
+        (("--part-rows", "5"), "--part-rows=5: needs --output, whose files it limits"),
         (("--output", "out", "--part-rows", "0"), "part_rows=0 (answers a file): expected at least 1"),
     ],
 )

@@ -243,9 +243,9 @@ def test_a_list_that_cannot_be_used_is_one_sentence(run_cli, tmp_path, data, mes
     ("flags", "message"),
     [
         (("--format", "csv", "--json"), "--format=csv: excludes --json, which means --format json"),
-        (("--format", "csv", "--output", "out"), "--format=csv: never with --output, which writes Parquet"),
-        (("--top", "2", "--output", "out"), "--top=2: never with --output, whose files hold all"),
-        (("--top", "0"), "--top=0 (poses of each answer): expected at least 1"),
+        (("--format", "csv", "--output", "out"), "--format=csv: excludes --output, which writes Parquet"),
+        (("--top", "2", "--output", "out"), "--top=2: excludes --output, whose files hold all"),
+        (("--top", "0"), "--top=0 (poses in each answer): expected at least 1"),
     ],
 )
 def test_formats_that_cannot_be_had_are_refused_before_any_work(run_cli, tmp_path, flags, message):

@@ -20,7 +20,7 @@ from physiq_ray.training.events import EpochDone, _hand_over
 from physiq_ray.training.history import HistoryFiles
 from physiq_ray.training.table import EpochTable
 
-COMMANDS = ("train", "audit", "evaluate", "predict", "serve", "sync", "cleanse", "demo")
+COMMANDS = ("train", "audit", "evaluate", "predict", "serve", "sync", "cleanse", "cache", "demo")
 ASCII = {"PYTHONIOENCODING": "ascii"}
 # Python else takes UTF-8 in the C locale.
 C_LOCALE = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

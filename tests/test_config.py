@@ -1,12 +1,26 @@
 import pickle
+import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from physiq_ray.config import Settings, load_settings
+from physiq_ray import config, images
+from physiq_ray.config import (
+    BaseSettings,
+    Group,
+    LocalServingSettings,
+    Settings,
+    describe_form,
+    load_settings,
+)
+from physiq_ray.config.load import KINDS
+from physiq_ray.config.serving import MAX_PIXELS
+from physiq_ray.config.settings import LABEL_FIELDS
 from physiq_ray.errors import SettingError
+from physiq_ray.images.formats import BASE_FORMATS, FORMATS
+from physiq_ray.labels import LABEL_SCHEMA
 
 
 def settings_of(
@@ -151,7 +165,7 @@ def test_lists_and_pairs_come_from_a_file_in_toml_s_own_form(toml: Path) -> None
         ("epochs", "many", "--epochs='many' (maximum number of epochs): expected a valid integer"),
         ("epochs", 2.5, "expected a valid integer"),
         ("epochs", 0, "expected greater than or equal to 1"),
-        ("epochs", True, "--epochs=True (maximum number of epochs): a boolean means nothing here"),
+        ("epochs", True, "--epochs=True (maximum number of epochs): true and false are not allowed here"),
         ("learning_rate", "nan", "--learning-rate='nan'"),
         ("learning_rate", 0, "expected greater than 0"),
         ("warmup_epochs", "inf", "expected a finite number"),
@@ -284,9 +298,90 @@ def test_settings_survive_pickling() -> None:
     assert pickle.loads(pickle.dumps(settings)) == settings
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_says_its_effect_in_a_line(name: str) -> None:
-    assert 10 < len(Settings.model_fields[name].description or "") < 100
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind in KINDS for name in kind.model_fields], ids=str
+)
+def test_every_setting_says_its_effect_in_a_line_and_what_its_values_are(
+    kind: type[BaseSettings], name: str
+) -> None:
+    setting = kind.model_fields[name]
+    assert 10 < len(setting.description or "") < 100
+    assert describe_form(name, setting)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "form"),
+    [
+        (Settings, "sources", "URI"),
+        (Settings, "source_buckets", "SOURCE=BUCKET"),
+        (Settings, "validation_share", "SHARE"),
+        (Settings, "min_workers", "NUMBER"),
+        (Settings, "stall_timeout_s", "SECONDS"),
+        (Settings, "cache", "auto|gpu|memory|disk|none"),
+        (LocalServingSettings, "extra_formats", "avif|heic"),
+        (LocalServingSettings, "max_body_bytes", "BYTES"),
+    ],
+)
+def test_a_setting_says_what_its_values_are(kind: type[BaseSettings], name: str, form: str) -> None:
+    assert describe_form(name, kind.model_fields[name]) == form
+
+
+def test_a_text_without_a_form_is_refused() -> None:
+    class Wrong(BaseSettings):
+        name: str = Group.RUN.field("", "name of something")
+
+    with pytest.raises(ValueError, match="name: say with form what its values are"):
+        describe_form("name", Wrong.model_fields["name"])
+
+
+def test_a_setting_without_a_group_is_refused() -> None:
+    class Wrong(BaseSettings):
+        number: int = 3
+
+    with pytest.raises(TypeError, match=r"define the setting with Group"):
+        Wrong.names_by_group()
+
+
+def test_settings_are_shown_in_the_order_of_the_groups_and_each_once() -> None:
+    for kind in KINDS:
+        groups = kind.names_by_group()
+        assert list(groups) == [group for group in Group if group in groups]
+        assert sorted(name for names in groups.values() for name in names) == sorted(kind.model_fields)
+
+
+def test_every_class_of_settings_is_looked_through_for_the_names_of_variables() -> None:
+    classes = [value for value in vars(config).values() if isinstance(value, type)]
+    names = {name for kind in classes if issubclass(kind, BaseSettings) for name in kind.model_fields}
+    assert names == {name for kind in KINDS for name in kind.model_fields}
+
+
+def choices_of(kind: type[BaseSettings], name: str) -> set[str]:
+    return set(describe_form(name, kind.model_fields[name]).split("|"))
+
+
+def test_the_strengths_of_augmentation_are_those_that_the_setting_offers() -> None:
+    from physiq_ray.training.augment import STRENGTHS
+
+    assert choices_of(Settings, "augment") == {"none", *STRENGTHS}
+
+
+def test_the_places_of_decoded_photos_are_those_that_the_setting_offers() -> None:
+    from physiq_ray.ingest.choose import Kind
+
+    assert choices_of(Settings, "cache") == {"auto", "gpu", *typing.get_args(Kind)}
+
+
+def test_the_extra_formats_are_those_that_are_read_besides_the_usual_ones() -> None:
+    extra = {name.upper() for name in choices_of(LocalServingSettings, "extra_formats")}
+    assert {*BASE_FORMATS, *extra} == set(FORMATS)
+
+
+def test_a_photo_may_have_as_many_pixels_as_can_be_decoded_and_no_more() -> None:
+    assert MAX_PIXELS == images.MAX_PIXELS
+
+
+def test_the_fields_of_a_label_are_those_that_its_table_has() -> None:
+    assert {*LABEL_FIELDS, "group"} == set(LABEL_SCHEMA.names)
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,16 @@
-"""The command line: parse, call one function, print. Exit 0 done, 1 failed or partly failed, 2 wrong use.
+"""The command line: each command parses, calls one function, and prints the result.
 
-Ray, torch, Arrow and S3 are imported inside the command that needs them, so that --help answers at once.
+Exit status: 0 done, 1 failed or partly failed, 2 wrong use. Ray, torch, Arrow and S3 are imported inside the
+run functions, so that --help answers at once.
 
-parser    commands and flags, these from the settings' fields
-train     train
-audit     audit
-evaluate  evaluate
-demo      demo
-predict   predict, photo by photo or by the bucket
-addresses @list.txt → the addresses in it
-answers   its answers as blocks, table, CSV or JSON
-serve     the HTTP service on this machine
-sync      buckets into a folder
-cache     decoded photos on disk
-cleanse   photos without a label out of buckets
-output    what commands share: display, JSON, results as text
-terminal  text where not all of it can be shown
+train, audit, evaluate, predict, serve, sync, cleanse, cache, demo
+          one command each: its own flags, the settings that it has, its examples, and what it runs and prints
+command   what a command consists of, and how it loads its settings
+parser    which commands there are; settings → flags, in groups
+addresses predict's @list.txt → the addresses in it
+answers   predict's formats: blocks, table, CSV or JSON
+output    what commands share when they print: progress display, JSON, answers, names
+terminal  text on terminals whose encoding lacks some characters
 """
 
 import sys
@@ -31,7 +26,7 @@ __all__ = ["build_parser", "main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit status."""
-    print_anywhere()  # before the parser, whose help and errors are text too
+    print_anywhere()  # before the parser prints help or errors
     parser = build_parser()
     args = parser.parse_args(arguments)
     try:
@@ -41,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"physiq-ray {args.command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, SettingError) else 1
-    except OSError as error:  # the last resort: a place on the disk that no module has words for
+    except OSError as error:  # errors of the disk that no module translates
         if args.debug:
             traceback.print_exc()
         where = f"{error.filename}: " if error.filename is not None else ""

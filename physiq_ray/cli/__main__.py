@@ -1,4 +1,4 @@
-"""`python -m physiq_ray.cli`: what the command physiq-ray runs."""
+"""`python -m physiq_ray.cli` does the same as the command physiq-ray."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""A file with a list of addresses, `@list.txt`: one address a line, as a spreadsheet's column is saved.
+"""A file with a list of addresses, `@list.txt`: one address per line, for example a column of a spreadsheet.
 
-Blank lines and lines that begin with # are skipped, and so are spaces around an address. Names are UTF-8,
-with or without a byte order mark, or UTF-16 with one, as Windows writes "Unicode" text.
+Blank lines, lines that begin with #, and spaces around an address are ignored. The text is UTF-8, with or
+without a byte order mark, or UTF-16 with one, which Windows calls "Unicode".
 """
 
 import codecs
@@ -19,10 +19,10 @@ LIST_MARK = "@"
 def read_addresses(words: Sequence[str]) -> list[str]:
     """Replace each `@list` among the words by the addresses in that file, in their order.
 
-    The list is a path or an s3:// address. A relative entry means the file next to the list, or where there
-    is none, that of the working folder. A photo whose own name begins with @ is written `./@name`.
-    Raises NotFoundError: no such list; StorageError: it cannot be read; SettingError: no text, or no address
-    in it.
+    The list is a path or an s3:// address. A relative entry means the file next to the list; if there is
+    none, it means the file in the working folder. A photo whose own name begins with @ is written `./@name`.
+    Raises NotFoundError: the list does not exist; StorageError: it cannot be read; SettingError: it is no
+    text, or has no address.
     """
     addresses = []
     for word in words:
@@ -42,9 +42,8 @@ def _read_list(uri: str) -> list[str]:
         raise NotFoundError(
             f"{error}; @{uri} means a file with one address a line; a photo of this name is ./@{uri}"
         ) from error
-    lines = re.split(
-        r"\r\n|\r|\n", _decode(data, uri)
-    )  # not splitlines, which knows others that names may hold
+    # splitlines would also split at characters that names may contain.
+    lines = re.split(r"\r\n|\r|\n", _decode(data, uri))
     entries = [line.strip() for line in lines]
     addresses = [_resolve(entry, uri) for entry in entries if entry and not entry.startswith("#")]
     if not addresses:
@@ -56,7 +55,7 @@ def _decode(data: bytes, uri: str) -> str:
     is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = data.decode("utf-16" if is_utf16 else "utf-8-sig")
-        where = text.find("\0")  # which no name can hold
+        where = text.find("\0")  # no name can contain it
     except UnicodeDecodeError as error:
         text, where = data[: error.start].decode("latin-1"), error.start
     if where >= 0:
@@ -71,5 +70,5 @@ def _resolve(entry: str, list_uri: str) -> str:
     if list_uri.startswith("s3://"):
         return join_uri(list_uri.rpartition("/")[0], entry)
     near = str(Path(list_uri).parent / entry)
-    # Path.exists would raise for a name too long or a folder closed to us; reading tells of those.
+    # Path.exists raises if the name is too long or the folder cannot be read; reading the photo reports that.
     return entry if os.path.lexists(entry) and not os.path.lexists(near) else near

@@ -1,13 +1,13 @@
-"""What predict prints, an entry for each photo, also for one that cannot be read.
+"""What predict prints: an entry for each photo, also for one that cannot be read.
 
-    (none)  a block for a reader, with a bar for each pose; faults go to stderr alone
-    table   one line a photo, in columns
-    csv     one row a photo, for spreadsheets: CSV_COLUMNS, then three for each further pose
-    jsonl   one JSON object a line: the answer as the HTTP API has it, or {"uri", "error"}
+    (none)  a block for a reader, with a bar for each pose; errors go to stderr only
+    table   one line per photo, in columns
+    csv     one row per photo, for spreadsheets: CSV_COLUMNS, then three columns for each further pose
+    jsonl   one JSON object per line: the answer in the form of the HTTP API, or {"uri", "error"}
     json    one document: {"predictions": […], "errors": […]}
 
-csv, jsonl and json are UTF-8 whatever the terminal's encoding is. A file or pipe of csv begins with a byte
-order mark, by which Excel knows UTF-8.
+csv, jsonl and json are UTF-8, whatever the terminal's encoding is. csv begins with a byte order mark unless
+it is printed on a terminal; Excel needs the mark to recognise UTF-8.
 """
 
 import csv
@@ -23,26 +23,27 @@ if TYPE_CHECKING:
 
 FORMATS = ("csv", "json", "jsonl", "table")
 CSV_COLUMNS = ("uri", "pose_id", "pose", "confidence", "error")
-# A cell that begins with one of these is a formula to a spreadsheet, which may call programs or send other
-# cells away: names of objects come from strangers. Wide forms count in East Asian versions.
+# A spreadsheet takes a cell that begins with one of these for a formula, which may start programs or send
+# other cells to a server. Names of objects may come from strangers. East Asian versions also take the wide
+# forms of these characters.
 FORMULA_MARKS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 NAME_WIDTH = 22
 
 
 class Answers(Protocol):
-    """Where predict's answers go, in the order of the photos."""
+    """A printer of predict's answers, in the order of the photos."""
 
     def add(
         self, uri: str, answer: "Prediction | None", error: str | None, figure_uri: str | None = None
     ) -> None:
-        """Take what came of one photo; answer and error are both there where only its figure failed."""
+        """Add the result of one photo; it has an answer and an error if only its figure failed."""
 
     def close(self) -> None:
-        """Print what is still to be printed."""
+        """Print what is not printed yet."""
 
 
 def make_answers(kind: str | None, *, top: int | None, num_poses: int) -> Answers:
-    """Make the printer of a format, one of FORMATS or None; top: poses of each answer, None leaves it."""
+    """Make the printer of a format, one of FORMATS or None; top: poses in each answer, None: its default."""
     if kind == "csv":
         return _Csv(min(top or 1, num_poses))
     if kind == "json":
@@ -162,16 +163,16 @@ def _pose_cells(item: "PoseProbability") -> list[str]:
 
 
 def _harmless(text: str) -> str:
-    """Put an apostrophe before what a spreadsheet would compute; it shows the rest as text."""
+    """Put an apostrophe before a formula; spreadsheets then show it as text."""
     return f"'{text}" if text.lstrip(" ").startswith(FORMULA_MARKS) else text
 
 
 def _without(uri: str, error: str) -> str:
-    return error.removeprefix(f"{uri}: ")  # the row names it already
+    return error.removeprefix(f"{uri}: ")  # the row has the uri already
 
 
 def _write(text: str) -> None:
-    # A name that is no text in this file system holds lone surrogates, which UTF-8 has no bytes for: both
-    # CSV's reader and JSON's get them as \udcXX.
+    # A name that cannot be decoded contains lone surrogates, which UTF-8 cannot encode. Readers of CSV and of
+    # JSON get them as \udcXX.
     sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace"))
     sys.stdout.buffer.flush()

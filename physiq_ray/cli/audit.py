@@ -1,16 +1,17 @@
-"""The command audit: from parsed arguments to an exit status."""
+"""The command audit."""
 
 import argparse
 import sys
 
-from physiq_ray.cli.output import as_json, given, make_display
-from physiq_ray.config import load_settings
+from physiq_ray.cli.command import Command, load
+from physiq_ray.cli.output import as_json, make_display
+from physiq_ray.config import SplitSettings
 from physiq_ray.machine import check_writable
 
 
-def audit_command(args: argparse.Namespace) -> int:
+def run_audit(args: argparse.Namespace) -> int:
     """Count and check photos and labels."""
-    settings = load_settings(given(args), file=args.config)
+    settings = load(args)
     from physiq_ray.audit import audit_manifest, load_hash, write_contact_sheet
     from physiq_ray.labels import load_configured_poses
     from physiq_ray.manifest import survey_photos
@@ -20,7 +21,7 @@ def audit_command(args: argparse.Namespace) -> int:
         if file:
             check_writable(name, file, is_file=True)
     if args.near_duplicates:
-        load_hash()  # before a listing that may take long
+        load_hash()  # a missing package is reported before the listing, which may take long
     poses = load_configured_poses(settings)
     manifest = survey_photos(settings, poses)
     problem = manifest.report.problem
@@ -36,7 +37,7 @@ def audit_command(args: argparse.Namespace) -> int:
             )
     else:
         audit = audit_manifest(manifest, poses)
-    # The report first: a file that cannot be written must not cost what took hours to find.
+    # The report is printed first: it may have taken hours, and writing a file may still fail.
     if not args.json:
         print("\n".join(audit.describe()), flush=True)
     for sentence in audit.not_looked_at:
@@ -63,3 +64,33 @@ def audit_command(args: argparse.Namespace) -> int:
         else:
             print("".join(f"wrote {uri}\n" for uri in files), end="")
     return 1 if audit.not_looked_at or problem is not None else 0
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--check-photos", action="store_true", help="read each labelled photo")
+    parser.add_argument(
+        "--near-duplicates",
+        action="store_true",
+        help="read each labelled photo, and compare all by their perceptual hashes",
+    )
+    parser.add_argument("--sheet", metavar="FILE", help="write a PNG with some photos of each pose")
+    parser.add_argument(
+        "--manifest",
+        dest="manifest_output",
+        metavar="FILE",
+        help="save the manifest, which train --manifest can use",
+    )
+
+
+AUDIT = Command(
+    "audit",
+    "count and check photos and labels, without changing anything",
+    (
+        "physiq-ray audit --sources s3://checkin-poses s3://workout-images",
+        "physiq-ray audit --sources ./photos --near-duplicates --sheet sheet.png",
+        "physiq-ray audit --sources s3://checkin-poses --manifest manifest.parquet",
+    ),
+    run_audit,
+    settings=SplitSettings.model_fields,
+    add_flags=_add_flags,
+)

@@ -1,16 +1,16 @@
-"""The command cache: what the prepared photos take on this machine, and emptying it."""
+"""The command cache: show how much room the decoded photos on this machine take, or delete them."""
 
 import argparse
 import dataclasses
 import time
 
-from physiq_ray.cli.output import as_json, given
-from physiq_ray.config import load_settings
+from physiq_ray.cli.command import Command, load
+from physiq_ray.cli.output import as_json
 
 
-def cache_command(args: argparse.Namespace) -> int:
+def run_cache(args: argparse.Namespace) -> int:
     """Show the cache, or empty it."""
-    settings = load_settings(given(args), file=args.config)
+    settings = load(args)
     from physiq_ray.prepared import CacheFolder, open_cache
 
     cache = open_cache(settings.cache_dir, settings.cache_limit_gib)
@@ -33,7 +33,7 @@ def cache_command(args: argparse.Namespace) -> int:
                 ages = f"first made {_age(use.made_s)} ago, last used {_age(use.used_s)} ago"
                 print(f"  {use.name}: {use.num_shards} shards, {_size(use.num_bytes)}, {ages}")
     if not isinstance(cache, CacheFolder) and not args.json:
-        print(f"These are this machine's copies; {cache.prefix} is emptied by its bucket's own tools.")
+        print(f"These are this machine's copies. To empty {cache.prefix}, use the tools of its bucket.")
     return 0
 
 
@@ -42,9 +42,28 @@ def _size(num_bytes: int) -> str:
 
 
 def _age(since_s: float) -> str:
-    """Give the time since then in its largest unit."""
+    """Give the time since then in the largest unit of which there are at least two."""
     seconds = max(0.0, time.time() - since_s)
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--clear", action="store_true", help="delete all photos that no running training uses"
+    )
+
+
+CACHE = Command(
+    "cache",
+    "show or empty the cache of decoded photos on disk",
+    (
+        "physiq-ray cache",
+        "physiq-ray cache --cache-dir /mnt/nvme/photos --clear",
+    ),
+    run_cache,
+    settings=("cache_dir", "cache_limit_gib"),
+    add_flags=_add_flags,
+)

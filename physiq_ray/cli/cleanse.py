@@ -1,4 +1,4 @@
-"""The command cleanse: look, plan, delete or move, and bring back photos that no label names."""
+"""The command cleanse: find unlabelled photos, plan, delete or move them, and restore them."""
 
 import argparse
 import sys
@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from physiq_ray.cli.output import as_json, given, printable
-from physiq_ray.config import CleanseSettings, load_settings
+from physiq_ray.cli.command import Command, load
+from physiq_ray.cli.output import as_json, printable
+from physiq_ray.config import CleanseSettings
 from physiq_ray.errors import SettingError
 from physiq_ray.machine import check_writable
 from physiq_ray.progress import Bars
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 SHOWN_FAILURES = 10
 
 
-def cleanse_command(args: argparse.Namespace) -> int:
-    """Look, and only where asked and confirmed, delete or move."""
+def run_cleanse(args: argparse.Namespace) -> int:
+    """Scan the buckets; delete or move photos only if a flag says so and the user confirms it."""
     _check_flags(args)
-    settings = load_settings(given(args, CleanseSettings), file=args.config, kind=CleanseSettings)
+    settings = load(args, CleanseSettings)
     if args.restore:
         return _restore(args, settings)
     from physiq_ray import cleanse
@@ -66,7 +67,9 @@ def cleanse_command(args: argparse.Namespace) -> int:
         elif not args.json:
             print("Nothing to delete.")
     elif plan.num_photos and not args.json:
-        print("Nothing was deleted: this was a look. --delete deletes them, --plan writes them down.")
+        print(
+            "Nothing was deleted: this was only a scan. --delete deletes these photos, --plan writes a plan."
+        )
     _print_policy(cleanse.find_needed_policy(missing_rights, buckets, move_to=move_to))
     if args.json:
         print(as_json(answer))
@@ -77,11 +80,13 @@ def _check_flags(args: argparse.Namespace) -> None:
     """Refuse flags that exclude each other. Raises SettingError."""
     acts = args.delete or args.apply or args.move_to
     if args.restore and (acts or args.plan):
-        raise SettingError("--restore goes alone: it brings back what a journal names")
+        raise SettingError(
+            "--restore excludes the other flags that delete, move or plan: it restores what a journal names"
+        )
     if args.apply and args.plan:
-        raise SettingError("--plan writes a plan and --apply follows one; give one of the two")
+        raise SettingError("--plan writes a plan and --apply uses one; give one of the two")
     if args.yes and args.expect is None:
-        raise SettingError("--yes needs --expect N: the number of photos that the plan must hold")
+        raise SettingError("--yes needs --expect N: the number of photos that the plan must contain")
     if (args.yes or args.expect is not None) and not acts:
         raise SettingError("--yes and --expect go with --delete, --move-to or --apply")
 
@@ -103,11 +108,11 @@ def _write_plan(plan: "CleansePlan", args: argparse.Namespace) -> None:
 
     write_bytes(format_plan(plan), absolute_uri(args.plan))
     if not args.json:
-        print(f"wrote {args.plan}: {plan.num_photos} photos; look through it, then --apply {args.plan}")
+        print(f"wrote {args.plan}: {plan.num_photos} photos; review it, then give --apply {args.plan}")
 
 
 def _confirm(plan: "CleansePlan", args: argparse.Namespace, num_reviewed: int, *, is_move: bool) -> None:
-    """Go on only with the right number, given or typed in. Raises SettingError."""
+    """Check the number of photos that --expect gives or the user types. Raises SettingError."""
     if args.expect is not None and args.expect != num_reviewed:
         raise SettingError(
             f"--expect {args.expect}: the plan holds {num_reviewed} photos; nothing was deleted"
@@ -155,7 +160,8 @@ def _remove(
             )
         except KeyboardInterrupt:
             print(
-                f"interrupted: {journal.path} says what was {verb}; the same command goes on", file=sys.stderr
+                f"interrupted: {journal.path} names what was {verb}; run the same command again to continue",
+                file=sys.stderr,
             )
             raise
     answer |= {
@@ -165,7 +171,7 @@ def _remove(
     if not args.json:
         lines = cleanse.describe_removals(removals, is_move=move_to is not None)
         print("\n".join(map(printable, lines)))
-        print(f"Every photo is in {journal.path}")
+        print(f"{journal.path} names every photo")
     for removal in removals:
         _print_failures(removal.failures)
         if removal.stopped is not None:
@@ -184,7 +190,7 @@ def _restore(args: argparse.Namespace, settings: CleanseSettings) -> int:
     follow_settings(settings, {split_uri(entry.uri)[0] for entry in entries})
     with Bars() as bars:
         restoral = cleanse.restore_photos(
-            entries, on_progress=lambda done, total: bars.update(args.restore, done, total, "looked at")
+            entries, on_progress=lambda done, total: bars.update(args.restore, done, total, "checked")
         )
     if args.json:
         print(
@@ -199,8 +205,8 @@ def _restore(args: argparse.Namespace, settings: CleanseSettings) -> int:
         )
     else:
         print(
-            f"{restoral.total} photos in the journal: {restoral.restored} brought back, "
-            f"{restoral.in_place} in their place before, {len(restoral.failures)} failed"
+            f"{restoral.total} photos in the journal: {restoral.restored} restored, "
+            f"{restoral.in_place} already in place, {len(restoral.failures)} failed"
         )
     _print_failures(restoral.failures)
     if restoral.missing_rights:
@@ -223,3 +229,46 @@ def _print_failures(failures: tuple[str, ...]) -> None:
         print(f"physiq-ray cleanse: {printable(sentence)}", file=sys.stderr)
     if len(failures) > SHOWN_FAILURES:
         print(f"physiq-ray cleanse: … and {len(failures) - SHOWN_FAILURES} more", file=sys.stderr)
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--plan", metavar="FILE", help="write the plan as JSON lines, to review it")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--delete", action="store_true", help="delete the unlabelled photos")
+    action.add_argument(
+        "--apply",
+        metavar="FILE",
+        help="remove only photos that this plan names, if they still may be removed",
+    )
+    action.add_argument("--restore", metavar="FILE", help="restore the photos that this journal names")
+    parser.add_argument(
+        "--move-to", metavar="URI", help="move photos to this s3://bucket/prefix instead of deleting them"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation; needs --expect")
+    parser.add_argument(
+        "--expect", type=int, metavar="NUMBER", help="remove photos only if the plan contains this number"
+    )
+    parser.add_argument(
+        "--journals", default=".", metavar="PATH", help="folder for deleted-<time>.jsonl (default: .)"
+    )
+    parser.add_argument(
+        "--allow-unconditional",
+        action="store_true",
+        help="also delete on S3 servers that cannot spare a photo that has just changed",
+    )
+
+
+CLEANSE = Command(
+    "cleanse",
+    "find unlabelled photos, and remove them after confirmation",
+    (
+        "physiq-ray cleanse --sources s3://checkin-poses s3://workout-images",
+        "physiq-ray cleanse --sources s3://checkin-poses --plan plan.jsonl",
+        "physiq-ray cleanse --sources s3://checkin-poses --apply plan.jsonl",
+        "physiq-ray cleanse --restore deleted-20261125T031500Z.jsonl",
+    ),
+    run_cleanse,
+    settings=CleanseSettings.model_fields,
+    kind=CleanseSettings,
+    add_flags=_add_flags,
+)

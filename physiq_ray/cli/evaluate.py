@@ -1,4 +1,4 @@
-"""The command evaluate: from parsed arguments to an exit status."""
+"""The command evaluate."""
 
 import argparse
 import dataclasses
@@ -7,14 +7,21 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from physiq_ray.cli.output import as_json, given, make_display, no_words_of_ray
-from physiq_ray.config import Settings, load_settings
+from physiq_ray.cli.command import Command, add_model, load
+from physiq_ray.cli.output import as_json, make_display, silence_ray
+from physiq_ray.config import Settings, SplitSettings
 from physiq_ray.machine import check_writable
 
+# An evaluation uses the photos of the training unless the command itself names others. The environment may be
+# that of the training: if its sources were listed and split again, photos that the model was trained on could
+# be among those that are scored.
+NOT_IN_ENVIRONMENT = ("sources", "manifest")
+SPLITS = ("validation", "train", "test", "all")  # a test compares them with evaluation's
 
-def evaluate_command(args: argparse.Namespace) -> int:
+
+def run_evaluate(args: argparse.Namespace) -> int:
     """Score a model on labelled photos."""
-    _evaluate_settings(args)  # wrong ones are named before anything is read
+    _load_settings(args)  # wrong values are reported before the model is read
     check_writable("--report", args.report)
     from physiq_ray.checkpoint import load_model_state
     from physiq_ray.evaluation import score, write_report
@@ -23,10 +30,10 @@ def evaluate_command(args: argparse.Namespace) -> int:
     from physiq_ray.storage import absolute_uri
 
     state = load_model_state(args.model)
-    settings = _evaluate_settings(args, defaults=split_defaults(state))
+    settings = _load_settings(args, defaults=split_defaults(state))
     candidates = find_candidates(settings, state)
     display = make_display(to_stderr=True)
-    with display.live(), no_words_of_ray(debug=args.debug):
+    with display.live(), silence_ray(debug=args.debug):
         found = evaluate(
             candidates.manifest,
             state,
@@ -58,18 +65,40 @@ def evaluate_command(args: argparse.Namespace) -> int:
     return 1 if found.unreadable or failed else 0
 
 
-def _evaluate_settings(args: argparse.Namespace, *, defaults: Mapping[str, Any] | None = None) -> Settings:
-    """Load settings, but for the photos: those are the training's own unless the command itself says others.
-
-    The training's environment may well be this one's: its sources, listed and split again, could put photos
-    that were trained on among those to score.
-    """
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("PHYSIQ_SOURCES", "PHYSIQ_MANIFEST")
-    }
-    settings = load_settings(given(args), file=args.config, environment=environment, defaults=defaults)
-    if args.sources and not args.manifest:  # flags win over the file
+def _load_settings(args: argparse.Namespace, *, defaults: Mapping[str, Any] | None = None) -> Settings:
+    hidden = {f"PHYSIQ_{name.upper()}" for name in NOT_IN_ENVIRONMENT}
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    settings = load(args, environment=environment, defaults=defaults)
+    # A flag replaces both settings of the file.
+    if args.sources and not args.manifest:
         return settings.model_copy(update={"manifest": None})
     if args.manifest and not args.sources:
         return settings.model_copy(update={"sources": ()})
     return settings
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="validation",
+        help="photos to use, as the training divided them (default: validation)",
+    )
+    parser.add_argument(
+        "--report", default="evaluation", metavar="URI", help="folder for the report (default: evaluation)"
+    )
+
+
+EVALUATE = Command(
+    "evaluate",
+    "score a model on labelled photos",
+    (
+        "physiq-ray evaluate",
+        "physiq-ray evaluate --sources s3://new-athletes --split all --report new",
+    ),
+    run_evaluate,
+    settings=(*SplitSettings.model_fields, "manifest", "batch_size", "precision"),
+    add_flags=_add_flags,
+    not_in_environment=NOT_IN_ENVIRONMENT,
+)

@@ -1,6 +1,5 @@
-"""What commands share: the settings given, the progress display, and results as text."""
+"""What commands share when they print: the progress display, JSON, answers and names as text."""
 
-import argparse
 import contextlib
 import io
 import json
@@ -8,23 +7,14 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
-from physiq_ray.config import Settings
-
 if TYPE_CHECKING:
     from physiq_ray.prediction import Prediction
     from physiq_ray.progress import Display
     from physiq_ray.training.finish import TrainingResult
 
 
-def given(args: argparse.Namespace, kind: type[BaseModel] = Settings) -> dict[str, Any]:
-    """Give the settings of one kind among the arguments, None where a flag was left out."""
-    return {name: value for name, value in vars(args).items() if name in kind.model_fields}
-
-
 def make_display(*, to_stderr: bool) -> "Display":
-    """Make the display of progress; to_stderr where stdout is a program's to read."""
+    """Make the display of progress; to_stderr: another program may read stdout."""
     from rich.console import Console
 
     from physiq_ray.progress import Display
@@ -33,26 +23,26 @@ def make_display(*, to_stderr: bool) -> "Display":
 
 
 @contextlib.contextmanager
-def no_words_of_ray(*, debug: bool) -> Iterator[None]:
-    """Keep Ray off stdout, which may be a program's to read; debug: on stderr, else nowhere.
+def silence_ray(*, debug: bool) -> Iterator[None]:
+    """Keep Ray's messages off stdout, which another program may read; debug: show them on stderr.
 
-    Ray prints its nodes' warnings on stdout from a thread of its own, whatever the log level
-    (ray/_private/worker.py, listen_error_messages). That thread would go on beyond this block, beside the
-    answer: so Ray ends with it, as it else would with the process.
+    A thread of Ray prints warnings of nodes on stdout, whatever the log level (ray/_private/worker.py,
+    listen_error_messages). It would continue after this block and mix its lines with the result. Therefore
+    Ray is shut down at the end of the block.
     """
     with contextlib.redirect_stdout(sys.stderr if debug else io.StringIO()):
         try:
             yield
         finally:
-            ray = sys.modules.get("ray")  # not imported where the work failed before it was needed
+            ray = sys.modules.get("ray")  # missing if the work failed before it imported Ray
             if ray is not None:
                 ray.shutdown()
 
 
 def as_json(value: Any) -> str:
-    """Give JSON that every reader takes, with escapes where stdout could not show the letters themselves.
+    """Give standard JSON. It has escapes if the encoding of stdout lacks one of its characters.
 
-    Raises ValueError: a number is not finite, which Python would write as NaN, a word JSON does not have.
+    Raises ValueError: a number is not finite; Python would write NaN, which is not JSON.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     try:
@@ -63,7 +53,7 @@ def as_json(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape what a key may hold and a terminal would obey."""
+    """Escape the control characters that a key may contain and a terminal would execute."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
@@ -77,7 +67,7 @@ def print_training(result: "TrainingResult") -> None:
 
 
 def print_prediction(prediction: "Prediction", figure_uri: str | None, *, top: int | None = None) -> None:
-    """Print one answer for a reader; top: its likeliest poses, None for all."""
+    """Print one answer for a reader; top: the number of poses, the likeliest first, None for all."""
     pose = prediction.pose
     shape = " × ".join(map(str, prediction.tensor_shape))
     print(f"{prediction.uri}")

@@ -1,13 +1,14 @@
-"""The command predict: photo by photo with figures, or by the bucket into Parquet files."""
+"""The command predict: single photos with figures, or whole buckets into Parquet files."""
 
 import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from physiq_ray.cli.answers import make_answers
-from physiq_ray.cli.output import as_json, given, make_display, no_words_of_ray
-from physiq_ray.config import Settings, load_settings
+from physiq_ray.cli.answers import FORMATS, make_answers
+from physiq_ray.cli.command import Command, add_model, load
+from physiq_ray.cli.output import as_json, make_display, silence_ray
+from physiq_ray.config import Settings
 from physiq_ray.errors import PhysiqError, SettingError
 from physiq_ray.machine import check_writable
 
@@ -18,15 +19,15 @@ if TYPE_CHECKING:
 FIGURES_FOLDER = "predictions"
 
 
-def predict_command(args: argparse.Namespace) -> int:
-    """Tell the poses in photos."""
-    settings = load_settings(given(args), file=args.config)
+def run_predict(args: argparse.Namespace) -> int:
+    """Predict the poses in photos."""
+    settings = load(args)
     _check_flags(args)
     if args.output is not None:
         check_writable("--output", args.output)
     from physiq_ray.cli.addresses import read_addresses
 
-    args.photos = read_addresses(args.photos)  # before the model, which takes seconds, as torch does
+    args.photos = read_addresses(args.photos)  # before torch and the model, which take seconds
     from physiq_ray.checkpoint import load_model_state
     from physiq_ray.labels import load_configured_poses
     from physiq_ray.storage import follow_settings, split_uri
@@ -39,29 +40,27 @@ def predict_command(args: argparse.Namespace) -> int:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    """Refuse what does not go together; --json means --format json from here on.
+    """Refuse flags that exclude each other, and set --format to json if --json is given.
 
     Raises SettingError.
     """
     if args.output is None and args.part_rows is not None:
-        raise SettingError(f"--part-rows={args.part_rows}: only with --output, which it divides into files")
+        raise SettingError(f"--part-rows={args.part_rows}: needs --output, whose files it limits")
     if args.output is not None and (args.figures is not None or args.no_figures):
-        raise SettingError(
-            f"--output={args.output}: never with figures; leave out --figures and --no-figures"
-        )
+        raise SettingError(f"--output={args.output}: writes no figures; leave out --figures and --no-figures")
     if args.json and args.format not in (None, "json"):
         raise SettingError(f"--format={args.format}: excludes --json, which means --format json")
     if args.json:
         args.format = "json"
     if args.output is not None and args.format not in (None, "json"):
         raise SettingError(
-            f"--format={args.format}: never with --output, which writes Parquet files (--json prints their "
+            f"--format={args.format}: excludes --output, which writes Parquet files (--json prints their "
             "summary); leave out one of the two"
         )
     if args.output is not None and args.top is not None:
-        raise SettingError(f"--top={args.top}: never with --output, whose files hold all probabilities")
+        raise SettingError(f"--top={args.top}: excludes --output, whose files hold all probabilities")
     if args.top is not None and args.top < 1:
-        raise SettingError(f"--top={args.top} (poses of each answer): expected at least 1")
+        raise SettingError(f"--top={args.top} (poses in each answer): expected at least 1")
 
 
 def _predict_all(args: argparse.Namespace, settings: Settings, state: "ModelState") -> int:
@@ -69,7 +68,7 @@ def _predict_all(args: argparse.Namespace, settings: Settings, state: "ModelStat
 
     display = make_display(to_stderr=True)
     try:
-        with display.live(), no_words_of_ray(debug=args.debug):
+        with display.live(), silence_ray(debug=args.debug):
             result = predict_to_parquet(
                 args.photos,
                 state,
@@ -81,8 +80,8 @@ def _predict_all(args: argparse.Namespace, settings: Settings, state: "ModelStat
             )
     except KeyboardInterrupt:
         print(
-            f"physiq-ray predict: interrupted; {args.output} keeps what is answered, run the same command "
-            "again to go on",
+            f"physiq-ray predict: interrupted; {args.output} keeps the answers so far; run the same command "
+            "again to continue",
             file=sys.stderr,
         )
         return 1
@@ -90,8 +89,8 @@ def _predict_all(args: argparse.Namespace, settings: Settings, state: "ModelStat
         print(as_json(_batch_summary(result, args.output)))
     else:
         print(
-            f"{result.num_answered} photos answered, {result.num_skipped} were before, "
-            f"{result.num_unreadable} cannot be read"
+            f"{result.num_answered} predicted, {result.num_skipped} already done, "
+            f"{result.num_unreadable} unreadable"
         )
         for uri in result.files:
             print(f"  {uri}")
@@ -137,7 +136,7 @@ def _predict_each(args: argparse.Namespace, settings: Settings, state: "ModelSta
             if not args.no_figures:
                 name = stem = Path(uri).stem
                 number = 1
-                while name in taken:  # IMG0001.jpg of two folders
+                while name in taken:  # two folders may both have an IMG0001.jpg
                     number += 1
                     name = f"{stem}-{number}"
                 taken.add(name)
@@ -153,7 +152,7 @@ def _predict_each(args: argparse.Namespace, settings: Settings, state: "ModelSta
             if figure_uri is not None:
                 try:
                     write_figure(prediction, data, figure_uri)
-                except PhysiqError as error:  # the answer stands without it
+                except PhysiqError as error:  # the answer is printed without it
                     problem = f"{uri}: answered, but without its figure: {error}"
                     failures.append(problem)
                     figure_uri = None
@@ -162,3 +161,53 @@ def _predict_each(args: argparse.Namespace, settings: Settings, state: "ModelSta
     for failure in failures:
         print(f"physiq-ray predict: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "photos",
+        nargs="+",
+        metavar="PHOTO",
+        help="file, folder, s3:// object or prefix; @FILE: each line of FILE names one",
+    )
+    add_model(parser)
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="print one entry for each photo, also for unreadable ones (default: blocks for a reader)",
+    )
+    parser.add_argument(
+        "--top",
+        type=int,
+        metavar="NUMBER",
+        help="poses in each answer, the likeliest first (default: all; csv and table: 1)",
+    )
+    parser.add_argument(
+        "--figures", metavar="URI", help=f"folder for the figures (default: {FIGURES_FOLDER})"
+    )
+    parser.add_argument("--no-figures", action="store_true", help="write no figures")
+    parser.add_argument(
+        "--output",
+        metavar="URI",
+        help="for many photos: predict with Ray and write Parquet files into this folder, without figures; "
+        "photos that it already has answers for are skipped",
+    )
+    parser.add_argument(
+        "--part-rows", type=int, metavar="NUMBER", help="answers in each file of --output (default: 10000)"
+    )
+
+
+PREDICT = Command(
+    "predict",
+    "predict the pose in photos",
+    (
+        "physiq-ray predict photo.jpg",
+        "physiq-ray predict photos/ s3://checkin-poses/new/ --json",
+        "physiq-ray predict @list.txt --format csv --top 3 --no-figures > answers.csv",
+        "physiq-ray predict s3://checkin-poses --output s3://models/answers",
+    ),
+    run_predict,
+    settings=("poses", "requester_pays", "anonymous", "precision"),
+    arguments="PHOTO [PHOTO ...]",
+    add_flags=_add_flags,
+)

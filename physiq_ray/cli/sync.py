@@ -1,4 +1,4 @@
-"""The command sync: the buckets' photos into a folder."""
+"""The command sync: download the photos of buckets into a folder."""
 
 import argparse
 import os
@@ -8,8 +8,9 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from physiq_ray.cli.output import as_json, given, printable
-from physiq_ray.config import SyncSettings, load_settings
+from physiq_ray.cli.command import Command, load
+from physiq_ray.cli.output import as_json, printable
+from physiq_ray.config import SyncSettings
 from physiq_ray.progress import Bars
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 MAX_FAILURES_SHOWN = 10  # of a bucket
 
 
-def sync_command(args: argparse.Namespace) -> int:
-    """Download, or with --dry-run tell what would be."""
-    settings = load_settings(given(args, SyncSettings), file=args.config, kind=SyncSettings)
+def run_sync(args: argparse.Namespace) -> int:
+    """Download photos; with --dry-run, only show what would be downloaded."""
+    settings = load(args, SyncSettings)
     if not (args.labelled_only or args.sorted):
         _spare_pandas()
     from physiq_ray.sync import sync
@@ -47,13 +48,13 @@ def sync_command(args: argparse.Namespace) -> int:
             )
     except KeyboardInterrupt:
         print(
-            f"physiq-ray sync: interrupted; {args.folder} keeps what is whole, run the same command again to "
-            "go on",
+            f"physiq-ray sync: interrupted; {args.folder} keeps all complete photos; run the same command "
+            "again to continue",
             file=sys.stderr,
             flush=True,
         )
         if any(thread.name == THREAD_NAME for thread in threading.enumerate()):
-            # Still in a request, inside a library that Python's own way out would tear down under them.
+            # These threads are inside a request of a library, which Python's normal exit would destroy.
             os._exit(1)
         return 1
     if args.json:
@@ -65,10 +66,10 @@ def sync_command(args: argparse.Namespace) -> int:
 
 
 def _spare_pandas() -> None:
-    """Let pyarrow do without pandas: a third of the time of a sync that has nothing to do.
+    """Keep pyarrow from importing pandas. A sync that has nothing to download then takes a third less time.
 
-    With its first array pyarrow imports pandas, where it is installed, to ask whether that is a Series; it
-    asks once in a process (pandas-shim.pxi).
+    If pandas is installed, pyarrow imports it with the first array, to find out whether that is a Series. It
+    does so once in a process (pandas-shim.pxi).
     """
     if "pandas" in sys.modules or "pyarrow" in sys.modules:
         return
@@ -83,7 +84,7 @@ def _spare_pandas() -> None:
 
 
 class _NoPandas(MetaPathFinder):
-    """Finds that there is no pandas."""
+    """Says that pandas is not installed."""
 
     def find_spec(self, name: str, path: object, target: object = None) -> None:
         if name == "pandas":
@@ -97,8 +98,8 @@ def _describe(report: "SyncReport") -> list[str]:
         if source.error is None
     ]
     lines += [
-        f"{bucket}: its ETags look like MD5s of the photos and are none (as in S3's directory buckets): what "
-        "came was checked by its length only"
+        f"{bucket}: its ETags look like MD5s of the photos but are none (as in S3's directory buckets): the "
+        "downloads were checked by their length only"
         for bucket in report.checked_by_length
     ]
     total = _total(report)
@@ -106,7 +107,7 @@ def _describe(report: "SyncReport") -> list[str]:
     if report.moved or report.removed:
         done = "would move" if report.dry_run else "moved"
         lines.append(
-            f"{done} {len(report.moved)} photos to the side and pose they have now"
+            f"{done} {len(report.moved)} photos to the split and pose that they have now"
             + (f", {len(report.removed)} second copies removed" if report.removed else "")
         )
     return lines
@@ -162,9 +163,10 @@ def _print_problems(report: "SyncReport") -> None:
     if report.stale:
         shown = printable("; ".join(report.stale[:3])) + ("; …" if len(report.stale) > 3 else "")
         print(
-            f"physiq-ray sync: {len(report.stale)} stale photos in training and validation are in the "
-            "manifest no more (label withdrawn, photo deleted, source not given), yet whatever reads the "
-            f"folders uses them, and a copy may lie on the other side: {shown}; look at them and delete them",
+            f"physiq-ray sync: {len(report.stale)} stale photos in training and validation are no longer in "
+            "the manifest (the label was withdrawn, the photo was deleted, or its source was not given). "
+            "Programs that read the folders still use them, and a copy may be in the other split: "
+            f"{shown}; look at them and delete them",
             file=sys.stderr,
         )
     for source in report.sources:
@@ -203,3 +205,33 @@ def _as_dict(source: "BucketReport") -> dict[str, Any]:
         "failures": [{"uri": uri, "error": sentence} for uri, sentence in source.failures],
         "error": source.error,
     }
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="target folder; each bucket gets a sub-folder")
+    parser.add_argument("--labelled-only", action="store_true", help="download only labelled photos")
+    parser.add_argument(
+        "--sorted",
+        action="store_true",
+        help="download only photos that can be trained on, into training/ and validation/ by pose id, with "
+        "the split of train",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be downloaded, and write nothing"
+    )
+
+
+SYNC = Command(
+    "sync",
+    "download the photos of buckets into a folder",
+    (
+        "physiq-ray sync photos --sources s3://checkin-poses s3://workout-images/2026",
+        "physiq-ray sync photos --sources s3://checkin-poses --labelled-only --dry-run",
+        "physiq-ray sync sorted --sources s3://checkin-poses --sorted",
+    ),
+    run_sync,
+    settings=SyncSettings.model_fields,
+    kind=SyncSettings,
+    arguments="FOLDER",
+    add_flags=_add_flags,
+)

@@ -1,11 +1,11 @@
-"""Text for terminals that cannot show all of it: an ASCII stream, a code page of Windows."""
+"""Text on terminals whose encoding lacks some characters: an ASCII stream, a code page of Windows."""
 
 import codecs
 import sys
 from typing import TextIO
 
 _HANDLER = "physiq-terminal"
-# What our own output is drawn with; anything else is a name, which must stay recognisable.
+# The symbols of our own output. All other characters belong to names, which must stay recognisable.
 _PLAIN = {
     **{"✓": "*", "█": "#", "▶": ">", "…": "...", "×": "x", "→": "->", "–": "-", "—": "-", "≥": ">="},
     **{"🎯": "==", "📦": "--", "━": "-", "╸": "-", "╺": "-", "•": "*"},
@@ -13,9 +13,9 @@ _PLAIN = {
 
 
 def print_anywhere() -> None:
-    r"""Let stdout and stderr take any text: what their encoding lacks is spelt out, nothing raises.
+    r"""Let stdout and stderr accept any text: characters that their encoding lacks are replaced.
 
-    Symbols of ours become ASCII of the same meaning, letters of names escapes such as \xe9.
+    Our own symbols become ASCII of the same meaning; letters of names become escapes such as \xe9.
     """
     codecs.register_error(_HANDLER, _spell_out)
     for stream in (sys.stdout, sys.stderr):
@@ -23,7 +23,7 @@ def print_anywhere() -> None:
 
 
 def _set_errors(stream: TextIO | None) -> None:
-    reconfigure = getattr(stream, "reconfigure", None)  # a program's own stream may have none; it may be None
+    reconfigure = getattr(stream, "reconfigure", None)  # another program's stream may lack it, or may be None
     if reconfigure is not None:
         reconfigure(errors=_HANDLER)
 

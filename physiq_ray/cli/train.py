@@ -1,24 +1,25 @@
-"""The command train: from parsed arguments to an exit status."""
+"""The command train."""
 
 import argparse
 import contextlib
 from pathlib import Path
 
-from physiq_ray.cli.output import as_json, given, make_display, no_words_of_ray, print_training
-from physiq_ray.config import Settings, load_settings
+from physiq_ray.cli.command import Command, load
+from physiq_ray.cli.output import as_json, make_display, print_training, silence_ray
+from physiq_ray.config import Settings
 from physiq_ray.machine import check_writable
 
 
-def train_command(args: argparse.Namespace) -> int:
-    """Train, or go on with a run, and print what came of it."""
-    settings = load_settings(given(args), file=args.config)
+def run_train(args: argparse.Namespace) -> int:
+    """Train a model or resume a run, and print the result."""
+    settings = load(args)
     if not args.resume:
         _check_inputs(settings)
     from physiq_ray.training.run import train
     from physiq_ray.training.text import result_as_dict
 
     display = make_display(to_stderr=args.json)
-    with no_words_of_ray(debug=args.debug) if args.json else contextlib.nullcontext():
+    with silence_ray(debug=args.debug) if args.json else contextlib.nullcontext():
         result = train(settings, display, resume=args.resume, debug=args.debug)
     if args.json:
         print(as_json(result_as_dict(result)))
@@ -28,7 +29,7 @@ def train_command(args: argparse.Namespace) -> int:
 
 
 def _check_inputs(settings: Settings) -> None:
-    """Refuse wrong sources, poses, labels and folders at once: Ray and torch take seconds to import.
+    """Refuse wrong sources, poses, labels and folders before Ray and torch are imported, which takes seconds.
 
     Raises SettingError, LabelError, StorageError.
     """
@@ -40,8 +41,26 @@ def _check_inputs(settings: Settings) -> None:
     poses = load_configured_poses(settings)
     if settings.manifest is None:
         parse_sources(settings.sources)
-        if "labels" in settings.model_fields_set:  # without a file, folders may be labels enough
+        if "labels" in settings.model_fields_set:  # the default file may be missing: folders can be labels
             for address in settings.labels:
-                # One that is there is read once, when the sources are listed.
+                # A file that exists is read only once, when the sources are listed.
                 if not address.startswith("s3://") and not Path(address).exists():
                     load_labels([address], poses)
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--resume", action="store_true", help="resume the run that --run-name names")
+
+
+TRAIN = Command(
+    "train",
+    "train a pose classifier on photos from buckets or folders",
+    (
+        "physiq-ray train --sources s3://checkin-poses s3://workout-images",
+        "physiq-ray train --sources ./photos --weights random --run-name first",
+        "physiq-ray train --resume --run-name first",
+    ),
+    run_train,
+    settings=Settings.model_fields,
+    add_flags=_add_flags,
+)

@@ -45,7 +45,7 @@ class BaseSettings(BaseModel):
     @classmethod
     def _refuse_booleans(cls, value: object) -> object:
         if isinstance(value, bool):  # pydantic would take true and false for the numbers 1 and 0
-            raise ValueError("a boolean means nothing here")
+            raise ValueError("true and false are not allowed here")
         return value
 
     @classmethod

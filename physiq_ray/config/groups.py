@@ -19,7 +19,7 @@ class Group(Enum):
 
     DATA = ("data", "where photos and labels are")
     SPLIT = ("split", "how photos are divided into training and validation")
-    MODEL = ("model", "what is trained, and how it computes")
+    MODEL = ("model", "which network is used, and how it computes")
     OPTIMISER = ("optimiser", "how the weights change")
     REGULARISATION = ("regularisation", "how overfitting is reduced")
     CACHE = ("cache", "where decoded photos are kept")

@@ -42,7 +42,7 @@ class ServingSettings(LiveSettings):
 
     tokens: str | None = Group.ACCESS.field(
         None,
-        "file with one bearer token per line; environment: from PHYSIQ_TOKENS; if not given, none is needed",
+        "file with one bearer token per line; environment: PHYSIQ_TOKENS; if not given, none is needed",
         form="FILE",
     )
     allowed_sources: Texts = Group.ACCESS.field(
@@ -174,8 +174,7 @@ class LocalServingSettings(ServingSettings):
     )
     ingress: Literal["auto", "haproxy", "proxy"] = Group.ADDRESS.field(
         "auto",
-        "haproxy: Ray's HAProxy; proxy: Serve's own proxy; auto: proxy on loopback, else haproxy if it is "
-        "installed",
+        "Ray's HAProxy or Serve's own proxy; auto: proxy on loopback, else haproxy if it is installed",
     )
 
     @field_validator("root_path")

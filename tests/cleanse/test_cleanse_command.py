@@ -28,7 +28,7 @@ def test_a_look_reports_each_bucket_and_all_and_touches_nothing(make_bucket, lab
         "🎯 OVERALL TOTALS:",
         "   Total: 4, Labeled: 2, Unlabeled: 2",
         "   Would go: 2 photos, storage to be freed: 0.5 MB of 0.5 MB",
-        "Nothing was deleted: this was a look. --delete deletes them, --plan writes them down.",
+        "Nothing was deleted: this was only a scan. --delete deletes these photos, --plan writes a plan.",
     ]
     assert set(contents(left)) == {"a.jpg", "b.jpg", "notes.txt"}
     assert set(contents(right)) == {"2026/c.png", "d.jpeg"}
@@ -101,7 +101,7 @@ def test_scripts_say_how_many_they_expect(make_bucket, label, cleanse, contents)
     [
         (["--delete", "--yes"], "--yes needs --expect N"),
         (["--yes", "--expect", "1"], "go with --delete, --move-to or --apply"),
-        (["--restore", "j.jsonl", "--move-to", "s3://attic/x"], "--restore goes alone"),
+        (["--restore", "j.jsonl", "--move-to", "s3://attic/x"], "--restore excludes the other flags"),
         (["--apply", "p.jsonl", "--plan", "q.jsonl"], "give one of the two"),
         (["--sources", "photos"], "sources: /"),
         (["--sources", "s3://bucket-a", "--move-to", "attic"], "--move-to attic: give s3://bucket/prefix"),
@@ -391,7 +391,7 @@ def test_interrupted_and_run_again_it_goes_on(make_bucket, label, cleanse, conte
     second = cleanse(*flags, typed=f"{left - 1}\n")
 
     assert first.status == 1
-    assert "says what was deleted; the same command goes on" in first.err
+    assert "names what was deleted; run the same command again to continue" in first.err
     assert left == 31
     assert second.status == 0
     assert set(contents(bucket)) == {"keep.jpg"}

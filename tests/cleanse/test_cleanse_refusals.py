@@ -219,7 +219,7 @@ def test_a_photo_that_cannot_be_brought_back_does_not_keep_the_others(
     back = cleanse("--restore", next(tmp_path.glob("deleted-*.jsonl")))
 
     assert back.status == 1
-    assert "2 brought back, 0 in their place before, 1 failed" in back.out
+    assert "2 restored, 0 already in place, 1 failed" in back.out
     assert f"s3://{bucket}/c.jpg: cannot be copied back from s3://{attic}/{bucket}/c.jpg: " in back.err
     assert sentence in back.err
     assert ("needs this policy" in back.err) is prints_policy

@@ -47,7 +47,7 @@ def test_photos_are_moved_with_all_they_carry_and_brought_back(
     back = cleanse("--restore", journal_file(tmp_path))
 
     assert back.status == 0
-    assert "3 photos in the journal: 3 brought back, 0 in their place before, 0 failed" in back.out
+    assert "3 photos in the journal: 3 restored, 0 already in place, 0 failed" in back.out
     assert contents(bucket) == before
     assert not contents(attic)
 
@@ -121,7 +121,7 @@ def test_a_versioned_bucket_gives_back_what_was_deleted(
     back = cleanse("--restore", journal_file(tmp_path))
 
     assert back.status == 1
-    assert "1 brought back, 1 in their place before, 1 failed" in back.out
+    assert "1 restored, 1 already in place, 1 failed" in back.out
     assert f"s3://{bucket}/d.jpg: deleted once more since, by somebody else" in back.err
     assert contents(bucket) == {"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"a newer one"}
 

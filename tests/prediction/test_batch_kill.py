@@ -84,7 +84,7 @@ def test_a_killed_batch_goes_on_and_answers_every_photo_exactly_once(command, tm
     before = parts(tmp_path)
     assert 1 <= len(before) < NUM_PHOTOS // 16
     done = finish(command, tmp_path)
-    assert f"{NUM_PHOTOS - 16 * len(before)} photos answered, {16 * len(before)} were before" in done.stdout
+    assert f"{NUM_PHOTOS - 16 * len(before)} predicted, {16 * len(before)} already done" in done.stdout
     after = parts(tmp_path)
     assert {name: after[name] for name in before} == before
 

@@ -64,5 +64,5 @@ def test_a_prefix_s_copies_on_this_machine_are_meant(run_here, tmp_path, monkeyp
     done = run_here("cache", "--cache-dir", "s3://bucket/prepared")
     assert done.stdout.splitlines() == [
         f"{tmp_path}/home/physiq-ray: 0 MiB of at most 100 GiB",
-        "These are this machine's copies; s3://bucket/prepared is emptied by its bucket's own tools.",
+        "These are this machine's copies. To empty s3://bucket/prepared, use the tools of its bucket.",
     ]

@@ -141,7 +141,10 @@ def test_wrong_use_is_said_with_status_2(run_here: Any, tmp_path: Path) -> None:
     for arguments, message in (
         (("--sources", "here"), "here is a folder; sync downloads s3:// buckets"),
         ((), "sources: none given"),
-        (("--sources", "s3://bucket", "--transfers", "0"), "--transfers='0' (photos downloaded at once)"),
+        (
+            ("--sources", "s3://bucket", "--transfers", "0"),
+            "--transfers='0' (number of photos downloaded at once)",
+        ),
     ):
         done = run_here("sync", "f", *arguments)
         assert done.returncode == 2
@@ -395,7 +398,7 @@ def test_ctrl_c_keeps_what_is_whole_and_says_how_to_go_on(
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (1, "")
     assert err == (
-        "physiq-ray sync: interrupted; f keeps what is whole, run the same command again to go on\n"
+        "physiq-ray sync: interrupted; f keeps all complete photos; run the same command again to continue\n"
     )
     found = contents(tmp_path / "f")
     assert 10 <= len(found) < 40
