@@ -141,7 +141,10 @@ def test_wrong_use_is_said_with_status_2(run_here: Any, tmp_path: Path) -> None:
     for arguments, message in (
         (("--sources", "here"), "here is a folder; sync downloads s3:// buckets"),
         ((), "sources: none given"),
-        (("--sources", "s3://bucket", "--transfers", "0"), "--transfers='0' (photos downloaded at once)"),
+        (
+            ("--sources", "s3://bucket", "--transfers", "0"),
+            "--transfers='0' (number of photos downloaded at once)",
+        ),
     ):
         done = run_here("sync", "f", *arguments)
         assert done.returncode == 2
