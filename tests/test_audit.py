@@ -46,7 +46,7 @@ def audit(run_cli, data, *args):
 def test_the_report_counts_without_reading_photos(run_cli, data):
     done = audit(run_cli, data)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{data}/photos: 19 photos, 18 labelled, 1 without a label" in done.stdout
+    assert f"{data}/photos: 19 photos, 18 labelled, 1 unlabelled" in done.stdout
     lines = [line.split() for line in done.stdout.splitlines()]
     # Of 14 photos 3 are for validation, or 2 where the next group by its path is that of the two copies.
     front = next(line for line in lines if line[:3] == ["Front", "Lat", "Spread"])
@@ -71,8 +71,8 @@ def test_photos_in_heic_and_poses_without_a_photo_are_listed(run_cli, data, caps
     (data / "poses.json").write_text(json.dumps([{"id": id, "name": name} for id, name in names.items()]))
     done = audit(run_cli, data)
     assert (
-        "1 photos of a kind that is not read here (for HEIC pip install 'physiq-ray[heic]', others must be "
-        f"exported as JPEG): '{data}/photos/1/phone.HEIC'\n" in done.stdout
+        "1 photos in a format that cannot be read here (for HEIC pip install 'physiq-ray[heic]', others must "
+        f"be exported as JPEG): '{data}/photos/1/phone.HEIC'\n" in done.stdout
     )
     assert "1 poses without a usable photo: pose 6 Most Muscular\n" in done.stdout
     args = ("audit", "--sources", data / "photos", "--poses", data / "poses.json", "--json")
@@ -107,13 +107,13 @@ NOT_TRAINABLE = {
     "one pose": (
         {"a.jpg": b"1", "b.jpg": b"2", "c.jpg": b"3"},
         [("a.jpg", 1), ("b.jpg", 1), ("c.jpg", 1), ("c.jpg", 2)],
-        "only one pose (1 Front Lat Spread) has labelled photos; at least two needed",
+        "only one pose (1 Front Lat Spread) has labelled photos; at least two are needed",
         {"conflicts": 1},
     ),
     "no validation": (
         {"a.jpg": b"1", "b.jpg": b"2"},
         [("a.jpg", 1), ("b.jpg", 2)],
-        "no photos for one side of the split: pose 1 Front Lat Spread: 1 photo(s)",
+        "no photos for training or for validation: pose 1 Front Lat Spread: 1 photo(s)",
         {"thin_poses": 2},
     ),
     "empty": (
@@ -313,7 +313,7 @@ def test_a_photo_of_an_unknown_pose_is_not_counted_without_a_label(run_cli, data
     (data / "labels.json").write_text(json.dumps(labels))
     done = audit(run_cli, data, "--labels", data / "labels.json")
     assert done.returncode == 0, done.stderr
-    assert "19 photos, 19 labelled (1 by unusable labels only), 0 without a label" in done.stdout
+    assert "19 photos, 19 labelled (1 by unusable labels only), 0 unlabelled" in done.stdout
     assert "record 1: 'unlabelled.jpg': pose 99" in done.stdout
 
 

@@ -1,16 +1,16 @@
-"""The catalogue of what is labelled and where.
+"""Join listings and labels to a catalogue of the usable photos.
 
 collect   settings → manifest → text
-names     how a name may be written, and the plain form in which two names are compared
+names     the ways to write a name, and the plain form in which two names are compared
 fold      the labels, one entry per name
-exact     which photos a label names exactly
-loose     which photo a label names in another spelling
-match     which photos each label names, and what the labels say of each photo
+exact     the photos that a label names exactly
+loose     the photo that a label names in another spelling
+match     the photos that each label means, and the verdict on each photo (with a truth table)
 named     the same for the tools that keep or remove photos
-build     listings ⋈ labels → the manifest, with a report of what was left out
-findings  what the report says of labels and sources
-report    the report of what was found and not used
-split     groups that must stay in one split, and which of them are for validation
+build     listings ⋈ labels → the manifest, with a report of the photos and labels that are not used
+findings  the sentences and counts of the report
+report    the report of everything that was found and not used
+split     groups that must stay in one split, and the choice of the validation groups
 manifest  the manifest: one Arrow table, and its file
 """
 

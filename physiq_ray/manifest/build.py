@@ -1,7 +1,7 @@
-"""Listings ⋈ labels → one Arrow table of the photos to train on, grouped and split.
+"""Listings ⋈ labels → one Arrow table of the usable photos, grouped and split.
 
-In come the sources' listings and the labels; out comes the `Manifest`: one row a usable photo, the class
-mapping, and a report of everything that was left out, by name. Joins are hash look-ups on whole columns.
+The input is the sources' listings and the labels. The output is the `Manifest`: one row per usable photo, the
+class mapping, and a report that names everything that is not used. Joins are hash look-ups on whole columns.
 """
 
 import re
@@ -34,7 +34,7 @@ from physiq_ray.storage import Listing
 
 @dataclass(frozen=True)
 class _Split:
-    """How the usable photos are divided; group_pattern, validation_share and seed as in the settings."""
+    """The settings group_pattern, validation_share and seed."""
 
     group_pattern: str | None
     validation_share: float
@@ -42,9 +42,9 @@ class _Split:
 
 
 def require_trainable(manifest: Manifest) -> Manifest:
-    """Give the manifest back.
+    """Return the manifest.
 
-    Raises DataError or StorageError: its report names a problem.
+    Raises DataError or StorageError if its report names a problem.
     """
     if manifest.report.problem is not None:
         raise manifest.report.problem
@@ -61,17 +61,17 @@ def match_photos(
     validation_share: float = 0.2,
     seed: int = 42,
 ) -> Manifest:
-    """Join photos with their labels, group copies, and split every pose, whatever comes of it.
+    """Join photos with their labels, group copies, and split every pose.
 
-    What nothing can be trained on, an empty table even, is a manifest too: its report says what was found
-    and names the problem.
-    `match_labels` decides which photo a label means. A group (equal size and ETag, equal group of the labels,
-    equal match of group_pattern in the key) stays on one side. Where labels give a split, their whole group
-    is there: in test if any of its labels says so, else in validation, else in training. The others are split
-    by their groups, but a pose that labels put into validation gets no more photos there.
-    The split depends on the seed and on what is there, not on the order of listings.
+    A result that cannot be used for training, even an empty table, is a manifest too: its report says what
+    was found and names the problem.
+    `match_labels` decides which photo a label means. A group (equal size and ETag, equal group in the labels,
+    or equal match of group_pattern in the key) stays in one split. If labels of a group give a split, the
+    whole group is in it: in test if any of its labels says test, else in validation, else in training. The
+    other photos are split by groups, but a pose that labels put into validation gets no more photos there.
+    The split depends on the seed and on the photos and labels, not on the order of the listings.
 
-    Raises SettingError: a group_pattern that RE2 does not accept.
+    Raises SettingError: RE2 does not accept the group_pattern.
     """
     photos = concat_photos(listings)
     matches = match_labels(listings, photos, labels, poses, source_buckets or {})
@@ -79,7 +79,7 @@ def match_photos(
     labelled = photos.drop_columns(["modified"]).take(pa.array(rows))
     labelled = labelled.append_column("pose_id", matches.pose_id.take(pa.array(rows)))
     content = _content_codes(labelled)
-    # Copies of one content that carry different poses: nobody can tell which is right.
+    # If copies of one content have different poses, it is not clear which pose is right.
     lowest, highest = extremes(content, labelled["pose_id"].to_numpy(), int(content.max(initial=-1)) + 1)
     contradicted = (lowest != highest)[content]
     conflicts = (
@@ -104,7 +104,7 @@ def match_photos(
         "num_by_folder": int(np.count_nonzero(matches.is_by_folder)),
     }
     links, splits = _links_of_labels(matches, rows)
-    del photos, labelled, matches  # a million rows are 200 MB, and the split needs room of its own
+    del photos, labelled, matches  # a million rows take 200 MB, and the split needs memory too
     table, thin_poses, split_conflicts = _grouped_and_split(
         usable, content, links, splits, poses, _Split(group_pattern, validation_share, seed)
     )
@@ -138,7 +138,7 @@ def _find_problem(
     matches: Matches,
     conflicts: Sequence[str],
 ) -> PhysiqError:
-    """Say why no photo can be used at all."""
+    """Return the error that says why no photo can be used."""
     listed = [str(listing.source) for listing in listings if listing.table is not None]
     errors = [str(listing.error) for listing in listings if listing.error is not None]
     if not listed:
@@ -175,19 +175,19 @@ def _find_problem(
 def _find_split_problem(
     table: pa.Table, mapping: ClassMapping, poses: Mapping[int, str], thin_poses: Sequence[str]
 ) -> PhysiqError | None:
-    """Say why usable photos are not enough."""
+    """Return the error that says why the usable photos are not enough, or None."""
     if len(mapping.classes) < 2:
         only = mapping.pose_ids[0]
         return DataError(
-            f"only one pose ({only} {poses.get(only, '')}) has labelled photos; at least two needed"
+            f"only one pose ({only} {poses.get(only, '')}) has labelled photos; at least two are needed"
         )
     if len({TRAIN, VALIDATION} & set(pc.unique(table["split"]).to_pylist())) < 2:
-        return DataError("no photos for one side of the split: " + "; ".join(thin_poses))
+        return DataError("no photos for training or for validation: " + "; ".join(thin_poses))
     return None
 
 
 def _usable_rows(photos: pa.Table, matches: Matches) -> IntArray:
-    """Give the rows of the usable photos in the order of their URIs."""
+    """Return the rows of the usable photos in the order of their URIs."""
     rows = np.flatnonzero(matches.is_usable)
     uris = photos["uri"].take(pa.array(rows)).combine_chunks()
     in_order: IntArray = rows[pc.array_sort_indices(uris).to_numpy()]
@@ -195,7 +195,7 @@ def _usable_rows(photos: pa.Table, matches: Matches) -> IntArray:
 
 
 def _content_codes(table: pa.Table) -> IntArray:
-    """Give each content a number: equal size and ETag → equal number; a photo without ETag has its own."""
+    """Assign one number to photos of equal size and ETag; a photo without ETag has a number of its own."""
     etag, size = _codes(table["etag"]), _codes(table["size"])
     content = _codes(pa.chunked_array([etag * (int(size.max(initial=0)) + 1) + size]))
     alone = pc.equal(table["etag"], "").to_numpy()
@@ -203,7 +203,7 @@ def _content_codes(table: pa.Table) -> IntArray:
 
 
 def _codes(column: pa.ChunkedArray) -> IntArray:
-    """Give equal values equal numbers, by sorting: a hash table of a million strings takes 300 MiB."""
+    """Assign equal numbers to equal values, by sorting: a hash table of a million strings takes 300 MiB."""
     values = column.combine_chunks()
     order = pc.array_sort_indices(values)
     values = values.take(order)
@@ -216,10 +216,10 @@ def _codes(column: pa.ChunkedArray) -> IntArray:
 def _links_of_labels(
     matches: Matches, rows: IntArray
 ) -> tuple[tuple[IntArray, IntArray] | None, npt.NDArray[np.int8]]:
-    """Give the groups of the labels as links for `join_groups`, and the splits that labels give.
+    """Return the groups of the labels as links for `join_groups`, and the splits that labels give.
 
-    rows: the usable photos, of which the places are counted. splits: int8 (2, photos), the first and last in
-    the order of SPLITS from 1 on, 0 where none is given.
+    rows: the usable photos. The links hold positions in rows. splits: int8 (2, len(rows)), the first and last
+    split of each photo as 1 + its position in SPLITS, 0 if no label gives a split.
     """
     names, pairs = matches.names, matches.pairs
     splits = np.zeros((2, len(rows)), np.int8)
@@ -263,7 +263,7 @@ def _grouped_and_split(
     side = np.where(given == 0, 1, given)
     is_open = given == 0
     if is_open.any():
-        # A keyed hash of the group's name, not a shuffle: photos that come later leave most of it as it was.
+        # The order is a keyed hash of the group's name, not a shuffle: new photos change little of the split.
         encoded = group.dictionary_encode()
         names = encoded.dictionary.to_numpy(zero_copy_only=False)
         hashes = pd.util.hash_array(names, hash_key=f"{how.seed:016d}", categorize=False)
@@ -288,7 +288,7 @@ def _grouped_and_split(
 def _given_splits(
     representative: IntArray, splits: npt.NDArray[np.int8], group: pa.Array
 ) -> tuple[IntArray, tuple[str, ...]]:
-    """Give each photo the split that labels give its group, 0 where none, and name groups with several."""
+    """Return the split that labels give to each photo's group (0 for none), and name groups with several."""
     first = np.full(len(representative), len(SPLITS) + 1, np.int64)
     last = np.zeros(len(representative), np.int64)
     has_split = splits[1] > 0
@@ -307,7 +307,7 @@ def _given_splits(
 def _thin_poses(
     mapping: ClassMapping, poses: Mapping[int, str], class_index: IntArray, side: IntArray, *, is_given: bool
 ) -> tuple[str, ...]:
-    """Name the poses without a photo to train on or to validate with."""
+    """Name the poses without a photo for training or for validation."""
     thin = []
     for index, pose_id in enumerate(mapping.pose_ids):
         name = f"pose {pose_id} {poses.get(pose_id, '')}".rstrip()
@@ -315,9 +315,7 @@ def _thin_poses(
         if train == 0 and (test or is_given):
             thin.append(f"{name}: all its photos are for {VALIDATION} or {TEST}; label some to train on")
         elif train == 0:
-            thin.append(
-                f"{name}: all its photos fell into validation groups; label more or use smaller groups"
-            )
+            thin.append(f"{name}: all its photos are in validation groups; label more or use smaller groups")
         elif validation == 0:
             where = "" if is_given else " in one group"
             thin.append(
@@ -328,11 +326,11 @@ def _thin_poses(
 
 
 def _pattern_codes(keys: pa.ChunkedArray, pattern: str) -> IntArray:
-    """Give each match of pattern a number (its first bracket, or all of it); -1 where it matches nothing."""
+    """Assign a number to each match of pattern (its first group, or the whole match); -1 without a match."""
     captured = pattern if re.compile(pattern).groups else f"({pattern})"
     try:
         text = pc.replace_substring_regex(keys, rf"(?s)^.*?(?:{captured}).*$", r"\1")
-        # An optional bracket, as in "(athlete-[0-9]+)?", matches everywhere and says nothing of a photo.
+        # An optional group, as in "(athlete-[0-9]+)?", matches everywhere; an empty match says nothing.
         matched = pc.and_(pc.match_substring_regex(keys, captured), pc.not_equal(text, ""))
     except pa.ArrowInvalid as error:
         raise SettingError(f"group_pattern={pattern!r}: not accepted by RE2: {error}") from error

@@ -1,4 +1,4 @@
-"""From the settings to a manifest, and from a manifest to words: what training and the audit both do."""
+"""Build a manifest from the settings, and describe it as text, for training and the audit."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -23,9 +23,9 @@ from physiq_ray.storage import (
 
 
 def read_manifest(settings: Settings) -> Manifest | None:
-    """Read the saved manifest that the settings name; None if they name none.
+    """Read the saved manifest that the settings name, or return None if they name none.
 
-    Raises SettingError: sources are given, too. StorageError, DataError: it cannot be read.
+    Raises SettingError if sources are given too; StorageError or DataError if it cannot be read.
     """
     if settings.manifest is None:
         return None
@@ -41,10 +41,10 @@ def read_manifest(settings: Settings) -> Manifest | None:
 def collect_manifest(
     settings: SplitSettings, poses: Mapping[int, str], source: PhotoSource | None = None
 ) -> Manifest:
-    """List the sources, read the labels, join and split: what can be trained on.
+    """List the sources, read the labels, join and split. The manifest can be used for training.
 
-    source: one of the caller's own, in place of the settings' sources.
-    Raises PhysiqError as parse_sources, load_configured_labels, match_photos and require_trainable do.
+    source: replaces the settings' sources.
+    Raises the errors of parse_sources, load_configured_labels, match_photos and require_trainable.
     """
     return require_trainable(survey_photos(settings, poses, source))
 
@@ -52,10 +52,10 @@ def collect_manifest(
 def survey_photos(
     settings: SplitSettings, poses: Mapping[int, str], source: PhotoSource | None = None
 ) -> Manifest:
-    """List the sources, read the labels, join and split, whatever comes of it: `match_photos`.
+    """List the sources, read the labels, join and split, even if the result cannot be used for training.
 
-    source: one of the caller's own, in place of the settings' sources.
-    Raises PhysiqError as parse_sources, load_configured_labels and match_photos do.
+    source: replaces the settings' sources.
+    Raises the errors of parse_sources, load_configured_labels and match_photos.
     """
     if source is not None and settings.sources:
         raise SettingError(
@@ -67,8 +67,8 @@ def survey_photos(
     try:
         labels = load_configured_labels(settings, poses)
     except LabelError as error:
-        # Folders named after poses are labels enough, unless a file was asked for by name; one that is there
-        # must be right, though.
+        # Without a label file, folders named after poses are enough, unless the user named a file. A file
+        # that exists must be valid.
         if "labels" in settings.model_fields_set or not isinstance(error.__cause__, NotFoundError):
             raise
         no_file, labels = error, Labels(LABEL_SCHEMA.empty_table())
@@ -88,7 +88,7 @@ def survey_photos(
 
 
 def describe_manifest(manifest: Manifest, *, examples: int = 3) -> Iterator[str]:
-    """Say what was found and what was left out, a line each, with some examples by name."""
+    """Yield a line for each fact about what was found and what is not used, with some examples by name."""
     report = manifest.report
     for source in report.sources:
         if source.error is not None:
@@ -97,7 +97,7 @@ def describe_manifest(manifest: Manifest, *, examples: int = 3) -> Iterator[str]
             unusable = f" ({source.unusable} by unusable labels only)" if source.unusable else ""
             yield (
                 f"{source.source}: {source.total} photos, {source.labelled} labelled{unusable}, "
-                f"{source.unlabelled} without a label, {source.bytes / 1e6:.1f} MB"
+                f"{source.unlabelled} unlabelled, {source.bytes / 1e6:.1f} MB"
             )
 
     def first(items: Sequence[str], write: Callable[[str], str] = str) -> Counted:
@@ -105,28 +105,31 @@ def describe_manifest(manifest: Manifest, *, examples: int = 3) -> Iterator[str]
 
     for what, found in (
         ("conflicting labels", first(report.conflicts)),
-        ("labels that may mean several photos, none by its exact name", first(report.ambiguous, quoted)),
-        ("labels without a photo", first(report.labels_without_photo, quoted)),
-        ("labels that write the name of their photo in another way", report.loose),
-        ("labels whose name is that of several photos, which all get their pose", report.shared_names),
+        ("ambiguous labels, which may mean several photos", first(report.ambiguous, quoted)),
+        ("unmatched labels", first(report.labels_without_photo, quoted)),
+        ("labels that spell the name of their photo differently", report.loose),
+        ("labels whose name fits several photos, which all get its pose", report.shared_names),
         ("labels of unknown poses", first(report.unknown_poses)),
-        ("malformed labels", first(report.malformed)),
+        ("malformed records", first(report.malformed)),
         ("groups whose labels give several splits", first(report.split_conflicts)),
         ("poses with too few photos", first(report.thin_poses)),
         ("poses without a usable photo", first(report.poses_without_photo)),
-        (f"photos of a kind that is not read here ({REMEDY})", first(report.undecodable, quoted)),
+        (f"photos in a format that cannot be read here ({REMEDY})", first(report.undecodable, quoted)),
     ):
         if found.count:
             shown = found.examples[:examples]
             more = f"; and {found.count - len(shown)} more" if found.count > len(shown) else ""
             yield f"{found.count} {what}: {'; '.join(shown)}{more}"
     if report.num_by_folder:
-        yield f"{report.num_by_folder} photos have their pose from the name of their folder alone"
+        yield f"{report.num_by_folder} photos get their pose only from the name of their folder"
     if report.num_poseless:
-        yield f"{report.num_poseless} photos of no known pose by their labels: not trained on, and kept"
+        yield (
+            f"{report.num_poseless} photos show no known pose according to their labels; they are kept, but "
+            "not used for training"
+        )
     counts = {name: manifest.split(name).num_rows for name in (TRAIN, VALIDATION, TEST)}
-    test = f"{counts[TEST]} kept for the test, " if counts[TEST] else ""
+    test = f"{counts[TEST]} to test with, " if counts[TEST] else ""
     yield (
         f"{len(manifest.class_mapping.classes)} poses, {counts[TRAIN]} photos to train on, "
-        f"{counts[VALIDATION]} to validate with, {test}{report.num_copies} copies kept on one side"
+        f"{counts[VALIDATION]} to validate with, {test}{report.num_copies} copies kept with their originals"
     )

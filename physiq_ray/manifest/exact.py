@@ -1,7 +1,7 @@
-"""Which photos a label names exactly: hash look-ups on whole columns.
+"""Find the photos that a label names exactly, by hash look-ups on whole columns.
 
-A bare name is the last part of a key; a name with a folder is a whole key, or, where no key is that, the one
-key that it is below the prefix of its source.
+A bare name is the last part of a key. A name with a folder is a whole key; if no such key exists, it is the
+key below the prefix of a source.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from physiq_ray.storage import Bucket, Folder, Listing
 
 @dataclass(frozen=True)
 class Pairs:
-    """Names and the photos that they mean: int64 arrays of one length, places of both."""
+    """Names and the photos that they mean, as int64 arrays of equal length with the positions of both."""
 
     code: IntArray
     photo: IntArray
@@ -30,7 +30,7 @@ class Pairs:
 
     @classmethod
     def join(cls, parts: "Sequence[Pairs]") -> "Pairs":
-        """Put several together."""
+        """Concatenate pairs."""
         none = np.empty(0, np.int64)
         return cls(
             np.concatenate([none, *(part.code for part in parts)]),
@@ -39,7 +39,7 @@ class Pairs:
 
 
 def spans(listings: Sequence[Listing]) -> Iterator[tuple[Listing, slice]]:
-    """Give the rows that the photos of each listing have among those of all; of failed ones nothing."""
+    """Yield each listing with its rows in the table of all photos; failed listings are skipped."""
     start = 0
     for listing in listings:
         if listing.table is not None:
@@ -48,10 +48,10 @@ def spans(listings: Sequence[Listing]) -> Iterator[tuple[Listing, slice]]:
 
 
 def find_exact(names: LabelNames, listings: Sequence[Listing], photos: pa.Table) -> tuple[Pairs, IntArray]:
-    """Find the pairs, and the names that are below the prefixes of several sources: nobody knows which.
+    """Find the pairs, and the ambiguous names: those that are keys below the prefixes of several sources.
 
-    Letters with accents may be written in one code point or in two (Unicode NFC, NFD), but a photo that some
-    label names as it is written has that label.
+    Letters with accents match in both Unicode forms (NFC, NFD), but a photo that some label names in the same
+    form is not matched in the other form.
     """
     if not len(names):
         return Pairs.join([]), np.empty(0, np.int64)
@@ -85,7 +85,7 @@ def _find_written(names: LabelNames, listings: Sequence[Listing], photos: pa.Tab
 def _look_up(
     names: LabelNames, codes: IntArray, bucket: pa.ChunkedArray, texts: pa.Array | pa.ChunkedArray
 ) -> Iterator[Pairs]:
-    """Look photos up by bucket and by text alone, each where there is such a name."""
+    """Look up photos by text, and by bucket and text for names with a scope."""
     chosen = pa.array(codes)
     scope, text = names.scope.take(chosen), names.text.take(chosen)
     is_scoped = pc.not_equal(scope, "")
@@ -103,13 +103,13 @@ def _look_up(
 
 
 def scope_keys(scope: pa.Array | pa.ChunkedArray, text: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Join bucket and text to what is looked up."""
+    """Join bucket and text to one look-up key."""
     keys = pc.binary_join_element_wise(scope, text, "\n")
     return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
 
 
 def _find_accented(names: LabelNames, photos: pa.Table, rows: IntArray) -> Iterator[Pairs]:
-    """Find photos among rows whose name is that of a label in another Unicode form."""
+    """Find the photos among rows that a label names in another Unicode form."""
     codes = np.flatnonzero(~is_ascii(names.text))
     if not len(codes) or not len(rows):
         return
@@ -126,7 +126,7 @@ def _find_accented(names: LabelNames, photos: pa.Table, rows: IntArray) -> Itera
 
 
 def _find_below(names: LabelNames, codes: IntArray, listings: Sequence[Listing], photos: pa.Table) -> Pairs:
-    """Find names that give a key below the prefix of its source."""
+    """Find the names that are keys below the prefix of a source."""
     has_folder = pc.starts_with(names.text.take(pa.array(codes)), "/").to_numpy(zero_copy_only=False)
     codes = codes[has_folder]
     parts = []
@@ -137,7 +137,7 @@ def _find_below(names: LabelNames, codes: IntArray, listings: Sequence[Listing],
             if not isinstance(listing.source, Bucket) or not listing.source.prefix:
                 continue
             key = photos["key"].slice(rows.start, rows.stop - rows.start)
-            below = pc.utf8_slice_codeunits(key, len(listing.source.prefix) - 1)  # its slash stays
+            below = pc.utf8_slice_codeunits(key, len(listing.source.prefix) - 1)  # keeps the slash before it
             texts = normalized(below.combine_chunks())
             for scope in ("", listing.source.name):
                 pairs = join_equal(keys, scope_keys(pa.repeat(scope, len(texts)), texts))
@@ -146,7 +146,7 @@ def _find_below(names: LabelNames, codes: IntArray, listings: Sequence[Listing],
 
 
 def join_equal(names: pa.Array, photos: pa.Array) -> Pairs:
-    """Pair each text of names with each equal one of photos."""
+    """Pair each text in names with each equal text in photos."""
     encoded = names.dictionary_encode()
     group = encoded.indices.to_numpy()
     order = np.argsort(group, kind="stable")

@@ -1,4 +1,4 @@
-"""What the report says of the labels and the sources: counts, and names in quotes."""
+"""Write the parts of the report about labels and sources: counts, and names in quotes."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -17,7 +17,7 @@ EXAMPLES = 10
 
 
 def find_conflicts(photos: pa.Table, matches: Matches) -> tuple[str, ...]:
-    """Name the photos whose labels contradict each other, or may mean another photo."""
+    """Name the photos whose labels contradict each other, or that an ambiguous label may mean."""
     rows = np.flatnonzero(matches.is_conflict)
     code = matches.alike_code[rows]
     uris = photos["uri"].take(pa.array(rows)).to_pylist()
@@ -25,13 +25,13 @@ def find_conflicts(photos: pa.Table, matches: Matches) -> tuple[str, ...]:
     return tuple(
         f"{quoted(uri)}: labelled with different poses"
         if name is None
-        else f"{quoted(uri)}: label {quoted(name)} may mean it or another photo, by the exact name of neither"
+        else f"{quoted(uri)}: label {quoted(name)} may mean this photo or another, and names neither exactly"
         for uri, name in zip(uris, names, strict=True)
     )
 
 
 def find_loose(photos: pa.Table, matches: Matches) -> Counted:
-    """Count the labels that write the name of their photo in another way."""
+    """Count the labels that spell the name of their photo differently."""
     likeness = matches.likeness
     if likeness is None:
         return Counted()
@@ -46,7 +46,7 @@ def find_loose(photos: pa.Table, matches: Matches) -> Counted:
 
 
 def find_shared(matches: Matches) -> Counted:
-    """Count the labels whose name is that of several photos."""
+    """Count the labels whose name fits several photos."""
     count = np.bincount(matches.pairs.code, minlength=len(matches.names))
     codes = np.flatnonzero(count > 1)
     names = matches.names.name.take(pa.array(codes[:EXAMPLES])).to_pylist()
@@ -57,7 +57,7 @@ def find_shared(matches: Matches) -> Counted:
 
 
 def find_undecodable(photos: pa.Table) -> tuple[str, ...]:
-    """Name the photos of a kind that cannot be decoded here."""
+    """Name the photos in a format that cannot be decoded here."""
     return tuple(photos["uri"].filter(are_undecodable(photos["key"])).to_pylist())
 
 

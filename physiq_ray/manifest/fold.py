@@ -1,4 +1,4 @@
-"""The records of the label files, folded to one entry a name: what all records of that name say together."""
+"""Combine the label records to one entry per name, which says what all records of this name say."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from physiq_ray.manifest.split import BoolArray, IntArray, join_groups
 from physiq_ray.storage import parse_source
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-SPLITS: Final = (TRAIN, VALIDATION, TEST)  # a later one wins where labels of one group disagree
+SPLITS: Final = (TRAIN, VALIDATION, TEST)  # if the labels of one group disagree, the later split wins
 NO_POSE: Final = -1  # a person looked and saw no known pose
-_NOTHING_LOW, _NOTHING_HIGH = np.iinfo(np.int32).max, -2  # no record that can be used
+_NOTHING_LOW, _NOTHING_HIGH = np.iinfo(np.int32).max, -2  # the name has no usable record
 
 
 @dataclass(frozen=True)
 class LabelNames:
-    """The distinct names of the labels, an entry a scope and name.
+    """The distinct names of the labels, one entry for each scope and name.
 
-    name: as written. scope: the bucket that it is looked for in, empty for all. text: the name; or, where it
-    holds a folder, "/" and the key. lowest, highest: int32, of the poses that its records give, NO_POSE
-    where a record says that none is known. is_usable: some record gives a pose or says so. group: int64,
-    the same number for names that belong together, -1 where none is given. first_split, last_split: int8,
-    1 + the place in SPLITS, 0 where none is given.
+    name: as written. scope: the bucket in which it is searched, empty for all. text: the name; for a name
+    with a folder, "/" and the key. lowest, highest: int32, the lowest and highest pose id of its records;
+    NO_POSE for a record without a known pose. is_usable: some record gives a pose or no known pose. group:
+    int64, an equal number for names that belong together, -1 for none. first_split, last_split: int8,
+    1 + the position in SPLITS, 0 for none.
     """
 
     name: pa.Array
@@ -45,7 +45,7 @@ class LabelNames:
 
 
 def fold_labels(labels: Labels, source_buckets: Mapping[str, str], listed: Collection[str]) -> LabelNames:
-    """Fold usable records and those that cannot be used; listed: the names of the listed sources."""
+    """Combine usable and unusable records by name. listed: the names of the listed sources."""
     buckets = {source: _bucket_name(text, listed) for source, text in source_buckets.items()}
     table, unusable = labels.table.combine_chunks(), labels.unusable.combine_chunks()
     named = pa.concat_tables([table.select(NAMED_SCHEMA.names), unusable]).combine_chunks()
@@ -57,7 +57,7 @@ def fold_labels(labels: Labels, source_buckets: Mapping[str, str], listed: Colle
     code = encoded.indices.to_numpy().astype(np.int64)
     num_codes, num_usable = len(encoded.dictionary), table.num_rows
     row = np.empty(num_codes, np.int64)
-    row[code[::-1]] = np.arange(len(code))[::-1]  # the first of each
+    row[code[::-1]] = np.arange(len(code))[::-1]  # the first row of each name
     rows = pa.array(row)
     of_usable = code[:num_usable]
     pose = pc.fill_null(table["pose_id"], NO_POSE).to_numpy()
@@ -79,9 +79,9 @@ def fold_labels(labels: Labels, source_buckets: Mapping[str, str], listed: Colle
 def extremes(
     code: npt.NDArray[Any], values: npt.NDArray[np.int32], num_codes: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Give the lowest and highest value of each code 0 … n-1, in a third of a group_by's memory.
+    """Return the lowest and highest value of each code 0 … n-1, in a third of a group_by's memory.
 
-    Where there is none, the lowest is above the highest.
+    For a code without values, the lowest is above the highest.
     """
     lowest = np.full(num_codes, _NOTHING_LOW, np.int32)
     highest = np.full(num_codes, _NOTHING_HIGH, np.int32)
@@ -91,17 +91,17 @@ def extremes(
 
 
 def _bucket_name(text: str, listed: Collection[str]) -> str:
-    """Give the `bucket` column's form of what a user maps a source to: a bucket, s3://bucket or a path."""
+    """Convert the bucket, s3://bucket or path of source_buckets to the form of the `bucket` column."""
     name = parse_source(text).name
     return name if "/" in text or (text not in listed and name in listed) else text
 
 
 def _find_scope(source: str, buckets: Mapping[str, str], listed: Collection[str]) -> str:
-    """Give the bucket that a label's source means, empty for any.
+    """Return the bucket that a label's source means, empty for any bucket.
 
-    A source that is mapped means that bucket, and one that is the name of a listed bucket means it too. A
-    label file's bucket column (s3://…) names a bucket whether it is listed or not; where only folders are
-    listed, it is the folder of that name, or any.
+    A mapped source means the bucket of the mapping. A source with the name of a listed bucket means this
+    bucket. A label file's bucket column (s3://…) names a bucket even if it is not listed. If only folders are
+    listed, the column means the folder of that name, or any folder if there is not exactly one.
     """
     name = source.removeprefix("s3://").partition("/")[0] if source.startswith("s3://") else source
     if (mapped := buckets.get(source, buckets.get(name))) is not None:
@@ -113,11 +113,11 @@ def _find_scope(source: str, buckets: Mapping[str, str], listed: Collection[str]
     of_that_name = [folder for folder in listed if folder.rpartition("/")[2] == name]
     if len(of_that_name) == 1:
         return of_that_name[0]
-    return name if any("/" not in each for each in listed) else ""  # a folder's name is its path
+    return name if any("/" not in each for each in listed) else ""  # the name of a folder source is its path
 
 
 def _scopes(name: pa.Array, source: pa.Array, scopes: Mapping[str, str]) -> tuple[pa.Array, pa.Array]:
-    """Give the bucket of each label, empty where none is known, and its text: s3:// names both itself."""
+    """Return the bucket of each label (empty if unknown) and its text; s3:// names contain both."""
     mapped = pa.array(list(scopes.values()), pa.string()).take(
         pc.index_in(source, pa.array(list(scopes), pa.string()))
     )
@@ -135,7 +135,7 @@ def _scopes(name: pa.Array, source: pa.Array, scopes: Mapping[str, str]) -> tupl
 
 
 def _fold_groups(code: IntArray, group: pa.Array, num_codes: int) -> IntArray:
-    """Give each name the number of its group; a name whose records give several joins them."""
+    """Return the group number of each name; if the records of a name give several groups, they are joined."""
     folded = np.full(num_codes, -1, np.int64)
     valid = np.flatnonzero(pc.is_valid(group).to_numpy(zero_copy_only=False))
     if not len(valid):

@@ -1,7 +1,7 @@
-"""Which photos a label means that names none exactly: the one photo whose name is the same in plain form.
+"""Find the photo of a label that names none exactly: the only photo with the same name in plain form.
 
-No pair of label and photo is ever written out, as a thousand labels may be like a million photos: of the
-photos of one plain form only the first and the last are kept, which tells one from several.
+A thousand labels may be like a million photos, so pairs of label and photo are not stored. For each plain
+form only its first and last photo are kept; they are equal if there is only one photo.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from physiq_ray.storage import Bucket, Listing
 
 @dataclass(frozen=True)
 class Likeness:
-    """What labels and photos are like.
+    """The result of a comparison in plain form.
 
-    codes: the names compared. photo: int64, for each the one photo like it, -1 where there is none or more
-    than one. is_ambiguous: there are several. alike: each photo of these with one of the names.
-    labels, photos: the plain forms; the rows of labels are places in codes.
+    codes: the compared names. photo: int64, the only photo like each name, -1 for none or several.
+    is_ambiguous: several photos are like the name. alike: each of these photos, with one of the names.
+    labels, photos: the plain forms; the rows of labels are positions in codes.
     """
 
     codes: IntArray
@@ -35,26 +35,26 @@ class Likeness:
     photos: Readings
 
     def of_open(self, is_missing: BoolArray, is_known: BoolArray) -> "Likeness":
-        """Keep the plain forms only of names without a photo and of photos that no name means."""
+        """Keep only the plain forms of names without a photo and of photos that no name means."""
         labels = self.labels.filter(is_missing[self.codes][self.labels.row])
         return replace(self, labels=labels, photos=self.photos.filter(~is_known[self.photos.row]))
 
 
 @dataclass(frozen=True)
 class _Index:
-    """Photos by what they may be called: key: int64 (N,), a number a text; photo: int64 (N,)."""
+    """Photos by the texts that may name them. key: int64 (N,), the position in texts; photo: int64 (N,)."""
 
     texts: pa.Array
     key: IntArray
     photo: IntArray
-    first: IntArray  # of each text
+    first: IntArray  # the first photo of each text
     last: IntArray
 
 
 def compare_loosely(
     names: LabelNames, codes: IntArray, listings: Sequence[Listing], photos: pa.Table
 ) -> Likeness:
-    """Compare names with all photos, also with those that are named exactly by others."""
+    """Compare names with all photos, including those that other labels name exactly."""
     chosen = pa.array(codes)
     buckets = {listing.source.name for listing in listings if isinstance(listing.source, Bucket)}
     labels = read_labels(names.name.take(chosen), sorted(buckets))
@@ -63,7 +63,7 @@ def compare_loosely(
     scope = pc.coalesce(labels.bucket, names.scope.take(chosen).take(pa.array(labels.row)))
 
     near = read
-    if len(codes) < photos.num_rows // 4:  # else little would be left out
+    if len(codes) < photos.num_rows // 4:  # otherwise the filter would remove little
         mask = pc.is_in(last_parts(read.text), last_parts(labels.text))
         near = read.filter(mask.to_numpy(zero_copy_only=False))
     first = np.full(len(codes), photos.num_rows, np.int64)
@@ -102,7 +102,7 @@ def _index(
     is_name: bool,
     scoped: bool,
 ) -> _Index:
-    """List what photos may be called: their last part; or their key, also below a prefix or with bucket."""
+    """List the texts that may name a photo: its last part; or its key, also below a prefix or with bucket."""
     bucket = photos["bucket"].take(pa.array(near.row)).combine_chunks()
     if is_name:
         texts, rows = [last_parts(near.text)], [np.arange(len(near.row))]
@@ -135,7 +135,7 @@ def _index(
 
 
 def _find(index: _Index, labels: Readings, scope: pa.Array, rows: IntArray) -> tuple[IntArray, IntArray]:
-    """Look readings up; of a path first all of it, then one folder less, until some photo is called so."""
+    """Look up readings. A path is tried whole, then without its first folder, and so on, until it matches."""
     found_rows, found_keys = [], []
     deepest = pc.max(pc.count_substring(index.texts, "/")).as_py() or 0
     text = labels.text.take(pa.array(rows))
@@ -159,7 +159,7 @@ def _find(index: _Index, labels: Readings, scope: pa.Array, rows: IntArray) -> t
 
 
 def _alike(index: _Index, row: IntArray, key: IntArray, is_ambiguous: BoolArray, codes: IntArray) -> Pairs:
-    """Give each photo that is called as an ambiguous name is, with one such name."""
+    """Return each photo that an ambiguous name may mean, with one such name."""
     code_of_key = np.full(len(index.first), -1, np.int64)
     chosen = is_ambiguous[row]
     code_of_key[key[chosen]] = codes[row[chosen]]

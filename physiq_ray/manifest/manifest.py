@@ -1,4 +1,4 @@
-"""The manifest: one row a usable photo, the class mapping, and the report of what was left out."""
+"""The manifest: one row per usable photo, the class mapping, and the report of what is not used."""
 
 import io
 from dataclasses import dataclass, field
@@ -30,14 +30,14 @@ MANIFEST_FILE = "manifest.parquet"  # among the files of a run
 
 @dataclass(frozen=True)
 class Manifest:
-    """The photos of one run: a table of MANIFEST_SCHEMA in the order of their uris."""
+    """The photos of one run, as a table of MANIFEST_SCHEMA sorted by uri."""
 
     table: pa.Table
     class_mapping: ClassMapping
     report: ManifestReport = field(default_factory=lambda: ManifestReport(()))
 
     def split(self, name: str) -> pa.Table:
-        """Give the rows of "train", "validation" or "test"."""
+        """Return the rows of "train", "validation" or "test"."""
         return self.table.filter(pc.equal(self.table["split"], name))
 
     def to_parquet(self) -> bytes:
@@ -48,9 +48,9 @@ class Manifest:
 
     @classmethod
     def from_parquet(cls, data: bytes, *, name: str) -> "Manifest":
-        """Read what `to_parquet` wrote; name is said in errors.
+        """Read a table that `to_parquet` wrote. name: names the file in errors.
 
-        Raises DataError: not Parquet, other columns, nothing in it, or values that contradict each other.
+        Raises DataError: it is not Parquet, has other columns or no rows, or contradicts itself.
         """
         try:
             table = pq.read_table(io.BytesIO(data))
@@ -67,19 +67,19 @@ class Manifest:
 
 
 def _find_contradiction(table: pa.Table) -> str | None:
-    """Say what a table that was not made here as it stands must not contain."""
+    """Describe the first contradiction in a table that may have been changed, None if there is none."""
     for column in table.schema.names:
         if table[column].null_count:
             return f"{table[column].null_count} rows have no {column}"
     splits = set(pc.unique(table["split"]).to_pylist())
     if others := splits - set(SPLITS):
-        return f"split is {', '.join(map(repr, SPLITS))}, got {sorted(others)}"
+        return f"split must be one of {', '.join(map(repr, SPLITS))}, got {sorted(others)}"
     if len(splits) < 2:
         return f"all photos are in one split, {table['split'][0].as_py()!r}"
     if missing := {TRAIN, VALIDATION} - splits:
         return f"no photo is in split {missing.pop()!r}"
     if pc.count_distinct(table["uri"]).as_py() < table.num_rows:
-        return "some uris stand there twice"
+        return "some uris occur twice"
     mapping = ClassMapping.of_poses(pc.unique(table["pose_id"]).to_pylist())
     expected = pc.index_in(table["pose_id"], pa.array(mapping.pose_ids, pa.int32()))
     if not pc.all(pc.equal(expected, table["class_index"])).as_py():

@@ -1,12 +1,37 @@
-"""Which object a label names: the one place that decides it, for training, audit, sync and cleanse.
+"""Decide which photos each label means, for training, audit, sync and cleanse.
 
-1. Where: in the bucket that the label's source is mapped to, or that `s3://bucket/key` names; else in all.
-2. Exactly: a bare name means each object whose key ends in it. A name with a folder means the object of that
-   key, or of that key below its source's prefix; never another of the same file name.
-3. Otherwise by the plain form (see `names`): the one object that is called so. Of a URL or an absolute path
-   it is the longest trailing part that is a key. Several are a conflict, as nobody can tell which is meant.
-   An object that some label names exactly is not claimed by others; one of equal pose only confirms it.
-4. A folder right below the source that is named after a pose id is a label of what lies in it.
+1. Bucket: only the bucket to which the label's source is mapped, or which `s3://bucket/key` names, is
+   searched; without such a bucket, all are searched.
+2. Exact name: a bare name means each photo whose key has it as the last part. A name with a folder means the
+   photo with that key, or with that key below its source's prefix; never another one of the same file name.
+3. Plain form (see `names`): a label that names no photo exactly means the only photo with its plain form. For
+   a URL or an absolute path, this is the photo whose key is the longest trailing part of it. If several
+   photos fit, the label is ambiguous, and all of them are in conflict. A photo that some label names exactly
+   is not claimed by other spellings; one with an equal pose only confirms it.
+4. Folder: a folder directly below the source whose name is a pose id labels the photos in it.
+
+`_judge` combines the labels of each photo to the five masks of `Matches`. `cleanse` deletes only photos whose
+last column is yes, and only if they also have an ETag, are old enough, have a format that can be read here,
+and are in a bucket that is not refused (cleanse/plan.py).
+
+| labels of the photo           | is_usable | is_known | is_unusable | is_conflict | is_poseless | deletable |
+|-------------------------------|-----------|----------|-------------|-------------|-------------|-----------|
+| one label                     | yes       | yes      | no          | no          | no          | no        |
+| several that agree            | yes       | yes      | no          | no          | no          | no        |
+| several that differ           | no        | yes      | no          | yes         | no          | no        |
+| poseId null                   | no        | yes      | no          | no          | yes         | no        |
+| poseId null and a pose        | no        | yes      | no          | yes         | no          | no        |
+| only unusable labels          | no        | yes      | yes         | no          | no          | no        |
+| usable and unusable labels    | yes       | yes      | no          | no          | no          | no        |
+| possibly an ambiguous label   | no        | yes      | no          | yes         | no          | no        |
+| only its folder's name        | yes       | yes      | no          | no          | no          | no        |
+| a label unlike its folder     | no        | yes      | no          | yes         | no          | no        |
+| none, like an unmatched label | no        | no       | no          | no          | no          | no        |
+| none                          | no        | no       | no          | no          | no          | yes       |
+
+An unusable label is a malformed record whose name can be read, or a label of an unknown pose. A photo is like
+an unmatched label if `find_resembling` says so. Copies of equal content with different poses are usable here,
+but `match_photos` reports them as conflicts and does not use them.
 """
 
 import re
@@ -29,18 +54,27 @@ from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing
 
 @dataclass(frozen=True)
 class Matches:
-    """What the labels say of each listed photo, and what became of each name.
+    """The verdict on each listed photo, and the result for each name.
 
-    Of photos, in one order: pose_id: null where there is none or no clear one. is_usable: it has a pose.
-    is_known: some label means it, even a contradictory one or one that cannot be used. is_unusable: only
-    labels that cannot be used mean it. is_conflict: its labels differ, or one of them may mean another.
-    is_poseless: a person saw no known pose. is_by_folder: its folder alone gives its pose. alike_code: the
-    name that may mean it or another, -1 where none.
-    Of names, in the order of `names`: scope: the bucket that it is looked for in, empty for all. is_missing:
-    no photo. is_loose: only in plain form. is_ambiguous: it may mean several photos and means none for
-    certain.
-    pairs: names and the photos that they mean. likeness: of the names that name no photo exactly, None where
-    there are none; its plain forms are only those of missing names and of photos that no name means.
+    One entry per photo, in the order of the listings (see the truth table of this module):
+    pose_id: null if the photo has no pose, or its labels conflict.
+    is_usable: it has a pose.
+    is_known: some label means it, even an unusable or contradictory one.
+    is_unusable: only unusable labels mean it.
+    is_conflict: its labels differ, or an ambiguous label may mean it.
+    is_poseless: a person looked and saw no known pose.
+    is_by_folder: only its folder gives its pose.
+    alike_code: the ambiguous name that may mean it, -1 for none.
+
+    One entry per name, in the order of `names`:
+    scope: the bucket in which it is searched, empty for all.
+    is_missing: it means no photo.
+    is_loose: it means a photo in plain form only.
+    is_ambiguous: it may mean several photos, and names none of them exactly.
+
+    pairs: names and the photos that they mean.
+    likeness: the comparison of names that name no photo exactly, None if there are none. It keeps only the
+    plain forms of missing names and of photos that no name means.
     """
 
     pose_id: pa.Array
@@ -61,7 +95,7 @@ class Matches:
 
 
 def concat_photos(listings: Sequence[Listing]) -> pa.Table:
-    """Put the photos of all listings below each other; nothing is copied."""
+    """Concatenate the photos of all listings without copying them."""
     tables = [listing.table for listing in listings if listing.table is not None]
     return pa.concat_tables([LISTING_SCHEMA.empty_table(), *tables])
 
@@ -73,7 +107,7 @@ def match_labels(
     poses: Mapping[int, str],
     source_buckets: Mapping[str, str],
 ) -> Matches:
-    """Find what each label means among the photos of the listings, as `concat_photos` gives them."""
+    """Find the photos that each label means. photos: the result of `concat_photos` for the listings."""
     names = fold_labels(labels, source_buckets, {listing.source.name for listing in listings})
     found, unclear = find_exact(names, listings, photos)
     is_ambiguous, is_loose = np.zeros(len(names), bool), np.zeros(len(names), bool)
@@ -115,7 +149,7 @@ def match_labels(
 
 
 def _scopes_read(names: LabelNames, likeness: Likeness) -> pa.Array:
-    """Give the bucket of each name, as far as it was read from a URL too."""
+    """Return the bucket of each name, including those read from a URL."""
     named = np.flatnonzero(pc.is_valid(likeness.labels.bucket).to_numpy(zero_copy_only=False))
     place = np.full(len(names), -1, np.int64)
     place[likeness.codes[likeness.labels.row[named]]] = named
@@ -123,10 +157,10 @@ def _scopes_read(names: LabelNames, likeness: Likeness) -> pa.Array:
 
 
 def _find_claims(names: LabelNames, likeness: Likeness, exact: Pairs, is_taken: BoolArray) -> Pairs:
-    """Give the names that are like one photo, with it.
+    """Return the names that are like exactly one photo, with this photo.
 
-    Of a photo that others name exactly only those that do not contradict them: one more spelling in another
-    export is no label without a photo.
+    If other labels name the photo exactly, only names that do not contradict them are returned. So another
+    spelling of a labelled photo is not an unmatched label.
     """
     one = np.flatnonzero(likeness.photo >= 0)
     code, photo = likeness.codes[one], likeness.photo[one]
@@ -151,7 +185,7 @@ def _judge(
     by_folder: IntArray,
     folder_pose: npt.NDArray[np.int32],
 ) -> dict[str, Any]:
-    """Say of each photo what its labels and its folder make of it; by_folder: photos of a folder's pose."""
+    """Combine labels and folder of each photo. by_folder: the photos whose folder gives the folder_pose."""
     lowest, highest = _poses_of(names, pairs, len(alike_code))
     is_labelled = lowest <= highest
     lowest[by_folder] = np.minimum(lowest[by_folder], folder_pose)
@@ -177,9 +211,9 @@ def _judge(
 def _folder_poses(
     listings: Sequence[Listing], poses: Mapping[int, str]
 ) -> tuple[IntArray, npt.NDArray[np.int32]]:
-    """Find the photos in a folder, the first below its source, that is named after a pose: rows, pose ids.
+    """Find the photos whose first folder below the source is named after a pose. Returns rows and pose ids.
 
-    07 is not pose 7 here, as it may be July.
+    The folder 07 does not mean pose 7, because it may mean July.
     """
     pose_ids = np.array(list(poses), np.int32)
     names = pa.array([str(pose_id) for pose_id in poses], pa.string())

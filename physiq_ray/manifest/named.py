@@ -1,4 +1,4 @@
-"""What the labels say of the photos of each source: for the tools that keep or remove photos."""
+"""Find the labelled photos of each source, for the tools that keep or remove photos."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from physiq_ray.storage import Bucket, Listing
 
 @dataclass(frozen=True)
 class NamedPhotos:
-    """What the labels say of one listing's photos, in the order of its rows.
+    """The labels of one listing's photos, in the order of its rows.
 
-    is_labelled: some label means this photo, be it one of a null pose, one that cannot be used or one that
-    contradicts another, and also each object of a comparison that is not unique. resembles: for a photo that
-    no label means, the name of a label without a photo that it resembles; null otherwise. num_labels: labels
-    that concern this listing: those that mean a photo in it, and those without a photo that name its bucket
-    or no bucket. unmatched: the names of the latter. A label that may mean a photo of a source that could not
-    be listed is not among them.
+    is_labelled: some label means this photo. Labels with a null pose, unusable and contradictory labels
+    count too, and so does an ambiguous label, for each photo that it may mean.
+    resembles: for an unlabelled photo, the name of an unmatched label that it resembles; else null.
+    num_labels: number of labels that concern this listing: those that mean a photo in it, and `unmatched`.
+    unmatched: the names of the unmatched labels that name its bucket or no bucket. A label that may mean a
+    photo of a source that could not be listed is not among them.
     """
 
     is_labelled: pa.BooleanArray
@@ -39,9 +39,9 @@ def find_labelled(
     poses: Mapping[int, str],
     source_buckets: Mapping[str, str],
 ) -> tuple[NamedPhotos | None, ...]:
-    """Find the photos of each listing that some label means, and the labels that mean none.
+    """Find the labelled photos and the unmatched labels of each listing.
 
-    One answer a listing, in the order of the listings; None for a source that could not be listed.
+    Returns one result per listing, in the same order; None for a source that could not be listed.
     """
     photos = concat_photos(listings)
     matches = match_labels(listings, photos, labels, poses, source_buckets)
@@ -64,7 +64,7 @@ def find_labelled(
 
 
 def known_missing(matches: Matches, listings: Sequence[Listing]) -> BoolArray:
-    """Tell which names mean no photo: not those that may mean one of a source that could not be listed."""
+    """Tell which names mean no photo; names that may mean a photo of a failed source are not among them."""
     failed = [listing.source.name for listing in listings if listing.table is None]
     if not failed:
         return matches.is_missing
@@ -74,10 +74,10 @@ def known_missing(matches: Matches, listings: Sequence[Listing]) -> BoolArray:
 
 
 def _meant_codes(matches: Matches) -> tuple[IntArray, IntArray]:
-    """Give the names that mean, or may mean, a photo, with it."""
+    """Return the names that mean or may mean a photo, with this photo."""
     maybe = np.flatnonzero(matches.alike_code >= 0)
     code, photo = [matches.pairs.code, matches.alike_code[maybe]], [matches.pairs.photo, maybe]
-    if matches.likeness is not None:  # names that only confirm what others say exactly
+    if matches.likeness is not None:  # names that only confirm an exact label
         sure = matches.likeness.photo >= 0
         sure[sure] = matches.is_loose[matches.likeness.codes[sure]]
         code.append(matches.likeness.codes[sure])
@@ -86,25 +86,25 @@ def _meant_codes(matches: Matches) -> tuple[IntArray, IntArray]:
 
 
 def _names_for(listing: Listing, matches: Matches, is_missing: BoolArray) -> tuple[str, ...]:
-    """Give the missing names that name the listing's bucket, or none."""
+    """Return the missing names that name the listing's bucket or no bucket."""
     names = matches.names
     chosen = pc.and_(
         pa.array(is_missing), pc.is_in(matches.scope, pa.array(["", listing.source.name], pa.string()))
     )
     found: list[str] = names.name.filter(chosen).to_pylist()
     if isinstance(listing.source, Bucket) and listing.source.prefix:
-        # s3://bucket/key beside the prefix is not looked for here.
+        # s3://bucket/key outside the prefix is not searched here.
         base, whole = f"s3://{listing.source.name}/", str(listing.source)
         found = [name for name in found if not name.startswith(base) or name.startswith(f"{whole}/")]
     return tuple(found)
 
 
 def find_resembling(matches: Matches, photos: pa.Table, listings: Sequence[Listing]) -> pa.StringArray:
-    """Give for each photo that no label means a label without a photo that it resembles.
+    """Return for each unlabelled photo an unmatched label that it resembles, or null.
 
-    Last parts are compared without case, accents, punctuation, extension and what an upload puts in front.
-    A label that names a bucket resembles only photos of it, unless that bucket is none of the listed: it may
-    have moved.
+    Last parts are compared without case, accents, punctuation, extension and the prefix of an upload.
+    A label that names a bucket resembles only photos of this bucket. If the bucket is not listed, the label
+    may resemble any photo, because the photo may have moved.
     """
     likeness = matches.likeness
     if likeness is None or matches.is_known.all():
@@ -125,7 +125,7 @@ def find_resembling(matches: Matches, photos: pa.Table, listings: Sequence[Listi
 
 
 def _scopes(codes: IntArray, matches: Matches, listings: Sequence[Listing]) -> pa.Array:
-    """Give the bucket whose photos each name may resemble, empty for all."""
+    """Return the bucket whose photos each name may resemble, empty for all."""
     chosen = pa.array(codes)
     scope, own = matches.scope.take(chosen), matches.names.scope.take(chosen)
     is_uri = pc.match_substring_regex(matches.names.name.take(chosen), r"^(?i:s3[an]?)://")

@@ -1,9 +1,9 @@
-"""How people and exports write the name of an object, and the forms in which two names are compared.
+"""Convert the names of photos, as people and exports write them, to the forms in which they are compared.
 
-A name is compared in its plain form: percent-encoding undone, URL and query cut off, Unicode in NFC,
-backslashes as slashes, an extension in lower case, and without quotes, spaces and invisible characters
-around each part. What is written in one of the usual ways takes this form by column, at 2 to 4 µs a name;
-only the rest is read name by name, at three times that.
+Names are compared in plain form: percent-encoding is decoded, URL and query are removed, Unicode is in NFC,
+backslashes become slashes, the extension is in lower case, and quotes, spaces and invisible characters around
+each part are removed. Names in usual spellings are converted by column, in 2 to 4 µs per name; only the
+others are converted one by one, which takes three times as long.
 """
 
 import re
@@ -30,10 +30,10 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*$")
 _ARN: Final = "arn:aws:s3:::"
 _S3_SCHEMES = frozenset({"s3", "s3a", "s3n"})
 # bucket.s3.amazonaws.com, bucket.s3.eu-west-1.amazonaws.com, bucket.s3-accelerate.dualstack.amazonaws.com,
-# and without a bucket, which is then the first part of the path.
+# and hosts without a bucket; the bucket is then the first part of the path.
 _AWS_HOST = re.compile(r"(?:(?P<bucket>.+)\.)?s3(?:[.-][a-z0-9.-]+)?\.amazonaws\.com(?:\.cn)?$")
-# What surrounds a name in a spreadsheet or a log: space of any kind, quotes, brackets of a link, commas, and
-# what is not seen (byte order mark, zero-width and direction marks, control characters).
+# Characters that surround a name in a spreadsheet or a log: spaces of any kind, quotes, brackets of a link,
+# commas, and invisible ones (byte order mark, zero-width and direction marks, control characters).
 _SURROUNDING: Final = "".join(
     [
         *map(chr, range(0x21)),
@@ -44,31 +44,30 @@ _SURROUNDING: Final = "".join(
         *"\"'`´‘’‚‛“”„‟«»‹›<>,;",
     ]
 )
-# Without a character or a place of one that has to be looked at, a name in NFC is its own plain form, but for
-# an extension's case.
+# A name in NFC that does not match this pattern is its own plain form, except for the case of its extension.
 _UNUSUAL = (
-    r"[^\p{L}\p{N}\p{M}_.()\[\]{}!@$&=^ /-]"  # RE2: the dash stands last
+    r"[^\p{L}\p{N}\p{M}_.()\[\]{}!@$&=^ /-]"  # in RE2, the dash comes last
     r"|^ | $|/ | /|//|^/|/$|(?:^|/)\.{1,2}(?:/|$)"
 )
 _BASE = r"(?:https?|s3[an]?)://[^/?#]*/"
 _QUERY = rf"^([^?#]*\.(?i:{_ENDINGS}))[?#](?s:.*)$"
-_MAX_BASES = 200  # hosts that URLs are read by column of
+_MAX_BASES = 200  # with more hosts, URLs are not read by column
 
 
 class Kind(IntEnum):
-    """What of an object's key a written name gives."""
+    """The part of a photo's key that a written name gives."""
 
     NAME = 0  # the last part alone
     KEY = 1  # the whole key, or the key below the source's prefix
-    PATH = 2  # a URL or absolute path: some trailing part of it is the key
+    PATH = 2  # a URL or absolute path, of which some trailing part is the key
 
 
 @dataclass(frozen=True)
 class Readings:
-    """Written names in their plain form, a row a reading: a `+` may be a plus or a space.
+    """Written names in plain form. A name with a `+` has two readings, as a plus and as a space.
 
-    row: int64, which name; text: the plain form, parts divided by "/"; kind: int64, a Kind; bucket: the one
-    that the name itself says, null where it says none.
+    One row per reading. row: int64, the position of the name. text: the plain form, parts separated by "/".
+    kind: int64, a Kind. bucket: the bucket that the name itself contains, null if it contains none.
     """
 
     row: IntArray
@@ -83,7 +82,7 @@ class Readings:
 
 
 def read_labels(names: pa.Array, buckets: Collection[str]) -> Readings:
-    """Read the names that labels give; buckets: those listed, which a host may begin with."""
+    """Read the names of labels. buckets: the listed buckets, with which the host of a URL may begin."""
     rows = np.arange(len(names))
     first, unusual = _read_by_column(names, rows)
     based = pc.match_substring_regex(names, rf"^{_BASE}")
@@ -94,33 +93,33 @@ def read_labels(names: pa.Array, buckets: Collection[str]) -> Readings:
 
 
 def read_keys(keys: pa.Array) -> Readings:
-    """Read keys as they are stored: some uploads store them encoded."""
+    """Read stored keys, which some uploads store in encoded form."""
     found, unusual = _read_by_column(keys, np.arange(len(keys)))
     return _join([found, _read_each(keys, unusual, _read_key)])
 
 
 def last_parts(paths: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Give what follows the last "/" of each."""
+    """Return the part of each path after the last "/"."""
     names = pc.replace_substring_regex(paths, r"(?s)^.*/", "")
     return names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
 
 
 def normalized(texts: pa.Array) -> pa.Array:
-    """Give texts in Unicode NFC."""
+    """Convert texts to Unicode NFC."""
     return pc.utf8_normalize(texts, form="NFC")
 
 
 def is_ascii(texts: pa.Array) -> npt.NDArray[np.bool_]:
-    """Tell which texts have no character beyond ASCII: bool (N,)."""
+    """Tell which texts are ASCII. Returns bool (N,)."""
     mask: npt.NDArray[np.bool_] = pc.string_is_ascii(texts).to_numpy(zero_copy_only=False)
     return mask
 
 
 def skeletons(names: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """Give what is left of last parts without case, accents, punctuation and photo extension, twice.
+    """Return last parts without case, accents, punctuation and photo extension, in two forms.
 
-    The second time without what an upload puts in front too: a time or a hash of 8 digits or more, as in
-    1757471824350-IMG1813.jpeg; null where there is none. Names that are nothing but punctuation stay.
+    The second form also lacks the prefix of an upload, a time or a hash of 8 digits or more as in
+    1757471824350-IMG1813.jpeg; it is null if there is no prefix. Names of punctuation only are kept.
     """
     low = pc.utf8_lower(pc.utf8_normalize(names, form="NFKD"))
     stem = pc.replace_substring_regex(low, rf"(?:\.(?:{_ENDINGS}))+$", "")
@@ -135,7 +134,7 @@ def skeletons(names: pa.Array) -> tuple[pa.Array, pa.Array]:
 
 
 def _read_by_column(texts: pa.Array, rows: IntArray) -> tuple[Readings, IntArray]:
-    """Read what is written in a usual way; give the rows that are not too."""
+    """Read names in usual spellings by column. Also returns the rows of the other names."""
     decoded = pc.replace_substring(pc.replace_substring(texts, "%20", " "), "%2F", "/")
     spaced = pc.replace_substring(decoded, "+", " ")
     is_unusual = pc.match_substring_regex(spaced, _UNUSUAL).to_numpy(zero_copy_only=False)
@@ -152,7 +151,7 @@ def _read_by_column(texts: pa.Array, rows: IntArray) -> tuple[Readings, IntArray
 def _read_urls(
     names: pa.Array, base: pa.Array, rows: IntArray, buckets: Collection[str]
 ) -> tuple[list[Readings], IntArray]:
-    """Read URLs by column, for each base (scheme and host, of which there are few) in turn."""
+    """Read URLs by column, separately for each base (scheme and host); usually there are few."""
     encoded = base.take(pa.array(rows)).dictionary_encode()
     codes, bases = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
     if len(bases) > _MAX_BASES:
@@ -162,7 +161,7 @@ def _read_urls(
         here = rows[codes == code]
         scheme, _, host = each.partition("://")
         bucket, path = _read_url(scheme, host, buckets)
-        if not each or bucket == "":  # no URL, or its bucket is part of the path
+        if not each or bucket == "":  # not a URL, or the bucket is part of the path
             left.append(here)
             continue
         rest = pc.replace_substring_regex(names.take(pa.array(here)), rf"^{_BASE}", path)
@@ -241,7 +240,7 @@ def _read_label(name: str, buckets: Collection[str]) -> tuple[Kind, str | None, 
 
 
 def _read_url(scheme: str, rest: str, buckets: Collection[str]) -> tuple[str | None, str]:
-    """Give the bucket that a URL names for certain, and the path that is left."""
+    """Return the bucket that a URL certainly names, or None, and the rest of its path."""
     host, _, path = rest.partition("/")
     if scheme in _S3_SCHEMES:
         return host, path
@@ -251,7 +250,7 @@ def _read_url(scheme: str, rest: str, buckets: Collection[str]) -> tuple[str | N
             return found["bucket"], path
         bucket, _, path = path.partition("/")
         return bucket, path
-    for bucket in buckets:  # another server's host may begin with the bucket's name, or only look so
+    for bucket in buckets:  # the first part of another server's host may be the bucket, but is not certain
         if host.startswith(f"{bucket}."):
             return None, f"{bucket}/{path}"
     return None, path
@@ -262,7 +261,7 @@ def _read_key(key: str) -> tuple[Kind, str | None, Sequence[str]]:
 
 
 def _without_query(path: str) -> str:
-    """Cut off a URL's query and fragment, if what stands before them is a photo's name."""
+    """Remove a URL's query and fragment if a photo's name comes before them."""
     cut = re.search(r"[?#]", path)
     if cut is not None and _ENDS_LIKE_A_PHOTO.search(path[: cut.start()].rstrip(_SURROUNDING)):
         return path[: cut.start()]
@@ -270,7 +269,7 @@ def _without_query(path: str) -> str:
 
 
 def _plain_forms(path: str) -> Sequence[str]:
-    """Give the plain form of a path; two where a plus may be a space."""
+    """Return the plain form of a path, or two if a plus may be a space."""
     form = _plain(_decode(path))
     if "+" not in path:
         return (form,)
@@ -292,21 +291,21 @@ def _plain(path: str) -> str:
         return ""
     stem, dot, extension = parts[-1].rpartition(".")
     if dot:
-        parts[-1] = f"{stem}.{extension.encode().lower().decode()}"  # ASCII alone, as by column
+        parts[-1] = f"{stem}.{extension.encode().lower().decode()}"  # only ASCII, as in _fold_extensions
     return "/".join(parts)
 
 
 def _decode(text: str) -> str:
-    """Undo percent-encoding as often as it was done: a name may have gone through several exports."""
+    """Decode percent-encoding repeatedly, because several exports may have encoded the name."""
     while "%" in text and (once := _decode_once(text)) != text:
         text = once
     return text
 
 
 def _decode_once(text: str) -> str:
-    """Undo percent-encoding; a % without two hexadecimal digits after it is one."""
+    """Decode percent-encoding once; a % that two hexadecimal digits do not follow is kept."""
     data = unquote_to_bytes(text)
     try:
         return data.decode()
-    except UnicodeDecodeError:  # of a page in Latin-1
+    except UnicodeDecodeError:  # encoded by a page in Latin-1
         return data.decode("latin-1")

@@ -1,4 +1,4 @@
-"""What was found in the sources and in the labels, and what of it is not used."""
+"""The report of what was found in the sources and labels, and what is not used."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from physiq_ray.errors import PhysiqError
 
 @dataclass(frozen=True)
 class SourceReport:
-    """What one source holds: photos (not other objects) and their bytes, or why it could not be listed.
+    """The photos of one source and their bytes, or the error if it could not be listed.
 
-    labelled: photos that some label names; unusable: those among them that only labels of an unknown pose
-    or malformed ones name.
+    total: all photos. labelled: photos that some label names. unusable: labelled photos that only malformed
+    records or labels of an unknown pose name. num_others: objects that are not photos.
     """
 
     source: str
@@ -30,7 +30,7 @@ class SourceReport:
 
 @dataclass(frozen=True)
 class Counted:
-    """How many there are of something, and the first few, a sentence each: all would fill the memory."""
+    """A count and the first few examples, one sentence each; all of them would take too much memory."""
 
     count: int = 0
     examples: Sequence[str] = ()
@@ -38,16 +38,18 @@ class Counted:
 
 @dataclass(frozen=True)
 class ManifestReport:
-    """Everything that was found and not used; one sentence an item, names in quotes.
+    """Everything that was found and is not used, with one sentence per item and names in quotes.
 
-    labels_without_photo, ambiguous: names as the labels write them; the latter may mean several photos, none
-    of them by its exact name, and mean none. loose: labels that mean a photo though they write its name in
-    another way. shared_names: labels whose name is that of several photos, which are all meant.
-    num_poseless: photos of which a label says that they show no known pose. num_by_folder: photos that have
-    their pose from the name of their folder alone. split_conflicts: groups whose labels give several splits.
-    undecodable: uris of photos, labelled or not, of a kind that cannot be decoded here. poses_without_photo:
-    those that no usable photo shows.
-    problem: why nothing can be trained on what was found, None where it can.
+    labels_without_photo: the names of unmatched labels, as they are written.
+    ambiguous: the names of ambiguous labels, which may mean several photos and name none exactly.
+    loose: labels that mean a photo although they spell its name differently.
+    shared_names: labels whose name fits several photos; all of these photos get the label.
+    num_poseless: photos that show no known pose according to a label.
+    num_by_folder: photos that get their pose only from the name of their folder.
+    split_conflicts: groups whose labels give several splits.
+    undecodable: uris of photos, labelled or not, in a format that cannot be decoded here.
+    poses_without_photo: poses that no usable photo shows.
+    problem: the error that prevents a training with this manifest, None if there is none.
     """
 
     sources: tuple[SourceReport, ...]

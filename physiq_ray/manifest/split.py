@@ -1,7 +1,7 @@
-"""Which photos belong together, and which groups are for validation: functions of arrays.
+"""Join photos to groups, and choose the groups for validation: functions of arrays.
 
-One entry a photo everywhere. The one Python loop runs over groups that hold several classes (an athlete,
-a session); all else is by column.
+Arrays have one entry per photo. The only Python loop over groups runs over those that hold several classes
+(an athlete, a session); everything else is computed by column.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 def join_groups(num_rows: int, links: Sequence[tuple[IntArray, IntArray]]) -> IntArray:
-    """Give each row the first row of its group, where groups that share a row are one.
+    """Return for each row the first row of its group; groups that share a row are joined.
 
-    links: pairs of arrays, rows and the number of what they belong to (a content, an athlete). Rows of one
-    number take the lowest row among them, over and over until nothing changes: connected components, in as
-    many rounds as the longest chain of links.
+    links: pairs of arrays: rows, and the number of the content, athlete, … to which each belongs.
+    In each round, rows of one number take the lowest row among them, until nothing changes. This computes
+    connected components, in as many rounds as the longest chain of links.
     """
     representative = np.arange(num_rows)
     while True:
@@ -41,12 +41,15 @@ def split_groups(
 ) -> BoolArray:
     """Choose whole groups for validation so that each class comes nearest to its share.
 
-    class_index, group, order: one entry a photo; groups are taken in the order of their hash. given: int64
-    (2, num_classes), photos of other groups that somebody put into training and into validation himself: a
-    class with some in validation gets no more. A class with two groups or more gets a photo on both sides.
-    Where groups hold several classes that may not be possible, and as they are moved one by one and never
-    exchanged, it is in rare cases not found; a class of one group leaves training only for that: a pose never
-    seen cannot be measured.
+    class_index, group, order: one entry per photo; order is the hash of the group, in whose order groups are
+    taken. given: int64 (2, num_classes), the photos of other groups that labels put into training and into
+    validation; a class with photos in validation gets no more.
+
+    A class with two groups or more gets a photo in both splits. This may be impossible if groups hold several
+    classes; and in rare cases a solution is not found, because groups are moved one by one and never
+    exchanged. A class with one group leaves training only for that purpose, because the model cannot be
+    measured on a pose that it never saw.
+
     Returns bool (photos,), true for validation.
     """
     num_classes = given.shape[1] if given is not None else int(class_index.max()) + 1
@@ -56,14 +59,14 @@ def split_groups(
     pair_group, pair_class = pairs // num_classes, pairs % num_classes
     classes_in_group = np.bincount(pair_group, minlength=len(group_ids))
     is_closed = given_validation > 0
-    # Groups of each class, those given to training as one: the last must not leave training.
+    # The groups of each class; all those given to training count as one. The last must not leave training.
     groups_of_class = np.bincount(pair_class, minlength=num_classes) + (given_training > 0)
     total = np.bincount(class_index, minlength=num_classes) + given_training
     target = np.where(is_closed, 0.0, validation_share * total)
     rank = order[first_row]
     chosen = np.zeros(len(group_ids), dtype=bool)
     taken = np.zeros(num_classes)
-    left = given_training.astype(float)  # what groups of several classes leave in training, or somebody put
+    left = given_training.astype(float)  # photos in training: given ones, and those of mixed groups
 
     mixed = np.flatnonzero(classes_in_group > 1)
     mixed = mixed[np.argsort(rank[mixed], kind="stable")]
@@ -94,7 +97,8 @@ def split_groups(
         chosen[pair_group[of_class[:num_chosen]]] = True
         taken[c] = reached[num_chosen]
 
-    # Those classes that still miss some, as all their groups have a class with enough: nearer on the whole.
+    # Classes may miss photos because each of their groups also holds a class with enough. Move such a group
+    # if its classes together come nearer to their targets.
     for g in mixed[~chosen[mixed]].tolist():
         classes, counts = classes_of(g)
         before = np.abs(taken[classes] - target[classes]).sum()
@@ -121,16 +125,16 @@ def _repair(
     is_in_training: BoolArray,
     rank: npt.NDArray[np.uint64],
 ) -> None:
-    """Move groups so that no class with several groups is wholly on one side, where that is possible.
+    """Move groups so that each class with several groups is in both splits, if that is possible.
 
-    is_closed: classes that get no more photos for validation. is_in_training: classes of which somebody put
-    photos there.
+    is_closed: classes that get no more photos for validation. is_in_training: classes of which labels put
+    photos into training.
     """
     num_classes = len(groups_of_class)
-    for side in (True, False):  # validation first: a class without validation goes unmeasured
+    for side in (True, False):  # validation first: a class without validation photos is not measured
         for c in np.flatnonzero((groups_of_class > 1) & ~is_closed):
             on_side = chosen[pair_group] == side
-            here = np.bincount(pair_class[on_side], minlength=num_classes)  # groups per class on this side
+            here = np.bincount(pair_class[on_side], minlength=num_classes)  # groups per class in this split
             there = np.bincount(pair_class[~on_side], minlength=num_classes)
             (there if side else here)[is_in_training] += 1
             if here[c]:

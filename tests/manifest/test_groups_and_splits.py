@@ -91,7 +91,7 @@ def test_the_split_of_the_labels_is_kept() -> None:
     assert of_pose[1].count("train") == 8
     assert of_pose[2].count("validation") == 2
     assert of_pose[2].count("train") == 7
-    assert "2 kept for the test" in list(describe_manifest(manifest))[-1]
+    assert "2 to test with" in list(describe_manifest(manifest))[-1]
 
 
 def test_a_group_whose_labels_differ_is_in_test_before_validation_before_training() -> None:
@@ -135,7 +135,7 @@ def test_without_a_photo_to_train_on_the_labels_split_is_refused() -> None:
         build_manifest([bucket(*(name for name, _ in PLENTY))], labels_of(*records), POSES)
 
     assert str(caught.value) == (
-        "no photos for one side of the split: "
+        "no photos for training or for validation: "
         "pose 1 Front Lat Spread: all its photos are for validation or test; label some to train on; "
         "pose 2 Front Double Biceps: all its photos are for validation or test; label some to train on"
     )
@@ -194,8 +194,9 @@ def test_a_photo_of_no_known_pose_is_counted_and_kept_and_not_trained_on() -> No
     assert manifest.report.conflicts == ("'s3://checkins/odd.jpg': labelled with different poses",)
     assert named is not None
     assert named.is_labelled.to_pylist() == [True] * 22 + [False]
-    assert "1 photos of no known pose by their labels: not trained on, and kept" in list(
-        describe_manifest(manifest)
+    assert (
+        "1 photos show no known pose according to their labels; they are kept, but not used for training"
+        in list(describe_manifest(manifest))
     )
 
 

@@ -459,7 +459,7 @@ def test_without_a_photo_for_validation_nothing_is_trained() -> None:
     labels = labels_of(("a.jpg", 1), ("b.jpg", 2))
 
     with pytest.raises(
-        DataError, match=r"^no photos for one side of the split: pose 1 Front Lat Spread: 1 photo"
+        DataError, match=r"^no photos for training or for validation: pose 1 Front Lat Spread: 1 photo"
     ):
         build_manifest([bucket("one", "a.jpg", "b.jpg")], labels, POSES)
 
@@ -558,7 +558,7 @@ def test_a_pattern_that_re2_does_not_know_is_named(pattern: str) -> None:
 
 
 def test_when_all_photos_are_one_group_that_is_said() -> None:
-    with pytest.raises(DataError, match=r"^no photos for one side of the split: pose 1 .*; pose 2 "):
+    with pytest.raises(DataError, match=r"^no photos for training or for validation: pose 1 .*; pose 2 "):
         build_manifest([plenty()], labels_of(*PLENTY_LABELS), POSES, group_pattern="jpg")
 
 
@@ -783,7 +783,7 @@ def change(column: str, values: dict[int, object]) -> bytes:
     ("data", "problem"),
     [
         (change("pose_id", {0: None}), "1 rows have no pose_id"),
-        (change("split", {1: "tests"}), "split is 'train', 'validation', 'test', got ['tests']"),
+        (change("split", {1: "tests"}), "split must be one of 'train', 'validation', 'test', got ['tests']"),
         (
             change("split", {row: "test" if row % 2 else "train" for row in range(len(PLENTY_LABELS))}),
             "no photo is in split 'validation'",
@@ -792,7 +792,7 @@ def change(column: str, values: dict[int, object]) -> bytes:
             change("split", dict.fromkeys(range(len(PLENTY_LABELS)), "train")),
             "all photos are in one split, 'train'",
         ),
-        (change("uri", {1: "first"}), "some uris stand there twice"),
+        (change("uri", {1: "first"}), "some uris occur twice"),
         (change("class_index", {0: 7}), "class_index does not number the poses 1, 2 from 0"),
     ],
 )

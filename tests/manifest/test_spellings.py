@@ -132,7 +132,5 @@ def test_audit_counts_the_names_that_are_no_exact_ones(answers: Answers) -> None
     assert answers.audit["loose"]["count"] == 32
     assert "'c01%20pose%201.jpg' means 's3://spellings/c01 pose 1.jpg'" in answers.audit["loose"]["examples"]
     assert shared == {"count": 1, "examples": ["'a03.jpg': 2 photos"]}
-    assert answers.audit["conflicts"][0].endswith(
-        "may mean it or another photo, by the exact name of neither"
-    )
+    assert answers.audit["conflicts"][0].endswith("may mean this photo or another, and names neither exactly")
     assert answers.named.num_labels == len(PLAIN) + len(SPELLINGS) - 1  # one is of another bucket
