@@ -211,7 +211,7 @@ def test_a_photo_that_could_not_be_fetched_is_not_called_bad(
     assert "0 photos cannot be decoded" in done.stdout
     assert f"1 photos could not be fetched\n  read s3://{bucket}/1-0.jpg: AccessDenied" in done.stdout
     assert (
-        f"NOT COMPLETE: 1 photos not fetched, the first: read s3://{bucket}/1-0.jpg: AccessDenied"
+        f"NOT COMPLETE: 1 photos could not be fetched, the first: read s3://{bucket}/1-0.jpg: AccessDenied"
         in done.stderr
     )
     done = run_cli("audit", "--sources", f"s3://{bucket}", *args, "--json")

@@ -1,7 +1,7 @@
-"""The state of the data before anyone trains on it or deletes any of it. No Ray.
+"""Check the data before a training or a deletion. Does not import Ray.
 
-count   photos by pose and split, copies, and what the audit could not look at
-check   read every photo: bad ones, and near-duplicates
+count   photos by pose and split, copies, and what the audit could not check
+check   read every photo to find unreadable ones and near-duplicates
 sheet   some photos of each pose next to each other
 report  an audit as text and as plain values
 """

@@ -1,8 +1,8 @@
-"""Read every photo: which are bad, which could not be checked, and which look nearly the same.
+"""Read every photo to find unreadable photos and near-duplicates.
 
 Photos are fetched and decoded in threads, about as fast as Pillow decodes. Near-duplicates are found by a
-perceptual hash of the same pixels. A photo that could not be fetched is not called bad: the check is then
-incomplete.
+perceptual hash of the same pixels. If a photo could not be fetched, the photo is not called damaged, but the
+check is incomplete.
 """
 
 import itertools
@@ -25,17 +25,17 @@ from physiq_ray.storage import read_bytes
 from physiq_ray.storage.etag import failed_step
 
 CHECK_THREADS = 16
-CHECKS_AHEAD = 4 * CHECK_THREADS  # photos that wait to be read, of a million
-GIVE_UP_AFTER = 64  # photos in a row that could not be fetched: each takes 45 s, and the next would too
-HASH_PX = 128  # decoded to, before the hash makes it 32 × 32
+CHECKS_AHEAD = 4 * CHECK_THREADS  # photos queued at a time; all could be a million
+GIVE_UP_AFTER = 64  # photos in a row that could not be fetched; each one takes 45 s
+HASH_PX = 128  # size of the decoded photo, which the hash reduces to 32 × 32
 HASH_BITS = 64
-NEAR_BITS = 4  # of HASH_BITS that may differ between two near-duplicates
+NEAR_BITS = 4  # number of bits that may differ between two near-duplicates
 
 Version = tuple[str, str]  # uri and listed etag
 
 
 def list_versions(table: pa.Table) -> list[Version]:
-    """Give uri and listed etag of each row of a manifest."""
+    """Return uri and listed ETag of each row of a manifest."""
     return list(zip(table["uri"].to_pylist(), table["etag"].to_pylist(), strict=True))
 
 
@@ -44,10 +44,11 @@ Hash = Callable[[Image.Image], Any]
 
 @dataclass(frozen=True)
 class PhotoCheck:
-    """What reading every photo brought to light.
+    """The result of reading every photo.
 
-    near_duplicates: (uri, uri, bits of 64 in which their hashes differ), one photo a content; None where it
-    was not looked for, or not among all. gave_up: why the check ended before the last photo, if it did.
+    near_duplicates: (uri, uri, number of the 64 bits in which their hashes differ), with one photo for each
+    content; None if they were not searched, or not among all photos. gave_up: why the check ended before the
+    last photo, None if it did not.
     """
 
     num_checked: int
@@ -56,12 +57,12 @@ class PhotoCheck:
     gave_up: str | None = None
 
     def of_step(self, step: str) -> tuple[Unreadable, ...]:
-        """Give the photos that failed in one step."""
+        """Return the photos that failed in one step."""
         return tuple(photo for photo in self.unreadable if photo.step == step)
 
 
 def load_hash() -> Hash:
-    """Give the perceptual hash.
+    """Return the perceptual hash function.
 
     Raises SettingError: the ImageHash package is not installed.
     """
@@ -80,9 +81,10 @@ def read_all(
     image_hash: Hash | None,
     on_progress: Callable[[int, int], None],
 ) -> PhotoCheck:
-    """Read every photo; image_hash: to find near-duplicates, None to leave them out.
+    """Read every photo.
 
-    copies: uris of equal content, of which one is hashed. on_progress: photos done, photos in all.
+    copies: uris of equal content, of which one is hashed. image_hash: the hash for near-duplicates; with
+    None they are not searched. on_progress: called with the photos done and the photos in total.
     """
 
     def check(photo: Version) -> _Checked:
@@ -98,7 +100,7 @@ def read_all(
 
     content = {uri: number for number, same in enumerate(copies) for uri in same}
     unreadable = []
-    hashes: dict[int | str, tuple[str, int]] = {}  # by content: a thousand copies make no million pairs
+    hashes: dict[int | str, tuple[str, int]] = {}  # by content: a thousand copies would give a million pairs
     num_checked = num_unreachable = 0
     gave_up = None
     with closing(_call_ahead(check, photos)) as results:
@@ -126,8 +128,8 @@ def read_all(
 def find_near(hashes: npt.NDArray[np.uint64], most_bits: int) -> list[tuple[int, int, int]]:
     """Find pairs of 64-bit hashes that differ in at most most_bits bits: (row, row, bits), in order.
 
-    Of most_bits + 1 parts of a hash one must be equal in such a pair, so only rows that share a part are
-    compared; a thousand photos of one wall would still be compared with each other.
+    If a hash is divided into most_bits + 1 parts, such a pair has at least one equal part. So only rows that
+    share a part are compared; a thousand photos of one wall are still compared with each other.
     """
     bounds = np.linspace(0, HASH_BITS, most_bits + 2).astype(int)
     found: dict[tuple[int, int], int] = {}
@@ -146,7 +148,7 @@ def find_near(hashes: npt.NDArray[np.uint64], most_bits: int) -> list[tuple[int,
 
 @dataclass(frozen=True)
 class _Checked:
-    """One photo that was read: its hash, or what failed."""
+    """One photo that was read: its hash, or the failure."""
 
     uri: str
     bits: int = 0
@@ -157,7 +159,10 @@ class _Checked:
 def _call_ahead(
     call: Callable[[Version], _Checked], photos: Sequence[Version]
 ) -> Generator[_Checked, None, None]:
-    """Call for each photo in threads and give the results in order; closed early, start no more."""
+    """Call a function for each photo in threads and yield the results in order.
+
+    If the generator is closed early, queued calls are cancelled.
+    """
     threads = ThreadPoolExecutor(CHECK_THREADS)
     ahead: deque[Future[_Checked]] = deque()
     try:

@@ -1,4 +1,4 @@
-"""Count photos by pose and split, and find copies; from the listing alone."""
+"""Count photos by pose and split, and find copies, from the manifest without reading photos."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from physiq_ray.manifest import TEST, TRAIN, VALIDATION, Manifest
 
 @dataclass(frozen=True)
 class PoseCount:
-    """Photos of one pose by split; share is of all usable photos."""
+    """Number of photos of one pose by split. share: of all usable photos, 0 … 1."""
 
     pose_id: int
     name: str
@@ -22,13 +22,13 @@ class PoseCount:
 
     @property
     def total(self) -> int:
-        """Photos in all."""
+        """Photos in total."""
         return self.train + self.validation + self.test
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The figures of one audit. copies: uris of equal content, a tuple a content."""
+    """The result of an audit. copies: uris of equal content, one tuple for each content."""
 
     manifest: Manifest
     poses: tuple[PoseCount, ...]
@@ -37,13 +37,13 @@ class Audit:
 
     @property
     def imbalance(self) -> float | None:
-        """How many times as many photos the largest pose has as the smallest; None without a photo."""
+        """Photos of the largest pose divided by those of the smallest pose; None if there are no photos."""
         counts = [pose.total for pose in self.poses]
         return max(counts) / min(counts) if counts else None
 
     @property
     def num_near_across(self) -> int | None:
-        """Pairs that look nearly the same, on different sides of the split; None: not looked for."""
+        """Number of pairs of near-duplicates in different splits; None if they were not searched."""
         if self.check is None or self.check.near_duplicates is None:
             return None
         table = self.manifest.table
@@ -52,7 +52,7 @@ class Audit:
 
     @property
     def not_looked_at(self) -> tuple[str, ...]:
-        """What the audit says nothing of, a sentence each: sources not listed, photos not fetched."""
+        """What the audit could not check, one sentence each: sources not listed, photos not fetched."""
         sentences = [
             f"audited without {source.source}: {source.error}"
             for source in self.manifest.report.failed_sources
@@ -60,7 +60,9 @@ class Audit:
         if self.check is None:
             return tuple(sentences)
         if not_fetched := self.check.of_step("fetch"):
-            sentences.append(f"{len(not_fetched)} photos not fetched, the first: {not_fetched[0].error}")
+            sentences.append(
+                f"{len(not_fetched)} photos could not be fetched, the first: {not_fetched[0].error}"
+            )
         if others := (*self.check.of_step("changed"), *self.check.of_step("gone")):
             sentences.append(
                 f"{len(others)} photos changed or disappeared since they were listed, the first: "
@@ -79,9 +81,9 @@ def audit_manifest(
     near_duplicates: bool = False,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Audit:
-    """Count, and where wished read every photo (near_duplicates implies it).
+    """Count the photos; with check_photos or near_duplicates, also read every photo.
 
-    Raises SettingError: near_duplicates without the ImageHash package.
+    Raises SettingError: near_duplicates is set, but the ImageHash package is not installed.
     """
     table = manifest.table
     poses = []

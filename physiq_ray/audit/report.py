@@ -1,4 +1,4 @@
-"""An audit as text and as plain values."""
+"""Write an audit as text or as plain values."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -9,12 +9,12 @@ from physiq_ray.audit.count import Audit
 from physiq_ray.errors import quoted
 from physiq_ray.manifest import describe_manifest
 
-UNEVEN = 3.0  # times as many photos as another pose: worth a sentence
+UNEVEN = 3.0  # above this imbalance, the report warns
 EXAMPLES = 10
 
 
 def to_dict(audit: Audit) -> dict[str, Any]:
-    """Give everything as plain values, for JSON."""
+    """Convert the audit to plain values, for JSON."""
     report = audit.manifest.report
     return {
         "sources": [asdict(source) | {"unlabelled": source.unlabelled} for source in report.sources],
@@ -42,10 +42,10 @@ def to_dict(audit: Audit) -> dict[str, Any]:
 
 
 def describe(audit: Audit) -> Iterator[str]:
-    """Give the report for a reader, line by line."""
+    """Yield the lines of the report as text."""
     yield from describe_manifest(audit.manifest, examples=EXAMPLES)
     yield ""
-    has_test = any(pose.test for pose in audit.poses)  # most label files say nothing of it
+    has_test = any(pose.test for pose in audit.poses)  # most label files give no test split
     yield (
         f"{'pose':>28}  {'train':>7}  {'validation':>10}  {'test':>6}  {'share':>6}"
         if has_test

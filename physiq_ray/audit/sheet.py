@@ -20,12 +20,12 @@ SHEET_COLUMNS = 8
 def write_contact_sheet(
     manifest: Manifest, pose_names: Mapping[int, str], uri: str, *, seed: int = 42
 ) -> None:
-    """Write a PNG with some photos of each pose in a row of their own.
+    """Write a PNG with one row of photos for each pose.
 
-    The photos are drawn at random, the same for the same seed; one that cannot be read leaves its reason.
-    Raises StorageError: the sheet cannot be written.
+    The photos are chosen at random; an equal seed gives equal photos. An unreadable photo is replaced by its
+    error. Raises StorageError: the sheet cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes half a second
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # the import takes half a second
     from matplotlib.figure import Figure
 
     rng = np.random.default_rng(seed)
@@ -39,7 +39,7 @@ def write_contact_sheet(
     figure = Figure(figsize=(1.5 * SHEET_COLUMNS + 1.6, 2.1 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), SHEET_COLUMNS, squeeze=False)
     photos = iter(shown)
-    plain: dict[str, Any] = {"parse_math": False}  # between two $ of a name stands no formula
+    plain: dict[str, Any] = {"parse_math": False}  # $ in a name does not begin a formula
     for pose_id, row, row_axes in zip(manifest.class_mapping.pose_ids, rows, axes, strict=True):
         for cell in row_axes:
             cell.set(xticks=[], yticks=[])
