@@ -67,9 +67,7 @@ def run_cleanse(args: argparse.Namespace) -> int:
         elif not args.json:
             print("Nothing to delete.")
     elif plan.num_photos and not args.json:
-        print(
-            "Nothing was deleted: this was only a scan. --delete deletes these photos, --plan writes a plan."
-        )
+        print(cleanse.ONLY_SCANNED)
     _print_policy(cleanse.find_needed_policy(missing_rights, buckets, move_to=move_to))
     if args.json:
         print(as_json(answer))
@@ -193,21 +191,9 @@ def _restore(args: argparse.Namespace, settings: CleanseSettings) -> int:
             entries, on_progress=lambda done, total: bars.update(args.restore, done, total, "checked")
         )
     if args.json:
-        print(
-            as_json(
-                {
-                    "photos": restoral.total,
-                    "restored": restoral.restored,
-                    "in_place": restoral.in_place,
-                    "failures": list(restoral.failures),
-                }
-            )
-        )
+        print(as_json(cleanse.restoral_as_dict(restoral)))
     else:
-        print(
-            f"{restoral.total} photos in the journal: {restoral.restored} restored, "
-            f"{restoral.in_place} already in place, {len(restoral.failures)} failed"
-        )
+        print(cleanse.describe_restoral(restoral))
     _print_failures(restoral.failures)
     if restoral.missing_rights:
         buckets = [Bucket(name) for name in {split_uri(entry.uri)[0]: None for entry in entries}]
