@@ -123,8 +123,8 @@ def draw_mistakes(mistakes: Sequence[Mistake], read: Callable[[str], bytes]) -> 
         except (StorageError, PhotoError):
             axes.imshow(np.full((TILE_PX, TILE_PX, 3), 235, np.uint8))
             axes.text(TILE_PX / 2, TILE_PX / 2, "unreadable", ha="center", va="center", color=DARK)
-        told = f"{mistake.truth}\n→ {mistake.answer} {mistake.confidence:.0%}"
-        axes.set_title(told, fontsize=9, color=DARK, **AS_IT_IS)
+        title = f"{mistake.truth}\n→ {mistake.answer} {mistake.confidence:.0%}"
+        axes.set_title(title, fontsize=9, color=DARK, **AS_IT_IS)
         name = PurePosixPath(mistake.uri).name[-34:]
         axes.text(
             *(TILE_PX / 2, TILE_PX + 8, name), ha="center", va="top", fontsize=6, color=DARK, **AS_IT_IS

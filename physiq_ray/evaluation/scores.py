@@ -133,10 +133,10 @@ def score(
     if not len(labels):
         raise DataError("nothing to evaluate: none of the photos could be read")
     num_classes = logits.shape[1]
-    told = logits.argmax(dim=1)
-    confusion = multiclass_confusion_matrix(told, labels, num_classes).numpy()
+    predicted = logits.argmax(dim=1)
+    confusion = multiclass_confusion_matrix(predicted, labels, num_classes).numpy()
     precision, recall, f1 = (
-        measure(told, labels, num_classes, average="none").tolist()
+        measure(predicted, labels, num_classes, average="none").tolist()
         for measure in (multiclass_precision, multiclass_recall, multiclass_f1_score)
     )
     names = [pose_names[pose_id] for pose_id in class_mapping.pose_ids]
@@ -156,7 +156,7 @@ def score(
     top2 = multiclass_accuracy(logits, labels, num_classes, average="micro", top_k=min(2, num_classes))
     return Report(
         num_photos=len(labels),
-        accuracy=float((told == labels).double().mean()),
+        accuracy=float((predicted == labels).double().mean()),
         top2_accuracy=float(top2),
         precision=float(np.mean([pose.precision for pose in present])),
         recall=float(np.mean([pose.recall for pose in present])),
@@ -172,12 +172,15 @@ def score(
 
 
 def _worst(answers: Answers, names: list[str], temperature: float) -> tuple[Mistake, ...]:
-    confidence, told = to_probabilities(answers.logits, temperature).max(dim=1)
-    wrong = torch.nonzero(told != answers.labels)[:, 0]
+    confidence, classes = to_probabilities(answers.logits, temperature).max(dim=1)
+    wrong = torch.nonzero(classes != answers.labels)[:, 0]
     order = wrong[torch.argsort(confidence[wrong], descending=True, stable=True)][:NUM_MISTAKES]
     return tuple(
         Mistake(
-            answers.uris[row], names[int(answers.labels[row])], names[int(told[row])], float(confidence[row])
+            answers.uris[row],
+            names[int(answers.labels[row])],
+            names[int(classes[row])],
+            float(confidence[row]),
         )
         for row in order.tolist()
     )

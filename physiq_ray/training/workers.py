@@ -77,7 +77,7 @@ def plan_workers(settings: Settings, nodes: Sequence[dict[str, Any]]) -> WorkerP
         raise TrainingError(f"the cluster has {num_cpus:g} CPUs; training and decoding need one each")
     _check_decoders(settings.decode_resource, nodes)
     largest = max(node.get("CPU", 0) for node in nodes)
-    cpus = _cpus_beside_gpus(settings, nodes) if use_gpu else _cpus_of_workers(workers, num_cpus, largest)
+    cpus = _cpus_on_gpu_nodes(settings, nodes) if use_gpu else _cpus_of_workers(workers, num_cpus, largest)
     per_node = -(-workers // sum(node.get("CPU", 0) > 0 for node in nodes))
     threads = max(1, int(largest) // per_node)
     by_kind = "PACK" if use_gpu else "SPREAD"
@@ -126,8 +126,8 @@ def _cpus_of_workers(workers: int, num_cpus: float, largest: float) -> float:
     return min(1.0, 2.0 ** math.floor(math.log2(spare / workers)))
 
 
-def _cpus_beside_gpus(settings: Settings, nodes: Sequence[dict[str, Any]]) -> float:
-    """Give the share of a CPU that each worker finds beside a GPU on one node, with a CPU left to decode."""
+def _cpus_on_gpu_nodes(settings: Settings, nodes: Sequence[dict[str, Any]]) -> float:
+    """Give the share of a CPU that each worker gets on the node of its GPU, with a CPU left to decode."""
     workers = settings.num_workers
     num_cpus = sum(node.get("CPU", 0) for node in nodes)
     cpus = 1.0
@@ -137,6 +137,6 @@ def _cpus_beside_gpus(settings: Settings, nodes: Sequence[dict[str, Any]]) -> fl
             return cpus
         cpus /= 2
     raise TrainingError(
-        f"num_workers={workers} with a GPU each: the nodes with GPUs have too few CPUs beside them "
+        f"num_workers={workers} with a GPU each: the nodes with GPUs have too few CPUs "
         f"({num_cpus:g} in all, one of which decodes); start them with more --num-cpus"
     )

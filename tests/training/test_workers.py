@@ -62,7 +62,7 @@ def test_gpus_are_used_where_each_worker_gets_one():
         (
             Settings(num_workers=2),
             [{"GPU": 2, "CPU": 0}, {"CPU": 8}],
-            "nodes with GPUs have too few CPUs beside them .8 in all",
+            "nodes with GPUs have too few CPUs .8 in all",
         ),
         (
             Settings(decode_resource="decode"),
