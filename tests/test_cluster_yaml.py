@@ -304,4 +304,5 @@ def test_a_job_s_working_directory_is_what_it_needs_and_no_more(tmp_path: Path) 
         tops = {name.split("/")[0] for name in names.namelist()}
     assert {"physiq_ray", "mappings"} <= tops
     assert not tops & {".git", ".venv", "docs", "tests", "benchmarks", "dist", "demo", "runs", "output"}
-    assert package.stat().st_size < 2**20
+    # Ray does not compress it. The package itself is 1 MiB; the tests or the pictures would double it.
+    assert package.stat().st_size < 1.5 * 2**20
