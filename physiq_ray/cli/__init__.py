@@ -3,8 +3,20 @@
 Exit status: 0 done, 1 failed or partly failed, 2 wrong use. Ray, torch, Arrow and S3 are imported inside the
 run functions, so that --help answers at once.
 
-train, audit, evaluate, predict, serve, sync, cleanse, cache, demo
-          one command each: its own flags, the settings that it has, its examples, and what it runs and prints
+Each command has a file of its own, with its flags, its settings, its examples, and what it runs and prints:
+
+demo      the whole main path on generated photos
+train     train a model
+audit     count and check photos and labels
+evaluate  score a model
+predict   predict photos, or a bucket
+serve     answer HTTP requests on this machine
+sync      download photos
+cleanse   find and remove unlabelled photos
+cache     show or delete prepared photos
+
+The other files:
+
 command   what a command consists of, and how it loads its settings
 parser    which commands there are; settings → flags, in groups
 addresses predict's @list.txt → the addresses in it

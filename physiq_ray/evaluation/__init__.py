@@ -8,6 +8,7 @@ facts        the facts on the model card that are not scores
 figures      the scores as figures
 report       which files a report has, and writing them
 scores       answers and labels → scores
+text         a report as lines for a reader
 """
 
 from physiq_ray.evaluation.calibration import calibration_error, fit_temperature

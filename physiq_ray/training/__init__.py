@@ -23,6 +23,7 @@ table      the epoch table and its bars
 history    the epochs as files next to the model
 tracking   the epochs on an MLflow server
 finish     what a run leaves at its end
+text       the result of a run as text and as plain values
 
 Nothing is imported here: Ray's processes import the parts they need, which takes seconds each.
 """

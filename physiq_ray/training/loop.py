@@ -272,7 +272,9 @@ class Worker:
         seed = np.random.SeedSequence((settings.seed, epoch, self._rank))
         generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
         shares = np.random.default_rng(seed)
-        strength, size = STRENGTHS.get(settings.augment), train_size(settings, epoch)
+        # A strength that STRENGTHS lacks must not train without augmentation, so it raises here.
+        strength = None if settings.augment == "none" else STRENGTHS[settings.augment]
+        size = train_size(settings, epoch)
 
         def change(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             inputs, targets = shrink(normalise(images), size), labels
