@@ -151,7 +151,7 @@ def test_photos_of_no_manifest_are_named_and_not_deleted(
     )
     assert done.returncode == 0
     assert "1 stale photos in training and validation are no longer in the manifest" in done.stderr
-    assert f"/1/{bucket}%2F0.jpg; look at them and delete them" in done.stderr
+    assert f"/1/{bucket}%2F0.jpg; check and delete them" in done.stderr
     assert len(list((tmp_path / "f").glob(f"*/1/{bucket}%2F0.jpg"))) == 1
 
 
