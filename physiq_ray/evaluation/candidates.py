@@ -63,7 +63,10 @@ def find_candidates(settings: Settings, state: ModelState) -> Candidates:
     Raises SettingError: both sources and manifest are set, or neither and the run is not found; and all
     errors of listing and reading.
     """
-    saved = read_manifest(settings)
+    try:
+        saved = read_manifest(settings)
+    except NotFoundError as error:
+        raise _no_photos(error) from error
     if saved is not None:
         follow_settings(settings, saved.table["bucket"].unique().to_pylist())
         return Candidates(saved, f"the manifest `{settings.manifest}`", _training_or_none(state))
@@ -90,7 +93,7 @@ def find_training_manifest(state: ModelState) -> Manifest:
     try:
         manifest = Manifest.from_parquet(read_bytes(uri), name=uri)
     except NotFoundError as error:
-        raise SettingError(f"sources: {error}; give --sources or --manifest") from error
+        raise _no_photos(error) from error
     if manifest.class_mapping != state.class_mapping:
         raise SettingError(
             f"sources: {uri} has poses {', '.join(manifest.class_mapping.classes)}, but the model has "
@@ -105,3 +108,7 @@ def _training_or_none(state: ModelState) -> Manifest | None:
         return find_training_manifest(state)
     except PhysiqError:
         return None
+
+
+def _no_photos(error: NotFoundError) -> SettingError:
+    return SettingError(f"sources: {error}; give --sources or --manifest")
