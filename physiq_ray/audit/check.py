@@ -31,10 +31,10 @@ HASH_PX = 128  # size of the decoded photo, which the hash reduces to 32 × 32
 HASH_BITS = 64
 NEAR_BITS = 4  # number of bits that may differ between two near-duplicates
 
-Version = tuple[str, str]  # uri and listed etag
+ListedPhoto = tuple[str, str]  # uri and listed etag
 
 
-def list_versions(table: pa.Table) -> list[Version]:
+def listed_photos(table: pa.Table) -> list[ListedPhoto]:
     """Return uri and listed ETag of each row of a manifest."""
     return list(zip(table["uri"].to_pylist(), table["etag"].to_pylist(), strict=True))
 
@@ -76,7 +76,7 @@ def load_hash() -> Hash:
 
 
 def read_all(
-    photos: Sequence[Version],
+    photos: Sequence[ListedPhoto],
     copies: Sequence[Sequence[str]],
     image_hash: Hash | None,
     on_progress: Callable[[int, int], None],
@@ -87,7 +87,7 @@ def read_all(
     None they are not searched. on_progress: called with the photos done and the photos in total.
     """
 
-    def check(photo: Version) -> _Checked:
+    def check(photo: ListedPhoto) -> _Checked:
         uri, etag = photo
         try:
             pixels = decode_square(read_bytes(uri, etag=etag), size_px=HASH_PX)
@@ -157,7 +157,7 @@ class _Checked:
 
 
 def _call_ahead(
-    call: Callable[[Version], _Checked], photos: Sequence[Version]
+    call: Callable[[ListedPhoto], _Checked], photos: Sequence[ListedPhoto]
 ) -> Generator[_Checked, None, None]:
     """Call a function for each photo in threads and yield the results in order.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from physiq_ray.audit.check import PhotoCheck, list_versions, load_hash, read_all
+from physiq_ray.audit.check import PhotoCheck, listed_photos, load_hash, read_all
 from physiq_ray.manifest import TEST, TRAIN, VALIDATION, Manifest
 
 
@@ -97,7 +97,7 @@ def audit_manifest(
     copies, check = _find_copies(manifest), None
     if check_photos or near_duplicates:
         image_hash = load_hash() if near_duplicates else None
-        check = read_all(list_versions(table), copies, image_hash, on_progress)
+        check = read_all(listed_photos(table), copies, image_hash, on_progress)
     return Audit(manifest, tuple(poses), copies, check)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from physiq_ray.audit.check import CHECK_THREADS, Version, list_versions
+from physiq_ray.audit.check import CHECK_THREADS, ListedPhoto, listed_photos
 from physiq_ray.errors import PhotoError, StorageError
 from physiq_ray.images import UInt8Array, decode_image
 from physiq_ray.manifest import Manifest
@@ -31,7 +31,7 @@ def write_contact_sheet(
     rng = np.random.default_rng(seed)
     rows = []
     for pose_id in manifest.class_mapping.pose_ids:
-        of_pose = list_versions(manifest.table.filter(pc.equal(manifest.table["pose_id"], pose_id)))
+        of_pose = listed_photos(manifest.table.filter(pc.equal(manifest.table["pose_id"], pose_id)))
         drawn = sorted(rng.choice(len(of_pose), min(SHEET_COLUMNS, len(of_pose)), replace=False))
         rows.append([of_pose[index] for index in drawn])
     with ThreadPoolExecutor(CHECK_THREADS) as threads:
@@ -57,7 +57,7 @@ def write_contact_sheet(
     write_bytes(buffer.getvalue(), uri)
 
 
-def _look(photo: Version) -> UInt8Array | str:
+def _look(photo: ListedPhoto) -> UInt8Array | str:
     uri, etag = photo
     try:
         return decode_image(read_bytes(uri, etag=etag), min_side_px=200)
