@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from replica import WAIT_S, Act, AnyVersion, Run, Told, load_again
+from replica import WAIT_S, Act, AnyVersion, Clock, Run, Told, load_again
 from running import (
     ALLOWED_BUCKET,
     IMAGE_SIZE,
@@ -26,6 +26,11 @@ from physiq_ray.model import build_model
 from physiq_ray.sample import LocalS3
 from physiq_ray.serving import models
 from physiq_ray.serving.service import Service
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture(scope="session")

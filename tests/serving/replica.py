@@ -19,6 +19,16 @@ WAIT_S = 30
 LOAD = models._load
 
 
+class Clock:
+    """A time that passes only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 class Told:
     """What a service tells Prometheus."""
 

@@ -1,25 +1,10 @@
 import math
 
 import pytest
+from replica import Clock
 
 from physiq_ray.config import ServingSettings
 from physiq_ray.serving.pace import Pace, Room
-
-
-class Clock:
-    """A time that passes only when a test says so."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
 
 # Pace
 

@@ -4,27 +4,13 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from replica import Clock
 
 from physiq_ray.errors import ServingError
 from physiq_ray.serving import access
 from physiq_ray.serving.access import MAX_CLIENTS, RateLimit, Tokens, is_allowed
 
 FIRST, SECOND, THIRD = "first-token-0123456789", "second-token-0123456789", "third-token-0123456789"
-
-
-class Clock:
-    """A time that passes only when a test says so."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
