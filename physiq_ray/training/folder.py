@@ -12,13 +12,14 @@ during the training. The manifest is written last: if it is there, the record is
 
 import json
 import shlex
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from physiq_ray.config import Settings, load_settings
 from physiq_ray.errors import NotFoundError, SettingError, TrainingError
+from physiq_ray.machine import check_writable
 from physiq_ray.manifest import MANIFEST_FILE, Manifest
 from physiq_ray.storage import absolute_uri, join_uri, read_bytes, write_bytes
 from physiq_ray.training.lock import locked_run
@@ -47,13 +48,16 @@ class RunFolder:
         where = "" if self.storage == default else f" --storage {shlex.quote(self.storage)}"
         return f"physiq-ray train --resume --run-name {self.name}{where}"
 
-    def locked(self, note: Callable[[str], None] = lambda _: None) -> AbstractContextManager[None]:
+    @contextmanager
+    def locked(self, note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """Be the only process that trains the run while inside; note says why it takes a while.
 
         Raises TrainingError: another process trains it, or has taken over (which interrupts what runs
         inside). StorageError: the lock cannot be read or written.
         """
-        return locked_run(self.storage, self.name, note)
+        check_writable("storage", self.storage)
+        with locked_run(self.uri, self.name, note):
+            yield
 
     def refuse_started(self) -> None:
         """Raise TrainingError if a run of this name has been started; StorageError if it could not look."""

@@ -54,14 +54,12 @@ class _Subject:
 
 
 @contextmanager
-def locked_run(storage: str, run_name: str, note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+def locked_run(folder: str, run_name: str, note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
     """Be the only process that trains a run while inside; note says why it takes a while.
 
     Raises TrainingError: another process does, or has taken over (which interrupts what runs inside).
     StorageError: the lock cannot be read or written.
     """
-    check_writable("storage", storage)
-    folder = join_uri(absolute_uri(storage), run_name)
     with _held(_Subject(folder, f"run {run_name!r}", "trained by", "give another --run-name"), note):
         yield
 

@@ -33,12 +33,13 @@ from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import TRAIN, VALIDATION
 from physiq_ray.model import StateDict, normalise
 from physiq_ray.quarantine import Unreadable, check_unreadable
-from physiq_ray.storage import absolute_uri, join_uri
+from physiq_ray.storage import join_uri
 from physiq_ray.training.augment import STRENGTHS, augment, mix, shrink
 from physiq_ray.training.events import BatchProgress, Note, Resumed, Stalled, send
 from physiq_ray.training.faults import memory_translated, partial_removed, store_translated
 from physiq_ray.training.feed import Feed
 from physiq_ray.training.feed import Worker as FeedWorker
+from physiq_ray.training.folder import RunFolder
 from physiq_ray.training.measures import Divergence, FirstBadStep, Means, Sums, gather
 from physiq_ray.training.network import Network
 from physiq_ray.training.plan import (
@@ -375,8 +376,8 @@ class Worker:
             "class_mapping": self._job.class_mapping.to_dict(),
             "validation": answers,
         }
-        run_name = ray.train.get_context().get_experiment_name()
-        uri = join_uri(absolute_uri(self._settings.storage), run_name, name)
+        folder = RunFolder(self._settings.storage, ray.train.get_context().get_experiment_name())
+        uri = join_uri(folder.uri, name)
         copy = HostCopy(self._network.state(), self._device)  # nothing changes the rest any more
 
         def write() -> None:
