@@ -73,9 +73,12 @@ def run_tests(report: Report, folder: Path) -> None:
     options = ("--noconftest", "-c", os.devnull, "-q", "-p", "no:cacheprovider")
     command = [sys.executable, "-m", "pytest", *options]
     # The others take minutes on a CPU.
-    quick = ("tests/gpu/test_gpu_feed.py", "tests/gpu/test_gpu_prediction.py")
+    quick = ("tests/gpu/test_feed.py", "tests/gpu/test_prediction.py")
     paths = ("tests/gpu",) if report.sizes.is_cuda else quick
-    environment = {**os.environ, **({} if report.sizes.is_cuda else {"TEST_DEVICE": "cpu"})}
+    python_path = os.pathsep.join((str(ROOT / "tests" / "helpers"), str(ROOT), os.environ.get("PYTHONPATH", "")))
+    environment = {**os.environ, "PYTHONPATH": python_path}
+    if not report.sizes.is_cuda:
+        environment["TEST_DEVICE"] = "cpu"
     with (folder / "tests.txt").open("w+") as file:
         done = subprocess.run(
             [*command, f"--basetemp={folder / 'tests'}", *paths],

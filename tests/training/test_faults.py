@@ -292,7 +292,7 @@ def test_faults_of_other_kinds_are_left_as_they_are():
 
 @pytest.mark.long
 def test_a_lost_node_with_its_worker_and_its_decoded_photos_costs_no_epoch(photos, rows, tmp_path):
-    script = Path(__file__).with_name("lose_a_node.py")
+    script = Path(__file__).parents[1] / "helpers" / "lose_a_node.py"
     (tmp_path / "poses.json").write_text('[{"id": 1, "name": "One"}, {"id": 2, "name": "Two"}]')
     done = subprocess.run(
         [sys.executable, script, photos, tmp_path / "poses.json", tmp_path],

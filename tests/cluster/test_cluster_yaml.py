@@ -31,7 +31,7 @@ from physiq_ray.config import Settings
 from physiq_ray.config.serving import LiveSettings, ServingSettings
 from physiq_ray.training.workers import wanted_bundles
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
 DOCS = ROOT / "docs"
 
