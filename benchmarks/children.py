@@ -1,4 +1,4 @@
-"""Measurements in processes of their own: nothing of one is left over when the next begins."""
+"""Run each measurement in a process of its own, so that nothing of it remains when the next one starts."""
 
 import argparse
 import contextlib
@@ -15,25 +15,25 @@ from typing import Any
 
 import psutil
 
-LIMIT_S = 600  # what one process may take before it is given up
+LIMIT_S = 600  # after which a measurement is stopped
 
 
 def run_child(script: str, name: str, work: dict[str, Any]) -> Any:
-    """Run one measurement of a script in a process and a folder of its own, and leave nothing behind.
+    """Run one measurement of a script in a process and a folder of its own, and remove both afterwards.
 
-    The script is called with --child name, --work (JSON) and --folder, and gives them to `answer_parent`.
+    The script gets --child name, --work (JSON) and --folder, and passes them to `report_to_parent`.
     """
-    folder = tempfile.mkdtemp(prefix="physiq-scale-")  # short: sockets' paths are at most 107 bytes
+    folder = tempfile.mkdtemp(prefix="physiq-scale-")  # short: the path of a socket has at most 107 bytes
     command = [sys.executable, script, "--child", name, "--work", json.dumps(work), "--folder", folder]
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
     ):
-        family = _Family(process.pid)
+        tree = _ProcessTree(process.pid)
         try:
             output, _ = process.communicate(timeout=LIMIT_S)
         finally:
-            family.end()
+            tree.end()
             shutil.rmtree(folder, ignore_errors=True)
         lines = [line for line in output.splitlines() if line.startswith("{")]
         if process.returncode or not lines:
@@ -42,20 +42,22 @@ def run_child(script: str, name: str, work: dict[str, Any]) -> Any:
     return json.loads(lines[-1])
 
 
-def answer_parent(measure: Callable[[dict[str, Any], str], dict[str, Any]], work: str, folder: str) -> None:
-    """Measure in a child and print the result as the line that its parent reads."""
+def report_to_parent(
+    measure: Callable[[dict[str, Any], str], dict[str, Any]], work: str, folder: str
+) -> None:
+    """Measure in this child process and print the result as one line of JSON for the parent."""
     _end_with_parent(folder)
     print(json.dumps(measure(json.loads(work), folder)))
 
 
 def add_child_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that a script's children are called with."""
+    """Add the hidden flags that `run_child` passes to the script."""
     for flag in ("--child", "--work", "--folder"):
         parser.add_argument(flag, help=argparse.SUPPRESS)
 
 
 def _end_with_parent(folder: str) -> None:
-    """Watch from this process for the end of the one that started it, and end all of this one."""
+    """End this process and all its children if the parent process ends."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -70,8 +72,8 @@ def _end_with_parent(folder: str) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class _Family:
-    """Know a process and all that it started, and end what is left of them, whoever their parent is then."""
+class _ProcessTree:
+    """A process and its descendants, including those that have another parent by now."""
 
     def __init__(self, pid: int) -> None:
         self._members = {psutil.Process(pid)}
@@ -81,7 +83,7 @@ class _Family:
         self._thread.start()
 
     def end(self) -> None:
-        """End them, the first one first: it takes its nodes with it."""
+        """End all of them; the root is first, because it stops its Ray nodes itself."""
         self._done.set()
         self._thread.join()
         with contextlib.suppress(psutil.Error):
@@ -90,7 +92,7 @@ class _Family:
         psutil.wait_procs([self._root], timeout=20)
         for member in self._members:
             with contextlib.suppress(psutil.Error):
-                member.kill()  # psutil compares the start time: never another process of the same id
+                member.kill()  # psutil compares the start time, so a reused process id is safe
         psutil.wait_procs(list(self._members), timeout=20)
 
     def _watch(self) -> None:

@@ -1,9 +1,10 @@
-"""What colour profiles and the checks of a JPEG's body cost, against the same steps in Pillow alone.
+"""Compare decoding with colour profiles and checks of the JPEG's body with the same steps in Pillow alone.
 
-    python benchmarks/decode.py
+    python benchmarks/decode.py [--rounds 7]
 
-Each photo is decoded without a profile, with sRGB's and with Display P3's, the same body in all three. Rates
-are images a second of processor time in one thread, so that what else runs on the machine counts little.
+Each photo is decoded without a profile, with the sRGB profile and with the Display P3 profile; the body is
+the same in all three. Rates are images per second of processor time in one thread, so that other work on the
+machine has little effect.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from PIL import Image, ImageCms
 from physiq_ray.images import decode_square
 
 SIZE_PX = 224
-P3_COLUMNS = {  # Display P3's primaries as XYZ, seen by D50
+P3_COLUMNS = {  # the primaries of Display P3 as XYZ, adapted to the white point D50
     b"rXYZ": (0.51512, 0.24120, -0.00105),
     b"gXYZ": (0.29198, 0.69225, 0.04189),
     b"bXYZ": (0.15710, 0.06657, 0.78407),
@@ -34,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="rounds after the warm-up")
     options = parser.parse_args()
     print(describe_machine("pillow"), end="\n\n")
     print("| photo | side | img/s (median) | range | of Pillow |\n|---|---|---|---|---|")
@@ -61,7 +62,7 @@ def _measure(name: str, photos: Sequence[bytes], repeats: int, rounds: int) -> N
             for _ in range(repeats):
                 for data in inputs:
                     decode(data)
-            if number:  # the first round fills the caches
+            if number:  # the first round is the warm-up
                 rates[side].append(repeats * len(inputs) / (time.process_time() - started_s))
     bare = statistics.median(rates["Pillow alone, no profile"])
     for side, values in rates.items():
@@ -89,7 +90,7 @@ def _with_profile(photo: bytes, profile: bytes) -> bytes:
 
 
 def _to_p3(srgb: bytes) -> bytes:
-    """Give sRGB's profile with Display P3's primaries: their curve is the same."""
+    """Give the sRGB profile with the primaries of Display P3; both have the same transfer curve."""
     profile = bytearray(srgb)
     (num_tags,) = struct.unpack_from(">L", profile, 128)
     for entry in range(132, 132 + 12 * num_tags, 12):

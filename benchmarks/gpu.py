@@ -75,7 +75,9 @@ def run_tests(report: Report, folder: Path) -> None:
     # The others take minutes on a CPU.
     quick = ("tests/gpu/test_feed.py", "tests/gpu/test_prediction.py")
     paths = ("tests/gpu",) if report.sizes.is_cuda else quick
-    python_path = os.pathsep.join((str(ROOT / "tests" / "helpers"), str(ROOT), os.environ.get("PYTHONPATH", "")))
+    python_path = os.pathsep.join(
+        (str(ROOT / "tests" / "helpers"), str(ROOT), os.environ.get("PYTHONPATH", ""))
+    )
     environment = {**os.environ, "PYTHONPATH": python_path}
     if not report.sizes.is_cuda:
         environment["TEST_DEVICE"] = "cpu"

@@ -1,4 +1,4 @@
-"""What every benchmark prints beside its figures: the machine and the versions."""
+"""The line that every benchmark prints above its figures: the machine and the versions."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from physiq_ray.machine import usable_cpus
 
 
 def describe_machine(*packages: str) -> str:
-    """Give one line: processor, cores, memory, Python, and the versions of packages."""
+    """Give one line with the processor, cores, memory, Python, and the versions of packages."""
     cpu = next(
         (
             line.partition(":")[2].strip()

@@ -1,11 +1,13 @@
-"""Claim: the manifest of a million photos takes under 10 s and 1 GB, and ten million scale linearly.
+"""Measure the time and the peak memory of the manifest: join, groups and split.
 
-That holds where labels give the names as they are. Where none does (--written otherwise), because the
-extension's case differs or the key is percent-encoded in a presigned URL, it takes twice as long.
+The goal is less than 10 s and 1 GB for a million photos, and a linear increase up to ten million. It is
+reached if labels give the names of photos exactly. With --written otherwise, no label does: the case of the
+extension differs, or the key is percent-encoded in a presigned URL. This takes twice as long.
 
-Synthetic listings of four buckets and as many labels, 5 % unlabelled, 2 % copies, groups by athlete; the
-listing itself is not part of it (see ingest.py for the speed of S3). One process draws the inputs, and
-another reads them and builds the manifest, so that its peak memory counts the inputs but not the drawing.
+The inputs are generated: listings of four buckets, and a label for each photo except 5 % of them. 2 % of the
+photos are copies, and athletes are the groups. The listing of a bucket is not part of the measurement (see
+buckets.py for its speed). One process generates the inputs; another process reads them and builds the
+manifest, so its peak memory includes the inputs but not their generation.
 
     python benchmarks/manifest.py [--objects 1000000 10000000] [--repeats 3] [--written exactly otherwise]
 """
@@ -36,9 +38,9 @@ NUM_BUCKETS = 4
 
 
 def make_inputs(num_objects: int, written: str) -> tuple[list[Listing], Labels]:
-    """Draw listings and labels by column, the same for the same number.
+    """Generate listings and labels column by column; equal arguments give equal inputs.
 
-    written: "exactly", each label is the name of its photo; "otherwise", none is.
+    written: with "exactly", each label is the name of its photo; with "otherwise", no label is.
     """
     rng = np.random.default_rng(7)
     number = np.arange(num_objects)
@@ -46,7 +48,7 @@ def make_inputs(num_objects: int, written: str) -> tuple[list[Listing], Labels]:
     athlete = pc.cast(pa.array(number // 20), pa.string())
     names = pc.binary_join_element_wise("17574718", digits, "-IMG ", digits, ".jpeg", "")
     keys = pc.binary_join_element_wise("athlete-", athlete, "/", names, "")
-    content = np.where(rng.random(num_objects) < 0.02, number // 2, number)  # some are copies of others
+    content = np.where(rng.random(num_objects) < 0.02, number // 2, number)  # some photos are copies
     etags = pc.binary_join_element_wise(
         "d41d8cd98f00b204e9800998", pc.cast(pa.array(content), pa.string()), ""
     )
@@ -68,7 +70,7 @@ def make_inputs(num_objects: int, written: str) -> tuple[list[Listing], Labels]:
         )
         listings.append(Listing(Bucket(name), table))
     labelled = pa.array(rng.random(num_objects) < 0.95)
-    poses = np.array(list(POSES), np.int32)[content // 20 % len(POSES)]  # copies have one label
+    poses = np.array(list(POSES), np.int32)[content // 20 % len(POSES)]  # copies have the same pose
     if written == "otherwise":
         capital = pc.replace_substring(names, ".jpeg", ".JPEG")
         url = pc.binary_join_element_wise("https://cdn.example/", keys, "?X-Amz-Signature=", digits, "")
@@ -79,7 +81,7 @@ def make_inputs(num_objects: int, written: str) -> tuple[list[Listing], Labels]:
 
 
 def save_inputs(folder: Path, num_objects: int, written: str) -> None:
-    """Draw the inputs and write their tables."""
+    """Generate the inputs and write their tables."""
     listings, labels = make_inputs(num_objects, written)
     for listing in listings:
         feather.write_feather(listing.table, folder / f"{listing.source.name}.arrow", "uncompressed")
@@ -87,7 +89,7 @@ def save_inputs(folder: Path, num_objects: int, written: str) -> None:
 
 
 def load_inputs(folder: Path) -> tuple[list[Listing], Labels]:
-    """Read what save_inputs wrote into memory."""
+    """Read the tables of save_inputs into memory."""
 
     def read(name: str) -> pa.Table:
         return feather.read_table(folder / f"{name}.arrow", memory_map=False)
@@ -97,7 +99,7 @@ def load_inputs(folder: Path) -> tuple[list[Listing], Labels]:
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """Build one manifest here; seconds, and MiB at the peak and before."""
+    """Build one manifest in this process; give its seconds, and the memory before it and at the peak."""
     listings, labels = load_inputs(folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
@@ -106,7 +108,7 @@ def measure(folder: Path) -> dict[str, float]:
     table = manifest.table
     shares = table.group_by("pose_id").aggregate([("split", "count")])
     groups = table.group_by("group").aggregate([("split", "count_distinct")])
-    assert pc.max(groups["split_count_distinct"]).as_py() == 1, "a group was torn apart"
+    assert pc.max(groups["split_count_distinct"]).as_py() == 1, "a group is in two splits"
     assert shares.num_rows == len(POSES)
     train = pc.sum(pc.equal(table["split"], TRAIN)).as_py() / table.num_rows
     assert abs(train - 0.8) < 0.01, train
@@ -119,13 +121,17 @@ def measure(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure each size in fresh processes and print medians."""
+    """Measure each size in processes of its own and print medians."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--objects", type=int, nargs="+", default=[1_000_000, 10_000_000])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--written", nargs="+", default=["exactly", "otherwise"])
+    parser.add_argument(
+        "--objects", type=int, nargs="+", default=[1_000_000, 10_000_000], help="photos to generate"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each size")
+    parser.add_argument(
+        "--written", nargs="+", default=["exactly", "otherwise"], help="how labels spell the names of photos"
+    )
     parser.add_argument("--draw", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -136,7 +142,10 @@ def main() -> None:
         print(json.dumps(measure(args.one)))
         return
     print(describe_machine("pyarrow", "numpy", "pandas"))
-    print("| objects | names written | rows | join, groups, split (median) | range | inputs | peak memory |")
+    print(
+        f"| objects | names written | rows | join, groups, split (median of {args.repeats}) | range | inputs "
+        "| peak memory |"
+    )
     print("|---|---|---|---|---|---|---|")
     for num_objects, written in itertools.product(args.objects, args.written):
         with tempfile.TemporaryDirectory() as folder:

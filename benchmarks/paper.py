@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pyarrow as pa
-from children import add_child_flags, answer_parent, run_child
+from children import add_child_flags, report_to_parent, run_child
 from machine import describe_machine
 from scale import BATCH_SIZE, PHOTO_BYTES, SIZE_PX, PeakHeap, heap_mib, make_table, ray_nodes, read_usage
 
@@ -398,7 +398,7 @@ def main() -> None:
     add_child_flags(parser)
     args = parser.parse_args()
     if args.child:
-        answer_parent(CHILDREN[args.child], args.work, args.folder)
+        report_to_parent(CHILDREN[args.child], args.work, args.folder)
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     print(describe_machine("torch", "pyarrow", "numpy", "pandas"))

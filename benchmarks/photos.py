@@ -1,4 +1,4 @@
-"""Photos for the benchmarks: 12-megapixel phone JPEGs and thumbnails, of invented content."""
+"""Photos for the benchmarks: generated JPEGs of 12 megapixels, as phones write, and thumbnails."""
 
 import functools
 import io
@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 PHONE_SIZE, THUMBNAIL_SIZE = (4032, 3024), (200, 250)
-# Waves per picture height and their strength: detail falls off with frequency, as in photographs.
+# Waves per picture height and their strength: as in photographs, high frequencies are weaker.
 OCTAVES = ((8, 60), (32, 35), (128, 18), (512, 9))
-GRAIN = 5.5  # sensor noise, which makes the file as large as a phone's: 2.7 MB at quality 85
+GRAIN = 5.5  # sensor noise, which gives the file the size of a phone's: 2.7 MB at quality 85
 
 
 def make_phone_photo(seed: int) -> bytes:
@@ -44,20 +44,20 @@ def make_thumbnail(photo: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class SlowPhotos:
-    """A source of tiny black photos, of which a process gets so many at once, each after so many seconds."""
+    """A reader of tiny black photos: each takes cost_s, and a process reads num_at_once at the same time."""
 
     cost_s: float
     num_at_once: int
 
     def read(self, uri: str, etag: str) -> bytes:
-        """Wait for a turn and then for the time that a photo would take."""
-        with _turns(self.num_at_once):
+        """Wait for a free place, then for the time that a photo takes."""
+        with _places(self.num_at_once):
             time.sleep(self.cost_s)
         return _black_photo()
 
 
 @functools.cache
-def _turns(num_at_once: int) -> threading.Semaphore:
+def _places(num_at_once: int) -> threading.Semaphore:
     return threading.Semaphore(num_at_once)
 
 

@@ -56,7 +56,7 @@ from unittest.mock import patch
 import numpy as np
 import psutil
 import pyarrow as pa
-from children import add_child_flags, answer_parent, run_child
+from children import add_child_flags, report_to_parent, run_child
 from machine import describe_machine
 from photos import SlowPhotos
 
@@ -516,7 +516,9 @@ def main() -> None:
     add_child_flags(parser)
     args = parser.parse_args()
     if args.child:
-        answer_parent(measure_workers if args.child == "workers" else measure_nodes, args.work, args.folder)
+        report_to_parent(
+            measure_workers if args.child == "workers" else measure_nodes, args.work, args.folder
+        )
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     print(describe_machine("ray", "pyarrow", "numpy"))
