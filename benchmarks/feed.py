@@ -1,17 +1,19 @@
-"""How fast prepared photos are read from each kind of cache, and what a second run of a preparation saves.
+"""Measure how fast each kind of cache gives prepared photos, and what a second preparation saves.
 
     python benchmarks/feed.py [--parts reading runs] [--photos 7680] [--blocks 120] [--repeats 3]
 
-reading  Batches of random rows at 224 px, from 120 blocks or shards, alone and next to a thread that starts
-         small torch operations as a training step starts GPU kernels. "Kept" is that thread's speed next to a
-         feed of 3,000 img/s, an H100's need, as a share of its speed before and after: the median of
-         alternating seconds. The process has the heap settings of training workers. Sides: memory and disk as
-         training reads them (`KeptPhotos`); disk is in the page cache, as it is after the first epoch; gpu is
-         a gather on the device, here only with CUDA; resolved each batch is memory with one `ray.get` and one
-         `to_numpy` for each block of each batch, as before blocks were kept; one array is `np.take` from one
-         array, the most that can be had.
-runs     Preparation of 400 phone photos of two buckets in a local S3 server, on disk, by this process: the
-         first time, again, and after one photo was replaced, with the photos that were asked for.
+reading  Batches of random rows at 224 px from 120 blocks or shards, alone and next to launches: a thread that
+         starts small torch operations, as a training step starts GPU kernels. "launches keep" is the speed of
+         that thread next to a feed of 3,000 img/s, which an H100 needs, divided by its speed without a feed
+         before and after. It is the median of alternating seconds. The process has the heap settings of
+         training workers. Sides:
+         memory, disk         as training reads them (`KeptPhotos`); the shards on disk are in the page cache,
+                              as they are after the first epoch
+         gpu                  a gather on the device, only with CUDA
+         resolved each batch  memory, with one `ray.get` and one `to_numpy` for each block of each batch
+         one array            `np.take` from one array: the upper limit
+runs     Preparation on disk of 400 phone photos from two buckets of a local S3 server, in this process:
+         first, again, after one photo was replaced, and at another image size; with the number of requests.
 """
 
 import argparse
@@ -32,11 +34,12 @@ from photos import make_phone_photo
 from physiq_ray.model import KEEP_MEMORY
 
 SIDE_PX, NEED_PER_S = 224, 3000
+REPLACED, RESIZED = "after one photo was replaced", "at another image size"
 Batches = Callable[[np.ndarray, int], Iterator[object]]
 
 
-def read_photos_of_each_kind(args: argparse.Namespace) -> None:
-    """Print the table of img/s."""
+def measure_reading(args: argparse.Namespace) -> None:
+    """Measure each kind of cache and print img/s."""
     import ray
     import ray.data
     import torch
@@ -99,7 +102,7 @@ def read_photos_of_each_kind(args: argparse.Namespace) -> None:
             sides["gpu"] = gathered
         first = np.random.default_rng(1).permutation(num_photos)[:256]
         for batch in (next(iter(memory.batches(first, 256))), next(iter(disk.batches(first, 256)))):
-            assert np.array_equal(batch.images, whole[first]), "other photos than asked for"
+            assert np.array_equal(batch.images, whole[first]), "the batch has wrong photos"
         print(f"{num_photos} photos in {args.blocks} blocks, median of {args.repeats}\n")
         print("| cache | batch | img/s alone | range | next to launches | launches keep at 3,000 img/s |")
         print("|---|---|---|---|---|---|")
@@ -115,7 +118,7 @@ def _measure(side: str, batches: Batches, batch_size: int, num_photos: int, args
     def feed() -> float:
         return _feed(batches, batch_size, num_photos, args.seconds)
 
-    feed()  # maps the pages
+    feed()  # warm-up: it maps the pages
     for _ in range(args.repeats):
         alone.append(feed())
         beside.append(_launches(args.seconds, feed)[1])
@@ -134,7 +137,7 @@ def _measure(side: str, batches: Batches, batch_size: int, num_photos: int, args
 def _feed(
     batches: Batches, batch_size: int, num_photos: int, seconds: float, per_s: float | None = None
 ) -> float:
-    """Read random rows for some seconds, no faster than per_s; give photos a second."""
+    """Read random rows for some seconds, at most per_s photos a second; give the photos per second."""
     rng, done, started_s = np.random.default_rng(2), 0, time.perf_counter()
     while (passed_s := time.perf_counter() - started_s) < seconds:
         for _ in batches(rng.permutation(num_photos), batch_size):
@@ -148,9 +151,9 @@ def _feed(
 
 
 def _launches(seconds: float, feed: Callable[[], float] | None) -> tuple[float, float]:
-    """Start small torch operations in this thread for some seconds, next to a feed in another.
+    """Start small torch operations in this thread for some seconds, next to a feed in another thread.
 
-    Gives operations and photos a second.
+    Give the operations per second and the photos per second.
     """
     import torch
 
@@ -167,8 +170,8 @@ def _launches(seconds: float, feed: Callable[[], float] | None) -> tuple[float, 
         return rate, fed.result() if fed else 0.0
 
 
-def prepare_twice(args: argparse.Namespace) -> None:
-    """Print the table of preparations."""
+def measure_preparations(args: argparse.Namespace) -> None:
+    """Prepare the same photos several times and print the seconds and the requests."""
     from physiq_ray.cluster import connect
     from physiq_ray.ingest import StoredPhotos, keep_on_disk
     from physiq_ray.prepared import CacheFolder
@@ -183,7 +186,7 @@ def prepare_twice(args: argparse.Namespace) -> None:
         photos = [make_phone_photo(seed) for seed in range(8)]
         for bucket in buckets:
             client.create_bucket(Bucket=bucket)
-        for number in range(args.phones):  # its end makes each an object of its own
+        for number in range(args.phones):  # bytes after the end of a JPEG make each object different
             body = photos[number % 8] + number.to_bytes(4, "big")
             threads.submit(client.put_object, Bucket=buckets[number % 2], Key=f"{number:04d}.jpeg", Body=body)
         threads.shutdown()
@@ -201,16 +204,16 @@ def prepare_twice(args: argparse.Namespace) -> None:
         print("\n| preparation | seconds | of the first | photos asked for |\n|---|---|---|---|")
         with tempfile.TemporaryDirectory() as folder:
             cache, first_s = CacheFolder(Path(folder), 2**40), 0.0
-            # Ray's workers import for seconds when they are first used.
+            # Ray's workers import packages for seconds when they are first used.
             warm = CacheFolder(Path(folder, "warm"), 2**40)
             keep_on_disk(list_all().slice(0, 64), warm, image_size=SIDE_PX, reader=reader)
-            for name in ("first", "second", "one replaced", "another size"):
-                if name == "one replaced":
+            for name in ("first", "again", REPLACED, RESIZED):
+                if name == REPLACED:
                     client.put_object(Bucket=buckets[0], Key="0000.jpeg", Body=photos[1])
                 table = list_all()
                 before = num_requests()
                 started_s = time.perf_counter()
-                size = 160 if name == "another size" else SIDE_PX
+                size = 160 if name == RESIZED else SIDE_PX
                 kept = keep_on_disk(table, cache, image_size=size, reader=reader)
                 next(kept.batches(np.arange(32), 32))
                 seconds = time.perf_counter() - started_s
@@ -222,25 +225,27 @@ def prepare_twice(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Measure what is asked for and print Markdown."""
+    """Measure the chosen parts and print Markdown tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--parts", nargs="+", choices=["reading", "runs"], default=["reading", "runs"])
-    parser.add_argument("--photos", type=int, default=7680)
-    parser.add_argument("--blocks", type=int, default=120)
-    parser.add_argument("--phones", type=int, default=400)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--alternations", type=int, default=9)
+    parser.add_argument("--photos", type=int, default=7680, help="of reading")
+    parser.add_argument("--blocks", type=int, default=120, help="blocks or shards of reading")
+    parser.add_argument("--phones", type=int, default=400, help="phone photos of runs")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each side")
+    parser.add_argument(
+        "--alternations", type=int, default=9, help="seconds with a feed, between seconds without"
+    )
     args = parser.parse_args()
     if any(name not in os.environ for name in KEEP_MEMORY):  # glibc reads them when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], {**KEEP_MEMORY, **os.environ})
     print(describe_machine("ray", "torch", "pyarrow", "numpy"), end="\n\n")
     if "reading" in args.parts:
-        read_photos_of_each_kind(args)
+        measure_reading(args)
     if "runs" in args.parts:
-        prepare_twice(args)
+        measure_preparations(args)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,28 @@
-"""Claim: from S3 to training batches at three quarters of the decoder's own speed, and decoded once.
+"""Measure the way from S3 to training batches: rates, requests, bytes and memory of each side.
 
-Both sides read the same objects of two buckets of one local S3 server, which runs on the same cores, into
-uint8 batches of 32 at 224 × 224. Each side runs in a process of its own; starting Ray and reading 64
-photos beforehand is not counted. Sides:
+The goal is three quarters of the decoder's own speed in the first epoch, and no decoding in later ones.
 
-decoder       our decoder in 2 processes, from memory: the limit
-plain         2 processes that fetch and decode as ours does, without Ray: what Ray costs
+All sides read the same objects of two buckets of one local S3 server, which runs on the same cores, into
+uint8 batches of 32 at 224 × 224. Each side runs in a process of its own. The start of Ray and a warm-up of 64
+photos are not counted. Sides:
+
+decoder       our decoder in 2 processes, from memory: the upper limit
+plain         2 processes that fetch and decode as ours does, without Ray: shows the cost of Ray
 ours          open_photos(kind="memory"): the first epoch decodes into the object store
 ours-disk     open_photos(kind="disk"): the first epoch decodes into shards on disk
 ours-stream   open_photos(kind="none"): each epoch fetches and decodes
 read_images   ray.data.read_images(size=…) on pyarrow's S3FileSystem
 download      ray.data.expressions.download(), then our decoder in map_batches
-dataloader    boto3 downloads all, then ImageFolder and a DataLoader with 2 workers
-webdataset    tar shards in S3, written beforehand (its own column), read by WebDataset in 2 workers
-mosaicml      MDS shards in S3, written beforehand, read by StreamingDataset in 2 workers
-litdata       LitData's StreamingRawDataset on the same objects, in 2 workers
+dataloader    boto3 downloads all photos, then ImageFolder and a DataLoader with 2 workers read them
+webdataset    WebDataset reads tar shards from S3 in 2 workers; "converting" is the time to write the shards
+mosaicml      StreamingDataset reads MDS shards from S3 in 2 workers; they are converted, too
+litdata       LitData's StreamingRawDataset reads the same objects in 2 workers
 
-The last three need `pip install webdataset mosaicml-streaming litdata s3fs`; a side that is not installed or
-fails is shown with its reason.
+The last three need `pip install webdataset mosaicml-streaming litdata s3fs`. If a side is not installed or
+fails, the table shows the reason.
 
     python benchmarks/ingest.py [--phones 400] [--thumbnails 4000] [--repeats 3] [--sides ours …]
-    python benchmarks/ingest.py --memory    # the peak for 2,000 phone photos against that for 200
+    python benchmarks/ingest.py --memory    # compares the peaks for 200 and for 2,000 phone photos
 """
 
 import argparse
@@ -53,11 +55,11 @@ from physiq_ray.sample import LocalS3
 
 SIZE_PX, BATCH_SIZE, NUM_WORKERS, NUM_WARM_UP = 224, 32, 2, 64
 BUCKETS = ("bench-left", "bench-right")
-NUM_DIFFERENT = 4  # photos, stored over and over under other keys
-Epoch = Callable[[], Iterator[int]]  # gives the photos in each batch
+NUM_DIFFERENT = 4  # photos; each is stored under many keys
+Epoch = Callable[[], Iterator[int]]  # gives the number of photos in each batch
 
 
-# --- Sides: each prepares, and returns how to run an epoch --------------------------------------------
+# --- Sides: each function prepares and returns a function that runs an epoch ---------------------------
 
 
 def decoder(work: dict[str, Any]) -> Epoch:
@@ -80,7 +82,7 @@ def _decode_many(data: list[bytes], count: int) -> int:
 
 
 def plain(work: dict[str, Any]) -> Epoch:
-    """Run what a decode task runs in two processes, one half each."""
+    """Run the work of a decode task in two processes, each with one half of the photos."""
     pool = ProcessPoolExecutor(NUM_WORKERS, mp_context=multiprocessing.get_context("spawn"))
     table = _to_table(work)
     halves = [table.slice(0, len(table) // 2), table.slice(len(table) // 2)]
@@ -101,7 +103,7 @@ def _read_part(table: pa.Table) -> int:
 
 
 def _to_table(work: dict[str, Any]) -> pa.Table:
-    """Give the rows of a manifest: sizes and ETags as listed, since another size means another photo."""
+    """Give the rows of a manifest with the listed sizes; a photo of another size counts as changed."""
     from physiq_ray.storage import list_sources, parse_source
 
     listed = pa.concat_tables(
@@ -113,7 +115,7 @@ def _to_table(work: dict[str, Any]) -> pa.Table:
 
 
 def ours(work: dict[str, Any], *, kind: str = "memory") -> Epoch:
-    """Read by open_photos, which the first epoch calls."""
+    """Read with open_photos; the first epoch calls it, so its time is counted."""
     from physiq_ray.ingest import open_photos
     from physiq_ray.prepared import open_cache
 
@@ -136,7 +138,7 @@ def ours(work: dict[str, Any], *, kind: str = "memory") -> Epoch:
 
 
 def read_images(work: dict[str, Any]) -> Epoch:
-    """Read by ray.data.read_images."""
+    """Read with ray.data.read_images."""
     import pyarrow.fs
     import ray.data
 
@@ -154,7 +156,7 @@ def read_images(work: dict[str, Any]) -> Epoch:
 
 
 def download(work: dict[str, Any]) -> Epoch:
-    """Read by Ray Data's download expression, decode as ours does."""
+    """Read with Ray Data's download expression and our decoder."""
     import ray.data
     from ray.data.expressions import download as fetch
 
@@ -177,7 +179,7 @@ def _decode_column(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def dataloader(work: dict[str, Any]) -> Epoch:
-    """Download everything in a loop, then read files by torch's DataLoader."""
+    """Download all photos in a loop, then read the files with torch's DataLoader."""
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
@@ -205,7 +207,7 @@ def dataloader(work: dict[str, Any]) -> Epoch:
 
 
 def webdataset(work: dict[str, Any]) -> Epoch:
-    """Convert to tar shards in S3, then read them by WebDataset through pipes of its own kind."""
+    """Convert to tar shards in S3, then read them with WebDataset, which calls curl in a pipe."""
     import boto3
     import webdataset as wds
     from torch.utils.data import DataLoader
@@ -239,7 +241,7 @@ def webdataset(work: dict[str, Any]) -> Epoch:
 
 
 def mosaicml(work: dict[str, Any]) -> Epoch:
-    """Convert to MDS shards in S3, then read them by StreamingDataset."""
+    """Convert to MDS shards in S3, then read them with StreamingDataset."""
     import boto3
     from streaming import MDSWriter, StreamingDataset
     from torch.utils.data import DataLoader
@@ -271,7 +273,7 @@ def mosaicml(work: dict[str, Any]) -> Epoch:
 
 
 def litdata(work: dict[str, Any]) -> Epoch:
-    """Read the raw objects of each bucket by LitData, without conversion."""
+    """Read the raw objects of each bucket with LitData, without conversion."""
     from litdata import StreamingRawDataset
     from torch.utils.data import ConcatDataset, DataLoader
 
@@ -329,11 +331,11 @@ def _start_ray(work: dict[str, Any]) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-# --- Running them -------------------------------------------------------------------------------------
+# --- Runs of a side -----------------------------------------------------------------------------------
 
 
 def run_side(name: str, work: dict[str, Any]) -> None:
-    """Run two epochs of one side in this process and print what they took as JSON."""
+    """Run the epochs of one side in this process and print their times as JSON."""
     epoch = SIDES[name](work)
     result: dict[str, Any] = {"convert_s": work.get("convert_s", 0.0)}
     for number in range(1, 1 + work["num_epochs"]):
@@ -347,7 +349,7 @@ def run_side(name: str, work: dict[str, Any]) -> None:
 
 
 def measure(name: str, work: dict[str, Any], server: LocalS3) -> dict[str, Any]:
-    """Run one side in a fresh process; its times, its requests and bytes by epoch, its peak memory."""
+    """Run one side in a process of its own; give its times, requests and bytes by epoch, and peak memory."""
     folder = tempfile.mkdtemp(prefix="physiq-bench-")
     command = [sys.executable, __file__, "--side", name, "--work", "-"]
     with tempfile.TemporaryFile("w+") as errors:
@@ -376,7 +378,7 @@ def measure(name: str, work: dict[str, Any], server: LocalS3) -> dict[str, Any]:
             shutil.rmtree(folder, ignore_errors=True)
         if result is None:
             errors.seek(0)
-            lines = [line for line in errors.read().splitlines() if "Error" in line] or ["no answer"]
+            lines = [line for line in errors.read().splitlines() if "Error" in line] or ["no result"]
             return {"error": lines[-1].strip()[:160]}
     for number in range(1, 1 + work["num_epochs"]):
         requests, sent = (
@@ -392,7 +394,7 @@ def _traffic(server: LocalS3) -> tuple[int, int]:
 
 
 class PeakMemory:
-    """Watch the proportional set size of a process and its descendants: shared pages count once."""
+    """Sample the proportional set size of a process and its descendants, in which shared pages count once."""
 
     def __init__(self, pid: int) -> None:
         self.mib = 0.0
@@ -402,7 +404,7 @@ class PeakMemory:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the watch."""
+        """Stop the samples."""
         self._done.set()
         self._thread.join()
 
@@ -417,7 +419,7 @@ class PeakMemory:
 
 
 def fill(server: LocalS3, data: list[bytes], prefix: str, num_photos: int) -> list[str]:
-    """Store photos under so many keys of both buckets, by turns; give their uris."""
+    """Store num_photos objects, alternating between both buckets; give their URIs."""
     client = server.client()
     places = [(BUCKETS[number % 2], f"{prefix}/{number:06d}.jpg") for number in range(num_photos)]
 
@@ -431,7 +433,7 @@ def fill(server: LocalS3, data: list[bytes], prefix: str, num_photos: int) -> li
 
 
 def make_work(server: LocalS3, folder: Path, kind: str, data: list[bytes], num_photos: int) -> dict[str, Any]:
-    """Store one kind of photos; what a side needs to know, as JSON has it."""
+    """Store one kind of photos; give what a side needs as values for JSON."""
     files = []
     for number, photo in enumerate(data):
         files.append(str(folder / f"{kind}-{number}.jpg"))
@@ -442,7 +444,7 @@ def make_work(server: LocalS3, folder: Path, kind: str, data: list[bytes], num_p
 
 
 def compare(args: argparse.Namespace, server: LocalS3, folder: Path, phones: list[bytes]) -> None:
-    """Measure all sides by turns, over and over, and print medians."""
+    """Measure all sides in turn, in several rounds, and print medians."""
     thumbnails = [make_thumbnail(photo) for photo in phones]
     for kind, data, count in (("phone", phones, args.phones), ("thumbnail", thumbnails, args.thumbnails)):
         if not count:
@@ -459,15 +461,15 @@ def compare(args: argparse.Namespace, server: LocalS3, folder: Path, phones: lis
 
 
 def print_table(runs: dict[str, list[dict[str, Any]]], count: int) -> None:
-    """Print one line a side: medians, and ratios round by round."""
+    """Print one line for each side: medians, and the medians of the ratios within a round."""
 
     def median(side: str, key: str) -> float:
         return statistics.median(run[key] for run in runs[side])
 
-    def ratio(side: str, rival: str) -> str:
-        if rival not in runs or "error" in runs[rival][0]:
+    def ratio(side: str, other: str) -> str:
+        if other not in runs or "error" in runs[other][0]:
             return "–"
-        pairs = zip(runs[side], runs[rival], strict=False)
+        pairs = zip(runs[side], runs[other], strict=False)
         return f"{statistics.median(b['epoch_1_s'] / a['epoch_1_s'] for a, b in pairs):.2f}"
 
     print(
@@ -491,7 +493,7 @@ def print_table(runs: dict[str, list[dict[str, Any]]], count: int) -> None:
 
 
 def compare_memory(server: LocalS3, folder: Path, phones: list[bytes]) -> None:
-    """Print the peak memory of streaming 200 and 2,000 phone photos with a store of 300 MB."""
+    """Print the peak memory of streaming 200 and 2,000 phone photos with an object store of 300 MB."""
     work = make_work(server, folder, "phone", phones, 2000)
     work |= {"object_store_bytes": 300_000_000, "num_epochs": 1}
     peaks = {}
@@ -504,15 +506,15 @@ def compare_memory(server: LocalS3, folder: Path, phones: list[bytes]) -> None:
 
 
 def main() -> None:
-    """Measure what is asked for and print Markdown."""
+    """Measure the chosen sides and print Markdown tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--phones", type=int, default=400)
-    parser.add_argument("--thumbnails", type=int, default=4000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--phones", type=int, default=400, help="phone photos; 0 leaves them out")
+    parser.add_argument("--thumbnails", type=int, default=4000, help="thumbnails; 0 leaves them out")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds")
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=SIDES)
-    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory only")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -523,7 +525,7 @@ def main() -> None:
     phones = [make_phone_photo(seed) for seed in range(NUM_DIFFERENT)]
     with LocalS3() as server, tempfile.TemporaryDirectory() as folder:
         os.environ.update(server.environment)
-        os.environ["AWS_ALLOW_HTTP"] = "true"  # download()'s obstore would refuse the endpoint
+        os.environ["AWS_ALLOW_HTTP"] = "true"  # otherwise, the obstore of download() refuses the endpoint
         for bucket in BUCKETS:
             server.create_bucket(bucket)
         if args.memory:
