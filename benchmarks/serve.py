@@ -1,17 +1,18 @@
-"""Claim: serving costs little more than the network, and holds when far more comes than it can answer.
+"""Compare serving with the bare forward pass and with other services, and measure overload and memory.
 
-Every side is a server of its own on loopback with the same weights, asked by wrk (and hey for the burst) on
-the same machine. Both come from Debian (apt-get install wrk hey); the rivals go into a folder of their own:
+Each side is a server on loopback with the same weights. wrk (hey for the overload) sends the requests from
+the same machine. Both come from Debian (apt-get install wrk hey); the other services go into a folder of
+their own:
 
     pip install --target rivals litserve bentoml
 
-bare       the forward pass alone in a process, no server: the limit, by batches of 16 and of 1
+bare       only the forward pass in a process, without a server: the upper limit, in batches of 16 and of 1
 plain      a FastAPI handler around the model as it was trained, fp32, one photo after the other
-litserve   LitServe with our forward pass by torch, batches of 16 at most (base64 in JSON, its way)
-bentoml    BentoML with the same, adaptive batching
-ours       physiq-ray serve, by torch
-openvino   physiq-ray serve, by OpenVINO; its bare forward pass is bare-openvino
-proxy      as openvino, but through Serve's own proxy, the default on loopback; the others go through HAProxy
+litserve   LitServe with our forward pass by torch, batches of 16 at most (base64 in JSON, as it documents)
+bentoml    BentoML with the same forward pass and adaptive batches
+ours       physiq-ray serve, with torch
+openvino   physiq-ray serve, with OpenVINO; it is compared with OpenVINO's bare forward pass
+proxy      as openvino, but through Serve's own proxy, the default on loopback; ours and openvino use HAProxy
 
     python benchmarks/serve.py --rivals rivals
     python benchmarks/serve.py --rivals rivals --photo phone
@@ -53,7 +54,7 @@ Result = dict[str, float]
 def serve_plain(model: str, port: int) -> None:
     """Serve as a tutorial does: decode, resize, normalise and compute in the handler.
 
-    In one thread beside the event loop: in FastAPI's many, they would take the cores from each other.
+    It computes in one thread next to the event loop, because FastAPI's many threads would compete for cores.
     """
     import asyncio
     import io
@@ -93,7 +94,7 @@ def serve_plain(model: str, port: int) -> None:
 
 
 def runtime_of(side: str) -> str:
-    """Give the runtime that one of our sides computes by, or that another side is compared with."""
+    """Give the runtime of one of our sides, or the runtime that another side is compared with."""
     return "openvino" if side in ("openvino", "proxy") else "torch"
 
 
@@ -117,7 +118,7 @@ def server_command(side: str, model: str, port: int) -> list[str]:
 
 
 def request_of(side: str, photo: bytes) -> tuple[str, bytes]:
-    """Give Content-Type and body of the request for one photo."""
+    """Give the Content-Type and the body of the request for one photo."""
     if side == "litserve":
         return "application/json", json.dumps({"photo": base64.b64encode(photo).decode()}).encode()
     if side == "bentoml":
@@ -131,7 +132,7 @@ def request_of(side: str, photo: bytes) -> tuple[str, bytes]:
 
 @contextlib.contextmanager
 def running(side: str, model: str, photo: bytes, rivals: str | None) -> Iterator[tuple[str, int]]:
-    """Run a side's server until the block ends; give its address and process id."""
+    """Run a side's server while the block runs; give its address and its process id."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -166,18 +167,18 @@ def running(side: str, model: str, photo: bytes, rivals: str | None) -> Iterator
             with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 process.send_signal(signal.SIGTERM)
                 process.wait(30)
-            # Workers that outlive their server would take the cores from the sides that follow.
+            # Workers that outlive their server would use the cores of the next sides.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
-# The probabilities of the first side asked, which all others must give too.
+# The probabilities that the first side gives; all other sides must give the same.
 _expected: list[float] = []
 
 
 def check_answer(side: str, answer: Any) -> None:
-    """Make sure that a side computes what the others do."""
+    """Check that a side gives the same probabilities as the others."""
     values = answer if isinstance(answer, list) else answer["probabilities"]
     values = values[0] if isinstance(values[0], list) else values
     found = sorted(value["probability"] if isinstance(value, dict) else value for value in values)
@@ -191,7 +192,7 @@ def check_answer(side: str, answer: Any) -> None:
 
 
 def load(side: str, url: str, photo: bytes, clients: int, seconds: int) -> Result:
-    """Ask by wrk with so many connections; give the answers a second, latencies in ms, and failures."""
+    """Send requests with wrk; give the answers per second, latencies in ms, and the number of failures."""
     content_type, body = request_of(side, photo)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "body").write_bytes(body)
@@ -226,7 +227,7 @@ def load(side: str, url: str, photo: bytes, clients: int, seconds: int) -> Resul
 
 
 def measure_bare(model: str, runtime: str, seconds: float = 5) -> tuple[float, float]:
-    """Give photos per second by batches of MAX_BATCH_SIZE, and by one."""
+    """Give the photos per second in batches of MAX_BATCH_SIZE, and in batches of one."""
     import torch
 
     from physiq_ray.checkpoint import load_model_state
@@ -251,7 +252,7 @@ def measure_bare(model: str, runtime: str, seconds: float = 5) -> tuple[float, f
 
 
 def bare_rates(runtime: str, model: str) -> tuple[float, float]:
-    """Measure the forward pass in a process of its own, with the environment that replicas get."""
+    """Measure the forward pass in a process of its own, with the environment of a replica."""
     from physiq_ray.model import KEEP_MEMORY
 
     out = subprocess.run(
@@ -266,7 +267,7 @@ def bare_rates(runtime: str, model: str) -> tuple[float, float]:
 
 
 def compare(args: argparse.Namespace, model: str, photo: bytes) -> None:
-    """Measure all sides in turn, the bare forward pass before and after, and print a table."""
+    """Measure all sides in turn, and the bare forward pass before and after them; print a table."""
     results: dict[tuple[str, int], list[Result]] = {}
     bare: dict[str, list[tuple[float, float]]] = {"torch": [], "openvino": []}
     runtimes = sorted({"torch", *map(runtime_of, args.sides)}, reverse=True)
@@ -289,7 +290,8 @@ def compare(args: argparse.Namespace, model: str, photo: bytes) -> None:
     }
     for runtime, (full, one) in limits.items():
         print(
-            f"bare forward pass, {runtime}: {full:.1f} img/s by {MAX_BATCH_SIZE}, {1000 / one:.1f} ms for one"
+            f"bare forward pass, {runtime}: {full:.1f} img/s in batches of {MAX_BATCH_SIZE}, "
+            f"{1000 / one:.1f} ms for one photo"
         )
     print("| side | clients | requests/s | of plain | of bare | p50 | p95 | p99 | failed |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -305,13 +307,13 @@ def compare(args: argparse.Namespace, model: str, photo: bytes) -> None:
         )
 
 
-def burst(args: argparse.Namespace, model: str, photo: bytes) -> None:
-    """Send ten times as many requests a second as can be answered for ten seconds, then look again."""
+def measure_overload(args: argparse.Namespace, model: str, photo: bytes) -> None:
+    """Send ten times the capacity for ten seconds; five seconds later, measure the capacity again."""
     with running("ours", model, photo, None) as (url, _pid), tempfile.NamedTemporaryFile() as body:
         Path(body.name).write_bytes(photo)
         before = load("ours", url, photo, 16, 5)
         wanted = round(10 * before["rate"])
-        workers = 800  # so many that those who wait for an answer are not missed
+        workers = 800  # enough to keep the rate while many wait for an answer
         out = subprocess.run(
             [
                 *("hey", "-z", "10s", "-c", str(workers), "-q", str(wanted / workers), "-t", "30"),
@@ -326,7 +328,7 @@ def burst(args: argparse.Namespace, model: str, photo: bytes) -> None:
             answered.setdefault(row["status-code"], []).append(float(row["response-time"]))
         time.sleep(5)
         after = load("ours", url, photo, 16, 5)
-    print(f"capacity {before['rate']:.1f} requests/s, {wanted} a second wanted for 10 s")
+    print(f"capacity {before['rate']:.1f} requests/s, {wanted} requests/s sent for 10 s")
     for status, seconds in sorted(answered.items()):
         seconds.sort()
         print(
@@ -339,8 +341,8 @@ def burst(args: argparse.Namespace, model: str, photo: bytes) -> None:
     )
 
 
-def memory(args: argparse.Namespace, model: str, photo: bytes) -> None:
-    """Watch the memory of the replica while it is asked."""
+def measure_memory(args: argparse.Namespace, model: str, photo: bytes) -> None:
+    """Sample the memory of the replica while it answers requests."""
     import psutil
 
     with running("ours", model, photo, None) as (url, pid):
@@ -368,7 +370,7 @@ SIDES = ("plain", "litserve", "bentoml", "ours", "openvino", "proxy")
 
 
 def make_model(folder: str) -> str:
-    """Write a model with random weights: the time does not depend on them."""
+    """Write a model with random weights, on which the time does not depend."""
     import torch
 
     from physiq_ray.checkpoint import ModelState, save_model_files
@@ -383,16 +385,20 @@ def make_model(folder: str) -> str:
 
 
 def main() -> None:
-    """Measure what is asked for."""
-    parser = argparse.ArgumentParser(description="Compare HTTP services.")
+    """Measure the chosen part and print its figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--photo", choices=("thumbnail", "phone"), default="thumbnail")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
-    parser.add_argument("--clients", nargs="+", type=int, default=CLIENTS)
-    parser.add_argument("--seconds", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--rivals", help="folder that the rivals were installed into")
-    parser.add_argument("--burst", action="store_true")
-    parser.add_argument("--memory", type=int, metavar="SECONDS")
+    parser.add_argument("--clients", nargs="+", type=int, default=CLIENTS, help="connections of wrk")
+    parser.add_argument("--seconds", type=int, default=10, help="of each measurement")
+    parser.add_argument("--repeats", type=int, default=1, help="rounds")
+    parser.add_argument("--rivals", help="the folder of litserve and bentoml; default: they are installed")
+    parser.add_argument("--burst", action="store_true", help="measure overload only")
+    parser.add_argument(
+        "--memory", type=int, metavar="SECONDS", help="measure the replica's memory for this time only"
+    )
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--serve-plain", action="store_true", help=argparse.SUPPRESS)
@@ -409,9 +415,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = args.model or make_model(folder)
         if args.burst:
-            burst(args, model, photo)
+            measure_overload(args, model, photo)
         elif args.memory:
-            memory(args, model, photo)
+            measure_memory(args, model, photo)
         else:
             compare(args, model, photo)
 

@@ -1,19 +1,20 @@
-"""Claim: training costs what the network costs, a fifth of a plain script's time, and no accuracy.
+"""Compare training with a plain script: rates, the time of whole processes, and the time to an accuracy.
 
-Every side trains the same ResNet50 from random weights on the same files of one folder, each in a process
-of its own, whose whole life is counted: imports, starting Ray, decoding, training, validation, checkpoints.
+Every side trains the same ResNet50 from random weights on the same files of one folder, each in a process of
+its own. The time is that of the whole process: imports, the start of Ray, decoding, training, validation and
+checkpoints. The goal is a fifth of the time of a plain script, without a loss of accuracy.
 
-plain-0   ImageFolder, DataLoader with no workers, fp32: the loop as a tutorial writes it
+plain-0   ImageFolder, DataLoader without workers, fp32: the loop of a tutorial
 plain-2   the same with 2 DataLoader workers
-bare      our step (precision, layout, fused Adam, augmentation) over pixels already in memory: the limit
+bare      our step (precision, layout, fused Adam, augmentation) over pixels in memory: the upper limit
 ours-1    physiq_ray, one worker
-ours-2    physiq_ray, two workers, half the batch each
-ours-grow physiq_ray, one worker, with growing sizes (--train-sizes) up to the size that all are validated at,
-          over --grow-epochs with --grow-settings: for the time to an accuracy
+ours-2    physiq_ray, two workers, each with half of the batch
+ours-grow physiq_ray, one worker, with growing sizes (--train-sizes) up to the size at which all sides are
+          validated, for --grow-epochs with --grow-settings: for the time to an accuracy
 
-Photos: thumbnails (200 × 250) or phones (4032 × 3024) of invented content for the speed; generated (drawn
-athletes in eight poses) or a folder of buckets with its labels for the time to an accuracy. All sides use the
-GPU where there is one, and ours-2 needs two.
+Photos: thumbnails (200 × 250) or phones (4032 × 3024) are generated without meaning, for the rates. For the
+time to an accuracy, generated (drawn athletes in eight poses) or a folder of buckets with its labels. All
+sides use the GPU if there is one; ours-2 needs two.
 
     python benchmarks/train.py --photos thumbnails
     python benchmarks/train.py --photos phones --epochs 5
@@ -37,8 +38,7 @@ from photos import make_phone_photo, make_thumbnail
 
 SIDES = ("plain-0", "plain-2", "bare", "ours-1", "ours-2", "ours-grow")
 POSES = (1, 2, 5, 6)
-NUM_DIFFERENT = 4  # invented photos, each stored over and over
-VALIDATION_EVERY = 5  # of the invented photos, one in so many validates
+NUM_DIFFERENT = 4  # photos; each is stored under many names
 TRAIN, VALIDATION = "train", "validation"
 Result = dict[str, Any]
 
@@ -56,7 +56,7 @@ def _device_name() -> str:
 
 
 def _clock_s() -> float:
-    """Read the clock when the GPU, if there is one, has done all that it was asked for."""
+    """Read the clock after the GPU, if there is one, has finished its work."""
     import torch
 
     if torch.cuda.is_available():
@@ -64,11 +64,11 @@ def _clock_s() -> float:
     return time.monotonic()
 
 
-# --- What a plain script does -------------------------------------------------------------------------
+# --- The plain script ---------------------------------------------------------------------------------
 
 
 def plain(work: dict[str, Any], *, num_workers: int) -> Iterator[dict[str, Any]]:
-    """Train as a tutorial does, from an ImageFolder of each split."""
+    """Train as a tutorial does, with one ImageFolder for each split."""
     import torch
     from torch import nn
     from torch.utils.data import DataLoader
@@ -224,7 +224,7 @@ RUN: dict[str, Callable[[dict[str, Any]], Iterator[dict[str, Any]]]] = {
 
 
 def run_side(work: dict[str, Any]) -> None:
-    """Run one side in this process and print its epochs as a line of JSON each."""
+    """Run one side in this process and print each epoch as a line of JSON."""
     for epoch in RUN[work["side"]](work):
         print(json.dumps({"at": time.time(), **epoch}), flush=True)
 
@@ -232,21 +232,21 @@ def run_side(work: dict[str, Any]) -> None:
 # --- Photos -------------------------------------------------------------------------------------------
 
 
-def write_invented(folder: Path, kind: str, count: int) -> None:
-    """Write photos without meaning, a folder a pose, no two alike."""
+def write_meaningless_photos(folder: Path, kind: str, count: int) -> None:
+    """Write different photos without meaning, with one folder for each pose."""
     photos = [make_phone_photo(seed) for seed in range(NUM_DIFFERENT)]
     if kind == "thumbnails":
         photos = [make_thumbnail(photo) for photo in photos]
     for pose_id in POSES:
         (folder / str(pose_id)).mkdir(parents=True)
     for number in range(count):
-        # Bytes behind a JPEG's end make another file of it, and no other picture.
+        # Bytes after the end of a JPEG change the file, but not the picture.
         data = photos[number % NUM_DIFFERENT] + number.to_bytes(4, "big")
         (folder / str(POSES[number % len(POSES)]) / f"{number:05d}.jpeg").write_bytes(data)
 
 
 def make_work(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Write or find the photos; split them as physiq_ray does, into a manifest and into ImageFolders."""
+    """Write or find the photos, split them as physiq_ray does, and write a manifest and ImageFolders."""
     from physiq_ray.config import Settings
     from physiq_ray.demo import GENERATED
     from physiq_ray.errors import PhotoError
@@ -259,7 +259,7 @@ def make_work(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     values: dict[str, Any] = {"validation_share": 0.2, "poses": str(poses)}
     photos = folder / "photos"
     if args.photos in ("thumbnails", "phones"):
-        write_invented(photos, args.photos, args.count)
+        write_meaningless_photos(photos, args.photos, args.count)
         values |= {"sources": (str(photos),), "labels": str(folder / "none.json")}
         (folder / "none.json").write_text("[]")
     elif args.photos == "generated":
@@ -280,12 +280,12 @@ def make_work(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             path = Path(row["uri"])
             try:
                 decode_square(path.read_bytes(), size_px=64)
-            except PhotoError:  # on which a plain script would stop
+            except PhotoError:  # a plain script would stop here
                 continue
             link = folder / split / str(row["pose_id"]) / f"{number:05d}-{path.name}"
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path)
-    print(f"{counts[TRAIN]} photos to train on, {counts[VALIDATION]} to validate with", flush=True)
+    print(f"{counts[TRAIN]} training photos, {counts[VALIDATION]} validation photos", flush=True)
     return {
         **{"folder": str(folder), "manifest": str(folder / "manifest.parquet"), "poses": settings.poses},
         **{"size": args.size, "batch": args.batch, "rate": args.rate, "epochs": args.epochs},
@@ -303,7 +303,7 @@ def _growing(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(side: str, work: dict[str, Any]) -> Result:
-    """Run one side in a process of its own; time is counted from before its start."""
+    """Run one side in a process of its own; its start is part of the time."""
     started_s = time.time()
     command = [sys.executable, __file__, "--side", json.dumps({**work, "side": side})]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -312,7 +312,7 @@ def measure(side: str, work: dict[str, Any]) -> Result:
     total_s = time.time() - started_s
     if process.wait() != 0 or not epochs:
         raise SystemExit(f"{side} failed with {process.returncode}")
-    later = epochs[1:] or epochs  # the first warms up, and in a plain script reads from disk
+    later = epochs[1:] or epochs  # the first epoch is a warm-up; in the plain script, it also reads from disk
     return {
         "rate": statistics.median(epoch["photos"] / epoch["train_s"] for epoch in later),
         "total_s": total_s,
@@ -323,14 +323,14 @@ def measure(side: str, work: dict[str, Any]) -> Result:
 
 
 def reached_s(results: list[Result], target: float) -> float | None:
-    """Give the seconds after which a side came to an accuracy, if it did in every round."""
+    """Give the median of the seconds until a side reached the target; None if a round did not reach it."""
     times = [next((at for at, accuracy in result["curve"] if accuracy >= target), None) for result in results]
     known = [time for time in times if time is not None]
     return statistics.median(known) if len(known) == len(times) else None
 
 
 def show(side: str, results: list[Result], of: dict[str, Result], target: float | None) -> str:
-    """Give a line of the table: medians over the rounds, and ratios to the limit and to the plain script."""
+    """Give a row of the table: medians of the rounds, and ratios to bare and to plain-0."""
     middle = of[side]
     seconds = reached_s(results, target) if target is not None else None
     reached = f"{seconds:.0f} s" if seconds is not None else "–"
@@ -349,21 +349,25 @@ def _medians(results: list[Result]) -> Result:
 
 
 def main() -> None:
-    """Measure the sides in turn and print a table."""
-    parser = argparse.ArgumentParser(description="Compare training speeds.")
-    parser.add_argument("--photos", default="thumbnails")
-    parser.add_argument("--labels")
-    parser.add_argument("--count", type=int, default=320)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=1e-3)
+    """Measure the sides in turn and print a Markdown table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", default="thumbnails", help="thumbnails, phones, generated, or a folder")
+    parser.add_argument("--labels", help="the label file of a folder")
+    parser.add_argument("--count", type=int, default=320, help="number of thumbnails or phone photos")
+    parser.add_argument("--size", type=int, default=224, help="image size in pixels")
+    parser.add_argument("--batch", type=int, default=16, help="photos of a step, of all workers together")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--train-sizes", help="default: 4/7 and 5/7 of --size, then --size")
-    parser.add_argument("--grow-epochs", type=int, help="of ours-grow, if not --epochs")
-    parser.add_argument("--grow-settings", nargs="+", default=(), metavar="NAME=VALUE", help="of ours-grow")
-    parser.add_argument("--target", type=float, help="an accuracy to reach; default: plain-0's best")
-    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--train-sizes", help="of ours-grow; default: 4/7 and 5/7 of --size, then --size")
+    parser.add_argument("--grow-epochs", type=int, help="of ours-grow; default: --epochs")
+    parser.add_argument(
+        "--grow-settings", nargs="+", default=(), metavar="NAME=VALUE", help="other settings of ours-grow"
+    )
+    parser.add_argument("--target", type=float, help="the accuracy to reach; default: the best of plain-0")
+    parser.add_argument("--repeats", type=int, default=1, help="rounds")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--side", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -14,7 +14,7 @@ from physiq_ray.prediction.network import Network
 
 @bentoml.service(workers=1, traffic={"timeout": 120, "max_concurrency": 10000})
 class Poses:
-    """Photos as parts of a form; its batches grow and shrink with what comes."""
+    """A service that gets photos as parts of a form, with adaptive batches."""
 
     def __init__(self) -> None:
         """Load the model."""
@@ -24,7 +24,7 @@ class Poses:
 
     @bentoml.api(batchable=True, max_batch_size=16, max_latency_ms=60000, route="/v1/predict")
     def predict(self, photos: list[Path]) -> list[list[float]]:
-        """Decode and answer for a batch."""
+        """Decode the photos of a batch and give their probabilities."""
         images = np.stack([decode_square(photo.read_bytes(), size_px=self.size) for photo in photos])
         answers: list[list[float]] = self.network.logits(torch.from_numpy(images)).softmax(1).tolist()
         return answers

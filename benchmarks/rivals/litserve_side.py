@@ -16,7 +16,7 @@ MODEL, PORT = sys.argv[1], int(sys.argv[2])
 
 
 class Poses(litserve.LitAPI):
-    """Photos in base64 in JSON, its documented way; batches of what comes within 10 ms."""
+    """A service that gets photos in base64 in JSON, as documented; a batch waits 10 ms for requests."""
 
     def setup(self, device: str) -> None:
         """Load the model."""
@@ -29,19 +29,19 @@ class Poses(litserve.LitAPI):
         return decode_square(base64.b64decode(request["photo"]), size_px=self.size)
 
     def batch(self, inputs: list[Any]) -> Any:
-        """Stack photos."""
+        """Stack the photos of a batch."""
         return torch.from_numpy(np.stack(inputs))
 
     def predict(self, images: Any) -> Any:
-        """Answer for a batch."""
+        """Give the probabilities of a batch."""
         return self.network.logits(images).softmax(1)
 
     def unbatch(self, output: Any) -> list[Any]:
-        """Take a batch apart."""
+        """Split a batch into its answers."""
         return list(output)
 
     def encode_response(self, output: Any) -> dict[str, Any]:
-        """Give one answer."""
+        """Give the response to one request."""
         return {"probabilities": output.tolist()}
 
 
