@@ -1,7 +1,8 @@
-"""Claim: what breaks first on the way to a hundred million photos, and at how many.
+"""Project which part of a run reaches its limit first on the way to a hundred million photos.
 
-Measures on this machine, by photo or by block, what a larger set needs (listing table, labels, manifest,
-split, Ray Data's blocks, checkpoint) and projects it against a machine of --head-gib.
+The script measures on this machine what a photo or a block costs each part (table of the listing, labels,
+manifest, split, Ray Data's blocks, checkpoint). It projects these costs to a larger number of photos and
+compares them with a machine of --head-gib.
 
     python benchmarks/paper.py [--rows 1000000 10000000] [--project 100000000] [--head-gib 64]
 """
@@ -29,7 +30,7 @@ from scale import BATCH_SIZE, PHOTO_BYTES, SIZE_PX, PeakHeap, heap_mib, make_tab
 
 
 def measure_match(work: dict[str, Any], folder: str) -> dict[str, float]:
-    """Match, group and split as benchmarks/manifest.py does, alone here for the sake of the peak."""
+    """Match, group and split as benchmarks/manifest.py does, in a process of its own because of the peak."""
     from manifest import measure
 
     idle = psutil.Process().memory_info().rss / 2**20
@@ -37,14 +38,14 @@ def measure_match(work: dict[str, Any], folder: str) -> dict[str, float]:
 
 
 def measure_tables(work: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Give bytes per row of the tables and files that hold one row a photo."""
+    """Give the bytes per row of the tables and files that have one row for each photo."""
     from manifest import POSES, make_inputs
 
     from physiq_ray.manifest import TRAIN, match_photos
     from physiq_ray.training.plan import plan_epoch
 
     listings, labels = make_inputs(work["rows"])
-    for number, listing in enumerate(listings):  # real ETags are MD5 sums, which no Parquet compresses
+    for number, listing in enumerate(listings):  # real ETags are MD5 sums, which Parquet cannot compress
         table = listing.table.set_column(4, "etag", _random_etags(listing.table.num_rows, number))
         listings[number] = type(listing)(listing.source, table)
     listed = sum(listing.table.nbytes for listing in listings)
@@ -61,7 +62,7 @@ def measure_tables(work: dict[str, Any], folder: str) -> dict[str, Any]:
         "listing": listed / work["rows"],
         "manifest": manifest.table.nbytes / rows,
         "parquet": len(manifest.to_parquet()) / rows,
-        # What a training worker is sent where photos are streamed: the rows with all their columns.
+        # If photos are streamed, a training worker gets the rows with all their columns.
         "job": len(pickle.dumps(train, protocol=5)) / train.num_rows,
         "columns": {
             name: manifest.table[name].nbytes / rows
@@ -80,7 +81,7 @@ def _random_etags(num_rows: int, seed: int) -> pa.Array:
 
 
 def measure_labels(work: dict[str, Any], folder: str) -> dict[str, float]:
-    """Read a label file of so many records, alone in this process for the sake of its peak."""
+    """Read a label file, in a process of its own because of the peak."""
     from manifest import POSES
 
     from physiq_ray.labels import load_labels
@@ -109,7 +110,7 @@ def measure_labels(work: dict[str, Any], folder: str) -> dict[str, float]:
 
 
 def measure_blocks(work: dict[str, Any], folder: str) -> dict[str, float]:
-    """Describe a dataset of so many rows; what its blocks take on the driver before anything is read."""
+    """Describe a dataset; give the cost of its blocks on the driver before a photo is read."""
     with ray_nodes(1, 500_000_000, folder):
         from physiq_ray import ingest
 
@@ -118,7 +119,7 @@ def measure_blocks(work: dict[str, Any], folder: str) -> dict[str, float]:
         before, heap = read_usage(), heap_mib()
         dataset = ingest.build_dataset(table, image_size=SIZE_PX)
         usage, grown = read_usage().since(before), heap_mib() - heap
-        del dataset  # held until here
+        del dataset  # it must exist until the memory is measured
         task_rows = int(ingest._task_rows(work["rows"], SIZE_PX))
         return {
             "rows_per_task": task_rows,
@@ -129,7 +130,7 @@ def measure_blocks(work: dict[str, Any], folder: str) -> dict[str, float]:
 
 
 def measure_checkpoint(work: dict[str, Any], folder: str) -> dict[str, float]:
-    """Save what an epoch's checkpoint holds: network, Adam's state, and the answers to validation photos."""
+    """Save the content of a checkpoint: network, Adam's state, and the logits of validation photos."""
     import torch
 
     from physiq_ray.model import build_model
@@ -155,9 +156,9 @@ def measure_checkpoint(work: dict[str, Any], folder: str) -> dict[str, float]:
 
 
 def strings_end_at_2_gib() -> bool:
-    """Try whether Arrow still refuses to take, sort or join a string column of more than 2 GiB.
+    """Check whether Arrow still refuses to take, sort or join a string column of more than 2 GiB.
 
-    Its offsets are 32-bit. The column here is two times one buffer of zeros, of which no page is touched.
+    Its offsets have 32 bits. The column consists of one buffer of zeros, twice; no page of it is touched.
     """
     length, rows = 1_000_000, 1100
     data = pa.py_buffer(np.zeros(length * rows, np.uint8))
@@ -174,9 +175,9 @@ def strings_end_at_2_gib() -> bool:
 
 @dataclass(frozen=True)
 class Need:
-    """What one part needs for so many photos: fixed + each · photos ** power, at most limit.
+    """What one part needs for a number of photos: fixed + each · photos ** power.
 
-    limit is math.inf where more of it only costs more.
+    limit: the largest need that the machine can satisfy; math.inf if the part only becomes more expensive.
     """
 
     part: str
@@ -188,11 +189,11 @@ class Need:
     power: float = 1.0
 
     def of(self, photos: float) -> float:
-        """Give the need of so many photos."""
+        """Give the need for a number of photos."""
         return self.fixed + self.each * photos**self.power
 
     @property
-    def breaks_at(self) -> float:
+    def reached_at(self) -> float:
         """Give the number of photos at which the limit is reached."""
         if math.isinf(self.limit) or self.limit <= self.fixed:
             return math.inf
@@ -200,7 +201,7 @@ class Need:
 
 
 def show_bytes(value: float) -> str:
-    """Give bytes as people say them."""
+    """Format bytes with a unit."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= size:
             return f"{value / size:.1f} {unit}"
@@ -208,19 +209,19 @@ def show_bytes(value: float) -> str:
 
 
 def show_time(seconds: float) -> str:
-    """Give seconds as people say them."""
+    """Format seconds with a unit."""
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def show_count(value: float) -> str:
-    """Give a number with its thousands apart."""
+    """Format a number with separators of thousands."""
     return f"{value:,.0f}"
 
 
 def show_photos(number: float) -> str:
-    """Give a number of photos to three digits."""
+    """Format a number of photos with three digits."""
     if math.isinf(number):
         return "–"
     rounded = float(f"{number:.2e}")
@@ -228,7 +229,7 @@ def show_photos(number: float) -> str:
 
 
 def project(args: argparse.Namespace) -> None:
-    """Measure on this machine, then print what each part needs, the one that breaks first on top."""
+    """Measure, and print what each part needs, in the order in which the parts reach their limits."""
     small, large = sorted(args.rows)
     work = {"rows": small}
     tables, labels = run_child(__file__, "tables", work), run_child(__file__, "labels", work)
@@ -360,19 +361,22 @@ def project(args: argparse.Namespace) -> None:
         ),
     ]
     print(
-        f"\nMeasured on {small:,} generated rows; the machine that limits: {args.head_gib:g} GiB, 30 % of it "
-        f"object store; an hour for what is waited for; 20 % of the photos to validate with\n"
+        f"\nMeasured on {small:,} generated rows. The limits: {args.head_gib:g} GiB of memory, 30 % of it "
+        "object store, and one hour for a step that a person waits for. 20 % of the photos are for "
+        "validation.\n"
     )
     print(f"| part | measured here | {args.project:,} photos | limit | reached at |")
     print("|---|---|---|---|---|")
-    for need in sorted(needs, key=lambda need: need.breaks_at):
+    for need in sorted(needs, key=lambda need: need.reached_at):
         limit = "–" if math.isinf(need.limit) else need.show(need.limit)
-        at = show_photos(need.breaks_at)
+        at = show_photos(need.reached_at)
         print(f"| {need.part} | {need.measured} | {need.show(need.of(args.project))} | {limit} | {at} |")
-    first = [need for need in sorted(needs, key=lambda need: need.breaks_at) if need.breaks_at < args.project]
+    first = [
+        need for need in sorted(needs, key=lambda need: need.reached_at) if need.reached_at < args.project
+    ]
     print(
-        f"\nBefore {args.project:,} photos, in this order: "
-        + ("; ".join(f"{need.part} ({show_photos(need.breaks_at)})" for need in first) or "nothing")
+        f"\nLimits below {args.project:,} photos, in this order: "
+        + ("; ".join(f"{need.part} ({show_photos(need.reached_at)})" for need in first) or "none")
         + "."
     )
 
@@ -387,20 +391,22 @@ CHILDREN: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Measure and print Markdown."""
+    """Measure, project, and print a Markdown table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, nargs=2, default=[1_000_000, 10_000_000])
-    parser.add_argument("--project", type=int, default=100_000_000, help="photos to project to")
-    parser.add_argument("--head-gib", type=float, default=64.0, help="memory of the machine that limits")
-    parser.add_argument("--keys-per-s", type=float, default=70_000.0, help="as buckets.py measures them")
+    parser.add_argument(
+        "--rows", type=int, nargs=2, default=[1_000_000, 10_000_000], help="generated rows to measure"
+    )
+    parser.add_argument("--project", type=int, default=100_000_000, help="number of photos of the projection")
+    parser.add_argument("--head-gib", type=float, default=64.0, help="memory of a node")
+    parser.add_argument("--keys-per-s", type=float, default=70_000.0, help="rate of the listing")
     add_child_flags(parser)
     args = parser.parse_args()
     if args.child:
         report_to_parent(CHILDREN[args.child], args.work, args.folder)
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that children are stopped
     print(describe_machine("torch", "pyarrow", "numpy", "pandas"))
     project(args)
 

@@ -1,32 +1,36 @@
-"""Claim: the pipeline's own overhead stays flat as nodes and photos grow.
+"""Measure the pipeline's own overhead as the number of nodes and photos grows.
 
-1, 2 and 4 Ray nodes of 2 logical CPUs each are started on this machine, each number of them in a process of
-its own, and read photos that do not exist: ingest's own datasets and its own task (`_read_task`), of which
-only the fetching is left out and the decoding replaced by a sleep of known length, since the cores for more
-are lacking. What is left is overhead: the task's threads and block, Ray's tasks, stores and processes, the
-way of the blocks to the driver. The driver reads all batches, so blocks of other nodes are sent to it; in
-training each worker reads its own share. Parts:
+This machine has too few cores to decode on many nodes. So 1, 2 and 4 Ray nodes of 2 logical CPUs each are
+started on it, each number of nodes in a process of its own, and read photos that do not exist. They run
+ingest's own datasets and its own task (`read_task`); only the fetching is left out, and a sleep of known
+length replaces the decoding. The rest is overhead: the threads and the block of a task, Ray's tasks, object
+stores and processes, and the transfer of blocks to the driver. The driver reads all batches, so blocks of
+other nodes are sent to it; in training, each worker reads its own share. Parts:
 
 streamed        open_photos(kind="none"): an epoch of batches in random order
-kept, decode    open_photos(kind="memory"): the photos decoded into the nodes' stores
-kept, epoch     batches in random order out of the stores
+kept, decode    open_photos(kind="memory"): the photos are decoded into the object stores of the nodes
+kept, epoch     batches in random order from the object stores
 
-of ideal    photos/s against nodes × CPUs × DECODE_THREADS / cost
+Columns:
+
+of ideal    photos/s divided by nodes × CPUs × DECODE_THREADS / cost
 driver, tasks, Ray
-            processor seconds per 1,000 photos: this process; Ray's workers, whose sleep takes none; raylets,
-            GCS, agents and Ray Data's own actors, which take some (its column) even where nothing runs
+            processor seconds per 1,000 photos: of this process; of Ray's workers, whose sleep needs none; of
+            raylets, GCS, agents and Ray Data's own actors
+Ray idle    the processor seconds that all processes of Ray would use in the same time if nothing ran
 written, sent
-            bytes that tasks put into the stores; and copies received from another node's store
-memory      the driver's peak without pages of the store
+            bytes that tasks put into the object stores; copies received from another node's object store
+memory      the driver's peak, without the shared pages of the object store
 
-workers     One pipeline for all training workers (`start_stream`), against a pipeline for each of them, on
-            clusters that are short of CPUs: with 1 to 9 workers eight nodes of 4 CPUs and a node of 2 CPUs
-            and a GPU for each worker; with more, nodes of 8 CPUs and 4 GPUs. A worker holds a CPU and a GPU,
-            and is a thread of the driver here. Of ideal: photos/s of an epoch, its start and end included,
-            against free CPUs × DECODE_THREADS / cost, by which an epoch takes --seconds.
+workers     One pipeline for all training workers (`start_stream`) is compared with a pipeline for each of
+            them, on clusters with few CPUs: eight nodes of 4 CPUs without a GPU, and the nodes of the
+            workers. Up to 9 workers have a node of 2 CPUs and a GPU each; more workers share nodes of 8 CPUs
+            and 4 GPUs. A worker holds a CPU and a GPU, and is a thread of the driver here. "of ideal" is the
+            rate of an epoch, including its start and its end, divided by free CPUs × DECODE_THREADS / cost.
+            The number of photos is such that the ideal epoch takes --seconds.
 
-All nodes share this machine's cores: once "cores busy" comes near their number the machine is the limit, not
-the pipeline. Networks between nodes are left out: what is sent here goes over loopback.
+All nodes share this machine's cores: if "cores busy" is near their number, the machine is the limit, not the
+pipeline. The network between nodes is not measured: blocks are sent over loopback.
 
     python benchmarks/scale.py [--parts nodes workers] [--nodes 1 2 4] [--photos 448 1784] [--cost-ms 32]
         [--repeats 2] [--workers 1 4 6 9 17 32]
@@ -63,13 +67,13 @@ from photos import SlowPhotos
 SIZE_PX, BATCH_SIZE, CPUS_PER_NODE = 224, 32, 2
 PHOTO_BYTES = SIZE_PX**2 * 3
 IDLE_S = 4.0
-# What Ray counts of each node's memory; by default it is all of this machine's, each time.
+# The memory of a node for Ray; by default, each node would have all memory of this machine.
 NODE_MEMORY_BYTES = 4 * 2**30
 PARTS = ("streamed", "kept, decode", "kept, epoch")
-AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_")  # Ray's own, Ray Data's actors included
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_")  # Ray's own, including Ray Data's actors
 
 
-# --- The photos that do not exist ---------------------------------------------------------------------
+# --- Photos that do not exist -------------------------------------------------------------------------
 
 
 def make_table(num_photos: int) -> pa.Table:
@@ -84,8 +88,8 @@ def make_table(num_photos: int) -> pa.Table:
     )
 
 
-def read_nothing(inputs: pa.Table, *, image_size: int, cost_s: float) -> dict[str, Any]:
-    """Run ingest's own task, in which a photo costs so many seconds of a decoding thread and is black."""
+def run_task_without_photos(inputs: pa.Table, *, image_size: int, cost_s: float) -> dict[str, Any]:
+    """Run ingest's own task on black photos, each of which takes cost_s of a decoding thread."""
     from physiq_ray.ingest import StoredPhotos, dataset, reading
     from physiq_ray.storage import current_access
 
@@ -101,18 +105,20 @@ def read_nothing(inputs: pa.Table, *, image_size: int, cost_s: float) -> dict[st
 
 
 @contextmanager
-def photos_replaced(cost_s: float) -> Iterator[list[Any]]:
-    """Let ingest describe its datasets with read_nothing; give the list that they are added to."""
+def tasks_replaced(cost_s: float) -> Iterator[list[Any]]:
+    """Make ingest's datasets run run_task_without_photos; give the list to which they are added."""
     from physiq_ray.ingest import dataset
 
     described: list[Any] = []
     describe = dataset.describe_tasks
 
-    def describe_with_nothing(blocks: list[pa.Table], **options: Any) -> Any:
-        described.append(describe(blocks, **{**options, "read": partial(read_nothing, cost_s=cost_s)}))
+    def describe_without_photos(blocks: list[pa.Table], **options: Any) -> Any:
+        described.append(
+            describe(blocks, **{**options, "read": partial(run_task_without_photos, cost_s=cost_s)})
+        )
         return described[-1]
 
-    with patch.object(dataset, "describe_tasks", describe_with_nothing):
+    with patch.object(dataset, "describe_tasks", describe_without_photos):
         yield described
 
 
@@ -121,7 +127,7 @@ def photos_replaced(cost_s: float) -> Iterator[list[Any]]:
 
 @dataclass(frozen=True)
 class Usage:
-    """Processor seconds by process, with what it is, and bytes since the start of the stores."""
+    """Processor seconds by process, with its kind, and bytes since the start of the object stores."""
 
     time_s: float
     cpu: dict[psutil.Process, tuple[str, float]]
@@ -129,7 +135,7 @@ class Usage:
     spilled_bytes: int
 
     def since(self, before: "Usage") -> dict[str, float]:
-        """Give what came since."""
+        """Give the usage since an earlier one."""
         seconds = {"driver": 0.0, "tasks": 0.0, "ray": 0.0}
         for process, (kind, total_s) in self.cpu.items():
             seconds[kind] += total_s - before.cpu.get(process, (kind, 0.0))[1]
@@ -141,11 +147,11 @@ class Usage:
         }
 
 
-_seen: dict[psutil.Process, tuple[str, float]] = {}  # those that ended, too, as they were last
+_seen: dict[psutil.Process, tuple[str, float]] = {}  # also processes that ended, with their last values
 
 
 def read_usage() -> Usage:
-    """Look at this process, all that it started, and all nodes' stores."""
+    """Read the usage of this process, its descendants, and the object stores of all nodes."""
     import ray
     from ray._private.internal_api import node_stats
 
@@ -154,7 +160,7 @@ def read_usage() -> Usage:
         with contextlib.suppress(psutil.Error):
             times = process.cpu_times()
             _seen[process] = (_kind(process, here), times.user + times.system)
-    # The raylets' own counters: Ray's Prometheus figures say the same, but seconds later.
+    # The counters of the raylets; Ray's Prometheus metrics have the same values seconds later.
     stores = [
         node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], False).store_stats
         for node in ray.nodes()
@@ -174,13 +180,13 @@ def _kind(process: psutil.Process, here: psutil.Process) -> str:
     name = process.name()
     if name.startswith(AGENTS):
         return "ray"
-    # A worker has its name only once it has started.
+    # A worker has its name only after its start.
     is_worker = name.startswith("ray::") or any("default_worker.py" in part for part in process.cmdline())
     return "tasks" if is_worker else "ray"
 
 
 class PeakHeap:
-    """Watch this process's memory without the store's shared pages, in MiB."""
+    """Sample the memory of this process in MiB, without the shared pages of the object store."""
 
     def __init__(self) -> None:
         self.mib = heap_mib()
@@ -201,7 +207,7 @@ class PeakHeap:
 
 
 def heap_mib() -> float:
-    """Give this process's resident memory that is its own."""
+    """Give the resident memory of this process that is not shared, in MiB."""
     found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) / 1024
@@ -209,8 +215,8 @@ def heap_mib() -> float:
 
 @contextmanager
 def ray_nodes(nodes: list[dict[str, float]], store_bytes: int, folder: str) -> Iterator[None]:
-    """Start nodes of these resources as children of this process, connect to them, and end them."""
-    # Else the cluster's address is left where a plain ray.init() of somebody else looks for it.
+    """Start nodes with these resources as children of this process, connect to them, and stop them."""
+    # Otherwise, Ray stores the cluster's address where ray.init() of another process finds it.
     os.environ |= {"RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     import logging
 
@@ -234,14 +240,13 @@ def ray_nodes(nodes: list[dict[str, float]], store_bytes: int, folder: str) -> I
 
 
 def measure_nodes(work: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Start the nodes of work, run every part with every number of photos, over and over."""
+    """Start the nodes, and run every part with every number of photos in each round."""
     num_nodes, cost_s = work["nodes"], work["cost_ms"] / 1000
     results = []
     nodes = [{"num_cpus": CPUS_PER_NODE}] * num_nodes
-    with ray_nodes(nodes, work["store_bytes"], folder), photos_replaced(cost_s) as described:
-        for _part in read_photos(
-            64 * num_nodes, kind="memory"
-        ):  # starts the workers, which import for seconds
+    with ray_nodes(nodes, work["store_bytes"], folder), tasks_replaced(cost_s) as described:
+        # Warm-up: it starts the workers, which import packages for seconds.
+        for _ in read_photos(64 * num_nodes, kind="memory"):
             pass
         described.clear()
         time.sleep(2)
@@ -260,7 +265,7 @@ def measure_nodes(work: dict[str, Any], folder: str) -> dict[str, Any]:
 def read_photos(
     num_photos: int, *, kind: str, described: list[Any] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Read each photo once, streamed; or decode them into the stores, then read each once."""
+    """Read each photo once: streamed, or decoded into the object stores first; give the figures of a part."""
     from physiq_ray.ingest import open_photos
 
     table = make_table(num_photos)
@@ -277,7 +282,7 @@ def read_photos(
         for batch in photos.batches(rows, BATCH_SIZE):
             assert batch.images.shape[1:] == (SIZE_PX, SIZE_PX, 3), batch.images.shape
             expected = rows[num_read : num_read + len(batch.labels)] % 8
-            assert np.array_equal(batch.labels, expected), "other photos than asked for"
+            assert np.array_equal(batch.labels, expected), "the batch has wrong photos"
             num_read += len(batch.labels)
         return num_read
 
@@ -290,7 +295,7 @@ def read_photos(
             num_read = run()
         usage = read_usage().since(before)
         assert num_read == num_photos, f"{num_read} photos of {num_photos}"
-        # An epoch out of the stores describes no dataset and runs no task.
+        # An epoch from the object stores describes no dataset and runs no task.
         stats = [read_stats(dataset.stats()) for dataset in (described or ())[num_described:]]
         written = sum(each["written_bytes"] for each in stats)
         yield {
@@ -305,7 +310,7 @@ def read_photos(
 
 
 def read_stats(text: str) -> dict[str, int]:
-    """Read tasks, and bytes put into the stores before and by them, out of what Dataset.stats() says."""
+    """Parse Dataset.stats(): the number of tasks, and the bytes put into the object stores."""
     tasks = re.search(r"MapBatches.*?: (\d+) tasks executed", text)
     written = re.findall(r"Output size bytes per block: .* (\d+) total", text)
     assert tasks is not None, text
@@ -314,7 +319,7 @@ def read_stats(text: str) -> dict[str, int]:
 
 
 def measure_workers(work: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Read an epoch for so many training workers: by one pipeline, and by a pipeline for each."""
+    """Read an epoch for num_workers training workers: with one pipeline, and with one for each of them."""
     import ray
     from ray.data._internal.cluster_autoscaler.base_autoscaling_coordinator import (
         ResourceRequestPriority as Priority,
@@ -329,7 +334,7 @@ def measure_workers(work: dict[str, Any], folder: str) -> dict[str, Any]:
     photos = int(free_cpus * reading_threads() / cost_s * work["seconds"] / num_workers) * num_workers
     answer: dict[str, Any] = {"nodes": len(nodes), "free_cpus": free_cpus, "photos": photos}
     with ray_nodes(nodes, 500_000_000, folder):
-        # As Ray Train does it: its workers hold CPUs and GPUs, and the executors are told.
+        # As in Ray Train: the workers hold CPUs and GPUs, and Ray Data's executors know it.
         held = [{"CPU": 1.0, "GPU": 1.0}] * num_workers
         group = ray.util.placement_group(held)
         ray.get(group.ready())
@@ -352,21 +357,21 @@ def measure_workers(work: dict[str, Any], folder: str) -> dict[str, Any]:
 
 
 def reading_threads() -> int:
-    """Give the photos that a task decodes at once."""
+    """Give the number of photos that a task decodes at the same time."""
     from physiq_ray.ingest.reading import DECODE_THREADS
 
     return DECODE_THREADS
 
 
 def worker_nodes(num_workers: int) -> list[dict[str, float]]:
-    """Give the nodes of a cluster for so many training workers, each with a GPU."""
+    """Give the nodes of a cluster for num_workers training workers, each with a GPU."""
     per_node = 1 if num_workers <= 9 else 4
     gpus = [min(per_node, num_workers - start) for start in range(0, num_workers, per_node)]
     return [*({"num_cpus": 2 * gpu, "num_gpus": gpu} for gpu in gpus), *[{"num_cpus": 4}] * 8]
 
 
 def start_workers(num_cpus: int) -> None:
-    """Start Ray's processes for so many tasks: they import for seconds on these few cores."""
+    """Start Ray's processes for num_cpus tasks before the measurement: they import packages for seconds."""
     import ray
 
     @ray.remote(num_cpus=1)
@@ -379,13 +384,13 @@ def start_workers(num_cpus: int) -> None:
 
 
 def read_as_workers(num_workers: int, num_photos: int, cost_s: float, *, is_shared: bool) -> None:
-    """Read each photo once, in threads that stand for training workers."""
+    """Read each photo once, in threads that take the place of training workers."""
     import ray
 
     from physiq_ray.ingest import Share, open_photos, shared_batches, start_stream
 
     table = make_table(num_photos)
-    # A reader, since what is replaced in this process is not in the actor's.
+    # A slow reader, because a patch in this process does not reach the actor.
     photos = open_photos(table, image_size=SIZE_PX, kind="none", reader=SlowPhotos(cost_s, reading_threads()))
     stream = start_stream({"train": photos}, num_workers) if is_shared else None
     rows = np.random.default_rng(0).permutation(num_photos)
@@ -403,7 +408,7 @@ def read_as_workers(num_workers: int, num_photos: int, cost_s: float, *, is_shar
 
 
 def compare_workers(args: argparse.Namespace) -> None:
-    """Measure each number of training workers in a process of its own and print shares."""
+    """Measure each number of training workers in a process of its own and print a table."""
     print(
         f"\n{args.worker_cost_ms:g} ms of sleep a photo in each of {reading_threads()} threads a task, "
         f"{SIZE_PX} px, batches of {BATCH_SIZE}, one epoch\n"
@@ -428,14 +433,16 @@ def compare_workers(args: argparse.Namespace) -> None:
 
 
 def compare_nodes(args: argparse.Namespace) -> None:
-    """Measure each number of nodes in a process of its own and print medians."""
-    # As choose_cache would have it: all photos of the largest run fit half of any one node's store. The
-    # same store everywhere, as Ray Data plans by its size.
+    """Measure each number of nodes in a process of its own and print a table of medians."""
+    # As in choose_cache, all photos of the largest run fit into half of one node's object store. All runs
+    # have the same size of store, because Ray Data plans with it.
     largest = max(args.nodes) * max(args.photos) * PHOTO_BYTES
     store_bytes = max(500_000_000, 2 * largest)
     free = shutil.disk_usage("/dev/shm").free
     if free < 2 * largest:
-        raise SystemExit(f"/dev/shm has {free / 1e9:.1f} GB left, {2 * largest / 1e9:.1f} GB may be needed")
+        raise SystemExit(
+            f"/dev/shm has {free / 1e9:.1f} GB free, but the run may need {2 * largest / 1e9:.1f} GB"
+        )
     work = {"photos": args.photos, "cost_ms": args.cost_ms, "repeats": args.repeats}
     runs = {}
     for nodes in args.nodes:
@@ -461,17 +468,17 @@ def compare_nodes(args: argparse.Namespace) -> None:
             ideal = nodes * CPUS_PER_NODE * reading_threads() / args.cost_ms * 1000
             print(describe_run(here, nodes, None if part == PARTS[2] else ideal, runs[nodes]["idle_cores"]))
     print(
-        "\nwritten, sent and spilled in kB a photo; idle: what all processes of Ray take in "
+        "\nwritten, sent and spilled are in kB a photo. Ray idle is what all processes of Ray use, "
         + ", ".join(
             f"{runs[nodes]['idle_cores']:.3f} cores ({nodes} {'node' if nodes == 1 else 'nodes'})"
             for nodes in args.nodes
         )
-        + " when nothing runs, times the run's seconds."
+        + " when nothing runs, multiplied by the seconds of the run."
     )
 
 
 def describe_run(runs: list[dict[str, Any]], nodes: int, ideal: float | None, idle_cores: float) -> str:
-    """Give the line of one part."""
+    """Give the row of one part."""
 
     def median(value: Callable[[dict[str, Any]], float]) -> float:
         return statistics.median(map(value, runs))
@@ -494,25 +501,33 @@ def describe_run(runs: list[dict[str, Any]], nodes: int, ideal: float | None, id
 
 
 def main() -> None:
-    """Measure what is asked for and print Markdown."""
+    """Measure the chosen parts and print Markdown tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--parts", nargs="+", choices=["nodes", "workers"], default=["nodes", "workers"])
-    parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4], help="numbers of nodes")
     parser.add_argument(
         "--photos",
         type=int,
         nargs="+",
         default=[448, 1784],
-        help="a node; multiples of 8 give eight equal tasks to each",
+        help="photos per node; multiples of 8 give each node eight equal tasks",
     )
-    parser.add_argument("--cost-ms", type=float, default=32.0, help="of a photo in a decoding thread")
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 6, 9, 17, 32])
-    parser.add_argument("--pipelines", nargs="+", choices=["one", "each"], default=["one", "each"])
-    parser.add_argument("--worker-cost-ms", type=float, default=200.0, help="as --cost-ms, of workers")
-    parser.add_argument("--seconds", type=float, default=30.0, help="what an epoch of workers takes at best")
+    parser.add_argument("--cost-ms", type=float, default=32.0, help="sleep of a photo in a decoding thread")
+    parser.add_argument("--repeats", type=int, default=2, help="rounds of nodes")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[1, 4, 6, 9, 17, 32], help="numbers of training workers"
+    )
+    parser.add_argument(
+        "--pipelines",
+        nargs="+",
+        choices=["one", "each"],
+        default=["one", "each"],
+        help="one for all workers, or one for each",
+    )
+    parser.add_argument("--worker-cost-ms", type=float, default=200.0, help="as --cost-ms, for workers")
+    parser.add_argument("--seconds", type=float, default=30.0, help="duration of the ideal epoch of workers")
     add_child_flags(parser)
     args = parser.parse_args()
     if args.child:
@@ -520,7 +535,7 @@ def main() -> None:
             measure_workers if args.child == "workers" else measure_nodes, args.work, args.folder
         )
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that children are stopped
     print(describe_machine("ray", "pyarrow", "numpy"))
     if "nodes" in args.parts:
         compare_nodes(args)
