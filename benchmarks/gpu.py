@@ -1,22 +1,23 @@
-"""Claim: training through Ray runs at 95 % of the bare step's speed on one GPU, which is busy all the time.
+"""Check on one GPU that training and predicting give correct results, and measure their speed.
 
-One run on a machine with one GPU says whether the project is right there, and how fast. Without network or
-S3: photos are made here. A row is a figure, what is expected or required of it, and PASS, FAIL or INFO.
-Expected figures are estimates for one H100 with 16 cores (ResNet50, 224 px, bf16).
+The goal is that training through Ray reaches 95 % of the speed of the bare step and keeps the GPU busy all
+the time. The script needs one GPU, and neither a network nor S3: it generates its photos. Each row of the
+table has a figure, what is expected or required of it, and PASS, FAIL or INFO. The expected figures are
+estimates for one H100 with 16 cores (ResNet50, 224 px, bf16).
 
 env      versions, GPU, precision, shared memory
-tests    tests/gpu, where pytest is installed
-step     img/s of the bare step (normalise, augment, forward, backward, Adam) over images that are on the GPU
-train    through Ray on thumbnails that are kept in memory or on the GPU; equal runs; a resumed one
-feed     kept photos through the feed to the device, alone and next to the step
-predict  the network that answers: ms and img/s by batch size, and each batch size's first pass
-graph    the whole step as a CUDA graph: whether launches are worth saving
+tests    tests/gpu, if pytest is installed
+step     img/s of the bare step (normalise, augment, forward, backward, Adam) on images that are on the GPU
+train    through Ray on thumbnails that are prepared in memory or on the GPU; equal runs; a resumed run
+feed     prepared photos from the feed to the device, alone and next to the step
+predict  the network for prediction: ms and img/s by batch size, and the first pass of each batch size
+graph    the whole step as a CUDA graph: shows whether the saved launches are worth it
 stream   through Ray on photos that are decoded in each epoch
-decode   12-megapixel photos by Pillow, in threads, and by nvJPEG
+decode   photos of 12 megapixels with Pillow, in threads, and with nvJPEG
 
     python benchmarks/gpu.py --out results
     python benchmarks/gpu.py --only step train
-    python benchmarks/gpu.py --smoke              # tiny sizes on the CPU, to try the script
+    python benchmarks/gpu.py --smoke              # tiny sizes on the CPU, to test the script
 """
 
 import argparse
@@ -49,8 +50,8 @@ from physiq_ray.machine import usable_cpus
 TESTS_LIMIT_S = 240.0
 
 
-def look_at_the_machine(report: Report, _folder: Path) -> None:
-    """Say what runs here."""
+def describe_environment(report: Report, _folder: Path) -> None:
+    """Report the GPU, the versions, the precision and the shared memory."""
     from physiq_ray.model import choose_precision
 
     sizes = report.sizes
@@ -62,7 +63,7 @@ def look_at_the_machine(report: Report, _folder: Path) -> None:
     report.inform("cores", usable_cpus(), "16")
     report.inform("precision auto", choose_precision("auto", sizes.device), "torch.bfloat16")
     shared = os.statvfs("/dev/shm")
-    report.inform("/dev/shm, GB free", shared.f_bavail * shared.f_frsize / 1e9, "over 8: Ray's store")
+    report.inform("/dev/shm, GB free", shared.f_bavail * shared.f_frsize / 1e9, "over 8: Ray's object store")
 
 
 def run_tests(report: Report, folder: Path) -> None:
@@ -72,7 +73,7 @@ def run_tests(report: Report, folder: Path) -> None:
         return
     options = ("--noconftest", "-c", os.devnull, "-q", "-p", "no:cacheprovider")
     command = [sys.executable, "-m", "pytest", *options]
-    # The others take minutes on a CPU.
+    # The other tests take minutes on a CPU.
     quick = ("tests/gpu/test_feed.py", "tests/gpu/test_prediction.py")
     paths = ("tests/gpu",) if report.sizes.is_cuda else quick
     python_path = os.pathsep.join(
@@ -99,7 +100,7 @@ def run_tests(report: Report, folder: Path) -> None:
 
 
 def measure_decoding(report: Report, _folder: Path) -> None:
-    """Decode 12-megapixel photos by one thread, by all cores, and by nvJPEG."""
+    """Decode photos of 12 megapixels in one thread, on all cores, and with nvJPEG."""
     from physiq_ray.images import decode_square
 
     sizes = report.sizes
@@ -117,7 +118,7 @@ def measure_decoding(report: Report, _folder: Path) -> None:
         per_s = len(many) / (time.perf_counter() - started_s)
     report.inform(f"12 MP, {num_threads} threads: img/s", per_s, "400 to 600")
     if not sizes.is_cuda:
-        report.inform("12 MP by nvJPEG", "needs CUDA")
+        report.inform("12 MP with nvJPEG", "needs CUDA")
         return
     from torchvision.io import decode_jpeg
 
@@ -135,29 +136,29 @@ def measure_decoding(report: Report, _folder: Path) -> None:
         decode_all()
     synchronize()
     per_s = 5 * len(files) / (time.perf_counter() - started_s)
-    report.inform("12 MP by nvJPEG, resized on the GPU: img/s", per_s, "300 to 1,500")
+    report.inform("12 MP with nvJPEG, resized on the GPU: img/s", per_s, "300 to 1,500")
     turned = torch.rot90(small[0], -1, (1, 2)).permute(1, 2, 0).cpu()  # EXIF orientation 6
     off = (turned - torch.from_numpy(decode(photos[0])).float()).abs().mean().item()
-    report.inform("nvJPEG and ours, mean difference of 255", off, "under 2, else training and serving differ")
+    report.inform("nvJPEG and ours: mean difference of 255", off, "under 2, else training and serving differ")
 
 
 @dataclass(frozen=True)
 class ArrayBlocks:
-    """Images in this process's memory, as training maps them from Ray's."""
+    """Blocks of images in the memory of this process, in place of those that training maps from Ray."""
 
     images: tuple[np.ndarray, ...]
 
     def resolve(self) -> list[np.ndarray]:
-        """Give each block's images."""
+        """Give the images of each block."""
         return list(self.images)
 
     def in_use(self) -> contextlib.AbstractContextManager[None]:
-        """Do nothing."""
+        """Do nothing: the blocks stay in memory."""
         return contextlib.nullcontext()
 
 
 def measure_feed(report: Report, _folder: Path) -> None:
-    """Feed kept photos to the device, alone and next to the bare step."""
+    """Feed prepared photos to the device, alone and next to the bare step."""
     from physiq_ray.ingest import KeptPhotos
     from physiq_ray.training.feed import Feed, Worker
 
@@ -180,7 +181,7 @@ def measure_feed(report: Report, _folder: Path) -> None:
             return feed.batches("train")
 
         name = f"{'on the GPU' if is_resident else 'in memory'}, batch {batch}"
-        for _ in batches():  # maps pages and pins memory
+        for _ in batches():  # warm-up: it maps pages and pins memory
             pass
         alone = _photos_a_second(batches(), lambda _images, _labels: None)
         report.inform(f"{name}, alone: img/s", alone, "over 1,000,000" if is_resident else "over 15,000")
@@ -212,7 +213,7 @@ def _photos_a_second(
 
 
 def measure_prediction(report: Report, _folder: Path) -> None:
-    """Answer by the network that is made ready for it."""
+    """Measure the network for prediction by batch size."""
     from physiq_ray.checkpoint import ModelState
     from physiq_ray.labels import ClassMapping
     from physiq_ray.model import build_model
@@ -253,7 +254,7 @@ def measure_prediction(report: Report, _folder: Path) -> None:
 
 
 PARTS: dict[str, Callable[[Report, Path], None]] = {
-    "env": look_at_the_machine,
+    "env": describe_environment,
     "tests": run_tests,
     "step": measure_steps,
     "train": measure_training,
@@ -266,32 +267,34 @@ PARTS: dict[str, Callable[[Report, Path], None]] = {
 
 
 def run_part(report: Report, name: str, folder: Path) -> None:
-    """Run one part; if it raises, the next ones may still tell something."""
+    """Run one part; if it raises, report that and let the next parts run."""
     report.part = name
     try:
         PARTS[name](report, folder)
     except Exception as error:
         traceback.print_exc()
         first_line = f"{type(error).__name__}: {error}".splitlines()[0]
-        report.check("raised", first_line[:300], "nothing", holds=False)
+        report.check("exception", first_line[:300], "none", holds=False)
     make_step.cache_clear()
     if report.sizes.is_cuda:
         torch.cuda.empty_cache()
 
 
 def main() -> None:
-    """Run the parts that are asked for, print their table, and write it as gpu.json."""
+    """Run the chosen parts, print their table, and write it to gpu.json."""
     started_s = time.monotonic()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, help="folder for gpu.json; default: a temporary one, which stays")
+    parser.add_argument(
+        "--out", type=Path, help="folder for gpu.json; default: a temporary folder, which is kept"
+    )
     parser.add_argument("--budget", type=float, default=480, help="seconds after which no part starts")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU, to try the script")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU, to test the script")
     args = parser.parse_args()
     if not (args.smoke or torch.cuda.is_available()):
-        raise SystemExit("torch finds no CUDA device here; --smoke tries the script on the CPU")
+        raise SystemExit("torch finds no CUDA device here; --smoke tests the script on the CPU")
     sizes = SMOKE if args.smoke else FULL
     out = args.out or Path(tempfile.mkdtemp(prefix="physiq-gpu-"))
     out.mkdir(parents=True, exist_ok=True)
@@ -311,7 +314,7 @@ def main() -> None:
             before_s = time.monotonic()
             if before_s - started_s > args.budget:
                 report.part = name
-                report.inform("left out", f"{args.budget:g} s are over")
+                report.inform("left out", f"the budget of {args.budget:g} s is used up")
             else:
                 run_part(report, name, Path(folder))
                 report.inform("s for this part", time.monotonic() - before_s)
@@ -320,7 +323,7 @@ def main() -> None:
             (out / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
         if "ray" in sys.modules:
             sys.modules["ray"].shutdown()
-    num_failed = sum(row.word == "FAIL" for row in report.rows)
+    num_failed = sum(row.verdict == "FAIL" for row in report.rows)
     total_s = time.monotonic() - started_s
     print(f"\n{num_failed} FAIL of {len(report.rows)} figures in {total_s:.0f} s; {out / 'gpu.json'}")
     raise SystemExit(1 if num_failed else 0)

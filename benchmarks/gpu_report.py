@@ -1,4 +1,4 @@
-"""How much `gpu.py` measures, and the table that it prints."""
+"""The sizes of the measurements of `gpu.py`, and the table that it prints."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ import torch
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured: on a GPU, or only to try the script."""
+    """The sizes of the measurements: full on a GPU, or small to test the script."""
 
     device: torch.device
     side_px: int
@@ -25,7 +25,7 @@ class Sizes:
 
     @property
     def is_cuda(self) -> bool:
-        """Whether this is a measurement at all."""
+        """Whether the script runs on a GPU; on a CPU, it is only tested."""
         return self.device.type == "cuda"
 
 
@@ -63,38 +63,40 @@ SMOKE = Sizes(
 
 @dataclass(frozen=True)
 class Row:
-    """One figure; word: PASS, FAIL, or INFO where nothing is required."""
+    """One figure; verdict: PASS, FAIL, or INFO if nothing is required."""
 
     part: str
     figure: str
     seen: str
     expected: str
-    word: str
+    verdict: str
 
 
 @dataclass
 class Report:
-    """The table, printed row by row."""
+    """The table; each row is printed when it is added."""
 
     sizes: Sizes
     part: str = ""
     rows: list[Row] = field(default_factory=list)
 
     def inform(self, figure: str, seen: object, expected: str = "–") -> None:
-        """Add a figure of which nothing is required."""
+        """Add a figure without a requirement."""
         self._add(figure, seen, expected, "INFO")
 
     def check(self, figure: str, seen: object, expected: str, *, holds: bool) -> None:
-        """Add something that is right or wrong on every machine."""
+        """Add a result that must be right on every machine."""
         self._add(figure, seen, expected, "PASS" if holds else "FAIL")
 
     def require(self, figure: str, seen: object, expected: str, *, holds: bool) -> None:
-        """Add a figure that a GPU must reach; a CPU that tries the script need not."""
+        """Add a figure that a GPU must reach; on a CPU, it is only shown."""
         self._add(figure, seen, expected, ("PASS" if holds else "FAIL") if self.sizes.is_cuda else "INFO")
 
-    def _add(self, figure: str, seen: object, expected: str, word: str) -> None:
+    def _add(self, figure: str, seen: object, expected: str, verdict: str) -> None:
         text = f"{seen:,.4g}" if isinstance(seen, float) and abs(seen) < 1000 else seen
-        row = Row(self.part, figure, f"{text:,.0f}" if isinstance(text, float) else str(text), expected, word)
+        row = Row(
+            self.part, figure, f"{text:,.0f}" if isinstance(text, float) else str(text), expected, verdict
+        )
         self.rows.append(row)
-        cells = (row.part, row.figure, row.seen, row.expected, row.word)
+        cells = (row.part, row.figure, row.seen, row.expected, row.verdict)
         print(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |", flush=True)

@@ -1,4 +1,4 @@
-"""Trainings through Ray on one GPU: how near they come to the bare step, and whether equal ones are equal."""
+"""Training through Ray on one GPU: its share of the bare step, and whether equal runs give equal results."""
 
 import contextlib
 import functools
@@ -25,21 +25,22 @@ ROOT = Path(__file__).parents[1]
 POSES = (1, 2, 5, 6, 7, 11, 14, 16)
 REQUIRED_SHARE, REQUIRED_BUSY, MOST_BETWEEN_S = 0.95, 95.0, 0.3
 SAMPLE_S = 0.2
-# The same numbers in two runs that are equal.
+# The values that must be equal in equal runs.
 TABLE = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
 
 @functools.cache
 def make_phone_photos(count: int) -> tuple[bytes, ...]:
-    """Give so many 12-megapixel photos, drawn in threads: CUDA does not outlive a fork."""
+    """Generate photos of 12 megapixels in threads, because CUDA does not survive a fork."""
     with ThreadPoolExecutor(min(count, usable_cpus())) as threads:
         return tuple(threads.map(make_phone_photo, range(count)))
 
 
-class GpuUse:
-    """How busy the GPU is, sampled while inside, with the clock of each sample.
+class GpuUtilization:
+    """Samples of the GPU's utilization with their times, taken while the context is open.
 
-    By NVIDIA's library where its Python package is there, else by nvidia-smi; with neither there are none.
+    They come from NVIDIA's library if its Python package is installed, otherwise from nvidia-smi. If neither
+    is installed, there are no samples.
     """
 
     def __init__(self, sizes: Sizes) -> None:
@@ -62,13 +63,13 @@ class GpuUse:
             self._thread.join(timeout=10)
 
     def between(self, start_s: float, end_s: float) -> list[float]:
-        """Give the percentages sampled in a time; each is a mean over the moment before it."""
+        """Give the percentages between two times; each is the mean of the interval before its sample."""
         return [percent for at_s, percent in self._samples if start_s + SAMPLE_S <= at_s <= end_s]
 
     def _sample(self) -> None:
         try:
             torch.cuda.utilization()
-        except Exception:  # ModuleNotFoundError, and what NVIDIA's library raises where it finds no driver
+        except Exception:  # ModuleNotFoundError, or the error of NVIDIA's library without a driver
             self._read_nvidia_smi()
             return
         while not self._done.wait(SAMPLE_S):
@@ -90,7 +91,7 @@ class GpuUse:
 
 
 def write_photos(sizes: Sizes, folder: Path, kind: str) -> Path:
-    """Write thumbnails or phone photos once, in a folder for each pose; give the folder of all."""
+    """Write thumbnails or phone photos once, with one folder for each pose; give their parent folder."""
     source = folder / kind
     if source.exists():
         return source
@@ -100,7 +101,7 @@ def write_photos(sizes: Sizes, folder: Path, kind: str) -> Path:
     for pose_id in POSES:
         (source / str(pose_id)).mkdir(parents=True)
     for number in range(sizes.thumbnails if kind == "thumbnails" else sizes.phones):
-        # Bytes behind a JPEG's end make another file of it, and no other picture.
+        # Bytes after the end of a JPEG change the file, but not the picture.
         path = source / str(POSES[number % len(POSES)]) / f"{number:06d}.jpeg"
         path.write_bytes(photos[number % len(photos)] + number.to_bytes(4, "big"))
     return source
@@ -108,20 +109,20 @@ def write_photos(sizes: Sizes, folder: Path, kind: str) -> Path:
 
 @dataclass(frozen=True)
 class Run:
-    """What one training gave: its epochs, and how busy the GPU was in the second."""
+    """The epochs of one run, and the utilization of the GPU in the second epoch."""
 
     history: list[dict[str, Any]]
     busy: list[float]
 
     @property
     def per_s(self) -> float:
-        """Photos a second in training, of the epochs after the first."""
+        """The training rate in photos per second, median of the epochs after the first."""
         later = self.history[1:] or self.history
         return statistics.median(epoch["train_photos"] / epoch["train_seconds"] for epoch in later)
 
     @property
     def between_s(self) -> float:
-        """The longest time from an epoch's end to the next one's start; 0 where there is one epoch only."""
+        """The longest time between the end of an epoch and the start of the next one; 0 for one epoch."""
         gaps = [
             after["time"] - after["seconds"] - before["time"]
             for before, after in itertools.pairwise(self.history)
@@ -130,7 +131,7 @@ class Run:
 
     @property
     def busy_percent(self) -> float:
-        """The mean over the second epoch; 0 without samples."""
+        """The mean utilization in the second epoch; 0 without samples."""
         return statistics.fmean(self.busy) if self.busy else 0.0
 
 
@@ -164,15 +165,15 @@ def run_training(
     )
     if sizes.is_cuda:
         torch.cuda.empty_cache()  # the worker is another process on the same GPU
-    with GpuUse(sizes) as use:
+    with GpuUtilization(sizes) as utilization:
         result = train(settings, Display(Console(stderr=True)), local=True, resume=resume)
     history = [dict(epoch) for epoch in result.history]
     second = history[min(1, len(history) - 1)]
-    return Run(history, use.between(second["time"] - second["seconds"], second["time"]))
+    return Run(history, utilization.between(second["time"] - second["seconds"], second["time"]))
 
 
 def measure_training(report: Report, folder: Path) -> None:
-    """Train through Ray on kept photos; the bare step of the same mode and batch is the limit."""
+    """Train through Ray on prepared photos, and compare with the bare step of the same mode and batch."""
     sizes = report.sizes
     for cache, batch in itertools.product(sizes.caches, sizes.train_batches):
         bare = measure_step(sizes, "eager", batch)[0]
@@ -202,14 +203,14 @@ def measure_training(report: Report, folder: Path) -> None:
             holds=run.between_s <= MOST_BETWEEN_S,
         )
     values = {"cache": "memory", "batch_size": sizes.train_batches[-1], "reproducible": "yes"}
-    straight = run_training(sizes, folder, "straight", "thumbnails", epochs=3, **values)
-    cut = run_training(sizes, folder, "cut", "thumbnails", epochs=2, **values)
-    resumed = run_training(sizes, folder, "cut", "thumbnails", resume=True, epochs=3, **values)
-    seen = _tables(straight.history[:2]), _tables(cut.history)
+    uninterrupted = run_training(sizes, folder, "uninterrupted", "thumbnails", epochs=3, **values)
+    stopped = run_training(sizes, folder, "stopped", "thumbnails", epochs=2, **values)
+    resumed = run_training(sizes, folder, "stopped", "thumbnails", resume=True, epochs=3, **values)
+    seen = _tables(uninterrupted.history[:2]), _tables(stopped.history)
     report.check("reproducible=yes: two runs' epochs", _losses(*seen), "equal", holds=seen[0] == seen[1])
-    seen = _tables(straight.history[2:]), _tables(resumed.history[2:])
+    seen = _tables(uninterrupted.history[2:]), _tables(resumed.history[2:])
     report.check(
-        "reproducible=yes: third epoch, straight and resumed",
+        "reproducible=yes: third epoch, uninterrupted and resumed",
         _losses(*seen),
         "equal",
         holds=seen[0] == seen[1] and len(seen[0]) == 1,
@@ -234,5 +235,5 @@ def measure_streaming(report: Report, folder: Path) -> None:
         run = run_training(sizes, folder, f"stream-{kind}", kind, cache="none", batch_size=batch, epochs=2)
         name = f"{kind}, batch {batch}"
         report.inform(f"{name}: img/s, second epoch", run.per_s, expected)
-        report.inform(f"{name}: GPU busy in it, % of {len(run.busy)} samples", run.busy_percent)
+        report.inform(f"{name}: GPU busy in the second epoch, % of {len(run.busy)} samples", run.busy_percent)
         report.inform(f"{name}: s between epochs", run.between_s)

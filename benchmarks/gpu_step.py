@@ -1,4 +1,4 @@
-"""The bare training step on images that are on the device already: what training can reach at most."""
+"""The bare training step on images that are on the device already: the upper limit of training."""
 
 import functools
 import time
@@ -10,7 +10,7 @@ from gpu_report import Report, Sizes
 from torch.nn import functional
 
 NUM_CLASSES = 8
-# How a network trains: settings, whether cuDNN computes alike each time, and what an H100 should reach.
+# The settings of a mode, whether cuDNN is deterministic, and the img/s that are expected of an H100.
 MODES: dict[str, tuple[dict[str, str], bool, str]] = {
     "eager": ({}, False, "1,200 to 2,000 at 32; 1,900 to 2,800 at 256"),
     "eager, reproducible": ({}, True, "as eager at 32; 5 to 25 % less at 256"),
@@ -20,7 +20,7 @@ MODES: dict[str, tuple[dict[str, str], bool, str]] = {
 
 
 def synchronize() -> None:
-    """Wait for the GPU, if there is one: a clock is read afterwards only."""
+    """Wait for the GPU, if there is one, so that the clock can be read."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -61,7 +61,7 @@ def make_step(sizes: Sizes, mode: str, batch: int) -> Callable[[torch.Tensor, to
 
 @functools.cache
 def measure_step(sizes: Sizes, mode: str, batch: int) -> tuple[float, float, float]:
-    """Give the bare step's img/s, the host's ms a step, and the seconds of the first steps."""
+    """Give the img/s of the bare step, the host's ms for each step, and the seconds of the warm-up."""
     step = make_step(sizes, mode, batch)
     images, labels = (part.to(sizes.device) for part in make_images(sizes, batch))
     synchronize()
