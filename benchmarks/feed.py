@@ -230,10 +230,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--parts", nargs="+", choices=["reading", "runs"], default=["reading", "runs"])
-    parser.add_argument("--photos", type=int, default=7680, help="of reading")
+    parser.add_argument("--photos", type=int, default=7680, help="photos of reading")
     parser.add_argument("--blocks", type=int, default=120, help="blocks or shards of reading")
     parser.add_argument("--phones", type=int, default=400, help="phone photos of runs")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=3.0, help="duration of each measurement")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each side")
     parser.add_argument(
         "--alternations", type=int, default=9, help="seconds with a feed, between seconds without"

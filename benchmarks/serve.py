@@ -8,7 +8,7 @@ their own:
 
 bare       only the forward pass in a process, without a server: the upper limit, in batches of 16 and of 1
 plain      a FastAPI handler around the model as it was trained, fp32, one photo after the other
-litserve   LitServe with our forward pass by torch, batches of 16 at most (base64 in JSON, as it documents)
+litserve   LitServe with our forward pass and torch, batches of at most 16 (base64 in JSON, as it documents)
 bentoml    BentoML with the same forward pass and adaptive batches
 ours       physiq-ray serve, with torch
 openvino   physiq-ray serve, with OpenVINO; it is compared with OpenVINO's bare forward pass
@@ -392,9 +392,11 @@ def main() -> None:
     parser.add_argument("--photo", choices=("thumbnail", "phone"), default="thumbnail")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--clients", nargs="+", type=int, default=CLIENTS, help="connections of wrk")
-    parser.add_argument("--seconds", type=int, default=10, help="of each measurement")
+    parser.add_argument("--seconds", type=int, default=10, help="duration of each measurement")
     parser.add_argument("--repeats", type=int, default=1, help="rounds")
-    parser.add_argument("--rivals", help="the folder of litserve and bentoml; default: they are installed")
+    parser.add_argument(
+        "--rivals", help="the folder with litserve and bentoml; default: import them from this environment"
+    )
     parser.add_argument("--burst", action="store_true", help="measure overload only")
     parser.add_argument(
         "--memory", type=int, metavar="SECONDS", help="measure the replica's memory for this time only"

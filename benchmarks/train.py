@@ -12,9 +12,9 @@ ours-2    physiq_ray, two workers, each with half of the batch
 ours-grow physiq_ray, one worker, with growing sizes (--train-sizes) up to the size at which all sides are
           validated, for --grow-epochs with --grow-settings: for the time to an accuracy
 
-Photos: thumbnails (200 × 250) or phones (4032 × 3024) are generated without meaning, for the rates. For the
-time to an accuracy, generated (drawn athletes in eight poses) or a folder of buckets with its labels. All
-sides use the GPU if there is one; ours-2 needs two.
+--photos chooses the photos. thumbnails (200 × 250) and phones (4032 × 3024) have no meaning and serve to
+measure rates. generated (drawn athletes in eight poses) and a folder of buckets with its labels serve to
+measure the time to an accuracy. All sides use the GPU if there is one; ours-2 needs two.
 
     python benchmarks/train.py --photos thumbnails
     python benchmarks/train.py --photos phones --epochs 5
@@ -359,10 +359,12 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="image size in pixels")
     parser.add_argument("--batch", type=int, default=16, help="photos of a step, of all workers together")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of a run")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--train-sizes", help="of ours-grow; default: 4/7 and 5/7 of --size, then --size")
-    parser.add_argument("--grow-epochs", type=int, help="of ours-grow; default: --epochs")
+    parser.add_argument(
+        "--train-sizes", help="training sizes of ours-grow; default: 4/7 and 5/7 of --size, then --size"
+    )
+    parser.add_argument("--grow-epochs", type=int, help="epochs of ours-grow; default: --epochs")
     parser.add_argument(
         "--grow-settings", nargs="+", default=(), metavar="NAME=VALUE", help="other settings of ours-grow"
     )
