@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image, ImageCms
+from pixels import difference
 
 from physiq_ray.images import decode_image, decode_square
 
 MakePhoto = Callable[..., bytes]
+
 
 FORMATS: dict[str, dict[str, Any]] = {
     "JPEG": {"format": "JPEG", "quality": 95, "subsampling": 0},
@@ -20,10 +22,6 @@ FORMATS: dict[str, dict[str, Any]] = {
     "TIFF": {"format": "TIFF"},
     "AVIF": {"format": "AVIF", "quality": 100, "subsampling": "4:4:4"},
 }
-
-
-def difference(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
-    return float(np.abs(np.asarray(one, float) - np.asarray(other, float)).mean())
 
 
 def drawn(make_photo: MakePhoto, seed: int = 3) -> npt.NDArray[np.uint8]:

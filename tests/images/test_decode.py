@@ -7,16 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pixels import difference
 
 from physiq_ray.errors import PhotoError
 from physiq_ray.images import MAX_BYTES, decode_image, decode_square, read_size
 
 MakePhoto = Callable[..., bytes]
+
 
 FORMATS: dict[str, dict[str, Any]] = {
     "baseline JPEG": {"quality": 92},
@@ -48,10 +49,6 @@ def decoded_in_full(data: bytes) -> Image.Image:
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
-
-
-def difference(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
-    return float(np.abs(np.asarray(one, float) - np.asarray(other, float)).mean())
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -113,78 +110,6 @@ def test_a_phone_s_jpeg_with_a_second_picture_inside_is_read(make_photo: MakePho
     first.save(file, "MPO", save_all=True, append_images=[second], quality=95)
 
     assert difference(decode_image(file.getvalue(), min_side_px=500), first) < 2
-
-
-UPRIGHT = {  # orientation → what a viewer must do to the stored pixels
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-LOSSLESS: dict[str, dict[str, Any]] = {
-    "JPEG": {"quality": 100, "subsampling": 0},
-    "PNG": {},
-    "WEBP": {"lossless": True},
-    "TIFF": {},
-}
-
-
-@pytest.mark.parametrize("format", LOSSLESS)
-@pytest.mark.parametrize("orientation", UPRIGHT)
-def test_every_photo_is_upright(make_photo: MakePhoto, format: str, orientation: int) -> None:
-    stored = Image.open(io.BytesIO(make_photo(5, format="PNG")))
-    turn = UPRIGHT[orientation]
-    upright = stored if turn is None else stored.transpose(turn)
-    data = make_photo(5, format=format, orientation=orientation, **LOSSLESS[format])
-
-    image = decode_image(data, min_side_px=500)
-
-    assert image.shape == (upright.height, upright.width, 3)
-    assert difference(image, upright) < 1
-    assert read_size(data) == upright.size
-    square = decode_square(data, size_px=64)
-    assert difference(square, upright.resize((64, 64), Image.Resampling.BILINEAR)) < 1
-
-
-def test_the_corners_of_a_portrait_held_sideways_are_where_they_belong() -> None:
-    stored = Image.new("RGB", (80, 40), "black")
-    stored.paste("red", (0, 0, 40, 40))  # left half; orientation 6 says: turn clockwise, left becomes top
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    file = io.BytesIO()
-    stored.save(file, "JPEG", exif=exif, quality=95)
-
-    image = decode_image(file.getvalue(), min_side_px=40)
-
-    assert image.shape == (80, 40, 3)
-    assert image[10, 20, 0] > 240
-    assert image[70, 20, 0] < 15
-
-
-@pytest.mark.parametrize("orientation", [0, 9, 99, 65535])
-@pytest.mark.parametrize("format", LOSSLESS)
-def test_an_orientation_that_does_not_exist_is_none(
-    make_photo: MakePhoto, format: str, orientation: int
-) -> None:
-    data = make_photo(5, format=format, orientation=orientation)
-
-    assert decode_image(data, min_side_px=500).shape == (160, 120, 3)
-    assert read_size(data) == (120, 160)
-
-
-@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0garbage", b"Exif\0\0MM\0*\xff\xff\xff\xff"])
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_damaged_exif_data_is_no_reason_to_lose_the_photo(
-    make_photo: MakePhoto, format: str, exif: bytes
-) -> None:
-    data = make_photo(5, format=format, exif=exif)
-
-    assert decode_square(data, size_px=64).shape == (64, 64, 3)
-    assert read_size(data) == (120, 160)
 
 
 @pytest.mark.parametrize(

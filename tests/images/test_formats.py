@@ -8,11 +8,11 @@ from typing import Any
 
 import icc
 import numpy as np
-import numpy.typing as npt
 import pillow_heif
 import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from pixels import difference
 
 from physiq_ray.errors import FormatError, PhotoError
 from physiq_ray.images import BASE_FORMATS, decode_image, decode_square, formats, read_size
@@ -30,10 +30,6 @@ def drawn(make_photo: MakePhoto, size: tuple[int, int] = (240, 180)) -> Image.Im
     return Image.open(io.BytesIO(make_photo(3, size=size, format="PNG"))).convert("RGB")
 
 
-def difference(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
-    return float(np.abs(np.asarray(one, float) - np.asarray(other, float)).mean())
-
-
 def test_heic_and_avif_are_read_by_their_content(make_photo: MakePhoto) -> None:
     image = drawn(make_photo)
 
@@ -41,40 +37,6 @@ def test_heic_and_avif_are_read_by_their_content(make_photo: MakePhoto) -> None:
         assert read_size(data) == (240, 180)
         assert difference(decode_image(data, min_side_px=500), image) < 2
         assert decode_square(data, size_px=64).shape == (64, 64, 3)
-
-
-TURNS = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-@pytest.mark.parametrize("orientation", TURNS)
-@pytest.mark.parametrize("format", ["HEIC", "AVIF"])
-def test_a_turn_in_the_file_and_in_its_exif_data_is_made_once(
-    make_photo: MakePhoto, orientation: int, format: str
-) -> None:
-    """Phones write both; the encoders here make of the EXIF orientation the boxes irot and imir."""
-    image = drawn(make_photo)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    file = io.BytesIO()
-    if format == "HEIC":
-        heif = pillow_heif.from_pillow(image)
-        heif.save(file, quality=95, chroma=444, exif=exif.tobytes())
-    else:
-        image.save(file, "AVIF", quality=95, exif=exif)
-    turn = TURNS[orientation]
-    upright = image if turn is None else image.transpose(turn)
-
-    assert read_size(file.getvalue()) == upright.size
-    assert difference(decode_image(file.getvalue(), min_side_px=500), upright) < 2
 
 
 def test_a_phone_s_heic_in_display_p3_comes_out_in_srgb(make_photo: MakePhoto) -> None:
