@@ -1,0 +1,265 @@
+import random
+
+import pyarrow as pa
+import pytest
+from building import (
+    PLENTY,
+    PLENTY_LABELS,
+    POSES,
+    build_manifest,
+    column_by_key,
+    labels_of,
+    list_bucket,
+    list_photos,
+    list_plenty,
+    poses_by_key,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from physiq_ray.errors import (
+    DataError,
+    NotFoundError,
+    StorageError,
+    UnreachableError,
+)
+from physiq_ray.labels import NAMED_SCHEMA
+from physiq_ray.manifest import (
+    MANIFEST_SCHEMA,
+    Manifest,
+    SourceReport,
+    describe_manifest,
+    find_labelled,
+)
+from physiq_ray.storage import Bucket, Listing
+
+
+def test_the_manifest_has_a_row_for_each_labelled_photo_and_the_agreed_columns() -> None:
+    photos = list_bucket("checkins", "2024/a.jpg", "b.jpg", "c.jpg", "d.jpg", "not labelled.jpg")
+    labels = labels_of(("a.jpg", 7), ("b.jpg", 7), ("c.jpg", 11), ("d.jpg", 11))
+
+    manifest = build_manifest([photos], labels, POSES)
+
+    assert manifest.table.schema == MANIFEST_SCHEMA
+    assert [(field.name, str(field.type)) for field in manifest.table.schema] == [
+        ("uri", "string"),
+        ("bucket", "string"),
+        ("key", "string"),
+        ("size", "int64"),
+        ("etag", "string"),
+        ("pose_id", "int32"),
+        ("class_index", "int32"),
+        ("group", "string"),
+        ("split", "string"),
+    ]
+    first, *_ = manifest.table.to_pylist()
+    assert first.pop("split") in {"train", "validation"}
+    assert first == {
+        "uri": "s3://checkins/2024/a.jpg",
+        "bucket": "checkins",
+        "key": "2024/a.jpg",
+        "size": 100,
+        "etag": "checkins 2024/a.jpg",
+        "pose_id": 7,
+        "class_index": 1,  # after "11", in string order
+        "group": "s3://checkins/2024/a.jpg",
+    }
+    assert poses_by_key(manifest) == {"2024/a.jpg": 7, "b.jpg": 7, "c.jpg": 11, "d.jpg": 11}
+    assert manifest.class_mapping.classes == ("11", "7")
+    assert manifest.report.sources == (SourceReport("s3://checkins", total=5, labelled=4, bytes=500),)
+    assert manifest.report.sources[0].unlabelled == 1
+
+
+def test_a_pose_id_may_be_any_number() -> None:
+    labels = labels_of(*((name, 2_000_000_000 if pose == 1 else pose) for name, pose in PLENTY_LABELS))
+
+    manifest = build_manifest([list_plenty()], labels, {2: "A", 2_000_000_000: "B"})
+
+    assert manifest.class_mapping.classes == ("2", "2000000000")
+    assert column_by_key(manifest, "class_index")["1-0.jpg"] == 1
+
+
+def test_copies_labelled_with_different_poses_are_all_left_out() -> None:
+    copies = {"one.jpg": "same", "two.jpg": "same", "three.jpg": "same", "unlabelled.jpg": "same"}
+    labels = labels_of(*PLENTY_LABELS, ("one.jpg", 1), ("two.jpg", 1), ("three.jpg", 2))
+
+    manifest = build_manifest([list_plenty(**copies)], labels, POSES)
+
+    assert set(poses_by_key(manifest)) == set(PLENTY)
+    assert manifest.report.conflicts == (
+        "'s3://checkins/one.jpg': a copy of another photo, labelled with another pose",
+        "'s3://checkins/three.jpg': a copy of another photo, labelled with another pose",
+        "'s3://checkins/two.jpg': a copy of another photo, labelled with another pose",
+    )
+
+
+def test_photos_of_equal_etag_and_other_size_are_no_copies() -> None:
+    photos = list_plenty(**{"one.jpg": "same", "two.jpg": "same"})
+    sizes = pa.array([100] * 21 + [101], pa.int64())
+    photos = Listing(photos.source, photos.table.set_column(3, "size", sizes))
+
+    manifest = build_manifest([photos], labels_of(*PLENTY_LABELS, ("one.jpg", 1), ("two.jpg", 2)), POSES)
+
+    assert manifest.report.conflicts == ()
+    assert poses_by_key(manifest)["two.jpg"] == 2
+
+
+def test_photos_without_an_etag_are_no_copies() -> None:
+    photos = list_plenty(**{"one.jpg": "", "two.jpg": ""})
+
+    manifest = build_manifest([photos], labels_of(*PLENTY_LABELS, ("one.jpg", 1), ("two.jpg", 2)), POSES)
+
+    assert manifest.report.conflicts == ()
+    assert manifest.report.num_copies == 0
+
+
+def test_what_the_label_file_held_of_no_use_is_passed_on() -> None:
+    labels = labels_of(
+        *PLENTY_LABELS, malformed=("record 3: no good",), unknown_poses=("record 4: a.jpg: pose 99",)
+    )
+
+    report = build_manifest([list_plenty()], labels, POSES).report
+
+    assert report.malformed == ("record 3: no good",)
+    assert report.unknown_poses == ("record 4: a.jpg: pose 99",)
+
+
+def test_a_photo_of_no_known_pose_is_counted_and_kept_and_not_trained_on() -> None:
+    photos = list_bucket("checkins", *PLENTY, "rest.jpg", "odd.jpg", "nobody.jpg")
+    labels = labels_of(*PLENTY_LABELS, ("rest.jpg", None), ("odd.jpg", None), ("odd.jpg", 1))
+
+    manifest = build_manifest([photos], labels, POSES)
+    (named,) = find_labelled([photos], labels, POSES, {})
+
+    assert set(column_by_key(manifest, "pose_id")) == set(PLENTY)
+    assert manifest.report.num_poseless == 1
+    assert manifest.report.conflicts == ("'s3://checkins/odd.jpg': labelled with different poses",)
+    assert named is not None
+    assert named.is_labelled.to_pylist() == [True] * 22 + [False]
+    assert (
+        "1 photos show no known pose according to their labels; they are kept, but not used for training"
+        in list(describe_manifest(manifest))
+    )
+
+
+@pytest.mark.parametrize("validation_share", [0.2, 0.9])
+def test_a_pose_of_a_single_photo_stays_in_training_and_is_named(validation_share: float) -> None:
+    labels = labels_of(*PLENTY_LABELS, ("lonely.jpg", 11))
+
+    manifest = build_manifest(
+        [list_plenty(**{"lonely.jpg": "lonely"})], labels, POSES, validation_share=validation_share
+    )
+
+    assert column_by_key(manifest, "split")["lonely.jpg"] == "train"
+    assert manifest.class_mapping.classes == ("1", "11", "2")
+    assert manifest.report.thin_poses == (
+        "pose 11 Abs & Thighs: 1 photo(s) in one group, all in training; "
+        "no validation photo measures it: label more",
+    )
+
+
+def test_when_all_sources_fail_each_reason_is_said() -> None:
+    listings = [
+        Listing(Bucket("one"), error=NotFoundError("list s3://one: NoSuchBucket")),
+        Listing(Bucket("two"), error=UnreachableError("list s3://two: no answer")),
+    ]
+
+    with pytest.raises(StorageError) as caught:
+        build_manifest(listings, labels_of(*PLENTY_LABELS), POSES)
+
+    assert str(caught.value) == (
+        "none of the 2 sources could be listed: list s3://one: NoSuchBucket; list s3://two: no answer"
+    )
+
+
+def test_empty_buckets_are_said() -> None:
+    with pytest.raises(DataError, match=r"^no photos in s3://one, s3://two; check bucket and prefix$"):
+        build_manifest([list_bucket("one"), list_bucket("two")], labels_of(*PLENTY_LABELS), POSES)
+
+
+def test_an_empty_bucket_beside_a_failed_one_says_both() -> None:
+    failed = Listing(Bucket("two"), error=UnreachableError("list s3://two: no answer"))
+
+    with pytest.raises(DataError, match=r"^no photos in s3://one; .*; list s3://two: no answer$"):
+        build_manifest([list_bucket("one"), failed], labels_of(*PLENTY_LABELS), POSES)
+
+
+def test_when_no_label_matches_one_example_of_each_is_shown() -> None:
+    with pytest.raises(DataError) as caught:
+        build_manifest([list_bucket("one", "x/IMG_1.jpg")], labels_of(("IMG-1.jpg", 1), ("b.jpg", 2)), POSES)
+
+    assert str(caught.value) == (
+        "no label matches a photo: 1 photos, 2 usable labels, 0 conflicts; labels are matched on the file "
+        "name, for example a photo 'x/IMG_1.jpg' and a label 'IMG-1.jpg'; "
+        "check labels, sources and source_buckets"
+    )
+
+
+def test_without_any_usable_label_that_is_said() -> None:
+    with pytest.raises(DataError, match=r"0 usable labels.*'\(no usable label\)'"):
+        build_manifest([list_plenty()], labels_of(), POSES)
+
+
+def test_when_all_labels_conflict_that_is_said() -> None:
+    labels = labels_of(("a.jpg", 1), ("a.jpg", 2), ("b.jpg", 1), ("b.jpg", 2))
+
+    with pytest.raises(DataError) as caught:
+        build_manifest([list_bucket("checkins", "a.jpg", "b.jpg", "c.jpg")], labels, POSES)
+
+    assert str(caught.value) == (
+        "all labels conflict: of 3 photos 2 are labelled, 2 with conflicting labels; correct the labels, the "
+        "first is 's3://checkins/a.jpg': labelled with different poses"
+    )
+
+
+def test_when_no_labelled_photo_can_be_used_the_reasons_are_counted() -> None:
+    unusable = pa.Table.from_pylist([{"name": "b.jpg"}], schema=NAMED_SCHEMA)
+
+    with pytest.raises(
+        DataError, match=r"^no labelled photo can be used: of 2 photos 2 are labelled, 1 of no"
+    ):
+        build_manifest(
+            [list_bucket("checkins", "a.jpg", "b.jpg")],
+            labels_of(("a.jpg", None), unusable=unusable),
+            POSES,
+        )
+
+
+def test_a_single_pose_cannot_be_trained_on() -> None:
+    with pytest.raises(
+        DataError, match=r"^only one pose \(7 Back Lat Spread\) has labelled photos; at least"
+    ):
+        build_manifest([list_bucket("one", "a.jpg", "b.jpg")], labels_of(("a.jpg", 7), ("b.jpg", 7)), POSES)
+
+
+def test_without_a_photo_for_validation_nothing_is_trained() -> None:
+    labels = labels_of(("a.jpg", 1), ("b.jpg", 2))
+
+    with pytest.raises(
+        DataError, match=r"^no photos for training or for validation: pose 1 Front Lat Spread: 1 photo"
+    ):
+        build_manifest([list_bucket("one", "a.jpg", "b.jpg")], labels, POSES)
+
+
+def test_when_all_photos_are_one_group_that_is_said() -> None:
+    with pytest.raises(DataError, match=r"^no photos for training or for validation: pose 1 .*; pose 2 "):
+        build_manifest([list_plenty()], labels_of(*PLENTY_LABELS), POSES, group_pattern="jpg")
+
+
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_listings_labels_and_sources_does_not_matter(shuffler: random.Random) -> None:
+    one = {**PLENTY, "session-1/x.jpg": "1 1", "session-1/y.jpg": "y"}
+    two = {"session-1/z.jpg": "1 2", "z.jpg": "z"}
+    records = [*PLENTY_LABELS, ("x.jpg", 1), ("y.jpg", 1), ("z.jpg", 1)]
+
+    def shuffled() -> Manifest:
+        parts = []
+        for name, photos in (("one", one), ("two", two)):
+            keys = shuffler.sample(list(photos), len(photos))
+            parts.append(list_photos(Bucket(name), {key: photos[key] for key in keys}))
+        labels = labels_of(*shuffler.sample(records, len(records)))
+        return build_manifest(
+            shuffler.sample(parts, 2), labels, POSES, group_pattern="session-[0-9]", validation_share=0.3
+        )
+
+    assert shuffled().table.equals(shuffled().table)
