@@ -37,7 +37,7 @@ def encoded(pixels: npt.NDArray[np.uint8], profile: bytes | None, **options: Any
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("version", [2, 4])
 @pytest.mark.parametrize(("space", "off"), [("Display P3", 1.0), ("Adobe RGB", 1.0), ("ProPhoto", 2.0)])
-def test_the_same_colours_come_out_of_every_colour_space(
+def test_photos_in_every_colour_space_are_decoded_to_the_same_colours(
     make_photo: MakePhoto, space: str, version: int, off: float, format: str
 ) -> None:
     off += 0.5 if format == "AVIF" else 0  # what its own colour differences round off
@@ -61,7 +61,7 @@ def test_the_same_colours_come_out_of_every_colour_space(
     ],
 )
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_photo_in_srgb_keeps_its_pixels_whoever_wrote_the_profile(
+def test_an_srgb_photo_keeps_its_pixels_with_any_srgb_profile(
     make_photo: MakePhoto, format: str, profile: bytes
 ) -> None:
     pixels = drawn(make_photo)
@@ -84,9 +84,7 @@ P3 = icc.make_rgb_profile("Display P3")
         "with tags outside": P3[:140] + b"\xff" * 40 + P3[180:],
     }.values(),
 )
-def test_a_damaged_profile_or_one_of_other_pixels_counts_for_nothing(
-    make_photo: MakePhoto, profile: bytes
-) -> None:
+def test_a_damaged_or_unsuitable_profile_is_ignored(make_photo: MakePhoto, profile: bytes) -> None:
     pixels = drawn(make_photo)
 
     photo = decode_square(encoded(pixels, profile, format="PNG"), size_px=64)

@@ -39,7 +39,7 @@ def test_heic_and_avif_are_read_by_their_content(make_photo: MakePhoto) -> None:
         assert decode_square(data, size_px=64).shape == (64, 64, 3)
 
 
-def test_a_phone_s_heic_in_display_p3_comes_out_in_srgb(make_photo: MakePhoto) -> None:
+def test_heic_in_display_p3_is_converted_to_srgb(make_photo: MakePhoto) -> None:
     pixels = np.asarray(drawn(make_photo))
     numbers = icc.encode_from_srgb(pixels, "Display P3")
     image = Image.fromarray(numbers)
@@ -51,7 +51,7 @@ def test_a_phone_s_heic_in_display_p3_comes_out_in_srgb(make_photo: MakePhoto) -
     assert difference(decoded, pixels) < 1.5
 
 
-def test_heic_of_ten_bits_comes_out_in_eight() -> None:
+def test_heic_of_ten_bits_is_decoded_to_eight_bits() -> None:
     ramp = np.linspace(0, 65535, 64).astype(np.uint16)
     pixels = np.stack([np.tile(ramp, (64, 1))] * 3, axis=-1)
     file = io.BytesIO()
@@ -82,7 +82,7 @@ def test_heic_without_the_extra_is_refused_with_the_remedy(
         ("1.24.0", "1.2.0", ""),
     ],
 )
-def test_libraries_with_known_holes_are_not_used(
+def test_libraries_with_known_vulnerabilities_are_not_used(
     monkeypatch: pytest.MonkeyPatch, libheif: str, libde265: str, reason: str
 ) -> None:
     info = {"libheif": libheif, "decoders": {"libde265": f"libde265 HEVC decoder, version {libde265}"}}
@@ -92,7 +92,7 @@ def test_libraries_with_known_holes_are_not_used(
     assert formats.why_no_heic.__wrapped__().partition(";")[0] == reason
 
 
-def test_the_wheel_that_is_installed_may_be_used() -> None:
+def test_the_installed_libraries_are_used() -> None:
     assert formats.why_no_heic.__wrapped__() == ""
 
 
@@ -125,17 +125,17 @@ def raw_tiff(tag: int, value: int) -> bytes:
         (b"\xff\x0a" + bytes(40), "JPEG XL; convert it to JPEG"),
     ],
 )
-def test_what_cameras_write_and_is_not_read_is_named_with_the_remedy(data: bytes, what: str) -> None:
+def test_unsupported_camera_formats_are_named_with_the_remedy(data: bytes, what: str) -> None:
     with pytest.raises(FormatError, match=rf": it is {what}$"):
         decode_square(data, size_px=64)
 
 
-def test_a_tiff_that_is_no_raw_file_is_read() -> None:
+def test_a_tiff_that_is_not_a_raw_file_is_read() -> None:
     assert decode_square(raw_tiff(254, 0), size_px=8)[0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("cut", [0.2, 0.9])
-def test_heic_and_avif_that_break_off_are_refused(make_photo: MakePhoto, cut: float) -> None:
+def test_truncated_heic_and_avif_are_refused(make_photo: MakePhoto, cut: float) -> None:
     for data in (heic(drawn(make_photo)), make_photo(3, format="AVIF")):
         with pytest.raises(PhotoError):
             decode_square(data[: int(len(data) * cut)], size_px=64)
@@ -150,7 +150,7 @@ for path in sys.argv[1:]:
 """
 
 
-def test_damaged_metadata_leaves_no_word_on_stderr(make_photo: MakePhoto, tmp_path: Path) -> None:
+def test_damaged_metadata_writes_nothing_to_stderr(make_photo: MakePhoto, tmp_path: Path) -> None:
     damaged = {
         "nothing": b"Exif\0\0",
         "no directory": b"Exif\0\0MM\0*\xff\xff\xff\xff",

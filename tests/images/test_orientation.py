@@ -38,7 +38,9 @@ LOSSLESS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("format", LOSSLESS)
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_every_photo_is_upright(make_photo: MakePhoto, format: str, orientation: int) -> None:
+def test_photos_of_every_orientation_are_decoded_upright(
+    make_photo: MakePhoto, format: str, orientation: int
+) -> None:
     stored = Image.open(io.BytesIO(make_photo(5, format="PNG")))
     turn = UPRIGHT[orientation]
     upright = stored if turn is None else stored.transpose(turn)
@@ -53,7 +55,7 @@ def test_every_photo_is_upright(make_photo: MakePhoto, format: str, orientation:
     assert difference(square, upright.resize((64, 64), Image.Resampling.BILINEAR)) < 1
 
 
-def test_the_corners_of_a_portrait_held_sideways_are_where_they_belong() -> None:
+def test_the_corners_of_a_rotated_portrait_are_in_their_places() -> None:
     stored = Image.new("RGB", (80, 40), "black")
     stored.paste("red", (0, 0, 40, 40))  # left half; orientation 6 says: turn clockwise, left becomes top
     exif = Image.Exif()
@@ -70,9 +72,7 @@ def test_the_corners_of_a_portrait_held_sideways_are_where_they_belong() -> None
 
 @pytest.mark.parametrize("orientation", [0, 9, 99, 65535])
 @pytest.mark.parametrize("format", LOSSLESS)
-def test_an_orientation_that_does_not_exist_is_none(
-    make_photo: MakePhoto, format: str, orientation: int
-) -> None:
+def test_an_invalid_orientation_is_ignored(make_photo: MakePhoto, format: str, orientation: int) -> None:
     data = make_photo(5, format=format, orientation=orientation)
 
     assert decode_image(data, min_side_px=500).shape == (160, 120, 3)
@@ -81,9 +81,7 @@ def test_an_orientation_that_does_not_exist_is_none(
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0garbage", b"Exif\0\0MM\0*\xff\xff\xff\xff"])
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_damaged_exif_data_is_no_reason_to_lose_the_photo(
-    make_photo: MakePhoto, format: str, exif: bytes
-) -> None:
+def test_a_photo_with_damaged_exif_data_is_decoded(make_photo: MakePhoto, format: str, exif: bytes) -> None:
     data = make_photo(5, format=format, exif=exif)
 
     assert decode_square(data, size_px=64).shape == (64, 64, 3)
@@ -92,7 +90,7 @@ def test_damaged_exif_data_is_no_reason_to_lose_the_photo(
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
 @pytest.mark.parametrize("format", ["HEIC", "AVIF"])
-def test_a_turn_in_the_file_and_in_its_exif_data_is_made_once(
+def test_a_rotation_in_the_container_and_in_the_exif_data_is_applied_once(
     make_photo: MakePhoto, orientation: int, format: str
 ) -> None:
     """Phones write both; the encoders here make of the EXIF orientation the boxes irot and imir."""

@@ -28,7 +28,7 @@ def labels_of(path: Path, *records: Any) -> Labels:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_each_form_is_read_whatever_the_file_s_name(tmp_path: Path, form: str) -> None:
+def test_each_form_is_read_whatever_the_name_of_the_file(tmp_path: Path, form: str) -> None:
     content = FORMS[form](RECORDS)
 
     assert load(tmp_path / f"labels.{form}", content).table.to_pylist() == ROWS
@@ -44,7 +44,7 @@ def test_a_byte_order_mark_does_not_matter(tmp_path: Path, form: str, encoding: 
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
-def test_cells_may_be_divided_as_excel_does_it(tmp_path: Path, delimiter: str) -> None:
+def test_cells_may_be_separated_by_semicolons_or_tabs_as_in_excel(tmp_path: Path, delimiter: str) -> None:
     assert load(tmp_path / "labels.csv", as_csv(RECORDS, delimiter)).table.to_pylist() == ROWS
 
 
@@ -103,9 +103,7 @@ def test_an_empty_cell_is_null_and_a_missing_field_is_malformed(tmp_path: Path) 
         ('{"poseId": 7, "s3Filename": "a.jpg", "s3Filename": "b.jpg"}', ["a.jpg", "b.jpg"]),
     ],
 )
-def test_a_key_that_stands_twice_makes_a_record_malformed(
-    tmp_path: Path, record: str, names: list[str]
-) -> None:
+def test_a_repeated_key_makes_a_record_malformed(tmp_path: Path, record: str, names: list[str]) -> None:
     labels = load(tmp_path / "labels.json", f"[{record}]".encode())
 
     assert labels.table.num_rows == 0
@@ -115,7 +113,7 @@ def test_a_key_that_stands_twice_makes_a_record_malformed(
     assert labels.unusable["name"].to_pylist() == names
 
 
-def test_a_malformed_record_is_named_by_line_field_value_and_what_was_expected(tmp_path: Path) -> None:
+def test_a_malformed_record_is_reported_with_line_field_and_expected_value(tmp_path: Path) -> None:
     labels = load(tmp_path / "labels.jsonl", b'\n{"pose_id": "seven\\u200b", "key": "a.jpg"}\n')
 
     assert labels.malformed == (
@@ -153,7 +151,7 @@ def test_a_damaged_file_is_refused_as_a_whole(
         load(tmp_path / name, content)
 
 
-def test_a_comma_inside_a_name_without_quotation_marks_loses_no_name(tmp_path: Path) -> None:
+def test_an_unquoted_name_with_a_comma_is_kept_as_unusable(tmp_path: Path) -> None:
     labels = load(tmp_path / "labels.csv", b"poseId,key,source\n7,front, left.jpg,checkins\n7,b.jpg,,\n")
 
     assert labels.table["name"].to_pylist() == ["b.jpg"]
@@ -170,7 +168,7 @@ def test_labels_are_read_from_s3(make_bucket: Any, form: str) -> None:
     assert labels.table.to_pylist() == ROWS
 
 
-def test_files_that_are_not_in_s3_are_named(make_bucket: Any) -> None:
+def test_poses_are_read_from_s3_and_missing_files_there_are_named(make_bucket: Any) -> None:
     bucket = make_bucket({"poses.csv": b"id,name\n07,Back Lat Spread\n"})
 
     assert load_poses(f"s3://{bucket}/poses.csv") == {7: "Back Lat Spread"}
@@ -187,20 +185,20 @@ def test_a_missing_file_is_named_with_the_setting_that_gives_it(tmp_path: Path) 
         load_labels([tmp_path / "none.json"], POSES)
 
 
-def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_label_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match="the labels file cannot be read: Is a directory"):
         load_labels([tmp_path], POSES)
 
 
 @pytest.mark.parametrize("content", [b"", b"[", b"poses: []", b"\xff\xfe", b"[" * 100_000])
-def test_what_is_not_json_is_refused(labels_file: Path, content: bytes) -> None:
+def test_a_label_file_that_is_not_json_is_refused(labels_file: Path, content: bytes) -> None:
     labels_file.write_bytes(content)
 
     with pytest.raises(LabelError, match=r"db_labels\.json: the labels file is not JSON: "):
         load_labels([labels_file], POSES)
 
 
-def test_json_that_is_no_list_is_refused(labels_file: Path) -> None:
+def test_json_that_is_not_a_list_is_refused(labels_file: Path) -> None:
     write(labels_file, {"labels": []})
 
     with pytest.raises(LabelError, match=r"db_labels\.json: expected a JSON list of labels, got a dict"):

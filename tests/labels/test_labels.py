@@ -26,7 +26,7 @@ def labels_of(path: Path, *records: Any) -> Labels:
     return load_labels([write(path, list(records))], POSES)
 
 
-def test_a_bucket_column_names_the_bucket_itself_and_counts_before_a_source(labels_file: Path) -> None:
+def test_a_bucket_column_names_the_bucket_and_takes_precedence_over_a_source(labels_file: Path) -> None:
     labels = labels_of(
         labels_file,
         {"poseId": 7, "key": "a.jpg", "bucket": "checkin-poses"},
@@ -41,7 +41,7 @@ def test_a_bucket_column_names_the_bucket_itself_and_counts_before_a_source(labe
     ]
 
 
-def test_labels_become_a_table(labels_file: Path) -> None:
+def test_label_records_become_a_table(labels_file: Path) -> None:
     labels = labels_of(
         labels_file,
         {"source": "checkins", "poseId": 7, "s3Filename": "1757471824350-IMG1813.jpeg"},
@@ -101,7 +101,9 @@ def test_labels_become_a_table(labels_file: Path) -> None:
         7,
     ],
 )
-def test_a_malformed_label_is_kept_by_its_number_and_the_others_go_on(labels_file: Path, record: Any) -> None:
+def test_a_malformed_record_is_reported_by_its_number_and_the_others_are_read(
+    labels_file: Path, record: Any
+) -> None:
     good = {"poseId": 7, "s3Filename": "good.jpg"}
 
     labels = labels_of(labels_file, good, record, good)
@@ -113,7 +115,7 @@ def test_a_malformed_label_is_kept_by_its_number_and_the_others_go_on(labels_fil
     assert labels.unknown_poses == ()
 
 
-def test_a_label_of_an_unknown_pose_is_named(labels_file: Path) -> None:
+def test_a_label_of_an_unknown_pose_is_reported(labels_file: Path) -> None:
     labels = labels_of(
         labels_file, {"poseId": 7, "s3Filename": "a.jpg"}, {"poseId": 99, "s3Filename": "x/b.jpg"}
     )
@@ -124,7 +126,7 @@ def test_a_label_of_an_unknown_pose_is_named(labels_file: Path) -> None:
     )
 
 
-def test_photos_that_only_unusable_records_name_are_kept_by_name_and_source(labels_file: Path) -> None:
+def test_unusable_records_keep_the_name_and_source_of_their_photo(labels_file: Path) -> None:
     labels = labels_of(
         labels_file,
         {"poseId": 7, "s3Filename": "usable.jpg"},
@@ -208,7 +210,7 @@ def test_a_field_that_labels_do_not_have_is_refused() -> None:
         load_settings({"labels": ["a.json", "a.json"]}, environment={})
 
 
-def test_a_photo_of_no_known_pose_is_labelled_and_never_trained_on(tmp_path: Path) -> None:
+def test_a_photo_with_no_known_pose_is_labelled_but_not_used_for_training(tmp_path: Path) -> None:
     for name, content in (("a.jpg", b"a"), ("b.jpg", b"bb"), ("c.jpg", b"ccc"), ("d.jpg", b"dddd")):
         (tmp_path / name).write_bytes(content)
     labels = load(tmp_path / "l.csv", b"poseId,key\n7,a.jpg\n1,b.jpg\n,c.jpg\n")

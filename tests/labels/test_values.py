@@ -40,7 +40,7 @@ def test_a_null_pose_is_a_label_of_no_known_pose(tmp_path: Path, spelling: str) 
     assert labels.malformed == ()
 
 
-def test_names_are_kept_exactly_as_they_are_written(labels_file: Path) -> None:
+def test_names_are_kept_exactly_as_written(labels_file: Path) -> None:
     names = ["2024/spring/a b.jpg", " a%20b.JPG ", unicodedata.normalize("NFD", "séance.jpg"), "séance.jpg"]
 
     labels = labels_of(labels_file, *({"poseId": 7, "s3Filename": name} for name in names))

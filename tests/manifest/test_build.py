@@ -34,7 +34,7 @@ from physiq_ray.manifest import (
 from physiq_ray.storage import Bucket, Listing
 
 
-def test_the_manifest_has_a_row_for_each_labelled_photo_and_the_agreed_columns() -> None:
+def test_the_manifest_has_one_row_per_labelled_photo_and_the_documented_columns() -> None:
     photos = list_bucket("checkins", "2024/a.jpg", "b.jpg", "c.jpg", "d.jpg", "not labelled.jpg")
     labels = labels_of(("a.jpg", 7), ("b.jpg", 7), ("c.jpg", 11), ("d.jpg", 11))
 
@@ -79,7 +79,7 @@ def test_a_pose_id_may_be_any_number() -> None:
     assert column_by_key(manifest, "class_index")["1-0.jpg"] == 1
 
 
-def test_copies_labelled_with_different_poses_are_all_left_out() -> None:
+def test_copies_labelled_with_different_poses_are_not_used() -> None:
     copies = {"one.jpg": "same", "two.jpg": "same", "three.jpg": "same", "unlabelled.jpg": "same"}
     labels = labels_of(*PLENTY_LABELS, ("one.jpg", 1), ("two.jpg", 1), ("three.jpg", 2))
 
@@ -93,7 +93,7 @@ def test_copies_labelled_with_different_poses_are_all_left_out() -> None:
     )
 
 
-def test_photos_of_equal_etag_and_other_size_are_no_copies() -> None:
+def test_photos_with_equal_etags_but_different_sizes_are_not_copies() -> None:
     photos = list_plenty(**{"one.jpg": "same", "two.jpg": "same"})
     sizes = pa.array([100] * 21 + [101], pa.int64())
     photos = Listing(photos.source, photos.table.set_column(3, "size", sizes))
@@ -104,7 +104,7 @@ def test_photos_of_equal_etag_and_other_size_are_no_copies() -> None:
     assert poses_by_key(manifest)["two.jpg"] == 2
 
 
-def test_photos_without_an_etag_are_no_copies() -> None:
+def test_photos_without_an_etag_are_not_copies() -> None:
     photos = list_plenty(**{"one.jpg": "", "two.jpg": ""})
 
     manifest = build_manifest([photos], labels_of(*PLENTY_LABELS, ("one.jpg", 1), ("two.jpg", 2)), POSES)
@@ -113,7 +113,7 @@ def test_photos_without_an_etag_are_no_copies() -> None:
     assert manifest.report.num_copies == 0
 
 
-def test_what_the_label_file_held_of_no_use_is_passed_on() -> None:
+def test_malformed_records_and_unknown_poses_are_in_the_report() -> None:
     labels = labels_of(
         *PLENTY_LABELS, malformed=("record 3: no good",), unknown_poses=("record 4: a.jpg: pose 99",)
     )
@@ -124,7 +124,7 @@ def test_what_the_label_file_held_of_no_use_is_passed_on() -> None:
     assert report.unknown_poses == ("record 4: a.jpg: pose 99",)
 
 
-def test_a_photo_of_no_known_pose_is_counted_and_kept_and_not_trained_on() -> None:
+def test_a_photo_with_no_known_pose_is_counted_and_labelled_but_not_used_for_training() -> None:
     photos = list_bucket("checkins", *PLENTY, "rest.jpg", "odd.jpg", "nobody.jpg")
     labels = labels_of(*PLENTY_LABELS, ("rest.jpg", None), ("odd.jpg", None), ("odd.jpg", 1))
 
@@ -143,7 +143,7 @@ def test_a_photo_of_no_known_pose_is_counted_and_kept_and_not_trained_on() -> No
 
 
 @pytest.mark.parametrize("validation_share", [0.2, 0.9])
-def test_a_pose_of_a_single_photo_stays_in_training_and_is_named(validation_share: float) -> None:
+def test_a_pose_with_a_single_photo_is_used_for_training_only_and_reported(validation_share: float) -> None:
     labels = labels_of(*PLENTY_LABELS, ("lonely.jpg", 11))
 
     manifest = build_manifest(
@@ -158,7 +158,7 @@ def test_a_pose_of_a_single_photo_stays_in_training_and_is_named(validation_shar
     )
 
 
-def test_when_all_sources_fail_each_reason_is_said() -> None:
+def test_the_error_gives_each_reason_when_all_sources_fail() -> None:
     listings = [
         Listing(Bucket("one"), error=NotFoundError("list s3://one: NoSuchBucket")),
         Listing(Bucket("two"), error=UnreachableError("list s3://two: no answer")),
@@ -172,19 +172,19 @@ def test_when_all_sources_fail_each_reason_is_said() -> None:
     )
 
 
-def test_empty_buckets_are_said() -> None:
+def test_empty_buckets_are_an_error() -> None:
     with pytest.raises(DataError, match=r"^no photos in s3://one, s3://two; check bucket and prefix$"):
         build_manifest([list_bucket("one"), list_bucket("two")], labels_of(*PLENTY_LABELS), POSES)
 
 
-def test_an_empty_bucket_beside_a_failed_one_says_both() -> None:
+def test_the_error_names_the_empty_bucket_and_the_failed_one() -> None:
     failed = Listing(Bucket("two"), error=UnreachableError("list s3://two: no answer"))
 
     with pytest.raises(DataError, match=r"^no photos in s3://one; .*; list s3://two: no answer$"):
         build_manifest([list_bucket("one"), failed], labels_of(*PLENTY_LABELS), POSES)
 
 
-def test_when_no_label_matches_one_example_of_each_is_shown() -> None:
+def test_the_error_shows_one_photo_and_one_label_when_no_label_matches() -> None:
     with pytest.raises(DataError) as caught:
         build_manifest([list_bucket("one", "x/IMG_1.jpg")], labels_of(("IMG-1.jpg", 1), ("b.jpg", 2)), POSES)
 
@@ -195,12 +195,12 @@ def test_when_no_label_matches_one_example_of_each_is_shown() -> None:
     )
 
 
-def test_without_any_usable_label_that_is_said() -> None:
+def test_the_error_says_that_there_is_no_usable_label() -> None:
     with pytest.raises(DataError, match=r"0 usable labels.*'\(no usable label\)'"):
         build_manifest([list_plenty()], labels_of(), POSES)
 
 
-def test_when_all_labels_conflict_that_is_said() -> None:
+def test_the_error_says_that_all_labels_conflict() -> None:
     labels = labels_of(("a.jpg", 1), ("a.jpg", 2), ("b.jpg", 1), ("b.jpg", 2))
 
     with pytest.raises(DataError) as caught:
@@ -212,7 +212,7 @@ def test_when_all_labels_conflict_that_is_said() -> None:
     )
 
 
-def test_when_no_labelled_photo_can_be_used_the_reasons_are_counted() -> None:
+def test_the_error_counts_the_reasons_why_no_labelled_photo_can_be_used() -> None:
     unusable = pa.Table.from_pylist([{"name": "b.jpg"}], schema=NAMED_SCHEMA)
 
     with pytest.raises(
@@ -232,7 +232,7 @@ def test_a_single_pose_cannot_be_trained_on() -> None:
         build_manifest([list_bucket("one", "a.jpg", "b.jpg")], labels_of(("a.jpg", 7), ("b.jpg", 7)), POSES)
 
 
-def test_without_a_photo_for_validation_nothing_is_trained() -> None:
+def test_a_manifest_without_validation_photos_is_refused() -> None:
     labels = labels_of(("a.jpg", 1), ("b.jpg", 2))
 
     with pytest.raises(
@@ -241,7 +241,7 @@ def test_without_a_photo_for_validation_nothing_is_trained() -> None:
         build_manifest([list_bucket("one", "a.jpg", "b.jpg")], labels, POSES)
 
 
-def test_when_all_photos_are_one_group_that_is_said() -> None:
+def test_a_single_group_of_all_photos_is_refused() -> None:
     with pytest.raises(DataError, match=r"^no photos for training or for validation: pose 1 .*; pose 2 "):
         build_manifest([list_plenty()], labels_of(*PLENTY_LABELS), POSES, group_pattern="jpg")
 

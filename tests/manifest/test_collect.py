@@ -23,7 +23,7 @@ def write_photos(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("origin", ["flag", "environment", "file"])
-def test_a_label_file_asked_for_by_name_must_be_there(tmp_path: Path, origin: str) -> None:
+def test_a_label_file_named_in_the_settings_must_exist(tmp_path: Path, origin: str) -> None:
     photos, typo = write_photos(tmp_path), str(tmp_path / "typo.json")
     (tmp_path / "settings.toml").write_text(f'labels = "{typo}"')
     settings = load_settings(
@@ -63,7 +63,7 @@ def test_folders_named_after_poses_in_a_bucket_need_no_label_file(
     )
 
 
-def test_a_label_file_that_cannot_be_looked_at_is_not_taken_for_none(
+def test_an_unreadable_label_file_is_not_treated_as_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -16,7 +16,7 @@ from physiq_ray.manifest import (
 from physiq_ray.storage import Bucket, Listing
 
 
-def test_an_accent_in_two_code_points_matches_one_in_one() -> None:
+def test_a_decomposed_accent_matches_a_composed_one() -> None:
     photos = list_plenty(**{"x/se\u0301ance.jpg": "one"})
 
     manifest = build_manifest([photos], labels_of(*PLENTY_LABELS, ("s\u00e9ance.jpg", 1)), POSES)
@@ -24,7 +24,7 @@ def test_an_accent_in_two_code_points_matches_one_in_one() -> None:
     assert poses_by_key(manifest)["x/se\u0301ance.jpg"] == 1
 
 
-def test_a_name_below_the_prefix_means_that_key_unless_some_key_is_the_name() -> None:
+def test_a_name_with_a_folder_is_searched_below_the_prefix_unless_it_is_a_whole_key() -> None:
     def below(prefix: str, *keys: str) -> Listing:
         return Listing(Bucket("one", prefix), list_bucket("one", *keys).table)
 
@@ -42,7 +42,7 @@ def test_a_name_below_the_prefix_means_that_key_unless_some_key_is_the_name() ->
     assert len(report.conflicts) == 2
 
 
-def test_photos_of_one_name_in_two_folders_keep_the_pose_of_their_own_label() -> None:
+def test_photos_with_the_same_file_name_in_two_folders_keep_their_own_poses() -> None:
     photos = list_bucket("checkins", *PLENTY, "anna/1.jpg", "bea/1.jpg", "cleo/1.jpg")
 
     manifest = build_manifest([photos], labels_of(*PLENTY_LABELS, ("anna/1.jpg", 1), ("bea/1.jpg", 2)), POSES)

@@ -22,7 +22,7 @@ from physiq_ray.manifest import (
 from physiq_ray.storage import Bucket, Listing, kinds
 
 
-def test_labels_without_a_photo_are_named() -> None:
+def test_unmatched_labels_are_reported() -> None:
     labels = labels_of(*PLENTY_LABELS, ("gone.jpg", 1), ("lost.jpg", 2, "training"))
 
     manifest = build_manifest([list_plenty()], labels, POSES)
@@ -56,7 +56,7 @@ def test_a_photo_that_only_an_unusable_label_names_is_not_unlabelled() -> None:
         (True, ("s3://checkins/5.DNG",)),
     ],
 )
-def test_photos_that_cannot_be_decoded_and_poses_without_a_photo_are_named(
+def test_photos_that_cannot_be_decoded_and_poses_without_a_photo_are_reported(
     monkeypatch: pytest.MonkeyPatch, reads_heic: bool, undecodable: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(kinds, "reads_heic", lambda: reads_heic)
@@ -68,7 +68,7 @@ def test_photos_that_cannot_be_decoded_and_poses_without_a_photo_are_named(
     assert report.poses_without_photo == ("pose 7 Back Lat Spread", "pose 11 Abs & Thighs")
 
 
-def test_a_failed_source_is_named_and_the_others_are_used() -> None:
+def test_a_failed_source_is_reported_and_the_others_are_used() -> None:
     failed = Listing(Bucket("two", "x/"), error=NotFoundError("list s3://two/x: NoSuchBucket"))
 
     manifest = build_manifest([failed, list_plenty()], labels_of(*PLENTY_LABELS), POSES)
@@ -81,7 +81,7 @@ def test_a_failed_source_is_named_and_the_others_are_used() -> None:
     assert manifest.report.failed_sources == manifest.report.sources[:1]
 
 
-def test_each_source_s_report_counts_its_own() -> None:
+def test_the_report_of_a_source_counts_only_its_own_photos() -> None:
     one = list_photos(Bucket("one"), PLENTY, num_others=3)
     two = list_bucket("two", "1-1.jpg", "nobody.jpg")
 

@@ -31,7 +31,7 @@ from physiq_ray.manifest import (
 from physiq_ray.storage import Folder, Listing
 
 
-def test_a_label_of_no_mapped_source_matches_its_name_in_every_bucket() -> None:
+def test_a_label_without_a_mapped_source_matches_in_every_bucket() -> None:
     one, two = list_bucket("one", "a.jpg", "b.jpg"), list_bucket("two", "x/a.jpg", "c.jpg")
     labels = labels_of(("a.jpg", 1), ("b.jpg", 2, "elsewhere"), ("c.jpg", 2))
 
@@ -40,7 +40,7 @@ def test_a_label_of_no_mapped_source_matches_its_name_in_every_bucket() -> None:
     assert poses_by_key(manifest) == {"a.jpg": 1, "x/a.jpg": 1, "b.jpg": 2, "c.jpg": 2}
 
 
-def test_the_same_name_in_two_buckets_is_told_apart_by_mapped_sources() -> None:
+def test_mapped_sources_distinguish_the_same_name_in_two_buckets() -> None:
     one, two = list_bucket("one", "a.jpg", "b.jpg"), list_bucket("two", "a.jpg", "b.jpg")
     labels = labels_of(
         ("a.jpg", 1, "checkins"), ("b.jpg", 1, "checkins"), ("a.jpg", 2, "training"), ("b.jpg", 2, "training")
@@ -77,9 +77,7 @@ def test_a_source_may_be_mapped_to_a_folder() -> None:
     assert manifest.table["uri"][0].as_py() == "/photos/1-0.jpg"
 
 
-def test_a_source_may_be_mapped_to_a_folder_of_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_may_be_mapped_to_a_relative_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     photos = list_photos(Folder(tmp_path / "photos"), PLENTY)
     labels = labels_of(*((name, pose, "phone") for name, pose in PLENTY_LABELS))
@@ -89,7 +87,7 @@ def test_a_source_may_be_mapped_to_a_folder_of_the_working_directory(
     assert len(poses_by_key(manifest)) == 20
 
 
-def test_a_source_that_is_a_listed_bucket_s_name_means_that_bucket() -> None:
+def test_a_source_with_the_name_of_a_listed_bucket_means_that_bucket() -> None:
     one, two = list_bucket("one", "a.jpg"), list_bucket("two", "a.jpg")
 
     first, second = find_labelled(
@@ -102,7 +100,7 @@ def test_a_source_that_is_a_listed_bucket_s_name_means_that_bucket() -> None:
     assert second.is_labelled.to_pylist() == [True]
 
 
-def test_a_bucket_of_a_label_is_never_another_one() -> None:
+def test_an_s3_uri_as_source_means_only_that_bucket() -> None:
     one = list_bucket("one", "a.jpg", "b.jpg", "c.jpg")
     labels = labels_with_sources(
         ("a.jpg", "s3://one"), ("b.jpg", "s3://not-listed"), ("c.jpg", "s3://not-listed")
@@ -125,7 +123,7 @@ def test_a_bucket_of_a_label_is_never_another_one() -> None:
     assert named.is_labelled.to_pylist() == [True, True, False]
 
 
-def test_the_split_of_the_labels_is_kept() -> None:
+def test_the_split_given_by_labels_is_kept() -> None:
     given = {"1-0.jpg": "test", "2-0.jpg": "test", "1-1.jpg": "validation", "2-1.jpg": "train"}
 
     manifest = manifest_of_plenty(**{name: (None, split) for name, split in given.items()})
@@ -142,7 +140,7 @@ def test_the_split_of_the_labels_is_kept() -> None:
     assert "2 to test with" in list(describe_manifest(manifest))[-1]
 
 
-def test_a_group_whose_labels_differ_is_in_test_before_validation_before_training() -> None:
+def test_a_group_with_different_splits_is_in_test_before_validation_before_training() -> None:
     manifest = manifest_of_plenty(
         **{
             "1-0.jpg": ("anna", "train"),
@@ -166,7 +164,7 @@ def test_a_group_whose_labels_differ_is_in_test_before_validation_before_trainin
     )
 
 
-def test_copies_follow_the_split_that_one_of_them_is_given() -> None:
+def test_copies_share_the_split_that_a_label_gives_to_one_of_them() -> None:
     photos = list_plenty(**{"copy.jpg": PLENTY["1-0.jpg"]})
     records = [(name, pose, None, "test" if name == "1-0.jpg" else None) for name, pose in PLENTY_LABELS]
 
@@ -176,7 +174,7 @@ def test_copies_follow_the_split_that_one_of_them_is_given() -> None:
     assert manifest.report.split_conflicts == ()
 
 
-def test_without_a_photo_to_train_on_the_labels_split_is_refused() -> None:
+def test_a_split_by_labels_without_training_photos_is_refused() -> None:
     records = [(name, pose, None, "test" if pose == 1 else "validation") for name, pose in PLENTY_LABELS]
 
     with pytest.raises(DataError) as caught:
@@ -200,7 +198,7 @@ def test_without_a_photo_to_train_on_the_labels_split_is_refused() -> None:
     ),
     st.integers(0, 2**32 - 1),
 )
-def test_no_group_of_the_labels_is_ever_separated_and_splits_only_move_up(
+def test_groups_of_labels_are_never_separated_and_splits_move_only_towards_test(
     more: list[tuple[int, str | None, str | None]], seed: int
 ) -> None:
     records = [*PLENTY_LABELS, *((f"more-{number}.jpg", *each) for number, each in enumerate(more))]

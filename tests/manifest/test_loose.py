@@ -1,7 +1,7 @@
 from building import PLENTY, PLENTY_LABELS, POSES, build_manifest, labels_of, list_bucket, poses_by_key
 
 
-def test_two_spellings_of_different_pose_are_a_conflict_but_an_exact_name_wins() -> None:
+def test_two_spellings_with_different_poses_conflict_but_an_exact_name_wins() -> None:
     keys = [*PLENTY, "x 1.jpg", "y 1.jpg", "z 1.jpg"]
     labels = labels_of(
         *PLENTY_LABELS,

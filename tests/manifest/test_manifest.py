@@ -27,7 +27,7 @@ def test_the_two_splits_together_are_the_manifest() -> None:
     )
 
 
-def test_a_manifest_survives_its_file() -> None:
+def test_a_manifest_is_equal_after_it_was_written_and_read() -> None:
     manifest = build_manifest([list_plenty()], labels_of(*PLENTY_LABELS), POSES)
 
     read = Manifest.from_parquet(manifest.to_parquet(), name="manifest.parquet")
@@ -37,7 +37,7 @@ def test_a_manifest_survives_its_file() -> None:
     assert read.split("validation").equals(manifest.split("validation"))
 
 
-def test_a_manifest_with_test_photos_survives_its_file() -> None:
+def test_a_manifest_with_test_photos_is_equal_after_it_was_written_and_read() -> None:
     manifest = manifest_of_plenty(**{"1-0.jpg": (None, "test")})
 
     read = Manifest.from_parquet(manifest.to_parquet(), name="m")
@@ -71,7 +71,7 @@ def parquet(table: pa.Table) -> bytes:
         ),
     ],
 )
-def test_another_file_is_refused_as_a_manifest(data: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_manifest_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(DataError) as caught:
         Manifest.from_parquet(data, name="runs/m.parquet")
 
@@ -103,7 +103,7 @@ def change(column: str, values: dict[int, object]) -> bytes:
         (change("class_index", {0: 7}), "class_index does not number the poses 1, 2 from 0"),
     ],
 )
-def test_a_manifest_changed_by_hand_is_refused_where_it_contradicts_itself(data: bytes, problem: str) -> None:
+def test_an_edited_manifest_that_contradicts_itself_is_refused(data: bytes, problem: str) -> None:
     with pytest.raises(DataError) as caught:
         Manifest.from_parquet(data, name="m.parquet")
 

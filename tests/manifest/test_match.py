@@ -36,7 +36,7 @@ def test_photos_in_a_folder_named_after_a_pose_need_no_label() -> None:
     assert manifest.report.sources == (SourceReport("/photos", total=8, labelled=4, bytes=800),)
 
 
-def test_folders_named_after_poses_count_in_a_bucket_too() -> None:
+def test_folders_named_after_poses_label_photos_in_a_bucket_too() -> None:
     photos = list_photos(Bucket("checkins"), {"7/a.jpg": "a", "2026/7/b.jpg": "b", "07/c.jpg": "c", **PLENTY})
 
     manifest = build_manifest([photos], labels_of(*PLENTY_LABELS), POSES)
@@ -46,7 +46,7 @@ def test_folders_named_after_poses_count_in_a_bucket_too() -> None:
     assert manifest.report.num_by_folder == 1
 
 
-def test_folders_named_after_poses_are_those_below_the_source_s_prefix() -> None:
+def test_folders_named_after_poses_are_directly_below_the_prefix_of_the_source() -> None:
     keys = ["2026/7/a.jpg", "2026/7/b.jpg", "2026/11/c.jpg", "2026/11/d.jpg", "2026/e.jpg"]
     photos = list_photos(Bucket("checkins", "2026/"), {key: key for key in keys})
 
@@ -71,7 +71,7 @@ def test_a_label_that_contradicts_the_folder_is_a_conflict() -> None:
     assert poses_by_key(manifest) == {"1/a.jpg": 1, "1/b.jpg": 1, "1/c.jpg": 1, "2/b.jpg": 2, "2/c.jpg": 2}
 
 
-def test_two_labels_of_different_poses_are_a_conflict_and_the_photo_is_left_out() -> None:
+def test_two_labels_of_different_poses_are_a_conflict_and_the_photo_is_not_used() -> None:
     labels = labels_of(*PLENTY_LABELS, ("odd.jpg", 1), ("odd.jpg", 2), ("twice.jpg", 1), ("twice.jpg", 1))
 
     manifest = build_manifest([list_plenty(**{"odd.jpg": "odd", "twice.jpg": "twice"})], labels, POSES)
@@ -84,7 +84,7 @@ def test_two_labels_of_different_poses_are_a_conflict_and_the_photo_is_left_out(
     )  # a contradictory label is a label: nobody may clean it away
 
 
-def test_a_mapped_and_an_unmapped_label_can_contradict_each_other() -> None:
+def test_labels_with_and_without_a_mapped_source_can_conflict() -> None:
     labels = labels_of(*PLENTY_LABELS, ("odd.jpg", 1, "phone"), ("odd.jpg", 2))
 
     manifest = build_manifest(

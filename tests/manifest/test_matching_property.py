@@ -123,7 +123,7 @@ def test_no_photo_that_a_label_can_mean_is_in_a_deletion_plan(
 
 
 @given(st.lists(st.one_of(keys, st.text(max_size=12)), min_size=1, max_size=6), st.integers(0, 21))
-def test_names_are_read_alike_by_column_and_one_by_one(names: list[str], way: int) -> None:
+def test_names_are_read_equally_by_column_and_one_by_one(names: list[str], way: int) -> None:
     names = [written(name, way) if "." in name else name for name in names]
 
     together = read_labels(pa.array(names), ["bucket"])

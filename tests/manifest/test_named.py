@@ -17,7 +17,7 @@ from physiq_ray.manifest import (
 from physiq_ray.storage import Bucket, Listing
 
 
-def test_labels_concern_the_bucket_that_they_name_or_all() -> None:
+def test_labels_concern_the_bucket_that_they_name_or_all_buckets() -> None:
     one, two = list_bucket("one", "a.jpg", "b 1.jpg"), list_bucket("two", "a.jpg")
     labels = labels_with_sources(
         *(("a.jpg", "phone"), ("b%201.jpg", None), ("gone.jpg", None), ("lost.jpg", "phone")),
@@ -34,7 +34,7 @@ def test_labels_concern_the_bucket_that_they_name_or_all() -> None:
     assert (second.num_labels, second.unmatched) == (2, ("gone.jpg", "s3://two/away.jpg"))
 
 
-def test_a_label_resembles_photos_of_its_bucket_or_of_one_that_may_have_moved() -> None:
+def test_a_label_resembles_photos_of_its_bucket_or_photos_that_may_have_moved() -> None:
     photos = list_bucket("one", "x/A-1.png", "x/b_2.png", "x/c3.png", "x/d4.png")
     two = list_bucket("two", "other.jpg")
     labels = labels_with_sources(
@@ -47,7 +47,7 @@ def test_a_label_resembles_photos_of_its_bucket_or_of_one_that_may_have_moved() 
     assert first.resembles.to_pylist() == ["a1.jpg", None, None, "s3://old/d4.jpg"]
 
 
-def test_labels_that_may_lie_in_a_failed_source_are_not_unmatched_but_still_protect() -> None:
+def test_labels_that_may_belong_to_a_failed_source_are_not_unmatched_but_protect_photos() -> None:
     failed = Listing(Bucket("two"), error=UnreachableError("list s3://two: no answer"))
 
     first, second = find_labelled(
@@ -60,7 +60,7 @@ def test_labels_that_may_lie_in_a_failed_source_are_not_unmatched_but_still_prot
     assert first.resembles.to_pylist() == ["a1.jpg"]
 
 
-def test_labels_of_a_source_that_could_not_be_listed_are_not_called_missing() -> None:
+def test_labels_of_a_source_that_could_not_be_listed_are_not_unmatched() -> None:
     failed = Listing(Bucket("two"), error=UnreachableError("list s3://two: no answer"))
     labels = labels_of(*PLENTY_LABELS, ("there.jpg", 1, "training"), ("gone.jpg", 1, "checkins"))
 

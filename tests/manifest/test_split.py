@@ -41,7 +41,7 @@ def split_of(
     st.floats(0.01, 0.99),
     st.integers(0, 2**32),
 )
-def test_no_group_of_any_classes_is_ever_separated(
+def test_a_group_is_never_separated_whatever_its_classes(
     photos: list[tuple[int, int]], validation_share: float, seed: int
 ) -> None:
     class_index, group = np.array(photos, np.int64).T
@@ -59,7 +59,7 @@ def test_no_group_of_any_classes_is_ever_separated(
     st.floats(0.01, 0.99),
     st.integers(0, 2**32),
 )
-def test_each_class_is_on_both_sides_and_within_a_group_of_its_share(
+def test_each_class_is_in_both_splits_and_within_one_group_of_its_share(
     group_sizes: list[list[int]], validation_share: float, seed: int
 ) -> None:
     class_of_group = np.repeat(np.arange(len(group_sizes)), [len(sizes) for sizes in group_sizes])
@@ -78,7 +78,7 @@ def test_each_class_is_on_both_sides_and_within_a_group_of_its_share(
             assert abs(num_validation - validation_share * sum(of_class)) <= max(of_class) + 1e-9
 
 
-def test_athletes_who_show_all_poses_are_shared_out() -> None:
+def test_athletes_who_show_all_poses_are_divided_by_the_share() -> None:
     group = np.repeat(np.arange(10), 8)
     class_index = np.tile(np.arange(8), 10)
 
@@ -129,7 +129,7 @@ def test_photos_of_one_athlete_are_one_group() -> None:
     assert len(set(groups.values())) == 19
 
 
-def test_groups_of_labels_contents_and_pattern_join() -> None:
+def test_groups_by_labels_contents_and_pattern_are_joined() -> None:
     labels = labels_with_groups(
         *PLENTY_LABELS, ("a.jpg", 1), ("b.jpg", 1, "anna"), ("c.jpg", 1, "bea"), ("1-0.jpg", 1, "anna")
     )
@@ -151,7 +151,7 @@ def test_two_athletes_in_one_photo_are_one_group() -> None:
     assert groups["1-0.jpg"] == groups["1-1.jpg"] == groups["2-1.jpg"] == "s3://checkins/1-0.jpg"
 
 
-def test_copies_are_counted_and_stay_on_one_side() -> None:
+def test_copies_are_counted_and_stay_in_one_split() -> None:
     copies = {f"copy-{number}.jpg": f"1 {number % 2}" for number in range(8)}
     labels = labels_of(*PLENTY_LABELS, *((key, 1) for key in copies))
 
@@ -174,7 +174,7 @@ SESSIONS = {f"athlete-{athlete}/{pose}-{n}.jpg": f"{athlete} {pose} {n}"
 @pytest.mark.parametrize(
     "pattern", ["athlete-[0-9]", "^athlete-([0-9])/", "(?P<athlete>[0-9]+)/", "(?i)ATHLETE-([0-9])/(.)"]
 )
-def test_photos_of_equal_match_stay_together(pattern: str) -> None:
+def test_photos_with_equal_matches_of_the_pattern_are_one_group(pattern: str) -> None:
     labels = labels_of(*((key.rpartition("/")[2], int(key.rpartition("/")[2][0])) for key in SESSIONS))
 
     manifest = build_manifest([list_photos(Bucket("one"), SESSIONS)], labels, POSES, group_pattern=pattern)
@@ -187,7 +187,7 @@ def test_photos_of_equal_match_stay_together(pattern: str) -> None:
     assert manifest.split("validation").num_rows == 8
 
 
-def test_without_a_capture_group_the_whole_match_counts_and_with_one_only_that() -> None:
+def test_the_pattern_groups_by_its_capture_group_or_else_by_the_whole_match() -> None:
     keys = ["a-1.jpg", "b-1.jpg", "a-2.jpg", "b-2.jpg"]
     labels = labels_of(*PLENTY_LABELS, *((key, 1) for key in keys))
     photos = list_plenty(**{key: key for key in keys})
@@ -205,14 +205,14 @@ def test_without_a_capture_group_the_whole_match_counts_and_with_one_only_that()
 
 
 @pytest.mark.parametrize("pattern", ["nobody-[0-9]", "(nobody-[0-9])?", "(nobody)|[a-z]"])
-def test_photos_that_the_pattern_says_nothing_of_are_each_alone(pattern: str) -> None:
+def test_a_photo_that_the_pattern_does_not_match_is_a_group_by_itself(pattern: str) -> None:
     manifest = build_manifest([list_plenty()], labels_of(*PLENTY_LABELS), POSES, group_pattern=pattern)
 
     assert len(set(manifest.table["group"].to_pylist())) == 20
 
 
 @pytest.mark.parametrize("pattern", ["(?=lat)l", r"(l)\1", "(?<!x)lat"])
-def test_a_pattern_that_re2_does_not_know_is_named(pattern: str) -> None:
+def test_a_pattern_that_re2_does_not_accept_is_refused(pattern: str) -> None:
     with pytest.raises(SettingError) as caught:
         build_manifest([list_plenty()], labels_of(*PLENTY_LABELS), POSES, group_pattern=pattern)
 
@@ -230,7 +230,7 @@ def linked_photos(draw: st.DrawFn) -> dict[str, str]:
 
 
 @given(linked_photos(), st.integers(0, 2**32 - 1), st.sampled_from([0.1, 0.2, 0.5, 0.8]))
-def test_no_two_copies_and_no_two_photos_of_a_session_are_ever_separated(
+def test_copies_and_photos_of_one_session_are_never_separated(
     photos: dict[str, str], seed: int, validation_share: float
 ) -> None:
     # The last digit of the content decides the pose, so that copies agree.
@@ -258,7 +258,7 @@ def test_no_two_copies_and_no_two_photos_of_a_session_are_ever_separated(
     assert all(splits[key] == side_of_group[group] for key, group in groups.items())
 
 
-def test_contents_link_sessions_into_one_group_however_long_the_chain() -> None:
+def test_copies_join_a_long_chain_of_sessions_to_one_group() -> None:
     links = {f"session-{n}/{m}.jpg": f"content {m}" for n in range(50) for m in (n, n + 1)}
     chain = dict(random.Random(1).sample(sorted(links.items()), len(links)))
     labels = labels_of(*PLENTY_LABELS, *((f"{number}.jpg", 1) for number in range(51)))
@@ -283,7 +283,7 @@ def test_the_split_depends_on_the_seed() -> None:
     assert len(splits) == 5
 
 
-def test_photos_that_come_later_leave_the_split_of_most_as_it_was() -> None:
+def test_new_photos_change_the_split_of_few_others() -> None:
     many = {f"{pose}-{number}.jpg": f"{pose} {number}" for pose in (1, 2) for number in range(200)}
     more = {f"{pose}-later-{number}.jpg": f"{pose} later {number}" for pose in (1, 2) for number in range(20)}
     labels = labels_of(*((key, int(key[0])) for key in {**many, **more}))

@@ -7,7 +7,7 @@ from physiq_ray.storage import Listing
 from physiq_ray.sync.sides import sorted_photos
 
 
-def test_test_photos_are_counted_sorted_and_evaluated_apart() -> None:
+def test_test_photos_are_counted_sorted_and_evaluated_separately() -> None:
     records = [(name, pose, None, "test" if name[2] in "01" else None) for name, pose in PLENTY_LABELS]
     listing = list_plenty()
     modified = pa.array([0] * listing.table.num_rows, pa.timestamp("ms", tz="UTC"))

@@ -17,7 +17,7 @@ def digest(image: Image.Image) -> str:
     return hashlib.sha256(image.tobytes()).hexdigest()
 
 
-def test_every_mandatory_pose_is_drawn_at_the_size_asked_for() -> None:
+def test_every_mandatory_pose_is_drawn_at_the_requested_size() -> None:
     images = [drawn(pose_id, seed=3) for pose_id in POSE_IDS]
 
     assert [(image.mode, image.size) for image in images] == [("RGB", (150, 200))] * 8

@@ -54,7 +54,7 @@ def test_folders_are_uploaded_under_relative_posix_keys(server: LocalS3, tmp_pat
     assert body.read() == b"photo"
 
 
-def test_making_a_bucket_twice_is_no_error(server: LocalS3) -> None:
+def test_creating_a_bucket_twice_is_not_an_error(server: LocalS3) -> None:
     server.create_bucket("twice")
     server.create_bucket("twice")
 
@@ -109,7 +109,7 @@ def test_secrets_are_neither_in_the_repr_nor_on_the_command_line(server: LocalS3
     assert server.access_key not in shown
 
 
-def test_two_servers_run_at_once_and_do_not_know_each_other_s_buckets(server: LocalS3) -> None:
+def test_two_servers_run_at_the_same_time_with_separate_buckets(server: LocalS3) -> None:
     with LocalS3() as other:
         other.create_bucket("only-here")
         server.create_bucket("only-there")
@@ -188,7 +188,7 @@ def test_a_killed_parent_leaves_no_server() -> None:
     shutil.rmtree(directory)  # nobody was left to do it
 
 
-def test_a_taken_port_is_no_reason_to_give_up(monkeypatch: pytest.MonkeyPatch, server: LocalS3) -> None:
+def test_other_ports_are_tried_if_a_port_is_taken(monkeypatch: pytest.MonkeyPatch, server: LocalS3) -> None:
     real, sets = weed.find_free_ports, []
 
     def first_set_is_taken() -> dict[str, int]:
@@ -204,7 +204,7 @@ def test_a_taken_port_is_no_reason_to_give_up(monkeypatch: pytest.MonkeyPatch, s
     assert len(sets) == 2
 
 
-def test_a_server_that_does_not_answer_in_time_is_reported_with_its_last_words(
+def test_a_server_that_does_not_answer_in_time_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # On a fast machine a real server answers before the first look.
