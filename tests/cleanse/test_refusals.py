@@ -7,21 +7,26 @@ from typing import Any
 import pytest
 from keeping import answer, journal, states
 
-from physiq_ray.storage import Bucket, retry
-from physiq_ray.storage.copies import copy_object
-from physiq_ray.storage.deletion import Condition, State, delete_objects, find_condition
-from physiq_ray.storage.versions import Target
+from physiq_ray.storage import retry
 
 ETAG_A = "0cc175b9c0f1b6a831c399e269772661"
+
+
 KMS_KEY = "arn:aws:kms:eu-west-1:123:key/k"
+
+
 NO_KMS = (
     "User: arn:aws:iam::123:user/u is not authorized to perform: kms:Decrypt on resource: "
     f"{KMS_KEY} because no identity-based policy allows the kms:Decrypt action"
 )
+
+
 NO_TAGS = (
     'User: arn:aws:iam::123:user/u is not authorized to perform: s3:GetObjectTagging on resource: "arn:x" '
     "because no identity-based policy allows the s3:GetObjectTagging action"
 )
+
+
 LOCKED = "Access Denied because object protected by object lock."
 
 
@@ -229,14 +234,6 @@ def test_a_photo_that_cannot_be_brought_back_does_not_keep_the_others(
     assert set(contents(attic)) == {f"{bucket}/c.jpg"}
 
 
-def test_a_probe_that_is_not_deleted_because_of_a_refusal_proves_nothing(make_bucket, on_request):
-    bucket = make_bucket({})
-    on_request("before-send.s3.DeleteObjects", lambda **_: refusal("NotImplemented", "no ETag here", 501))
-    assert find_condition(Bucket(bucket)) == Condition.SINGLE
-    on_request("before-send.s3.DeleteObject", lambda **_: refusal("NotImplemented", "no If-Match here", 501))
-    assert find_condition(Bucket(bucket)) == Condition.LOOK
-
-
 def test_a_denied_deletion_of_the_probe_is_said_before_anything_is_tried(
     make_bucket, label, cleanse, contents, on_request, tmp_path
 ):
@@ -251,36 +248,3 @@ def test_a_denied_deletion_of_the_probe_is_said_before_anything_is_tried(
     assert json.loads(ran.err.partition("needs this policy:\n")[2])["Version"] == "2012-10-17"
     assert len(contents(bucket)) == 2
     assert journal(tmp_path) == []
-
-
-def test_a_copy_overwrites_nothing_where_the_server_overlooks_the_condition(
-    make_bucket, s3_direct, contents, on_request
-):
-    bucket, attic = make_bucket({"a.jpg": b"a"}), make_bucket({"a.jpg": b"somebody's"})
-    on_request("provide-client-params.s3.CopyObject", lambda params, **_: params.pop("IfNoneMatch") and None)
-
-    outcome = copy_object(bucket, Target("a.jpg", ETAG_A, 1), attic, "a.jpg")
-
-    assert outcome is not None
-    assert (outcome.state, outcome.error) == (
-        State.FAILED,
-        f"another object is at s3://{attic}/a.jpg; both stay",
-    )
-    assert contents(attic) == {"a.jpg": b"somebody's"}
-
-
-def test_a_key_that_a_server_may_trim_is_not_sent_in_xml(make_bucket, contents, on_request):
-    bucket = make_bucket({"a.jpg": b"a", " a.jpg": b"a", "b.jpg": b"a"})
-    in_batches: list[Any] = []
-    on_request(
-        "provide-client-params.s3.DeleteObjects",
-        lambda params, **_: in_batches.extend(item["Key"] for item in params["Delete"]["Objects"]),
-    )
-
-    outcomes = delete_objects(
-        bucket, [Target(" a.jpg", ETAG_A, 1), Target("b.jpg", ETAG_A, 1)], Condition.BATCH
-    )
-
-    assert [outcome.state for outcome in outcomes] == [State.DELETED, State.DELETED]
-    assert in_batches == ["b.jpg"]
-    assert contents(bucket) == {"a.jpg": b"a"}

@@ -5,9 +5,6 @@ import json
 import pytest
 from keeping import journal, states
 
-from physiq_ray.cleanse import read_journal
-from physiq_ray.errors import CleanseError
-
 
 @pytest.fixture
 def attic(make_bucket):
@@ -54,52 +51,6 @@ def test_photos_are_moved_with_all_they_carry_and_brought_back(
     again = cleanse("--restore", journal_file(tmp_path), "--json")
     assert json.loads(again.out) == {"photos": 3, "restored": 0, "in_place": 3, "failures": []}
     assert contents(bucket) == before
-
-
-def test_a_move_never_takes_another_s_place(make_bucket, attic, label, cleanse, contents, s3_direct):
-    bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c"})
-    label("a.jpg", "c.jpg")
-    s3_direct.put_object(Bucket=attic, Key=f"{bucket}/b.jpg", Body=b"somebody's")
-
-    ran = cleanse("--sources", f"s3://{bucket}", "--move-to", f"s3://{attic}", typed="1\n")
-
-    assert ran.status == 1
-    assert f"another object is at s3://{attic}/{bucket}/b.jpg; both stay" in ran.err
-    assert len(contents(bucket)) == 3
-    assert contents(attic) == {f"{bucket}/b.jpg": b"somebody's"}
-
-
-def test_a_move_cut_off_after_the_copy_is_ended_by_the_next(
-    make_bucket, attic, label, cleanse, contents, s3_direct
-):
-    bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c"})
-    label("a.jpg", "c.jpg")
-    s3_direct.put_object(Bucket=attic, Key=f"{bucket}/b.jpg", Body=b"b")  # the copy of a run that was killed
-
-    ran = cleanse("--sources", f"s3://{bucket}", "--move-to", f"s3://{attic}", typed="1\n")
-
-    assert ran.status == 0
-    assert set(contents(bucket)) == {"a.jpg", "c.jpg"}
-    assert contents(attic) == {f"{bucket}/b.jpg": b"b"}
-
-
-def test_a_photo_that_changes_while_it_is_moved_stays(
-    make_bucket, attic, label, cleanse, contents, on_request, s3_direct
-):
-    bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c"})
-    label("a.jpg", "c.jpg")
-
-    def change(request, **_):
-        if b"<Key>b.jpg" in request.body:  # copied already, not yet deleted
-            s3_direct.put_object(Bucket=bucket, Key="b.jpg", Body=b"anew")
-
-    on_request("before-send.s3.DeleteObjects", change)
-
-    ran = cleanse("--sources", f"s3://{bucket}", "--move-to", f"s3://{attic}", typed="1\n")
-
-    assert ran.status == 0
-    assert "1 stay: changed since the scan" in ran.out
-    assert contents(bucket)["b.jpg"] == b"anew"
 
 
 def test_a_versioned_bucket_gives_back_what_was_deleted(
@@ -170,19 +121,3 @@ def test_another_s_object_in_the_attic_is_left_there(
     assert "is another object; it stays there" in back.err
     assert contents(attic) == {f"{bucket}/b.jpg": b"somebody's"}
     assert contents(bucket) == {"a.jpg": b"a"}
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"uri": "s3://b/a.jpg"}\n',
-        '{"uri": "s3://b/a.jpg", "state": "deleted"}\n',
-        '{"uri": "/b/a.jpg", "state": "deleting", "size": 1, "etag": "e"}\n',
-        '{"uri": "s3://b/a.jpg", "state": "burnt"}\n',
-        "no JSON\n",
-    ],
-)
-def test_what_is_no_journal_is_refused(tmp_path, text):
-    (tmp_path / "j.jsonl").write_text(text)
-    with pytest.raises(CleanseError, match=r"j.jsonl: line 1 is not a line of a journal"):
-        read_journal(tmp_path / "j.jsonl")

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from botocore.awsrequest import AWSResponse
 
+NAMES = [f"{number:02d}.jpg" for number in range(20)]
+RESEMBLING = ("IMG 5002.JPG", "1757471824350-é7.png")
+
 
 class Ran(NamedTuple):
     """A command that has ended."""

@@ -1,4 +1,4 @@
-"""Labels that match no photo, and label files that change between the scan and the last deletion."""
+"""Label files that change between the scan and the last deletion."""
 
 import io
 import json
@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from keeping import journal, states
+from keeping import NAMES, RESEMBLING, journal, states
 
 from physiq_ray.cleanse.watch import look_at_file
-
-NAMES = [f"{number:02d}.jpg" for number in range(20)]
 
 
 class Typist(io.StringIO):
@@ -43,125 +41,6 @@ def at_the_prompt(cleanse, monkeypatch):
     return run
 
 
-def test_labels_without_a_photo_are_counted_and_named(make_bucket, label, cleanse):
-    bucket = make_bucket(dict.fromkeys([*NAMES, "b.jpg"], b"x"))
-    label(*NAMES, 'gone".jpg')
-
-    text = cleanse("--sources", f"s3://{bucket}")
-    answer = json.loads(cleanse("--sources", f"s3://{bucket}", "--json").out)
-
-    assert "   1 of 21 labels match no photo: 'gone\".jpg'" in text.out.splitlines()
-    assert answer["buckets"][0]["labels"] == 21
-    assert answer["buckets"][0]["unmatched"] == 1
-    assert answer["buckets"][0]["unmatched_labels"] == ['gone".jpg']
-    assert answer["would_go"] == 1
-
-
-def test_a_bucket_with_too_many_labels_without_a_photo_is_refused(make_bucket, label, cleanse, contents):
-    bucket = make_bucket(dict.fromkeys([*NAMES, "b.jpg"], b"x"))
-    flags = ["--sources", f"s3://{bucket}", "--delete"]
-
-    label(*NAMES, "gone 1.jpg", "gone2.jpg")  # 2 of 22: more than a twentieth
-    refused = cleanse(*flags, "--yes", "--expect", "0")
-    assert refused.status == 1
-    assert (
-        f"NOT COMPLETE: s3://{bucket}: 2 of its 22 labels match no photo, more than max_unmatched_share=0.05 "
-        "of them ('gone 1.jpg', 'gone2.jpg'); correct the names, give all sources that the labels belong to, "
-        "map them with source_buckets, or raise --max-unmatched-share if this is right"
-    ) in refused.err
-    assert len(contents(bucket)) == 21
-
-    allowed = cleanse(*flags, "--max-unmatched-share", "0.1", typed="1\n")
-    assert allowed.status == 0
-    assert set(contents(bucket)) == set(NAMES)
-
-
-def test_a_twentieth_of_the_labels_may_be_without_a_photo(make_bucket, label, cleanse, contents):
-    bucket = make_bucket(dict.fromkeys([*NAMES[1:], "b.jpg"], b"x"))
-    label(*NAMES)  # 1 of 20
-
-    ran = cleanse("--sources", f"s3://{bucket}", "--delete", typed="1\n")
-
-    assert ran.status == 0
-    assert set(contents(bucket)) == set(NAMES[1:])
-
-
-def test_a_photo_whose_label_spells_it_differently_stays(make_bucket, label, cleanse, contents):
-    keys = ["IMG_5001.JPG", "front pose.jpg", "x/signed.jpg", "none.jpg", "unlabelled.jpg"]
-    bucket = make_bucket(dict.fromkeys(keys, b"x"))
-    label(
-        "IMG_5001.jpg",
-        "front%20pose.jpg",
-        f"https://{bucket}.s3.amazonaws.com/x/signed.jpg?X-Amz-Expires=60",
-        {"poseId": None, "s3Filename": "none.jpg"},  # a person looked and saw no known pose
-    )
-
-    ran = cleanse("--sources", f"s3://{bucket}", "--delete", typed="1\n")
-
-    assert ran.status == 0
-    assert "labels match no photo" not in ran.out
-    assert set(contents(bucket)) == set(keys) - {"unlabelled.jpg"}
-
-
-def test_a_photo_in_a_folder_named_after_its_pose_stays(make_bucket, label, cleanse, contents):
-    keys = ["7/a.jpg", "7/in/b.jpg", "in/7/c.jpg", *NAMES]
-    bucket = make_bucket(dict.fromkeys(keys, b"x"))
-    label(*NAMES)
-
-    ran = cleanse("--sources", f"s3://{bucket}", "--delete", typed="1\n")
-
-    assert ran.status == 0
-    assert set(contents(bucket)) == set(keys) - {"in/7/c.jpg"}
-
-
-RESEMBLING = ("IMG 5002.JPG", "1757471824350-é7.png")
-
-
-@pytest.mark.parametrize("deed", [["--delete"], ["--move-to", "s3://attic-of-nothing"]])
-def test_a_photo_that_resembles_a_label_without_a_photo_stays_and_says_why(
-    make_bucket, label, cleanse, contents, deed
-):
-    bucket = make_bucket(dict.fromkeys([*NAMES, *RESEMBLING], b"x"))
-    label(
-        *NAMES, *NAMES, {"poseId": 7, "s3Filename": "img-5002.png"}, {"poseId": None, "s3Filename": "E7.jpeg"}
-    )
-    flags = ["--sources", f"s3://{bucket}", "--max-unmatched-share", "0.1"]
-
-    look = cleanse(*flags, "--json")
-    ran = cleanse(*flags, *deed)
-
-    (plan,) = json.loads(look.out)["buckets"]
-    assert (plan["would_go"], plan["resembling"]) == (0, 2)
-    assert plan["resembling_photos"] == [
-        {"uri": f"s3://{bucket}/1757471824350-é7.png", "label": "E7.jpeg"},
-        {"uri": f"s3://{bucket}/IMG 5002.JPG", "label": "img-5002.png"},
-    ]
-    lines = ran.out.splitlines()
-    assert "   2 unlabelled photos stay: each resembles a label that matches no photo" in lines
-    assert f"     s3://{bucket}/1757471824350-é7.png resembles 'E7.jpeg'" in lines
-    assert f"     's3://{bucket}/IMG 5002.JPG' resembles 'img-5002.png'" in lines
-    assert "Nothing to delete." in lines
-    assert len(contents(bucket)) == 22
-
-
-def test_of_a_reviewed_plan_that_stays_which_resembles_a_label_by_now(make_bucket, label, cleanse, contents):
-    bucket = make_bucket(dict.fromkeys([*NAMES, *RESEMBLING, "z.jpg"], b"x"))
-    flags = ["--sources", f"s3://{bucket}"]
-    label(*NAMES)
-    cleanse(*flags, "--plan", "plan.jsonl")
-    label(*NAMES, "img-5002.png")
-
-    ran = cleanse(*flags, "--apply", "plan.jsonl", "--yes", "--expect", "3", "--json")
-
-    assert ran.status == 0
-    answer = json.loads(ran.out)
-    assert answer["kept"] == [
-        f"'s3://{bucket}/IMG 5002.JPG' resembles the label 'img-5002.png', which matches no photo"
-    ]
-    assert answer["removals"][0]["deleted"] == 2
-    assert set(contents(bucket)) == {*NAMES, "IMG 5002.JPG"}
-
-
 def test_what_resembles_a_label_that_comes_at_the_prompt_stays(make_bucket, label, at_the_prompt, contents):
     bucket = make_bucket(dict.fromkeys([*NAMES, *RESEMBLING], b"x"))
     label(*NAMES)
@@ -174,21 +53,6 @@ def test_what_resembles_a_label_that_comes_at_the_prompt_stays(make_bucket, labe
     assert "1 of 2 deleted, 0.0 MB freed, 1 stay: the labels changed since the scan" in ran.out
     assert f"  stays: 's3://{bucket}/IMG 5002.JPG' resembles the label 'img-5002.png'" in ran.out
     assert set(contents(bucket)) == {*NAMES, "IMG 5002.JPG"}
-
-
-def test_a_label_of_a_bucket_that_is_not_listed_keeps_a_photo_of_its_name(
-    make_bucket, label, cleanse, contents
-):
-    bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c", "d.jpg": b"d"})
-    label("a.jpg", "b.jpg", {"poseId": 7, "s3Filename": "c.jpg", "source": "checkins"})
-    # A slip in the name of the bucket: labels of that source match nothing.
-    flags = ["--sources", f"s3://{bucket}", "--source-buckets", "checkins=chekin-poses"]
-
-    ran = cleanse(*flags, "--delete", typed="1\n")
-
-    assert ran.status == 0
-    assert f"     s3://{bucket}/c.jpg resembles 'c.jpg'" in ran.out
-    assert set(contents(bucket)) == {"a.jpg", "b.jpg", "c.jpg"}
 
 
 def test_what_is_labelled_while_the_confirmation_is_pending_stays(make_bucket, label, contents, tmp_path):
@@ -353,18 +217,6 @@ def test_a_label_file_that_breaks_between_two_batches_stops_the_rest(
     assert set(contents(bucket)) == {f"{name}.jpg" for name in "abefgh"}
 
 
-def test_what_is_labelled_during_a_long_listing_is_in_no_plan(
-    make_bucket, label, cleanse, on_request, tmp_path
-):
-    bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcd"})
-    label("a.jpg")
-    on_request("before-send.s3.ListObjectsV2", lambda **_: label("a.jpg", "b.jpg", "c.jpg") and None)
-
-    ran = cleanse("--sources", f"s3://{bucket}", "--json")
-
-    assert json.loads(ran.out)["would_go"] == 1
-
-
 def test_an_unchanged_label_file_is_read_once(make_bucket, label, cleanse, monkeypatch, small_batches):
     from physiq_ray.cleanse import watch
 
@@ -400,14 +252,3 @@ def test_a_file_or_object_that_was_written_anew_is_told_from_the_old_one(make_bu
     assert look_at_file(uri) != before
     s3_direct.delete_object(Bucket=bucket, Key="labels.json")
     assert look_at_file(uri) == ()
-
-
-def test_names_are_quoted_where_a_letter_cannot_be_seen(make_bucket, label, cleanse):
-    bucket = make_bucket(dict.fromkeys(["a.jpg", "c\u202egpj.exe.jpg", "d\x1b[2J.jpg", "e\u0301.jpg"], b"x"))
-    label("a.jpg", "f\u00a0.jpg")
-
-    ran = cleanse("--sources", f"s3://{bucket}", "--max-unmatched-share", "1", "--max-delete-share", "1")
-
-    assert r"match no photo: 'f\xa0.jpg'" in ran.out
-    for shown in (r"c\u202egpj.exe.jpg'", r"d\x1b[2J.jpg'", r"e\u0301.jpg'"):
-        assert f"     's3://{bucket}/{shown}  0.0 kB" in ran.out
