@@ -3,10 +3,7 @@
 import hashlib
 import os
 import resource
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +11,16 @@ import pytest
 from botocore.retries.standard import ExponentialBackoff
 
 from physiq_ray import storage
-from physiq_ray.cli import main
 from physiq_ray.errors import NotFoundError, StorageError, UnreachableError
 from physiq_ray.storage import download as module
 from physiq_ray.storage.download import Downloaded, download
 
 LAST_MODIFIED = {"Last-Modified": "Wed, 01 Jan 2025 00:00:00 GMT"}
+
+
 NEW_YEAR_S = 1_735_689_600
+
+
 WRONG_MD5 = "0" * 32
 
 
@@ -166,105 +166,3 @@ def test_the_way_of_an_etag_is_told_by_its_form() -> None:
     assert module.is_md5("0123456789abcdef0123456789abcdef")
     assert not module.is_md5("0123456789abcdef0123456789abcdef-2")
     assert not module.is_md5("")
-
-
-@pytest.fixture
-def directory_bucket(
-    s3: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[dict[str, bytes]], list[str]]]:
-    """Give a function that starts a server of one bucket `express`, whose ETags only look like MD5s.
-
-    An object of the name right-….jpg has its MD5. What is returned grows by each GET's key.
-    """
-    servers: list[ThreadingHTTPServer] = []
-
-    def start(photos: dict[str, bytes]) -> list[str]:
-        asked: list[str] = []
-        etags = {
-            key: hashlib.md5(data if key.startswith("right") else key.encode()).hexdigest()
-            for key, data in photos.items()
-        }
-        listing = "".join(
-            f"<Contents><Key>{key}</Key><Size>{len(data)}</Size><ETag>{etags[key]}</ETag>"
-            "<LastModified>2025-01-01T00:00:00.000Z</LastModified></Contents>"
-            for key, data in photos.items()
-        )
-        page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{listing}</ListBucketResult>".encode()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                key = self.path.partition("?")[0].removeprefix("/express").strip("/")
-                body = photos[key] if key else page
-                if self.command == "GET" and key:
-                    asked.append(key)
-                self.send_response(200)
-                for name, value in {**LAST_MODIFIED, "Content-Length": str(len(body))}.items():
-                    self.send_header(name, value)
-                if key:
-                    self.send_header("ETag", f'"{etags[key]}"')
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(body)
-
-            do_HEAD = do_GET  # noqa: N815
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
-        storage.forget_clients()
-        return asked
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-    storage.forget_clients()
-
-
-@pytest.mark.parametrize("transfers", ["1", "8"])
-def test_a_bucket_whose_etags_are_no_md5s_is_checked_by_length(
-    directory_bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], transfers: str
-) -> None:
-    photos = {f"{number:02d}.jpg": b"photo %d" % number for number in range(12)}
-    asked = directory_bucket(photos)
-    command = ["sync", str(tmp_path / "photos"), "--sources", "s3://express", "--transfers", transfers]
-    assert main(command) == 0
-    shown = capsys.readouterr().out
-    assert shown.count("s3://express: its ETags look like MD5s of the photos but are none") == 1
-    assert "12 found, 12 downloaded, 0 skipped, 0 failed" in shown
-    for key, data in photos.items():
-        assert (tmp_path / "photos" / "express" / key).read_bytes() == data
-    if transfers == "1":
-        # The first two are read three times and once more at the end, the third twice, the others once.
-        assert [asked.count(key) for key in photos] == [4, 4, 2, *[1] * 9]
-    asked.clear()
-    assert main(command) == 0
-    assert asked == []
-
-
-@pytest.mark.parametrize("words", [("right", "wrong"), ("wrong", "right")])
-def test_bytes_that_do_not_fit_are_refused_in_a_bucket_where_others_fit(
-    directory_bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, str]
-) -> None:
-    photos = {f"{word}-{number}.jpg": b"photo %d" % number for word in words for number in range(4)}
-    directory_bucket(photos)
-    assert main(["sync", str(tmp_path / "photos"), "--sources", "s3://express", "--transfers", "1"]) == 1
-    shown = capsys.readouterr()
-    assert "its ETags look like MD5s" not in shown.out
-    assert "8 found, 4 downloaded, 0 skipped, 4 failed" in shown.out
-    here = sorted(path.name for path in (tmp_path / "photos" / "express").iterdir())
-    assert here == ["right-0.jpg", "right-1.jpg", "right-2.jpg", "right-3.jpg"]
-
-
-def test_two_photos_that_do_not_fit_say_nothing_of_their_bucket(
-    directory_bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    directory_bucket({"a.jpg": b"one", "b.jpg": b"two"})
-    assert main(["sync", str(tmp_path / "photos"), "--sources", "s3://express"]) == 1
-    shown = capsys.readouterr()
-    assert "2 found, 0 downloaded, 0 skipped, 2 failed" in shown.out
-    assert shown.err.count("3 times; upload the photo again") == 2

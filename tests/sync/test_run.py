@@ -1,6 +1,5 @@
 """Sync from outside: what it prints, how it ends, and what the folder is afterwards."""
 
-import errno
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ import pytest
 from physiq_ray import storage
 from physiq_ray.config import SyncSettings
 from physiq_ray.errors import SettingError, StorageError
-from physiq_ray.sync import sync, transfer
+from physiq_ray.sync import sync
 
 COMMAND = (sys.executable, "-m", "physiq_ray.cli")
 
@@ -339,39 +338,6 @@ def test_a_disk_that_gets_full_ends_all_and_leaves_only_whole_files(
     )
     assert contents(tmp_path / "f") == {f"{bucket}/{key}": data for key, data in files.items()}
     assert not list((tmp_path / "f").glob(".partial-*"))
-
-
-def test_no_space_is_told_as_that(
-    make_bucket: Any, monkeypatch: pytest.MonkeyPatch, contents: Any, tmp_path: Path
-) -> None:
-    bucket = make_bucket({f"{n}.jpg": b"x" for n in range(20)})
-
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(transfer, "download", full)
-    with pytest.raises(StorageError, match="No space left on device; make room and run the same command"):
-        sync(settings(bucket), tmp_path)
-    assert contents(tmp_path) == {}
-
-
-def test_a_store_that_goes_away_is_not_waited_for_at_each_photo(
-    make_bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from physiq_ray.errors import UnreachableError
-
-    bucket = make_bucket({f"{n:03d}.jpg": b"x" for n in range(100)})
-    tried: list[str] = []
-
-    def unreachable(uri: str, *_: Any) -> None:
-        tried.append(uri)
-        raise UnreachableError(f"download {uri}: no answer")
-
-    monkeypatch.setattr(transfer, "download", unreachable)
-    report = sync(settings(bucket, transfers=1), tmp_path)
-    assert counts(report) == [(0, 0, 0, 100)]
-    assert len(tried) == 64
-    assert "not tried: the 64 before it got no answer" in report.sources[0].failures[-1][1]
 
 
 @pytest.mark.parametrize("is_answering", [True, False])
