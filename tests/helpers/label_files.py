@@ -38,7 +38,13 @@ def as_csv(records: list[dict[str, Any]], delimiter: str = ",") -> bytes:
 
 def as_parquet(records: list[dict[str, Any]]) -> bytes:
     file = io.BytesIO()
-    kinds = [pa.string(), pa.float64(), pa.string(), pa.string(), pa.string()]  # ids as pandas has them
+    kinds = [
+        pa.string(),
+        pa.float64(),
+        pa.string(),
+        pa.string(),
+        pa.string(),
+    ]  # pandas writes nullable ids as floats
     columns = {
         name: pa.array([record[name] for record in records], kind)
         for name, kind in zip(COLUMNS, kinds, strict=True)

@@ -36,20 +36,20 @@ def encoded(pixels: npt.NDArray[np.uint8], profile: bytes | None, **options: Any
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("version", [2, 4])
-@pytest.mark.parametrize(("space", "off"), [("Display P3", 1.0), ("Adobe RGB", 1.0), ("ProPhoto", 2.0)])
+@pytest.mark.parametrize(("space", "tolerance"), [("Display P3", 1.0), ("Adobe RGB", 1.0), ("ProPhoto", 2.0)])
 def test_photos_in_every_colour_space_are_decoded_to_the_same_colours(
-    make_photo: MakePhoto, space: str, version: int, off: float, format: str
+    make_photo: MakePhoto, space: str, version: int, tolerance: float, format: str
 ) -> None:
-    off += 0.5 if format == "AVIF" else 0  # what its own colour differences round off
+    tolerance += 0.5 if format == "AVIF" else 0  # AVIF rounds colour differences
     pixels = drawn(make_photo)
     numbers = icc.encode_from_srgb(pixels, space)
-    assert difference(numbers, pixels) > 3  # what it was off by
+    assert difference(numbers, pixels) > 3  # so a missing conversion would be noticed
 
     data = encoded(numbers, icc.make_rgb_profile(space, version=version), **FORMATS[format])
 
-    assert difference(decode_image(data, min_side_px=500), pixels) < off
+    assert difference(decode_image(data, min_side_px=500), pixels) < tolerance
     small = Image.fromarray(pixels).resize((64, 64), Image.Resampling.BILINEAR)
-    assert difference(decode_square(data, size_px=64), small) < off
+    assert difference(decode_square(data, size_px=64), small) < tolerance
 
 
 @pytest.mark.parametrize(
@@ -78,10 +78,10 @@ P3 = icc.make_rgb_profile("Display P3")
     "profile",
     {
         "no profile": b"not a profile at all" * 20,
-        "cut": P3[:200],
-        "of a device link": P3[:12] + b"link" + P3[16:],
-        "of grey": icc.make_grey_profile(1.8),
-        "with tags outside": P3[:140] + b"\xff" * 40 + P3[180:],
+        "truncated": P3[:200],
+        "device link": P3[:12] + b"link" + P3[16:],
+        "grey": icc.make_grey_profile(1.8),
+        "tags outside the file": P3[:140] + b"\xff" * 40 + P3[180:],
     }.values(),
 )
 def test_a_damaged_or_unsuitable_profile_is_ignored(make_photo: MakePhoto, profile: bytes) -> None:
@@ -123,7 +123,7 @@ def test_grey_photos_are_converted_by_their_curve(format: str, mode: str) -> Non
 
 @pytest.mark.parametrize("format", ["JPEG", "TIFF"])
 def test_cmyk_photos_are_converted_by_their_profile(format: str) -> None:
-    inks = np.ones((2, 2, 2, 2, 3))  # mixtures of paper white less each ink; magenta here is a pure blue
+    inks = np.ones((2, 2, 2, 2, 3))  # the colour of each mixture of inks; magenta is blue in this profile
     inks[1, ..., 0] *= 0.1
     inks[:, 1, ..., :] *= (0.05, 0.05, 1.0)
     inks[:, :, 1, :, 2] *= 0.1

@@ -42,7 +42,7 @@ FORMATS: dict[str, dict[str, Any]] = {
 
 
 def decoded_in_full(data: bytes) -> Image.Image:
-    """Decode with Pillow at full size, on white where it is transparent."""
+    """Decode with Pillow at full size, and put transparent pixels on white."""
     image = Image.open(io.BytesIO(data))
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
@@ -58,7 +58,7 @@ def test_a_square_equals_the_photo_decoded_in_full_and_resized(make_photo: MakeP
     square = decode_square(data, size_px=224)
 
     assert (square.shape, square.dtype) == ((224, 224, 3), np.uint8)
-    assert square.flags.writeable  # or torch warns
+    assert square.flags.writeable  # torch warns about arrays that are not writeable
     assert difference(square, decoded_in_full(data).resize((224, 224), Image.Resampling.BILINEAR)) < 0.5
 
 
@@ -119,7 +119,7 @@ def test_the_first_image_of_a_multi_picture_jpeg_is_decoded(make_photo: MakePhot
         ((1200, 1600), 224, (299, 224, 3)),
         ((1000, 1000), 100, (100, 100, 3)),
         ((300, 200), 200, (200, 300, 3)),
-        ((300, 200), 500, (200, 300, 3)),  # never enlarged
+        ((300, 200), 500, (200, 300, 3)),  # not enlarged
         ((3000, 2), 1, (1, 1500, 3)),
     ],
 )
@@ -137,7 +137,7 @@ def test_the_shorter_side_has_the_requested_length_but_photos_are_never_enlarged
 
 
 def png_header(width: int, height: int) -> bytes:
-    """Give the beginning of a PNG that claims to be of this size."""
+    """Give the beginning of a PNG whose header claims this size."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = b"IDAT"
     return b"".join(

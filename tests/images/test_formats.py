@@ -105,7 +105,7 @@ def test_a_format_that_is_not_allowed_is_refused_by_its_name(make_photo: MakePho
 
 
 def raw_tiff(tag: int, value: int) -> bytes:
-    """Give a TIFF whose first picture says that it is a preview, as raw files in this form do."""
+    """Give a TIFF whose first image is marked as a preview, as in raw files based on TIFF."""
     directory = ImageFileDirectory_v2()
     directory[tag] = bytes([1, 4, 0, 0]) if tag == 50706 else value
     directory.tagtype[tag] = 1 if tag == 50706 else 4
@@ -163,12 +163,12 @@ def test_damaged_metadata_writes_nothing_to_stderr(make_photo: MakePhoto, tmp_pa
             path = tmp_path / f"{name}.{format}"
             path.write_bytes(make_photo(3, format=format, exif=exif))
             paths.append(path)
-    # Without JFIF's resolution, Pillow asks the EXIF data for it as soon as it opens the file.
+    # Without a resolution in the JFIF header, Pillow reads the EXIF data when it opens the file.
     data = make_photo(3, exif=damaged["short"])
     start = data.index(b"\xff\xe0")
     path = tmp_path / "no JFIF.jpg"
     path.write_bytes(data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4], "big") :])
-    # An MPO whose index is damaged, a TIFF with a tag too long, an APNG without frames.
+    # An MPO with a damaged index, a TIFF with a tag that is too long, and an APNG without frames.
     path_mpo = tmp_path / "bad.mpo"
     app2 = b"MPF\0MM\0*\0\0\0\x08\xff\xff"
     path_mpo.write_bytes(data[:2] + b"\xff\xe2" + (len(app2) + 2).to_bytes(2, "big") + app2 + data[2:])

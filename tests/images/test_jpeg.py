@@ -32,7 +32,7 @@ def place_of_frame(data: bytes) -> int:
 
 
 def claiming(data: bytes, *, width: int | None = None, height: int | None = None) -> bytes:
-    """Give the JPEG with another size in its header."""
+    """Replace the size in the header of a JPEG."""
     place = place_of_frame(data) + 5
     size = [int.from_bytes(data[place + i : place + i + 2], "big") for i in (0, 2)]
     new = [height or size[0], width or size[1]]
@@ -128,12 +128,12 @@ def test_a_jpeg_of_108_megapixels_is_decoded_in_little_memory(tmp_path: Path) ->
     assert np.abs(square.astype(int) - (200, 30, 40)).max() <= 2
     assert read_size(path.read_bytes()) == (12_000, 9_000)
     done = subprocess.run([sys.executable, "-c", MEASURE, path], check=True, capture_output=True, text=True)
-    assert done.stderr == ""  # nor is it warned of
-    assert int(done.stdout) < 100_000  # KiB; decoded in full it takes 432 MB
+    assert done.stderr == ""  # Pillow does not warn about its size
+    assert int(done.stdout) < 100_000  # KiB; a full decode would need 432 MB
 
 
 def test_the_pixel_limit_of_a_jpeg_applies_to_the_decoded_size(make_photo: MakePhoto) -> None:
-    data = make_photo(3, size=(400, 400))  # at 96 pixels and more: 100 × 100
+    data = make_photo(3, size=(400, 400))  # decoded at a quarter of its size, 100 × 100
 
     assert decode_square(data, size_px=64, max_pixels=30_000).shape == (64, 64, 3)
     with pytest.raises(TooLargeError, match=r"^400 × 400 is more than 9999 pixels$"):

@@ -16,7 +16,7 @@ def drawn(make_photo: MakePhoto, size: tuple[int, int] = (240, 180)) -> Image.Im
     return Image.open(io.BytesIO(make_photo(3, size=size, format="PNG"))).convert("RGB")
 
 
-UPRIGHT = {  # orientation → what a viewer must do to the stored pixels
+UPRIGHT = {  # orientation → the transposition that makes the stored pixels upright
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -57,7 +57,7 @@ def test_photos_of_every_orientation_are_decoded_upright(
 
 def test_the_corners_of_a_rotated_portrait_are_in_their_places() -> None:
     stored = Image.new("RGB", (80, 40), "black")
-    stored.paste("red", (0, 0, 40, 40))  # left half; orientation 6 says: turn clockwise, left becomes top
+    stored.paste("red", (0, 0, 40, 40))  # left half; orientation 6 rotates clockwise, so left becomes top
     exif = Image.Exif()
     exif[0x0112] = 6
     file = io.BytesIO()
@@ -93,7 +93,7 @@ def test_a_photo_with_damaged_exif_data_is_decoded(make_photo: MakePhoto, format
 def test_a_rotation_in_the_container_and_in_the_exif_data_is_applied_once(
     make_photo: MakePhoto, orientation: int, format: str
 ) -> None:
-    """Phones write both; the encoders here make of the EXIF orientation the boxes irot and imir."""
+    # Phones write both. The encoders below write the EXIF orientation also as irot and imir boxes.
     image = drawn(make_photo)
     exif = Image.Exif()
     exif[0x0112] = orientation

@@ -1,4 +1,4 @@
-"""The forms of label files: what each says, and where each is refused."""
+"""Label files in each form, and damaged label files."""
 
 import json
 from pathlib import Path

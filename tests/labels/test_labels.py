@@ -45,7 +45,7 @@ def test_label_records_become_a_table(labels_file: Path) -> None:
     labels = labels_of(
         labels_file,
         {"source": "checkins", "poseId": 7, "s3Filename": "1757471824350-IMG1813.jpeg"},
-        {"poseId": 1, "s3Filename": "a.jpg", "comment": "of no matter"},
+        {"poseId": 1, "s3Filename": "a.jpg", "comment": "ignored"},
         {"source": None, "poseId": "7", "s3Filename": "b.jpg"},
     )
 
@@ -217,4 +217,4 @@ def test_a_photo_with_no_known_pose_is_labelled_but_not_used_for_training(tmp_pa
     manifest = match_photos(list_sources(parse_sources([str(tmp_path)])), labels, POSES)
 
     assert manifest.table["key"].to_pylist() == ["a.jpg", "b.jpg"]
-    assert manifest.report.sources[0].unlabelled == 1  # d.jpg alone
+    assert manifest.report.sources[0].unlabelled == 1  # only d.jpg

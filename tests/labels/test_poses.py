@@ -87,7 +87,7 @@ def test_a_poses_file_without_poses_is_refused(poses_file: Path) -> None:
 
 
 def test_the_package_contains_the_poses_of_the_repository(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.chdir(tmp_path)  # where no mappings/poses.json is
+    monkeypatch.chdir(tmp_path)  # this folder has no mappings/poses.json
     shipped = Path(labels.__file__).with_name("poses.json")
 
     assert shipped.read_bytes() == MANDATORY_POSES.read_bytes()
@@ -114,7 +114,7 @@ def test_a_poses_file_named_in_the_settings_must_exist(
 
 
 def test_the_installed_package_contains_the_poses(tmp_path: Path) -> None:
-    # What hatch puts into the wheel: the package's folder, and nothing of the repository around it.
+    # The wheel contains only the package's folder, without the rest of the repository.
     package = Path(labels.__file__).parents[1]
     shutil.copytree(package, tmp_path / "site" / "physiq_ray", ignore=shutil.ignore_patterns("__pycache__"))
     code = (

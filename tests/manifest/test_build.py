@@ -61,7 +61,7 @@ def test_the_manifest_has_one_row_per_labelled_photo_and_the_documented_columns(
         "size": 100,
         "etag": "checkins 2024/a.jpg",
         "pose_id": 7,
-        "class_index": 1,  # after "11", in string order
+        "class_index": 1,  # "11" comes before "7" in string order
         "group": "s3://checkins/2024/a.jpg",
     }
     assert poses_by_key(manifest) == {"2024/a.jpg": 7, "b.jpg": 7, "c.jpg": 11, "d.jpg": 11}

@@ -57,8 +57,8 @@ def test_folders_named_after_poses_in_a_bucket_need_no_label_file(
     with pytest.raises(LabelError, match="no such labels file"):
         collect_manifest(load_settings({"sources": [f"s3://{name}"]}, environment={}), POSES)
     Path("labels.json").write_text(json.dumps([{"poseId": 2, "s3Filename": "2026/1/0.jpg"}]))
-    told = load_settings({"sources": [f"s3://{name}/2026"], "labels": "labels.json"}, environment={})
-    assert collect_manifest(told, POSES).report.conflicts == (
+    with_file = load_settings({"sources": [f"s3://{name}/2026"], "labels": "labels.json"}, environment={})
+    assert collect_manifest(with_file, POSES).report.conflicts == (
         f"'s3://{name}/2026/1/0.jpg': labelled with different poses",
     )
 
@@ -67,7 +67,7 @@ def test_an_unreadable_label_file_is_not_treated_as_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mappings").write_bytes(b"")  # where the folder of the label file should be
+    (tmp_path / "mappings").write_bytes(b"")  # a file in place of the label file's folder
     settings = load_settings({"sources": [str(write_photos(tmp_path))]}, environment={})
 
     with pytest.raises(LabelError, match="the labels file cannot be read: Not a directory"):

@@ -131,7 +131,7 @@ def test_the_split_given_by_labels_is_kept() -> None:
     splits = column_by_key(manifest, "split")
     assert {name: splits[name] for name in given} == given
     assert manifest.split("test")["key"].to_pylist() == ["1-0.jpg", "2-0.jpg"]
-    # Pose 1 has its validation from the labels and gets no more; pose 2 is split as without them.
+    # Labels give pose 1 a validation photo, so it gets no more; pose 2 is split as without labels.
     of_pose = {pose: [splits[name] for name, own in PLENTY_LABELS if own == pose] for pose in (1, 2)}
     assert of_pose[1].count("validation") == 1
     assert of_pose[1].count("train") == 8

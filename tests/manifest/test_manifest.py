@@ -78,8 +78,8 @@ def test_a_file_that_is_not_a_manifest_is_refused(data: bytes, message: str) -> 
     assert str(caught.value).startswith(message)
 
 
-def change(column: str, values: dict[int, object]) -> bytes:
-    """Give a saved manifest with these rows of one column overwritten."""
+def manifest_with(column: str, values: dict[int, object]) -> bytes:
+    """Give the bytes of a manifest in which some rows of one column are replaced."""
     rows = build_manifest([list_plenty()], labels_of(*PLENTY_LABELS), POSES).table.to_pylist()
     for row, value in values.items():
         rows[row][column] = rows[0]["uri"] if value == "first" else value
@@ -89,18 +89,23 @@ def change(column: str, values: dict[int, object]) -> bytes:
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (change("pose_id", {0: None}), "1 rows have no pose_id"),
-        (change("split", {1: "tests"}), "split must be one of 'train', 'validation', 'test', got ['tests']"),
+        (manifest_with("pose_id", {0: None}), "1 rows have no pose_id"),
         (
-            change("split", {row: "test" if row % 2 else "train" for row in range(len(PLENTY_LABELS))}),
+            manifest_with("split", {1: "tests"}),
+            "split must be one of 'train', 'validation', 'test', got ['tests']",
+        ),
+        (
+            manifest_with(
+                "split", {row: "test" if row % 2 else "train" for row in range(len(PLENTY_LABELS))}
+            ),
             "no photo is in split 'validation'",
         ),
         (
-            change("split", dict.fromkeys(range(len(PLENTY_LABELS)), "train")),
+            manifest_with("split", dict.fromkeys(range(len(PLENTY_LABELS)), "train")),
             "all photos are in one split, 'train'",
         ),
-        (change("uri", {1: "first"}), "some uris occur twice"),
-        (change("class_index", {0: 7}), "class_index does not number the poses 1, 2 from 0"),
+        (manifest_with("uri", {1: "first"}), "some uris occur twice"),
+        (manifest_with("class_index", {0: 7}), "class_index does not number the poses 1, 2 from 0"),
     ],
 )
 def test_an_edited_manifest_that_contradicts_itself_is_refused(data: bytes, problem: str) -> None:

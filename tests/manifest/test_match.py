@@ -79,9 +79,7 @@ def test_two_labels_of_different_poses_are_a_conflict_and_the_photo_is_not_used(
     assert manifest.report.conflicts == ("'s3://checkins/odd.jpg': labelled with different poses",)
     assert poses_by_key(manifest).get("odd.jpg") is None
     assert poses_by_key(manifest)["twice.jpg"] == 1
-    assert (
-        manifest.report.sources[0].labelled == 22
-    )  # a contradictory label is a label: nobody may clean it away
+    assert manifest.report.sources[0].labelled == 22  # conflicting labels protect a photo from cleanse too
 
 
 def test_labels_with_and_without_a_mapped_source_can_conflict() -> None:
