@@ -2,26 +2,16 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from keeping import Ran
 
-from physiq_ray import storage
 from physiq_ray.cli import main
-from physiq_ray.storage.s3 import s3_client
 
 POSES = [{"id": 1, "name": "Front Lat Spread"}, {"id": 7, "name": "Back Lat Spread"}]
-
-
-@pytest.fixture(autouse=True)
-def clean_clients(s3: Any) -> Iterator[None]:
-    """Faults that a test puts into the client end with it."""
-    storage.forget_clients()
-    yield
-    storage.forget_clients()
 
 
 @pytest.fixture
@@ -58,25 +48,3 @@ def cleanse(
         return Ran(status, out, err)
 
     return run
-
-
-@pytest.fixture
-def on_request() -> Callable[[str, Callable[..., Any]], None]:
-    """Give a function that lets a fault into the process's client: a handler of one of botocore's events."""
-
-    def register(event: str, handler: Callable[..., Any]) -> None:
-        s3_client().meta.events.register_first(event, handler)
-
-    return register
-
-
-@pytest.fixture
-def contents(s3_direct: Any) -> Callable[[str], Mapping[str, bytes]]:
-    """Give a function that reads a whole bucket."""
-
-    def read(bucket: str) -> dict[str, bytes]:
-        pages = s3_direct.get_paginator("list_objects_v2").paginate(Bucket=bucket)
-        keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
-        return {key: s3_direct.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
-
-    return read

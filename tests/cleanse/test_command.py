@@ -8,7 +8,7 @@ import pytest
 from keeping import denied, journal, states
 
 
-def test_a_look_reports_each_bucket_and_all_and_touches_nothing(make_bucket, label, cleanse, contents):
+def test_a_look_reports_each_bucket_and_all_and_touches_nothing(make_bucket, label, cleanse, read_bucket):
     left = make_bucket({"a.jpg": b"a" * 1000, "b.jpg": b"b" * 2000, "notes.txt": b"n"})
     right = make_bucket({"2026/c.png": b"c" * 500_000, "d.jpeg": b"d"})
     label("a.jpg", "d.jpeg")
@@ -30,13 +30,13 @@ def test_a_look_reports_each_bucket_and_all_and_touches_nothing(make_bucket, lab
         "   Would go: 2 photos, storage to be freed: 0.5 MB of 0.5 MB",
         "Nothing was deleted: this was only a scan. --delete deletes these photos, --plan writes a plan.",
     ]
-    assert set(contents(left)) == {"a.jpg", "b.jpg", "notes.txt"}
-    assert set(contents(right)) == {"2026/c.png", "d.jpeg"}
+    assert set(read_bucket(left)) == {"a.jpg", "b.jpg", "notes.txt"}
+    assert set(read_bucket(right)) == {"2026/c.png", "d.jpeg"}
     assert not list(Path().glob("deleted-*"))
 
 
 def test_the_typed_number_deletes_what_no_label_names_and_nothing_else(
-    make_bucket, label, cleanse, contents, tmp_path
+    make_bucket, label, cleanse, read_bucket, tmp_path
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "x/c.jpg": b"c", "d.HEIC": b"d", "e.txt": b"e"})
     label("a.jpg", "b.jpg", {"poseId": 99, "s3Filename": "c.jpg"})
@@ -47,7 +47,7 @@ def test_the_typed_number_deletes_what_no_label_names_and_nothing_else(
     assert "Type 1 to delete 1 photos (0.0 MB), anything else to leave them: " in ran.err
     assert f"s3://{bucket}: 1 of 1 deleted, 0.0 MB freed" in ran.out
     # c.jpg is labelled with a pose nobody knows: somebody labelled it all the same.
-    assert set(contents(bucket)) == {"a.jpg", "b.jpg", "x/c.jpg", "e.txt"}
+    assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg", "x/c.jpg", "e.txt"}
     lines = journal(tmp_path)
     assert states(lines) == [("d.HEIC", "deleting"), ("d.HEIC", "deleted")]
     assert lines[0]["etag"] == "8277e0910d750195b448797616e091ad"
@@ -55,7 +55,7 @@ def test_the_typed_number_deletes_what_no_label_names_and_nothing_else(
 
 
 @pytest.mark.parametrize("typed", ["", "y\n", "2\n", "01\n"])
-def test_any_other_answer_leaves_everything(make_bucket, label, cleanse, contents, typed):
+def test_any_other_answer_leaves_everything(make_bucket, label, cleanse, read_bucket, typed):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
 
@@ -63,22 +63,22 @@ def test_any_other_answer_leaves_everything(make_bucket, label, cleanse, content
 
     assert ran.status == 2
     assert "nothing was deleted (scripts give --yes --expect N)" in ran.err
-    assert set(contents(bucket)) == {"a.jpg", "b.jpg"}
+    assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg"}
     assert not list(Path().glob("deleted-*"))
 
 
-def test_scripts_say_how_many_they_expect(make_bucket, label, cleanse, contents):
+def test_scripts_say_how_many_they_expect(make_bucket, label, cleanse, read_bucket):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c"})
     label("a.jpg", "c.jpg")
 
     wrong = cleanse("--sources", f"s3://{bucket}", "--delete", "--yes", "--expect", "2")
     assert wrong.status == 2
     assert "--expect 2: the plan holds 1 photos; nothing was deleted" in wrong.err
-    assert set(contents(bucket)) == {"a.jpg", "b.jpg", "c.jpg"}
+    assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg", "c.jpg"}
 
     right = cleanse("--sources", f"s3://{bucket}", "--delete", "--yes", "--expect", "1", "--json")
     assert right.status == 0
-    assert set(contents(bucket)) == {"a.jpg", "c.jpg"}
+    assert set(read_bucket(bucket)) == {"a.jpg", "c.jpg"}
     answer = json.loads(right.out)
     assert answer["would_go"] == 1
     assert answer["removals"][0] | {"source": "", "failures": []} == {
@@ -117,7 +117,7 @@ def test_flags_that_make_no_sense_are_refused(label, cleanse, flags, message):
 
 
 def test_a_bucket_that_cannot_be_listed_keeps_everything_and_the_others_go_on(
-    make_bucket, label, cleanse, contents
+    make_bucket, label, cleanse, read_bucket
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
@@ -127,7 +127,7 @@ def test_a_bucket_that_cannot_be_listed_keeps_everything_and_the_others_go_on(
     assert ran.status == 1
     assert "NOT COMPLETE: s3://no-such-bucket: list s3://no-such-bucket: NoSuchBucket" in ran.err
     assert "OVERALL TOTALS (without 1 not listed)" in ran.out
-    assert set(contents(bucket)) == {"a.jpg"}
+    assert set(read_bucket(bucket)) == {"a.jpg"}
 
 
 def test_a_denied_listing_is_said_with_the_policy(make_bucket, label, cleanse, s3_direct):
@@ -160,7 +160,7 @@ def test_a_denied_listing_is_said_with_the_policy(make_bucket, label, cleanse, s
 
 
 def test_a_denied_deletion_is_said_with_the_policy_and_stops_at_once(
-    make_bucket, label, cleanse, contents, on_request
+    make_bucket, label, cleanse, read_bucket, on_request
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c"})
     label("a.jpg", "c.jpg")
@@ -178,10 +178,12 @@ def test_a_denied_deletion_is_said_with_the_policy_and_stops_at_once(
         in (ran.err)
     )
     assert '"s3:DeleteObject"' in ran.err.partition("needs this policy:\n")[2]
-    assert len(contents(bucket)) == 3
+    assert len(read_bucket(bucket)) == 3
 
 
-def test_a_denied_probe_is_said_before_anything_is_deleted(make_bucket, label, cleanse, contents, s3_direct):
+def test_a_denied_probe_is_said_before_anything_is_deleted(
+    make_bucket, label, cleanse, read_bucket, s3_direct
+):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
     policy = {
@@ -202,7 +204,7 @@ def test_a_denied_probe_is_said_before_anything_is_deleted(make_bucket, label, c
     assert ran.status == 1
     assert "needs s3:PutObject on" in ran.err
     assert "to test conditional deletion" in ran.err
-    assert set(contents(bucket)) == {"a.jpg", "b.jpg"}
+    assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg"}
 
 
 def test_names_are_quoted_where_a_letter_cannot_be_seen(make_bucket, label, cleanse):

@@ -8,7 +8,7 @@ from physiq_ray.errors import CleanseError
 
 
 def test_a_journal_that_cannot_be_written_stops_before_the_deletion(
-    make_bucket, label, cleanse, contents, tmp_path
+    make_bucket, label, cleanse, read_bucket, tmp_path
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
@@ -17,10 +17,10 @@ def test_a_journal_that_cannot_be_written_stops_before_the_deletion(
 
     assert ran.status == 1
     assert "the journal cannot be created, so nothing is deleted: No such file or directory" in ran.err
-    assert len(contents(bucket)) == 2
+    assert len(read_bucket(bucket)) == 2
 
 
-def test_a_full_disk_under_the_journal_stops_the_deletion(make_bucket, label, contents, run_cli, tmp_path):
+def test_a_full_disk_under_the_journal_stops_the_deletion(make_bucket, label, read_bucket, run_cli, tmp_path):
     names = [f"{number:04d}-{'x' * 150}.jpg" for number in range(400)]
     bucket = make_bucket(dict.fromkeys(names, b"x") | {"keep.jpg": b"k"})
     label("keep.jpg")
@@ -34,7 +34,7 @@ def test_a_full_disk_under_the_journal_stops_the_deletion(make_bucket, label, co
 
     assert ran.returncode == 1
     assert "the journal cannot be written: File too large; nothing more is deleted" in ran.stderr
-    assert len(contents(bucket)) == 401
+    assert len(read_bucket(bucket)) == 401
 
 
 # A limit on the size of files is refused by the same calls as a full disk is.

@@ -20,7 +20,7 @@ from keeping import NAMES, RESEMBLING
         ),
     ],
 )
-def test_no_label_file_to_rely_on_stops_it(make_bucket, label, cleanse, contents, text, message):
+def test_no_label_file_to_rely_on_stops_it(make_bucket, label, cleanse, read_bucket, text, message):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     path = label()
     path.unlink() if text is None else path.write_text(text)
@@ -29,7 +29,7 @@ def test_no_label_file_to_rely_on_stops_it(make_bucket, label, cleanse, contents
 
     assert ran.status == 1
     assert message in ran.err
-    assert len(contents(bucket)) == 2
+    assert len(read_bucket(bucket)) == 2
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_no_label_file_to_rely_on_stops_it(make_bucket, label, cleanse, contents
         ),
     ],
 )
-def test_a_bucket_in_doubt_is_refused(make_bucket, label, cleanse, contents, records, share, reason):
+def test_a_bucket_in_doubt_is_refused(make_bucket, label, cleanse, read_bucket, records, share, reason):
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcd"})
     label(*records)
 
@@ -56,10 +56,10 @@ def test_a_bucket_in_doubt_is_refused(make_bucket, label, cleanse, contents, rec
     assert ran.status == 1
     assert f"NOT COMPLETE: s3://{bucket}: {reason}" in ran.err
     assert f"   REFUSED: {reason}" in ran.out
-    assert len(contents(bucket)) == 4
+    assert len(read_bucket(bucket)) == 4
 
 
-def test_beside_a_bucket_in_doubt_the_others_go_on(make_bucket, label, cleanse, contents):
+def test_beside_a_bucket_in_doubt_the_others_go_on(make_bucket, label, cleanse, read_bucket):
     doubtful = make_bucket({f"{name}.jpg": b"x" for name in "abcd"})
     clear = make_bucket({"p.jpg": b"p", "q.jpg": b"q"})
     label("p.jpg")
@@ -67,11 +67,11 @@ def test_beside_a_bucket_in_doubt_the_others_go_on(make_bucket, label, cleanse, 
     ran = cleanse("--sources", f"s3://{doubtful}", f"s3://{clear}", "--delete", typed="1\n")
 
     assert ran.status == 1
-    assert len(contents(doubtful)) == 4
-    assert set(contents(clear)) == {"p.jpg"}
+    assert len(read_bucket(doubtful)) == 4
+    assert set(read_bucket(clear)) == {"p.jpg"}
 
 
-def test_a_photo_uploaded_just_now_stays(make_bucket, label, cleanse, contents):
+def test_a_photo_uploaded_just_now_stays(make_bucket, label, cleanse, read_bucket):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
 
@@ -80,10 +80,10 @@ def test_a_photo_uploaded_just_now_stays(make_bucket, label, cleanse, contents):
     assert ran.status == 0
     assert "1 unlabelled stay: they are younger than --min-age-hours" in ran.out
     assert "Nothing to delete." in ran.out
-    assert len(contents(bucket)) == 2
+    assert len(read_bucket(bucket)) == 2
 
 
-def test_a_photo_of_a_kind_that_is_not_read_here_stays(make_bucket, label, cleanse, contents):
+def test_a_photo_of_a_kind_that_is_not_read_here_stays(make_bucket, label, cleanse, read_bucket):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c", "c.DNG": b"raw"})
     label("a.jpg", "b.jpg")
 
@@ -91,7 +91,7 @@ def test_a_photo_of_a_kind_that_is_not_read_here_stays(make_bucket, label, clean
 
     assert ran.status == 0
     assert "1 unlabelled stay: their format cannot be decoded here (for HEIC pip install" in ran.out
-    assert set(contents(bucket)) == {"a.jpg", "b.jpg", "c.DNG"}
+    assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg", "c.DNG"}
 
 
 def test_labels_without_a_photo_are_counted_and_named(make_bucket, label, cleanse):
@@ -108,7 +108,7 @@ def test_labels_without_a_photo_are_counted_and_named(make_bucket, label, cleans
     assert answer["would_go"] == 1
 
 
-def test_a_bucket_with_too_many_labels_without_a_photo_is_refused(make_bucket, label, cleanse, contents):
+def test_a_bucket_with_too_many_labels_without_a_photo_is_refused(make_bucket, label, cleanse, read_bucket):
     bucket = make_bucket(dict.fromkeys([*NAMES, "b.jpg"], b"x"))
     flags = ["--sources", f"s3://{bucket}", "--delete"]
 
@@ -120,24 +120,24 @@ def test_a_bucket_with_too_many_labels_without_a_photo_is_refused(make_bucket, l
         "of them ('gone 1.jpg', 'gone2.jpg'); correct the names, give all sources that the labels belong to, "
         "map them with source_buckets, or raise --max-unmatched-share if this is right"
     ) in refused.err
-    assert len(contents(bucket)) == 21
+    assert len(read_bucket(bucket)) == 21
 
     allowed = cleanse(*flags, "--max-unmatched-share", "0.1", typed="1\n")
     assert allowed.status == 0
-    assert set(contents(bucket)) == set(NAMES)
+    assert set(read_bucket(bucket)) == set(NAMES)
 
 
-def test_a_twentieth_of_the_labels_may_be_without_a_photo(make_bucket, label, cleanse, contents):
+def test_a_twentieth_of_the_labels_may_be_without_a_photo(make_bucket, label, cleanse, read_bucket):
     bucket = make_bucket(dict.fromkeys([*NAMES[1:], "b.jpg"], b"x"))
     label(*NAMES)  # 1 of 20
 
     ran = cleanse("--sources", f"s3://{bucket}", "--delete", typed="1\n")
 
     assert ran.status == 0
-    assert set(contents(bucket)) == set(NAMES[1:])
+    assert set(read_bucket(bucket)) == set(NAMES[1:])
 
 
-def test_a_photo_whose_label_spells_it_differently_stays(make_bucket, label, cleanse, contents):
+def test_a_photo_whose_label_spells_it_differently_stays(make_bucket, label, cleanse, read_bucket):
     keys = ["IMG_5001.JPG", "front pose.jpg", "x/signed.jpg", "none.jpg", "unlabelled.jpg"]
     bucket = make_bucket(dict.fromkeys(keys, b"x"))
     label(
@@ -151,10 +151,10 @@ def test_a_photo_whose_label_spells_it_differently_stays(make_bucket, label, cle
 
     assert ran.status == 0
     assert "labels match no photo" not in ran.out
-    assert set(contents(bucket)) == set(keys) - {"unlabelled.jpg"}
+    assert set(read_bucket(bucket)) == set(keys) - {"unlabelled.jpg"}
 
 
-def test_a_photo_in_a_folder_named_after_its_pose_stays(make_bucket, label, cleanse, contents):
+def test_a_photo_in_a_folder_named_after_its_pose_stays(make_bucket, label, cleanse, read_bucket):
     keys = ["7/a.jpg", "7/in/b.jpg", "in/7/c.jpg", *NAMES]
     bucket = make_bucket(dict.fromkeys(keys, b"x"))
     label(*NAMES)
@@ -162,12 +162,12 @@ def test_a_photo_in_a_folder_named_after_its_pose_stays(make_bucket, label, clea
     ran = cleanse("--sources", f"s3://{bucket}", "--delete", typed="1\n")
 
     assert ran.status == 0
-    assert set(contents(bucket)) == set(keys) - {"in/7/c.jpg"}
+    assert set(read_bucket(bucket)) == set(keys) - {"in/7/c.jpg"}
 
 
 @pytest.mark.parametrize("deed", [["--delete"], ["--move-to", "s3://attic-of-nothing"]])
 def test_a_photo_that_resembles_a_label_without_a_photo_stays_and_says_why(
-    make_bucket, label, cleanse, contents, deed
+    make_bucket, label, cleanse, read_bucket, deed
 ):
     bucket = make_bucket(dict.fromkeys([*NAMES, *RESEMBLING], b"x"))
     label(
@@ -189,11 +189,11 @@ def test_a_photo_that_resembles_a_label_without_a_photo_stays_and_says_why(
     assert f"     s3://{bucket}/1757471824350-é7.png resembles 'E7.jpeg'" in lines
     assert f"     's3://{bucket}/IMG 5002.JPG' resembles 'img-5002.png'" in lines
     assert "Nothing to delete." in lines
-    assert len(contents(bucket)) == 22
+    assert len(read_bucket(bucket)) == 22
 
 
 def test_a_label_of_a_bucket_that_is_not_listed_keeps_a_photo_of_its_name(
-    make_bucket, label, cleanse, contents
+    make_bucket, label, cleanse, read_bucket
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c", "d.jpg": b"d"})
     label("a.jpg", "b.jpg", {"poseId": 7, "s3Filename": "c.jpg", "source": "checkins"})
@@ -204,7 +204,7 @@ def test_a_label_of_a_bucket_that_is_not_listed_keeps_a_photo_of_its_name(
 
     assert ran.status == 0
     assert f"     s3://{bucket}/c.jpg resembles 'c.jpg'" in ran.out
-    assert set(contents(bucket)) == {"a.jpg", "b.jpg", "c.jpg"}
+    assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg", "c.jpg"}
 
 
 def test_what_is_labelled_during_a_long_listing_is_in_no_plan(

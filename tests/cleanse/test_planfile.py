@@ -4,7 +4,7 @@ import pytest
 from keeping import NAMES, RESEMBLING
 
 
-def test_a_plan_is_written_looked_through_and_followed(make_bucket, label, cleanse, contents, tmp_path):
+def test_a_plan_is_written_looked_through_and_followed(make_bucket, label, cleanse, read_bucket, tmp_path):
     bucket = make_bucket({f"{name}.jpg": name.encode() for name in "abcdefgh"})
     label("a.jpg", "b.jpg", "c.jpg", "d.jpg")
     written = cleanse("--sources", f"s3://{bucket}", "--plan", "plan.jsonl")
@@ -17,10 +17,10 @@ def test_a_plan_is_written_looked_through_and_followed(make_bucket, label, clean
     ran = cleanse("--sources", f"s3://{bucket}", "--apply", "plan.jsonl", "--yes", "--expect", "2")
 
     assert ran.status == 0
-    assert set(contents(bucket)) == {f"{name}.jpg" for name in "abcdgh"}
+    assert set(read_bucket(bucket)) == {f"{name}.jpg" for name in "abcdgh"}
 
 
-def test_of_a_plan_only_that_goes_which_still_may(make_bucket, label, cleanse, contents, s3_direct):
+def test_of_a_plan_only_that_goes_which_still_may(make_bucket, label, cleanse, read_bucket, s3_direct):
     bucket = make_bucket({f"{name}.jpg": name.encode() for name in "abcdefgh"})
     label("a.jpg", "b.jpg", "c.jpg", "d.jpg")
     cleanse("--sources", f"s3://{bucket}", "--plan", "plan.jsonl")
@@ -37,10 +37,10 @@ def test_of_a_plan_only_that_goes_which_still_may(make_bucket, label, cleanse, c
         in ran.out
     )
     assert f"stays: s3://{bucket}/g.jpg no longer exists" in ran.out
-    assert set(contents(bucket)) == {f"{name}.jpg" for name in "abcdef"}
+    assert set(read_bucket(bucket)) == {f"{name}.jpg" for name in "abcdef"}
 
 
-def test_a_plan_never_reaches_beyond_the_sources(make_bucket, label, cleanse, contents):
+def test_a_plan_never_reaches_beyond_the_sources(make_bucket, label, cleanse, read_bucket):
     bucket = make_bucket({"in/a.jpg": b"a", "in/b.jpg": b"b", "out/c.jpg": b"c"})
     label("a.jpg")
     cleanse("--sources", f"s3://{bucket}", "--plan", "plan.jsonl", "--max-delete-share", "1")
@@ -49,7 +49,7 @@ def test_a_plan_never_reaches_beyond_the_sources(make_bucket, label, cleanse, co
 
     assert ran.status == 0
     assert f"stays: s3://{bucket}/out/c.jpg is in none of the sources" in ran.out
-    assert set(contents(bucket)) == {"in/a.jpg", "out/c.jpg"}
+    assert set(read_bucket(bucket)) == {"in/a.jpg", "out/c.jpg"}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_plan_never_reaches_beyond_the_sources(make_bucket, label, cleanse, co
         '{"uri": "s3://b/a.jpg", "size": 1.5, "etag": "e", "modified": "2026-01-01T00:00:00+00:00"}',
     ],
 )
-def test_of_a_damaged_plan_nothing_is_done(make_bucket, label, cleanse, contents, tmp_path, line):
+def test_of_a_damaged_plan_nothing_is_done(make_bucket, label, cleanse, read_bucket, tmp_path, line):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
     cleanse("--sources", f"s3://{bucket}", "--plan", "plan.jsonl")
@@ -76,10 +76,12 @@ def test_of_a_damaged_plan_nothing_is_done(make_bucket, label, cleanse, contents
 
     assert ran.status == 1
     assert "plan.jsonl: line 2: expected one photo" in ran.err
-    assert len(contents(bucket)) == 2
+    assert len(read_bucket(bucket)) == 2
 
 
-def test_of_a_reviewed_plan_that_stays_which_resembles_a_label_by_now(make_bucket, label, cleanse, contents):
+def test_of_a_reviewed_plan_that_stays_which_resembles_a_label_by_now(
+    make_bucket, label, cleanse, read_bucket
+):
     bucket = make_bucket(dict.fromkeys([*NAMES, *RESEMBLING, "z.jpg"], b"x"))
     flags = ["--sources", f"s3://{bucket}"]
     label(*NAMES)
@@ -94,4 +96,4 @@ def test_of_a_reviewed_plan_that_stays_which_resembles_a_label_by_now(make_bucke
         f"'s3://{bucket}/IMG 5002.JPG' resembles the label 'img-5002.png', which matches no photo"
     ]
     assert answer["removals"][0]["deleted"] == 2
-    assert set(contents(bucket)) == {*NAMES, "IMG 5002.JPG"}
+    assert set(read_bucket(bucket)) == {*NAMES, "IMG 5002.JPG"}

@@ -143,19 +143,19 @@ def check(bucket, s3_direct, tmp_path, monkeypatch, present, labelled, share, fa
     attempt(keep_settings, attic, tmp_path)
     if has_changed:
         must_stay |= {key for key in present if key.rpartition("/")[2] in late or faults.is_torn}
-    after_faults = contents(s3_direct, bucket, prefix)
+    after_faults = read_prefix(s3_direct, bucket, prefix)
 
     assert must_stay <= set(after_faults)
     for key, body in after_faults.items():
         assert body == before[key] or (key in rewritten and body == b"anew")
     assert set(rewritten) <= set(after_faults)  # its old ETag was to go
     if attic is not None:  # moved, never lost
-        moved = contents(s3_direct, bucket, f"{attic.prefix}{bucket}/{prefix}")
+        moved = read_prefix(s3_direct, bucket, f"{attic.prefix}{bucket}/{prefix}")
         assert all(moved[key] == before[key] for key in present - set(after_faults))
 
     storage.forget_clients()
     attempt(keep_settings, attic, tmp_path)
-    at_the_end = set(contents(s3_direct, bucket, prefix))
+    at_the_end = set(read_prefix(s3_direct, bucket, prefix))
     assert must_stay <= at_the_end
     photos = set(after_faults) & set(PHOTOS)
     doomed = photos - must_stay
@@ -236,7 +236,7 @@ def put(client: Any, bucket: str, key: str, body: bytes) -> None:
     client.put_object(Bucket=bucket, Key=key, Body=body)
 
 
-def contents(client: Any, bucket: str, prefix: str) -> dict[str, bytes]:
+def read_prefix(client: Any, bucket: str, prefix: str) -> dict[str, bytes]:
     """Read a folder of the bucket; a probe that a killed process left there is nobody's."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     keys = [item["Key"] for page in pages for item in page.get("Contents", ())]

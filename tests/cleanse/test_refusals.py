@@ -98,7 +98,7 @@ def refuse_deletions(on_request) -> Callable[[dict[str, tuple[str, str]]], None]
     ],
 )
 def test_a_photo_that_cannot_be_moved_does_not_keep_the_others(
-    make_bucket, label, cleanse, contents, on_request, tmp_path, fault, sentence
+    make_bucket, label, cleanse, read_bucket, on_request, tmp_path, fault, sentence
 ):
     bucket, attic = make_bucket({f"{name}.jpg": b"x" for name in "abcdefgh"}), make_bucket({})
     label("a.jpg", "b.jpg", "c.jpg", "d.jpg")
@@ -113,8 +113,8 @@ def test_a_photo_that_cannot_be_moved_does_not_keep_the_others(
     )
     assert sentence in failure
     assert f"s3://{bucket}: 3 of 4 moved, 0.0 MB freed, 1 failed" in ran.out
-    assert set(contents(bucket)) == {f"{name}.jpg" for name in "abcdf"}
-    assert set(contents(attic)) == {f"{bucket}/{name}.jpg" for name in "egh"}
+    assert set(read_bucket(bucket)) == {f"{name}.jpg" for name in "abcdf"}
+    assert set(read_bucket(attic)) == {f"{bucket}/{name}.jpg" for name in "egh"}
     assert ("f.jpg", "failed") in states(journal(tmp_path))
 
 
@@ -126,7 +126,7 @@ def test_a_photo_that_cannot_be_moved_does_not_keep_the_others(
     ],
 )
 def test_a_photo_that_cannot_be_deleted_does_not_keep_the_others(
-    make_bucket, label, cleanse, contents, refuse_deletions, monkeypatch, message, sentence, prints_policy
+    make_bucket, label, cleanse, read_bucket, refuse_deletions, monkeypatch, message, sentence, prints_policy
 ):
     monkeypatch.setattr("physiq_ray.cleanse.remove.MAX_BATCH", 2)
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcdefghij"})
@@ -142,11 +142,11 @@ def test_a_photo_that_cannot_be_deleted_does_not_keep_the_others(
     assert ("needs this policy" in ran.err) is prints_policy
     assert "NOT COMPLETE" not in ran.err
     assert f"s3://{bucket}: 5 of 6 deleted, 0.0 MB freed, 1 failed" in ran.out
-    assert set(contents(bucket)) == {f"{name}.jpg" for name in "abcdf"}
+    assert set(read_bucket(bucket)) == {f"{name}.jpg" for name in "abcdf"}
 
 
 def test_a_whole_batch_that_is_denied_stops_the_bucket(
-    make_bucket, label, cleanse, contents, refuse_deletions, monkeypatch
+    make_bucket, label, cleanse, read_bucket, refuse_deletions, monkeypatch
 ):
     monkeypatch.setattr("physiq_ray.cleanse.remove.MAX_BATCH", 2)
     monkeypatch.setattr("physiq_ray.cleanse.remove.BATCHES_AT_ONCE", 1)
@@ -159,7 +159,7 @@ def test_a_whole_batch_that_is_denied_stops_the_bucket(
     assert ran.status == 1
     assert f"NOT COMPLETE: s3://{bucket}: S3 denied every photo of a batch; the rest was not tried" in ran.err
     assert "needs this policy" in ran.err
-    assert len(contents(bucket)) == 6
+    assert len(read_bucket(bucket)) == 6
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_whole_batch_that_is_denied_stops_the_bucket(
     ],
 )
 def test_the_policy_is_printed_where_it_grants_what_is_missing(
-    make_bucket, label, cleanse, contents, on_request, fault, sentence, prints_policy
+    make_bucket, label, cleanse, read_bucket, on_request, fault, sentence, prints_policy
 ):
     bucket, attic = make_bucket({"a.jpg": b"a", "b.jpg": b"b"}), make_bucket({})
     label("a.jpg")
@@ -191,7 +191,7 @@ def test_the_policy_is_printed_where_it_grants_what_is_missing(
     assert ran.status == 1
     assert sentence in ran.err
     assert ("needs this policy" in ran.err) is prints_policy
-    assert len(contents(bucket)) == 2
+    assert len(read_bucket(bucket)) == 2
 
 
 def test_wrong_credentials_print_no_policy(make_bucket, label, cleanse, on_request):
@@ -215,7 +215,7 @@ def test_wrong_credentials_print_no_policy(make_bucket, label, cleanse, on_reque
     ],
 )
 def test_a_photo_that_cannot_be_brought_back_does_not_keep_the_others(
-    make_bucket, label, cleanse, contents, on_request, tmp_path, fault, sentence, prints_policy
+    make_bucket, label, cleanse, read_bucket, on_request, tmp_path, fault, sentence, prints_policy
 ):
     bucket, attic = make_bucket({f"{name}.jpg": b"x" for name in "abcd"}), make_bucket({})
     label("a.jpg")
@@ -230,12 +230,12 @@ def test_a_photo_that_cannot_be_brought_back_does_not_keep_the_others(
     assert f"s3://{bucket}/c.jpg: cannot be copied back from s3://{attic}/{bucket}/c.jpg: " in back.err
     assert sentence in back.err
     assert ("needs this policy" in back.err) is prints_policy
-    assert set(contents(bucket)) == {"a.jpg", "b.jpg", "d.jpg"}
-    assert set(contents(attic)) == {f"{bucket}/c.jpg"}
+    assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg", "d.jpg"}
+    assert set(read_bucket(attic)) == {f"{bucket}/c.jpg"}
 
 
 def test_a_denied_deletion_of_the_probe_is_said_before_anything_is_tried(
-    make_bucket, label, cleanse, contents, on_request, tmp_path
+    make_bucket, label, cleanse, read_bucket, on_request, tmp_path
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
@@ -246,5 +246,5 @@ def test_a_denied_deletion_of_the_probe_is_said_before_anything_is_tried(
     assert ran.status == 1
     assert "the role or key needs s3:DeleteObject and s3:GetObject on" in ran.err
     assert json.loads(ran.err.partition("needs this policy:\n")[2])["Version"] == "2012-10-17"
-    assert len(contents(bucket)) == 2
+    assert len(read_bucket(bucket)) == 2
     assert journal(tmp_path) == []

@@ -37,7 +37,7 @@ def attic(make_bucket):
 
 
 def test_a_server_that_honours_no_condition_is_found_out_before_the_first_deletion(
-    make_bucket, label, cleanse, contents, on_request
+    make_bucket, label, cleanse, read_bucket, on_request
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
@@ -48,15 +48,15 @@ def test_a_server_that_honours_no_condition_is_found_out_before_the_first_deleti
     refused = cleanse(*flags, typed="1\n")
     assert refused.status == 1
     assert "this S3 server ignores the ETag of a deletion" in refused.err
-    assert len(contents(bucket)) == 2
+    assert len(read_bucket(bucket)) == 2
 
     allowed = cleanse(*flags, "--allow-unconditional", typed="1\n")
     assert allowed.status == 0
-    assert set(contents(bucket)) == {"a.jpg"}
+    assert set(read_bucket(bucket)) == {"a.jpg"}
 
 
 def test_a_photo_that_changes_after_the_listing_stays_and_is_named(
-    make_bucket, label, cleanse, contents, on_request, s3_direct, tmp_path
+    make_bucket, label, cleanse, read_bucket, on_request, s3_direct, tmp_path
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c"})
     label("a.jpg")
@@ -71,12 +71,12 @@ def test_a_photo_that_changes_after_the_listing_stays_and_is_named(
 
     assert ran.status == 0
     assert f"stays: s3://{bucket}/b.jpg changed since it was listed (ETag {ETAG_B} → " in ran.out
-    assert contents(bucket) == {"a.jpg": b"a", "b.jpg": b"anew"}
+    assert read_bucket(bucket) == {"a.jpg": b"a", "b.jpg": b"anew"}
     assert states(journal(tmp_path))[2:] == [("b.jpg", "changed"), ("c.jpg", "deleted")]
 
 
 def test_partial_errors_are_tried_again_or_named_by_key(
-    make_bucket, label, cleanse, contents, on_request, tmp_path
+    make_bucket, label, cleanse, read_bucket, on_request, tmp_path
 ):
     bucket = make_bucket({f"{name}.jpg": name.encode() for name in "abcd"})
     label("a.jpg")
@@ -109,11 +109,13 @@ def test_partial_errors_are_tried_again_or_named_by_key(
     assert f"s3://{bucket}/c.jpg: ObjectLocked it is locked" in ran.err
     assert "2 of 3 deleted" in ran.out
     assert "1 failed" in ran.out
-    assert contents(bucket) == {"a.jpg": b"a", "c.jpg": b"c"}
+    assert read_bucket(bucket) == {"a.jpg": b"a", "c.jpg": b"c"}
     assert states(journal(tmp_path))[3:] == [("b.jpg", "deleted"), ("c.jpg", "failed"), ("d.jpg", "deleted")]
 
 
-def test_killed_in_the_middle_and_run_again_it_ends_the_work(make_bucket, label, contents, run_cli, tmp_path):
+def test_killed_in_the_middle_and_run_again_it_ends_the_work(
+    make_bucket, label, read_bucket, run_cli, tmp_path
+):
     bucket = make_bucket(
         {f"{number:05d}.jpg": b"x" for number in range(1500)} | {"keep.jpg": b"k", "n.txt": b"n"}
     )
@@ -142,16 +144,18 @@ def test_killed_in_the_middle_and_run_again_it_ends_the_work(make_bucket, label,
     process.send_signal(signal.SIGKILL)
     process.wait()
 
-    left = [key for key in contents(bucket) if key not in ("keep.jpg", "n.txt")]
+    left = [key for key in read_bucket(bucket) if key not in ("keep.jpg", "n.txt")]
     if left:
         again = run_cli(*command, "--yes", "--expect", str(len(left)))
         assert again.returncode == 0, again.stderr
-    assert contents(bucket) == {"keep.jpg": b"k", "n.txt": b"n"}
+    assert read_bucket(bucket) == {"keep.jpg": b"k", "n.txt": b"n"}
     first = min(tmp_path.glob("deleted-*.jsonl"))
     assert all('"deleting"' in line or '"deleted"' in line for line in Path(first).read_text().splitlines())
 
 
-def test_interrupted_and_run_again_it_goes_on(make_bucket, label, cleanse, contents, on_request, monkeypatch):
+def test_interrupted_and_run_again_it_goes_on(
+    make_bucket, label, cleanse, read_bucket, on_request, monkeypatch
+):
     monkeypatch.setattr("physiq_ray.cleanse.remove.MAX_BATCH", 10)
     monkeypatch.setattr("physiq_ray.cleanse.remove.BATCHES_AT_ONCE", 1)
     bucket = make_bucket({f"{number:03d}.jpg": b"x" for number in range(50)} | {"keep.jpg": b"k"})
@@ -168,17 +172,17 @@ def test_interrupted_and_run_again_it_goes_on(make_bucket, label, cleanse, conte
     on_request("before-send.s3.DeleteObjects", interrupt)
 
     first = cleanse(*flags, typed="50\n")
-    left = len(contents(bucket))
+    left = len(read_bucket(bucket))
     second = cleanse(*flags, typed=f"{left - 1}\n")
 
     assert first.status == 1
     assert "names what was deleted; run the same command again to continue" in first.err
     assert left == 31
     assert second.status == 0
-    assert set(contents(bucket)) == {"keep.jpg"}
+    assert set(read_bucket(bucket)) == {"keep.jpg"}
 
 
-def test_names_of_every_kind_are_deleted_right(make_bucket, label, cleanse, contents):
+def test_names_of_every_kind_are_deleted_right(make_bucket, label, cleanse, read_bucket):
     odd = [
         "a b+c%41.jpg",
         "é.jpg",
@@ -195,10 +199,10 @@ def test_names_of_every_kind_are_deleted_right(make_bucket, label, cleanse, cont
     ran = cleanse("--sources", f"s3://{bucket}", "--delete", "--max-delete-share", "0.9", typed="8\n")
 
     assert ran.status == 0
-    assert contents(bucket) == {"x\ny.jpg": b"stays", "keep.jpg": b"k"}
+    assert read_bucket(bucket) == {"x\ny.jpg": b"stays", "keep.jpg": b"k"}
 
 
-def test_a_move_never_takes_another_s_place(make_bucket, attic, label, cleanse, contents, s3_direct):
+def test_a_move_never_takes_another_s_place(make_bucket, attic, label, cleanse, read_bucket, s3_direct):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c"})
     label("a.jpg", "c.jpg")
     s3_direct.put_object(Bucket=attic, Key=f"{bucket}/b.jpg", Body=b"somebody's")
@@ -207,12 +211,12 @@ def test_a_move_never_takes_another_s_place(make_bucket, attic, label, cleanse, 
 
     assert ran.status == 1
     assert f"another object is at s3://{attic}/{bucket}/b.jpg; both stay" in ran.err
-    assert len(contents(bucket)) == 3
-    assert contents(attic) == {f"{bucket}/b.jpg": b"somebody's"}
+    assert len(read_bucket(bucket)) == 3
+    assert read_bucket(attic) == {f"{bucket}/b.jpg": b"somebody's"}
 
 
 def test_a_move_cut_off_after_the_copy_is_ended_by_the_next(
-    make_bucket, attic, label, cleanse, contents, s3_direct
+    make_bucket, attic, label, cleanse, read_bucket, s3_direct
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c"})
     label("a.jpg", "c.jpg")
@@ -221,12 +225,12 @@ def test_a_move_cut_off_after_the_copy_is_ended_by_the_next(
     ran = cleanse("--sources", f"s3://{bucket}", "--move-to", f"s3://{attic}", typed="1\n")
 
     assert ran.status == 0
-    assert set(contents(bucket)) == {"a.jpg", "c.jpg"}
-    assert contents(attic) == {f"{bucket}/b.jpg": b"b"}
+    assert set(read_bucket(bucket)) == {"a.jpg", "c.jpg"}
+    assert read_bucket(attic) == {f"{bucket}/b.jpg": b"b"}
 
 
 def test_a_photo_that_changes_while_it_is_moved_stays(
-    make_bucket, attic, label, cleanse, contents, on_request, s3_direct
+    make_bucket, attic, label, cleanse, read_bucket, on_request, s3_direct
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c"})
     label("a.jpg", "c.jpg")
@@ -241,4 +245,4 @@ def test_a_photo_that_changes_while_it_is_moved_stays(
 
     assert ran.status == 0
     assert "1 stay: changed since the scan" in ran.out
-    assert contents(bucket)["b.jpg"] == b"anew"
+    assert read_bucket(bucket)["b.jpg"] == b"anew"

@@ -17,13 +17,13 @@ def journal_file(folder):
 
 
 def test_photos_are_moved_with_all_they_carry_and_brought_back(
-    make_bucket, attic, label, cleanse, contents, s3_direct, tmp_path
+    make_bucket, attic, label, cleanse, read_bucket, s3_direct, tmp_path
 ):
     bucket = make_bucket({"a.jpg": b"a", "x/b c é+.jpg": b"b", "x\ny.jpg": b"z"})
     s3_direct.put_object(
         Bucket=bucket, Key="d.jpg", Body=b"d", ContentType="image/jpeg", Metadata={"athlete": "7"}
     )
-    before = contents(bucket)
+    before = read_bucket(bucket)
     label("a.jpg")
     flags = ["--sources", f"s3://{bucket}", "--max-delete-share", "1"]
 
@@ -31,8 +31,8 @@ def test_photos_are_moved_with_all_they_carry_and_brought_back(
 
     assert moved.status == 0, moved.err
     assert f"Type 3 to move 3 photos (0.0 MB) to s3://{attic}/old" in moved.err
-    assert set(contents(bucket)) == {"a.jpg"}
-    assert contents(attic) == {
+    assert set(read_bucket(bucket)) == {"a.jpg"}
+    assert read_bucket(attic) == {
         f"old/{bucket}/d.jpg": b"d",
         f"old/{bucket}/x/b c é+.jpg": b"b",
         f"old/{bucket}/x\ny.jpg": b"z",
@@ -45,16 +45,16 @@ def test_photos_are_moved_with_all_they_carry_and_brought_back(
 
     assert back.status == 0
     assert "3 photos in the journal: 3 restored, 0 already in place, 0 failed" in back.out
-    assert contents(bucket) == before
-    assert not contents(attic)
+    assert read_bucket(bucket) == before
+    assert not read_bucket(attic)
 
     again = cleanse("--restore", journal_file(tmp_path), "--json")
     assert json.loads(again.out) == {"photos": 3, "restored": 0, "in_place": 3, "failures": []}
-    assert contents(bucket) == before
+    assert read_bucket(bucket) == before
 
 
 def test_a_versioned_bucket_gives_back_what_was_deleted(
-    make_bucket, label, cleanse, contents, s3_direct, tmp_path
+    make_bucket, label, cleanse, read_bucket, s3_direct, tmp_path
 ):
     bucket = make_bucket({})
     s3_direct.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
@@ -63,7 +63,7 @@ def test_a_versioned_bucket_gives_back_what_was_deleted(
     label("a.jpg")
     ran = cleanse("--sources", f"s3://{bucket}", "--delete", "--max-delete-share", "1", typed="3\n")
     assert ran.status == 0
-    assert contents(bucket) == {"a.jpg": b"a"}
+    assert read_bucket(bucket) == {"a.jpg": b"a"}
     assert all(line["delete_marker"] for line in journal(tmp_path) if line["state"] == "deleted")
     s3_direct.put_object(Bucket=bucket, Key="c.jpg", Body=b"a newer one")
     s3_direct.put_object(Bucket=bucket, Key="d.jpg", Body=b"a newer one, deleted by somebody")
@@ -74,11 +74,11 @@ def test_a_versioned_bucket_gives_back_what_was_deleted(
     assert back.status == 1
     assert "1 restored, 1 already in place, 1 failed" in back.out
     assert f"s3://{bucket}/d.jpg: deleted once more since, by somebody else" in back.err
-    assert contents(bucket) == {"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"a newer one"}
+    assert read_bucket(bucket) == {"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"a newer one"}
 
 
 def test_a_deletion_of_which_only_the_beginning_was_written_is_brought_back_too(
-    make_bucket, label, cleanse, contents, s3_direct, tmp_path
+    make_bucket, label, cleanse, read_bucket, s3_direct, tmp_path
 ):
     bucket = make_bucket({})
     s3_direct.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
@@ -93,7 +93,7 @@ def test_a_deletion_of_which_only_the_beginning_was_written_is_brought_back_too(
     back = cleanse("--restore", path)
 
     assert back.status == 0
-    assert contents(bucket) == {"a.jpg": b"a", "b.jpg": b"b"}
+    assert read_bucket(bucket) == {"a.jpg": b"a", "b.jpg": b"b"}
 
 
 def test_without_versions_or_copies_it_says_that_nothing_is_left(make_bucket, label, cleanse, tmp_path):
@@ -108,7 +108,7 @@ def test_without_versions_or_copies_it_says_that_nothing_is_left(make_bucket, la
 
 
 def test_another_s_object_in_the_attic_is_left_there(
-    make_bucket, attic, label, cleanse, contents, s3_direct, tmp_path
+    make_bucket, attic, label, cleanse, read_bucket, s3_direct, tmp_path
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
@@ -119,5 +119,5 @@ def test_another_s_object_in_the_attic_is_left_there(
 
     assert back.status == 1
     assert "is another object; it stays there" in back.err
-    assert contents(attic) == {f"{bucket}/b.jpg": b"somebody's"}
-    assert contents(bucket) == {"a.jpg": b"a"}
+    assert read_bucket(attic) == {f"{bucket}/b.jpg": b"somebody's"}
+    assert read_bucket(bucket) == {"a.jpg": b"a"}

@@ -41,7 +41,9 @@ def at_the_prompt(cleanse, monkeypatch):
     return run
 
 
-def test_what_resembles_a_label_that_comes_at_the_prompt_stays(make_bucket, label, at_the_prompt, contents):
+def test_what_resembles_a_label_that_comes_at_the_prompt_stays(
+    make_bucket, label, at_the_prompt, read_bucket
+):
     bucket = make_bucket(dict.fromkeys([*NAMES, *RESEMBLING], b"x"))
     label(*NAMES)
 
@@ -52,10 +54,10 @@ def test_what_resembles_a_label_that_comes_at_the_prompt_stays(make_bucket, labe
     assert ran.status == 0
     assert "1 of 2 deleted, 0.0 MB freed, 1 stay: the labels changed since the scan" in ran.out
     assert f"  stays: 's3://{bucket}/IMG 5002.JPG' resembles the label 'img-5002.png'" in ran.out
-    assert set(contents(bucket)) == {*NAMES, "IMG 5002.JPG"}
+    assert set(read_bucket(bucket)) == {*NAMES, "IMG 5002.JPG"}
 
 
-def test_what_is_labelled_while_the_confirmation_is_pending_stays(make_bucket, label, contents, tmp_path):
+def test_what_is_labelled_while_the_confirmation_is_pending_stays(make_bucket, label, read_bucket, tmp_path):
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcdefghij"})
     label(*(f"{name}.jpg" for name in "abcde"))
     command = [
@@ -84,12 +86,12 @@ def test_what_is_labelled_while_the_confirmation_is_pending_stays(make_bucket, l
         out.decode()
     )
     assert f"  stays: s3://{bucket}/f.jpg is labelled now" in out.decode()
-    assert len(contents(bucket)) == 10
+    assert len(read_bucket(bucket)) == 10
     assert journal(tmp_path) == []
 
 
 def test_only_what_is_labelled_by_then_stays_and_json_says_so(
-    make_bucket, label, at_the_prompt, contents, tmp_path
+    make_bucket, label, at_the_prompt, read_bucket, tmp_path
 ):
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcd"})
     label("a.jpg", "b.jpg")
@@ -104,7 +106,7 @@ def test_only_what_is_labelled_by_then_stays_and_json_says_so(
     (removal,) = json.loads(ran.out)["removals"]
     assert (removal["planned"], removal["deleted"]) == (2, 1)
     assert removal["kept"] == [f"s3://{bucket}/c.jpg is labelled now"]
-    assert set(contents(bucket)) == {"a.jpg", "b.jpg", "c.jpg"}
+    assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg", "c.jpg"}
     assert states(journal(tmp_path)) == [("d.jpg", "deleting"), ("d.jpg", "deleted")]
 
 
@@ -132,7 +134,7 @@ def test_only_what_is_labelled_by_then_stays_and_json_says_so(
 )
 @pytest.mark.parametrize("deed", ["--delete", "--move-to", "--apply"])
 def test_a_label_file_that_cannot_be_relied_on_any_more_stops_the_bucket(
-    make_bucket, label, cleanse, at_the_prompt, contents, tmp_path, text, reason, deed
+    make_bucket, label, cleanse, at_the_prompt, read_bucket, tmp_path, text, reason, deed
 ):
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcd"})
     path = label("a.jpg", "b.jpg")
@@ -153,7 +155,7 @@ def test_a_label_file_that_cannot_be_relied_on_any_more_stops_the_bucket(
     assert reason.format(bucket=bucket) in ran.err
     assert "; 2 photos were not tried; run cleanse again" in ran.err
     assert f"s3://{bucket}: 0 of 2 " in ran.out
-    assert len(contents(bucket)) == 4
+    assert len(read_bucket(bucket)) == 4
     assert journal(tmp_path) == []
 
 
@@ -166,7 +168,7 @@ def small_batches(monkeypatch):
 
 @pytest.mark.parametrize(("deed", "event"), [("--delete", "DeleteObjects"), ("--move-to", "CopyObject")])
 def test_what_is_labelled_between_two_batches_stays(
-    make_bucket, label, cleanse, contents, on_request, small_batches, deed, event
+    make_bucket, label, cleanse, read_bucket, on_request, small_batches, deed, event
 ):
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcdefghij"})
     attic = make_bucket({}) if deed == "--move-to" else None
@@ -193,11 +195,11 @@ def test_what_is_labelled_between_two_batches_stays(
     assert ran.status == 0, ran.err
     assert "6 of 8 " in ran.out
     assert "2 stay: the labels changed since the scan" in ran.out
-    assert set(contents(bucket)) == {"a.jpg", "b.jpg", "f.jpg", "j.jpg"}
+    assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg", "f.jpg", "j.jpg"}
 
 
 def test_a_label_file_that_breaks_between_two_batches_stops_the_rest(
-    make_bucket, label, cleanse, contents, on_request, small_batches, tmp_path
+    make_bucket, label, cleanse, read_bucket, on_request, small_batches, tmp_path
 ):
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcdefgh"})
     path = label("a.jpg", "b.jpg")
@@ -214,7 +216,7 @@ def test_a_label_file_that_breaks_between_two_batches_stops_the_rest(
     assert f"NOT COMPLETE: s3://{bucket}: the label file changed: " in ran.err
     assert "4 photos were not tried" in ran.err
     assert "2 of 6 deleted" in ran.out
-    assert set(contents(bucket)) == {f"{name}.jpg" for name in "abefgh"}
+    assert set(read_bucket(bucket)) == {f"{name}.jpg" for name in "abefgh"}
 
 
 def test_an_unchanged_label_file_is_read_once(make_bucket, label, cleanse, monkeypatch, small_batches):

@@ -27,7 +27,9 @@ def make_files(num_files: int) -> dict[str, bytes]:
     return {f"{n % 7}/{n:03d}.jpg": os.urandom(20_000 + 500 * n) for n in range(num_files)}
 
 
-def kill_and_go_on(bucket: str, wanted: dict[str, bytes], folder: Path, contents: Any, wait_s: float) -> int:
+def kill_and_go_on(
+    bucket: str, wanted: dict[str, bytes], folder: Path, read_folder: Any, wait_s: float
+) -> int:
     """Kill a sync wait_s after its first download began; tell how many files it had done."""
     folder.mkdir()
     process = start(bucket, folder)
@@ -37,47 +39,49 @@ def kill_and_go_on(bucket: str, wanted: dict[str, bytes], folder: Path, contents
     time.sleep(wait_s)
     process.kill()
     process.communicate()
-    found = {path: data for path, data in contents(folder / "f").items() if not path.startswith(".partial-")}
+    found = {
+        path: data for path, data in read_folder(folder / "f").items() if not path.startswith(".partial-")
+    }
     assert all(wanted[path] == data for path, data in found.items())
     out, err = start(bucket, folder).communicate(timeout=60)
     assert err == "", err
     assert f"{len(found)} skipped, 0 failed" in out
-    assert contents(folder / "f") == wanted
+    assert read_folder(folder / "f") == wanted
     assert not list((folder / "f").glob(".partial-*"))
     return len(found)
 
 
-def kill_often(make_bucket: Any, contents: Any, tmp_path: Path, num_kills: int, files: Any) -> None:
+def kill_often(make_bucket: Any, read_folder: Any, tmp_path: Path, num_kills: int, files: Any) -> None:
     bucket = make_bucket(files)
     wanted = {f"{bucket}/{key}": data for key, data in files.items()}
     waits = random.Random(num_kills)
     done = [
-        kill_and_go_on(bucket, wanted, tmp_path / str(number), contents, waits.uniform(0, 0.25))
+        kill_and_go_on(bucket, wanted, tmp_path / str(number), read_folder, waits.uniform(0, 0.25))
         for number in range(num_kills)
     ]
     assert any(0 < count < len(files) for count in done), done
 
 
 def test_a_killed_sync_leaves_no_half_file_and_goes_on(
-    make_bucket: Any, contents: Any, tmp_path: Path
+    make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
-    kill_often(make_bucket, contents, tmp_path, 3, make_files(150))
+    kill_often(make_bucket, read_folder, tmp_path, 3, make_files(150))
 
 
 @pytest.mark.long
 def test_twenty_kills_at_random_moments_leave_the_folder_equal_to_the_bucket(
-    make_bucket: Any, contents: Any, tmp_path: Path
+    make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     files = make_files(250) | {"large.jpg": os.urandom(18_000_000)}
-    kill_often(make_bucket, contents, tmp_path, 20, files)
+    kill_often(make_bucket, read_folder, tmp_path, 20, files)
 
 
-def test_two_syncs_into_one_folder_do_no_harm(make_bucket: Any, contents: Any, tmp_path: Path) -> None:
+def test_two_syncs_into_one_folder_do_no_harm(make_bucket: Any, read_folder: Any, tmp_path: Path) -> None:
     files = make_files(150)
     bucket = make_bucket(files)
     processes = [start(bucket, tmp_path) for _ in range(2)]
     for process in processes:
         _, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, "")
-    assert contents(tmp_path / "f") == {f"{bucket}/{key}": data for key, data in files.items()}
+    assert read_folder(tmp_path / "f") == {f"{bucket}/{key}": data for key, data in files.items()}
     assert not list((tmp_path / "f").glob(".partial-*"))

@@ -30,7 +30,7 @@ def counts(report: Any) -> list[tuple[int, int, int, int]]:
 
 
 def test_buckets_come_into_sub_folders_and_a_second_run_asks_for_no_photo(
-    run_cli: Any, s3: Any, make_bucket: Any, contents: Any, tmp_path: Path
+    run_cli: Any, s3: Any, make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     first = {f"2026/{n}.jpg": os.urandom(5000) for n in range(30)}
     bucket = make_bucket(first | {"notes.txt": b"no photo"})
@@ -47,7 +47,7 @@ def test_buckets_come_into_sub_folders_and_a_second_run_asks_for_no_photo(
     assert lines[3].endswith(" files/s)")
     wanted = {f"{bucket}/{key}": data for key, data in first.items()}
     wanted |= {f"{other}/a/x.png": b"x" * 70, f"{other}/b/y.png": b"y" * 30}
-    assert contents(tmp_path / "photos") == wanted
+    assert read_folder(tmp_path / "photos") == wanted
 
     requests = s3.read_traffic(bucket).num_requests
     again = run_cli(*arguments)
@@ -57,11 +57,11 @@ def test_buckets_come_into_sub_folders_and_a_second_run_asks_for_no_photo(
         f"s3://{bucket}: 30 found, 0 downloaded, 30 skipped, 0 failed, 0.0 MB"
     )
     assert s3.read_traffic(bucket).num_requests == requests + 1  # the listing
-    assert contents(tmp_path / "photos") == wanted
+    assert read_folder(tmp_path / "photos") == wanted
 
 
 def test_a_bucket_that_is_missing_or_denied_does_not_keep_the_others(
-    run_cli: Any, start_proxy: Any, make_bucket: Any, contents: Any, tmp_path: Path
+    run_cli: Any, start_proxy: Any, make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket, closed = make_bucket({"a.jpg": b"a"}), make_bucket({"a.jpg": b"a"})
     error = b"<Error><Code>AccessDenied</Code></Error>"
@@ -73,11 +73,11 @@ def test_a_bucket_that_is_missing_or_denied_does_not_keep_the_others(
     assert missing.startswith("NOT COMPLETE: without s3://not-there-at-all: list s3://not-there-at-all")
     assert "NoSuchBucket" in missing
     assert denied.startswith(f"NOT COMPLETE: without s3://{closed}: list s3://{closed}: AccessDenied")
-    assert contents(tmp_path / "f") == {f"{bucket}/a.jpg": b"a"}
+    assert read_folder(tmp_path / "f") == {f"{bucket}/a.jpg": b"a"}
 
 
 def test_photos_that_fail_are_named_and_those_deleted_meanwhile_are_not_failed(
-    run_cli: Any, run_here: Any, start_proxy: Any, make_bucket: Any, contents: Any, tmp_path: Path
+    run_cli: Any, run_here: Any, start_proxy: Any, make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({**{f"no/{n:02d}.jpg": b"x" for n in range(12)}, "gone.jpg": b"g", "ok.jpg": b"o"})
 
@@ -102,7 +102,7 @@ def test_photos_that_fail_are_named_and_those_deleted_meanwhile_are_not_failed(
     ]
     assert source["gone"] == [f"s3://{bucket}/gone.jpg"]
     assert (answer["total"]["found"], answer["total"]["failed"], answer["total"]["skipped"]) == (14, 12, 1)
-    assert contents(tmp_path / "f") == {f"{bucket}/ok.jpg": b"o"}
+    assert read_folder(tmp_path / "f") == {f"{bucket}/ok.jpg": b"o"}
 
 
 def test_a_dry_run_tells_and_writes_nothing(run_here: Any, make_bucket: Any, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_dry_run_tells_and_writes_nothing(run_here: Any, make_bucket: Any, tmp
 
 
 def test_only_labelled_photos_come_where_asked_for(
-    run_here: Any, make_bucket: Any, contents: Any, tmp_path: Path
+    run_here: Any, make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"in/a.jpg": b"a", "in/b 1.JPG": b"b"})
     (tmp_path / "mappings").mkdir()
@@ -131,7 +131,7 @@ def test_only_labelled_photos_come_where_asked_for(
     done = run_here(*arguments)
     assert done.returncode == 0, done.stderr
     assert f"s3://{bucket}: 2 found, 1 left out, 1 downloaded" in done.stdout
-    assert contents(tmp_path / "f") == {f"{bucket}/in/b 1.JPG": b"b"}
+    assert read_folder(tmp_path / "f") == {f"{bucket}/in/b 1.JPG": b"b"}
 
 
 def test_wrong_use_is_said_with_status_2(run_here: Any, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_large_object_uploaded_in_parts_comes_whole_and_is_skipped_then(
 
 
 def test_odd_keys_stay_inside_the_folder(
-    make_bucket: Any, monkeypatch: pytest.MonkeyPatch, contents: Any, tmp_path: Path
+    make_bucket: Any, monkeypatch: pytest.MonkeyPatch, read_folder: Any, tmp_path: Path
 ) -> None:
     keys = [
         *("a.jpg", "a.jpg/b.jpg", "x/a\x01.jpg", "C:/a.jpg", "50%25.jpg", "größe.jpg"),
@@ -257,7 +257,7 @@ def test_odd_keys_stay_inside_the_folder(
     folder = tmp_path / "f"
     monkeypatch.setattr("physiq_ray.sync.run._name_max", lambda _: 40)
     assert counts(sync(settings(bucket), folder)) == [(0, 7, 0, 0)]
-    found = contents(folder / bucket)
+    found = read_folder(folder / bucket)
     assert sorted(found.values()) == sorted(key.encode() for key in keys)
     (cut,) = (path for path in found if path.startswith("long-"))
     assert cut.startswith("long-" + "é" * 8 + "%~")
@@ -292,7 +292,7 @@ def test_links_and_folders_in_the_way_are_refused_by_name(make_bucket: Any, tmp_
 
 
 def test_names_that_the_file_system_cannot_hold_apart_are_refused_but_for_the_first(
-    make_bucket: Any, monkeypatch: pytest.MonkeyPatch, contents: Any, tmp_path: Path
+    make_bucket: Any, monkeypatch: pytest.MonkeyPatch, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"a.jpg": b"small", "A.jpg": b"large", "b.jpg": b"b"})
     monkeypatch.setattr("physiq_ray.sync.run.probe_case", lambda _: False)
@@ -301,7 +301,7 @@ def test_names_that_the_file_system_cannot_hold_apart_are_refused_but_for_the_fi
     ((uri, sentence),) = report.sources[0].failures
     assert uri == f"s3://{bucket}/a.jpg"
     assert f"cannot distinguish its name from that of {bucket}/A.jpg" in sentence
-    assert contents(tmp_path) == {f"{bucket}/A.jpg": b"large", f"{bucket}/b.jpg": b"b"}
+    assert read_folder(tmp_path) == {f"{bucket}/A.jpg": b"large", f"{bucket}/b.jpg": b"b"}
 
 
 def test_too_little_room_is_said_before_anything_is_written(
@@ -316,7 +316,7 @@ def test_too_little_room_is_said_before_anything_is_written(
 
 
 def test_a_disk_that_gets_full_ends_all_and_leaves_only_whole_files(
-    make_bucket: Any, contents: Any, tmp_path: Path, s3: Any
+    make_bucket: Any, read_folder: Any, tmp_path: Path, s3: Any
 ) -> None:
     files = {f"{n:03d}.jpg": os.urandom(2000) for n in range(50)}
     bucket = make_bucket({**files, "big.jpg": os.urandom(300_000)})
@@ -336,13 +336,13 @@ def test_a_disk_that_gets_full_ends_all_and_leaves_only_whole_files(
         f"physiq-ray sync: write f/{bucket}/big.jpg: File too large; make room and run the same command "
         "again: it keeps the complete photos\n"
     )
-    assert contents(tmp_path / "f") == {f"{bucket}/{key}": data for key, data in files.items()}
+    assert read_folder(tmp_path / "f") == {f"{bucket}/{key}": data for key, data in files.items()}
     assert not list((tmp_path / "f").glob(".partial-*"))
 
 
 @pytest.mark.parametrize("is_answering", [True, False])
 def test_ctrl_c_keeps_what_is_whole_and_says_how_to_go_on(
-    make_bucket: Any, start_proxy: Any, contents: Any, tmp_path: Path, is_answering: bool
+    make_bucket: Any, start_proxy: Any, read_folder: Any, tmp_path: Path, is_answering: bool
 ) -> None:
     files = {f"{n:02d}.jpg": os.urandom(2000) for n in range(40)}
     bucket = make_bucket(files)
@@ -366,7 +366,7 @@ def test_ctrl_c_keeps_what_is_whole_and_says_how_to_go_on(
     assert err == (
         "physiq-ray sync: interrupted; f keeps all complete photos; run the same command again to continue\n"
     )
-    found = contents(tmp_path / "f")
+    found = read_folder(tmp_path / "f")
     assert 10 <= len(found) < 40
     assert all(files[path.partition("/")[2]] == data for path, data in found.items())
 
@@ -388,7 +388,7 @@ def test_what_sync_writes_is_what_the_bucket_s_md5_says(make_bucket: Any, tmp_pa
 
 
 def test_what_s3_refuses_for_one_photo_is_said_with_its_own_words(
-    run_cli: Any, start_proxy: Any, make_bucket: Any, contents: Any, tmp_path: Path
+    run_cli: Any, start_proxy: Any, make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"archived.jpg": b"x", "secret.jpg": b"s", "ok.jpg": b"o"})
     key = "arn:aws:kms:eu-west-1:1:key/k"
@@ -411,4 +411,4 @@ def test_what_s3_refuses_for_one_photo_is_said_with_its_own_words(
         f"physiq-ray sync: download s3://{bucket}/secret.jpg: AccessDenied; the role or key needs "
         f"kms:Decrypt on {key}, which encrypts the object (S3: {no_kms})",
     ]
-    assert contents(tmp_path / "f") == {f"{bucket}/ok.jpg": b"o"}
+    assert read_folder(tmp_path / "f") == {f"{bucket}/ok.jpg": b"o"}

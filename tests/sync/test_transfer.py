@@ -128,7 +128,7 @@ def test_two_photos_that_do_not_fit_say_nothing_of_their_bucket(
 
 
 def test_no_space_is_told_as_that(
-    make_bucket: Any, monkeypatch: pytest.MonkeyPatch, contents: Any, tmp_path: Path
+    make_bucket: Any, monkeypatch: pytest.MonkeyPatch, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({f"{n}.jpg": b"x" for n in range(20)})
 
@@ -138,7 +138,7 @@ def test_no_space_is_told_as_that(
     monkeypatch.setattr(transfer, "download", full)
     with pytest.raises(StorageError, match="No space left on device; make room and run the same command"):
         sync(settings(bucket), tmp_path)
-    assert contents(tmp_path) == {}
+    assert read_folder(tmp_path) == {}
 
 
 def test_a_store_that_goes_away_is_not_waited_for_at_each_photo(
