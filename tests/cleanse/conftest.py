@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from keeping import Ran
+from cleansing import Outcome
 
 from physiq_ray.cli import main
 
@@ -16,7 +16,7 @@ POSES = [{"id": 1, "name": "Front Lat Spread"}, {"id": 7, "name": "Back Lat Spre
 
 @pytest.fixture
 def label(tmp_path: Path) -> Callable[..., Path]:
-    """Give a function that writes the label file; records as they are, or names to label with pose 7."""
+    """Give a function that writes the label file from records, or from names, which get pose 7."""
     (tmp_path / "poses.json").write_text(json.dumps(POSES))
 
     def write(*records: Any) -> Path:
@@ -34,17 +34,17 @@ def label(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def cleanse(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Ran]:
-    """Give a function that runs `physiq-ray cleanse`, with poses, labels and photos of any age."""
+) -> Callable[..., Outcome]:
+    """Give a function that runs `physiq-ray cleanse` here; by default, it may delete new photos."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*args: str | Path, typed: str = "", min_age_hours: float | None = 0) -> Ran:
+    def run(*args: str | Path, typed: str = "", min_age_hours: float | None = 0) -> Outcome:
         monkeypatch.setattr("sys.stdin", io.StringIO(typed))
         age = [] if min_age_hours is None else ["--min-age-hours", str(min_age_hours)]
         files = ["--poses", "poses.json", "--labels", "labels.json"]
         capsys.readouterr()
         status = main(["cleanse", *files, *age, *map(str, args)])
         out, err = capsys.readouterr()
-        return Ran(status, out, err)
+        return Outcome(status, out, err)
 
     return run

@@ -1,14 +1,17 @@
-"""`physiq-ray cleanse` from outside: what it says, how it ends, and what is in the bucket afterwards."""
+"""The command `physiq-ray cleanse`: its output, its exit status, and the bucket afterwards."""
 
 import json
 import re
 from pathlib import Path
 
 import pytest
-from keeping import denied, journal, states
+from cleansing import names_and_states, read_journal_lines
+from refusals import refusal
 
 
-def test_a_look_reports_each_bucket_and_all_and_touches_nothing(make_bucket, label, cleanse, read_bucket):
+def test_a_scan_reports_each_bucket_and_the_totals_and_deletes_nothing(
+    make_bucket, label, cleanse, read_bucket
+):
     left = make_bucket({"a.jpg": b"a" * 1000, "b.jpg": b"b" * 2000, "notes.txt": b"n"})
     right = make_bucket({"2026/c.png": b"c" * 500_000, "d.jpeg": b"d"})
     label("a.jpg", "d.jpeg")
@@ -35,9 +38,7 @@ def test_a_look_reports_each_bucket_and_all_and_touches_nothing(make_bucket, lab
     assert not list(Path().glob("deleted-*"))
 
 
-def test_the_typed_number_deletes_what_no_label_names_and_nothing_else(
-    make_bucket, label, cleanse, read_bucket, tmp_path
-):
+def test_the_typed_number_deletes_only_unlabelled_photos(make_bucket, label, cleanse, read_bucket, tmp_path):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "x/c.jpg": b"c", "d.HEIC": b"d", "e.txt": b"e"})
     label("a.jpg", "b.jpg", {"poseId": 99, "s3Filename": "c.jpg"})
 
@@ -46,16 +47,16 @@ def test_the_typed_number_deletes_what_no_label_names_and_nothing_else(
     assert ran.status == 0
     assert "Type 1 to delete 1 photos (0.0 MB), anything else to leave them: " in ran.err
     assert f"s3://{bucket}: 1 of 1 deleted, 0.0 MB freed" in ran.out
-    # c.jpg is labelled with a pose nobody knows: somebody labelled it all the same.
+    # The label of c.jpg has an unknown pose, but c.jpg is labelled.
     assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg", "x/c.jpg", "e.txt"}
-    lines = journal(tmp_path)
-    assert states(lines) == [("d.HEIC", "deleting"), ("d.HEIC", "deleted")]
+    lines = read_journal_lines(tmp_path)
+    assert names_and_states(lines) == [("d.HEIC", "deleting"), ("d.HEIC", "deleted")]
     assert lines[0]["etag"] == "8277e0910d750195b448797616e091ad"
     assert lines[0]["size"] == 1
 
 
 @pytest.mark.parametrize("typed", ["", "y\n", "2\n", "01\n"])
-def test_any_other_answer_leaves_everything(make_bucket, label, cleanse, read_bucket, typed):
+def test_any_other_answer_deletes_nothing(make_bucket, label, cleanse, read_bucket, typed):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
 
@@ -67,7 +68,7 @@ def test_any_other_answer_leaves_everything(make_bucket, label, cleanse, read_bu
     assert not list(Path().glob("deleted-*"))
 
 
-def test_scripts_say_how_many_they_expect(make_bucket, label, cleanse, read_bucket):
+def test_yes_deletes_only_the_expected_number_of_photos(make_bucket, label, cleanse, read_bucket):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c"})
     label("a.jpg", "c.jpg")
 
@@ -79,9 +80,9 @@ def test_scripts_say_how_many_they_expect(make_bucket, label, cleanse, read_buck
     right = cleanse("--sources", f"s3://{bucket}", "--delete", "--yes", "--expect", "1", "--json")
     assert right.status == 0
     assert set(read_bucket(bucket)) == {"a.jpg", "c.jpg"}
-    answer = json.loads(right.out)
-    assert answer["would_go"] == 1
-    assert answer["removals"][0] | {"source": "", "failures": []} == {
+    as_json = json.loads(right.out)
+    assert as_json["would_go"] == 1
+    assert as_json["removals"][0] | {"source": "", "failures": []} == {
         "source": "",
         "planned": 1,
         "deleted": 1,
@@ -93,7 +94,7 @@ def test_scripts_say_how_many_they_expect(make_bucket, label, cleanse, read_buck
         "stopped": None,
         "condition": "batch",
     }
-    assert Path(answer["journal"]).exists()
+    assert Path(as_json["journal"]).exists()
 
 
 @pytest.mark.parametrize(
@@ -109,16 +110,14 @@ def test_scripts_say_how_many_they_expect(make_bucket, label, cleanse, read_buck
         (["--sources", "s3://bucket-a/x/y", "--move-to", "s3://bucket-a/x"], "would find the moved photos"),
     ],
 )
-def test_flags_that_make_no_sense_are_refused(label, cleanse, flags, message):
+def test_contradictory_flags_are_refused(label, cleanse, flags, message):
     label("a.jpg")
     ran = cleanse(*flags)
     assert ran.status == 2
     assert message in ran.err
 
 
-def test_a_bucket_that_cannot_be_listed_keeps_everything_and_the_others_go_on(
-    make_bucket, label, cleanse, read_bucket
-):
+def test_a_bucket_that_cannot_be_listed_does_not_stop_the_others(make_bucket, label, cleanse, read_bucket):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
 
@@ -130,7 +129,7 @@ def test_a_bucket_that_cannot_be_listed_keeps_everything_and_the_others_go_on(
     assert set(read_bucket(bucket)) == {"a.jpg"}
 
 
-def test_a_denied_listing_is_said_with_the_policy(make_bucket, label, cleanse, s3_direct):
+def test_a_denied_listing_is_reported_with_the_needed_policy(make_bucket, label, cleanse, s3_direct):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
     policy = {
@@ -159,15 +158,16 @@ def test_a_denied_listing_is_said_with_the_policy(make_bucket, label, cleanse, s
     assert needed["Statement"][1]["Action"] == ["s3:GetObject", "s3:DeleteObject"]
 
 
-def test_a_denied_deletion_is_said_with_the_policy_and_stops_at_once(
+def test_a_denied_deletion_is_reported_with_the_needed_policy(
     make_bucket, label, cleanse, read_bucket, on_request
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c"})
     label("a.jpg", "c.jpg")
-    # Scripted, as SeaweedFS lets DeleteObjects pass a policy that denies s3:DeleteObject; not the probe's.
+    # The refusal is scripted, because SeaweedFS does not apply a policy that denies s3:DeleteObject to
+    # DeleteObjects. The probe's deletion is not refused.
     on_request(
         "before-send.s3.DeleteObjects",
-        lambda request, **_: denied() if b"<Key>b.jpg" in request.body else None,
+        lambda request, **_: refusal("AccessDenied", "scripted") if b"<Key>b.jpg" in request.body else None,
     )
 
     ran = cleanse("--sources", f"s3://{bucket}", "--delete", typed="1\n")
@@ -181,7 +181,7 @@ def test_a_denied_deletion_is_said_with_the_policy_and_stops_at_once(
     assert len(read_bucket(bucket)) == 3
 
 
-def test_a_denied_probe_is_said_before_anything_is_deleted(
+def test_a_denied_probe_is_reported_before_the_first_deletion(
     make_bucket, label, cleanse, read_bucket, s3_direct
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
@@ -207,7 +207,7 @@ def test_a_denied_probe_is_said_before_anything_is_deleted(
     assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg"}
 
 
-def test_names_are_quoted_where_a_letter_cannot_be_seen(make_bucket, label, cleanse):
+def test_names_with_invisible_characters_are_quoted(make_bucket, label, cleanse):
     bucket = make_bucket(dict.fromkeys(["a.jpg", "c\u202egpj.exe.jpg", "d\x1b[2J.jpg", "e\u0301.jpg"], b"x"))
     label("a.jpg", "f\u00a0.jpg")
 

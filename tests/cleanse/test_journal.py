@@ -20,12 +20,21 @@ def test_a_journal_that_cannot_be_written_stops_before_the_deletion(
     assert len(read_bucket(bucket)) == 2
 
 
-def test_a_full_disk_under_the_journal_stops_the_deletion(make_bucket, label, read_bucket, run_cli, tmp_path):
+def test_a_journal_on_a_full_disk_stops_the_deletion(make_bucket, label, read_bucket, run_cli, tmp_path):
     names = [f"{number:04d}-{'x' * 150}.jpg" for number in range(400)]
     bucket = make_bucket(dict.fromkeys(names, b"x") | {"keep.jpg": b"k"})
     label("keep.jpg")
     command = [
-        *(sys.executable, "-c", LIMITED, "cleanse", "--sources", f"s3://{bucket}", "--min-age-hours", "0"),
+        *(
+            sys.executable,
+            "-c",
+            CLEANSE_WITH_FILE_LIMIT,
+            "cleanse",
+            "--sources",
+            f"s3://{bucket}",
+            "--min-age-hours",
+            "0",
+        ),
         *("--poses", "poses.json", "--labels", "labels.json", "--max-delete-share", "1"),
         *("--delete", "--yes", "--expect", "400"),
     ]
@@ -37,8 +46,8 @@ def test_a_full_disk_under_the_journal_stops_the_deletion(make_bucket, label, re
     assert len(read_bucket(bucket)) == 401
 
 
-# A limit on the size of files is refused by the same calls as a full disk is.
-LIMITED = """
+# A limit on the size of files fails in the same calls as a full disk.
+CLEANSE_WITH_FILE_LIMIT = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
@@ -57,7 +66,7 @@ sys.exit(main(sys.argv[1:]))
         "no JSON\n",
     ],
 )
-def test_what_is_no_journal_is_refused(tmp_path, text):
+def test_a_file_that_is_not_a_journal_is_refused(tmp_path, text):
     (tmp_path / "j.jsonl").write_text(text)
     with pytest.raises(CleanseError, match=r"j.jsonl: line 1 is not a line of a journal"):
         read_journal(tmp_path / "j.jsonl")

@@ -1,9 +1,9 @@
-"""Which photos a scan puts into the plan, and which buckets it refuses."""
+"""The photos that a scan puts into the plan, and the buckets that it refuses."""
 
 import json
 
 import pytest
-from keeping import NAMES, RESEMBLING
+from cleansing import NAMES, RESEMBLING
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from keeping import NAMES, RESEMBLING
         ),
     ],
 )
-def test_no_label_file_to_rely_on_stops_it(make_bucket, label, cleanse, read_bucket, text, message):
+def test_an_unusable_label_file_stops_the_command(make_bucket, label, cleanse, read_bucket, text, message):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     path = label()
     path.unlink() if text is None else path.write_text(text)
@@ -45,7 +45,9 @@ def test_no_label_file_to_rely_on_stops_it(make_bucket, label, cleanse, read_buc
         ),
     ],
 )
-def test_a_bucket_in_doubt_is_refused(make_bucket, label, cleanse, read_bucket, records, share, reason):
+def test_a_bucket_is_refused_if_its_labels_or_plan_are_implausible(
+    make_bucket, label, cleanse, read_bucket, records, share, reason
+):
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcd"})
     label(*records)
 
@@ -59,7 +61,7 @@ def test_a_bucket_in_doubt_is_refused(make_bucket, label, cleanse, read_bucket, 
     assert len(read_bucket(bucket)) == 4
 
 
-def test_beside_a_bucket_in_doubt_the_others_go_on(make_bucket, label, cleanse, read_bucket):
+def test_a_refused_bucket_does_not_stop_the_others(make_bucket, label, cleanse, read_bucket):
     doubtful = make_bucket({f"{name}.jpg": b"x" for name in "abcd"})
     clear = make_bucket({"p.jpg": b"p", "q.jpg": b"q"})
     label("p.jpg")
@@ -71,7 +73,7 @@ def test_beside_a_bucket_in_doubt_the_others_go_on(make_bucket, label, cleanse, 
     assert set(read_bucket(clear)) == {"p.jpg"}
 
 
-def test_a_photo_uploaded_just_now_stays(make_bucket, label, cleanse, read_bucket):
+def test_a_recently_uploaded_photo_is_kept(make_bucket, label, cleanse, read_bucket):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
 
@@ -83,7 +85,7 @@ def test_a_photo_uploaded_just_now_stays(make_bucket, label, cleanse, read_bucke
     assert len(read_bucket(bucket)) == 2
 
 
-def test_a_photo_of_a_kind_that_is_not_read_here_stays(make_bucket, label, cleanse, read_bucket):
+def test_a_photo_in_an_unsupported_format_is_kept(make_bucket, label, cleanse, read_bucket):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c", "c.DNG": b"raw"})
     label("a.jpg", "b.jpg")
 
@@ -94,21 +96,21 @@ def test_a_photo_of_a_kind_that_is_not_read_here_stays(make_bucket, label, clean
     assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg", "c.DNG"}
 
 
-def test_labels_without_a_photo_are_counted_and_named(make_bucket, label, cleanse):
+def test_unmatched_labels_are_counted_and_named(make_bucket, label, cleanse):
     bucket = make_bucket(dict.fromkeys([*NAMES, "b.jpg"], b"x"))
     label(*NAMES, 'gone".jpg')
 
     text = cleanse("--sources", f"s3://{bucket}")
-    answer = json.loads(cleanse("--sources", f"s3://{bucket}", "--json").out)
+    as_json = json.loads(cleanse("--sources", f"s3://{bucket}", "--json").out)
 
     assert "   1 of 21 labels match no photo: 'gone\".jpg'" in text.out.splitlines()
-    assert answer["buckets"][0]["labels"] == 21
-    assert answer["buckets"][0]["unmatched"] == 1
-    assert answer["buckets"][0]["unmatched_labels"] == ['gone".jpg']
-    assert answer["would_go"] == 1
+    assert as_json["buckets"][0]["labels"] == 21
+    assert as_json["buckets"][0]["unmatched"] == 1
+    assert as_json["buckets"][0]["unmatched_labels"] == ['gone".jpg']
+    assert as_json["would_go"] == 1
 
 
-def test_a_bucket_with_too_many_labels_without_a_photo_is_refused(make_bucket, label, cleanse, read_bucket):
+def test_a_bucket_with_too_many_unmatched_labels_is_refused(make_bucket, label, cleanse, read_bucket):
     bucket = make_bucket(dict.fromkeys([*NAMES, "b.jpg"], b"x"))
     flags = ["--sources", f"s3://{bucket}", "--delete"]
 
@@ -127,7 +129,7 @@ def test_a_bucket_with_too_many_labels_without_a_photo_is_refused(make_bucket, l
     assert set(read_bucket(bucket)) == set(NAMES)
 
 
-def test_a_twentieth_of_the_labels_may_be_without_a_photo(make_bucket, label, cleanse, read_bucket):
+def test_a_twentieth_of_the_labels_may_be_unmatched(make_bucket, label, cleanse, read_bucket):
     bucket = make_bucket(dict.fromkeys([*NAMES[1:], "b.jpg"], b"x"))
     label(*NAMES)  # 1 of 20
 
@@ -137,14 +139,14 @@ def test_a_twentieth_of_the_labels_may_be_without_a_photo(make_bucket, label, cl
     assert set(read_bucket(bucket)) == set(NAMES[1:])
 
 
-def test_a_photo_whose_label_spells_it_differently_stays(make_bucket, label, cleanse, read_bucket):
+def test_a_photo_whose_label_spells_its_name_differently_is_kept(make_bucket, label, cleanse, read_bucket):
     keys = ["IMG_5001.JPG", "front pose.jpg", "x/signed.jpg", "none.jpg", "unlabelled.jpg"]
     bucket = make_bucket(dict.fromkeys(keys, b"x"))
     label(
         "IMG_5001.jpg",
         "front%20pose.jpg",
         f"https://{bucket}.s3.amazonaws.com/x/signed.jpg?X-Amz-Expires=60",
-        {"poseId": None, "s3Filename": "none.jpg"},  # a person looked and saw no known pose
+        {"poseId": None, "s3Filename": "none.jpg"},  # no known pose
     )
 
     ran = cleanse("--sources", f"s3://{bucket}", "--delete", typed="1\n")
@@ -154,7 +156,7 @@ def test_a_photo_whose_label_spells_it_differently_stays(make_bucket, label, cle
     assert set(read_bucket(bucket)) == set(keys) - {"unlabelled.jpg"}
 
 
-def test_a_photo_in_a_folder_named_after_its_pose_stays(make_bucket, label, cleanse, read_bucket):
+def test_a_photo_in_a_folder_named_after_its_pose_is_kept(make_bucket, label, cleanse, read_bucket):
     keys = ["7/a.jpg", "7/in/b.jpg", "in/7/c.jpg", *NAMES]
     bucket = make_bucket(dict.fromkeys(keys, b"x"))
     label(*NAMES)
@@ -166,7 +168,7 @@ def test_a_photo_in_a_folder_named_after_its_pose_stays(make_bucket, label, clea
 
 
 @pytest.mark.parametrize("deed", [["--delete"], ["--move-to", "s3://attic-of-nothing"]])
-def test_a_photo_that_resembles_a_label_without_a_photo_stays_and_says_why(
+def test_a_photo_that_resembles_an_unmatched_label_is_kept_with_the_reason(
     make_bucket, label, cleanse, read_bucket, deed
 ):
     bucket = make_bucket(dict.fromkeys([*NAMES, *RESEMBLING], b"x"))
@@ -192,12 +194,10 @@ def test_a_photo_that_resembles_a_label_without_a_photo_stays_and_says_why(
     assert len(read_bucket(bucket)) == 22
 
 
-def test_a_label_of_a_bucket_that_is_not_listed_keeps_a_photo_of_its_name(
-    make_bucket, label, cleanse, read_bucket
-):
+def test_a_label_of_an_unlisted_bucket_protects_a_photo_of_its_name(make_bucket, label, cleanse, read_bucket):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c", "d.jpg": b"d"})
     label("a.jpg", "b.jpg", {"poseId": 7, "s3Filename": "c.jpg", "source": "checkins"})
-    # A slip in the name of the bucket: labels of that source match nothing.
+    # The name of the bucket is misspelled, so labels of this source match nothing.
     flags = ["--sources", f"s3://{bucket}", "--source-buckets", "checkins=chekin-poses"]
 
     ran = cleanse(*flags, "--delete", typed="1\n")
@@ -207,7 +207,7 @@ def test_a_label_of_a_bucket_that_is_not_listed_keeps_a_photo_of_its_name(
     assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg", "c.jpg"}
 
 
-def test_what_is_labelled_during_a_long_listing_is_in_no_plan(
+def test_photos_labelled_during_the_listing_are_not_in_the_plan(
     make_bucket, label, cleanse, on_request, tmp_path
 ):
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcd"})

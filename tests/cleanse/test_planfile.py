@@ -1,10 +1,10 @@
 import json
 
 import pytest
-from keeping import NAMES, RESEMBLING
+from cleansing import NAMES, RESEMBLING
 
 
-def test_a_plan_is_written_looked_through_and_followed(make_bucket, label, cleanse, read_bucket, tmp_path):
+def test_a_reviewed_plan_is_applied(make_bucket, label, cleanse, read_bucket, tmp_path):
     bucket = make_bucket({f"{name}.jpg": name.encode() for name in "abcdefgh"})
     label("a.jpg", "b.jpg", "c.jpg", "d.jpg")
     written = cleanse("--sources", f"s3://{bucket}", "--plan", "plan.jsonl")
@@ -12,7 +12,9 @@ def test_a_plan_is_written_looked_through_and_followed(make_bucket, label, clean
     assert "wrote plan.jsonl: 4 photos" in written.out
     lines = (tmp_path / "plan.jsonl").read_text().splitlines()
     assert [sorted(json.loads(line)) for line in lines] == [["etag", "modified", "size", "uri"]] * 4
-    (tmp_path / "plan.jsonl").write_text("\n".join(lines[:2]))  # g and h were looked at, and are to stay
+    (tmp_path / "plan.jsonl").write_text(
+        "\n".join(lines[:2])
+    )  # a person reviewed the plan and removed g and h
 
     ran = cleanse("--sources", f"s3://{bucket}", "--apply", "plan.jsonl", "--yes", "--expect", "2")
 
@@ -20,7 +22,9 @@ def test_a_plan_is_written_looked_through_and_followed(make_bucket, label, clean
     assert set(read_bucket(bucket)) == {f"{name}.jpg" for name in "abcdgh"}
 
 
-def test_of_a_plan_only_that_goes_which_still_may(make_bucket, label, cleanse, read_bucket, s3_direct):
+def test_photos_of_a_plan_that_may_no_longer_be_deleted_are_kept(
+    make_bucket, label, cleanse, read_bucket, s3_direct
+):
     bucket = make_bucket({f"{name}.jpg": name.encode() for name in "abcdefgh"})
     label("a.jpg", "b.jpg", "c.jpg", "d.jpg")
     cleanse("--sources", f"s3://{bucket}", "--plan", "plan.jsonl")
@@ -40,7 +44,7 @@ def test_of_a_plan_only_that_goes_which_still_may(make_bucket, label, cleanse, r
     assert set(read_bucket(bucket)) == {f"{name}.jpg" for name in "abcdef"}
 
 
-def test_a_plan_never_reaches_beyond_the_sources(make_bucket, label, cleanse, read_bucket):
+def test_photos_of_a_plan_outside_the_sources_are_kept(make_bucket, label, cleanse, read_bucket):
     bucket = make_bucket({"in/a.jpg": b"a", "in/b.jpg": b"b", "out/c.jpg": b"c"})
     label("a.jpg")
     cleanse("--sources", f"s3://{bucket}", "--plan", "plan.jsonl", "--max-delete-share", "1")
@@ -65,7 +69,7 @@ def test_a_plan_never_reaches_beyond_the_sources(make_bucket, label, cleanse, re
         '{"uri": "s3://b/a.jpg", "size": 1.5, "etag": "e", "modified": "2026-01-01T00:00:00+00:00"}',
     ],
 )
-def test_of_a_damaged_plan_nothing_is_done(make_bucket, label, cleanse, read_bucket, tmp_path, line):
+def test_a_damaged_plan_is_refused(make_bucket, label, cleanse, read_bucket, tmp_path, line):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
     cleanse("--sources", f"s3://{bucket}", "--plan", "plan.jsonl")
@@ -79,7 +83,7 @@ def test_of_a_damaged_plan_nothing_is_done(make_bucket, label, cleanse, read_buc
     assert len(read_bucket(bucket)) == 2
 
 
-def test_of_a_reviewed_plan_that_stays_which_resembles_a_label_by_now(
+def test_a_photo_of_a_plan_that_now_resembles_an_unmatched_label_is_kept(
     make_bucket, label, cleanse, read_bucket
 ):
     bucket = make_bucket(dict.fromkeys([*NAMES, *RESEMBLING, "z.jpg"], b"x"))
@@ -91,9 +95,9 @@ def test_of_a_reviewed_plan_that_stays_which_resembles_a_label_by_now(
     ran = cleanse(*flags, "--apply", "plan.jsonl", "--yes", "--expect", "3", "--json")
 
     assert ran.status == 0
-    answer = json.loads(ran.out)
-    assert answer["kept"] == [
+    as_json = json.loads(ran.out)
+    assert as_json["kept"] == [
         f"'s3://{bucket}/IMG 5002.JPG' resembles the label 'img-5002.png', which matches no photo"
     ]
-    assert answer["removals"][0]["deleted"] == 2
+    assert as_json["removals"][0]["deleted"] == 2
     assert set(read_bucket(bucket)) == {*NAMES, "IMG 5002.JPG"}

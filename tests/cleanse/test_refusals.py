@@ -1,11 +1,12 @@
-"""What S3 refuses for one photo concerns that photo; what it refuses for all is said with the remedy."""
+"""A refusal of S3 for one photo does not stop the others; a refusal for all is reported with the remedy."""
 
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from keeping import answer, journal, states
+from cleansing import names_and_states, read_journal_lines
+from refusals import refusal
 
 from physiq_ray.storage import retry
 
@@ -35,12 +36,8 @@ def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "FIRST_WAIT_S", 0)
 
 
-def refusal(code: str, message: str, status: int = 403) -> Any:
-    return answer(status, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>")
-
-
 def refuse_copies(on_request: Any, faults: dict[str, Any]) -> None:
-    """Let S3 refuse to copy these keys."""
+    """Let S3 refuse to copy some keys."""
 
     def send(request: Any, **_: Any) -> Any:
         return next((fault for key, fault in faults.items() if request.url.endswith(f"/{key}")), None)
@@ -50,23 +47,23 @@ def refuse_copies(on_request: Any, faults: dict[str, Any]) -> None:
 
 @pytest.fixture
 def refuse_deletions(on_request) -> Callable[[dict[str, tuple[str, str]]], None]:
-    """Give a function that lets S3 refuse keys of a batch: code and message of each."""
+    """Give a function that lets S3 refuse keys of a batch, each with its code and message."""
 
     def refuse(faults: dict[str, tuple[str, str]]) -> None:
-        def ask_for_less(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+        def request_fewer(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
             objects = params["Delete"]["Objects"]
             wanted = [item for item in objects if item["Key"] not in faults]
             context["refused"] = [item["Key"] for item in objects if item["Key"] in faults]
-            # An object that is not there stands for a batch of which all is refused.
+            # A batch must not be empty, so a missing key replaces a batch that is refused completely.
             params["Delete"] = {"Objects": wanted or [{"Key": "nothing"}]}
 
-        def answer_for_the_rest(parsed: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+        def add_errors(parsed: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
             for key in context.get("refused", ()):
                 code, message = faults[key]
                 parsed.setdefault("Errors", []).append({"Key": key, "Code": code, "Message": message})
 
-        on_request("provide-client-params.s3.DeleteObjects", ask_for_less)
-        on_request("after-call.s3.DeleteObjects", answer_for_the_rest)
+        on_request("provide-client-params.s3.DeleteObjects", request_fewer)
+        on_request("after-call.s3.DeleteObjects", add_errors)
 
     return refuse
 
@@ -97,7 +94,7 @@ def refuse_deletions(on_request) -> Callable[[dict[str, tuple[str, str]]], None]
         (refusal("MethodNotAllowed", "not allowed against this resource", 405), "not allowed against this"),
     ],
 )
-def test_a_photo_that_cannot_be_moved_does_not_keep_the_others(
+def test_a_photo_that_cannot_be_moved_does_not_stop_the_others(
     make_bucket, label, cleanse, read_bucket, on_request, tmp_path, fault, sentence
 ):
     bucket, attic = make_bucket({f"{name}.jpg": b"x" for name in "abcdefgh"}), make_bucket({})
@@ -115,7 +112,7 @@ def test_a_photo_that_cannot_be_moved_does_not_keep_the_others(
     assert f"s3://{bucket}: 3 of 4 moved, 0.0 MB freed, 1 failed" in ran.out
     assert set(read_bucket(bucket)) == {f"{name}.jpg" for name in "abcdf"}
     assert set(read_bucket(attic)) == {f"{bucket}/{name}.jpg" for name in "egh"}
-    assert ("f.jpg", "failed") in states(journal(tmp_path))
+    assert ("f.jpg", "failed") in names_and_states(read_journal_lines(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +122,7 @@ def test_a_photo_that_cannot_be_moved_does_not_keep_the_others(
         ("Access Denied", "the role or key needs s3:DeleteObject and s3:GetObject on", True),
     ],
 )
-def test_a_photo_that_cannot_be_deleted_does_not_keep_the_others(
+def test_a_photo_that_cannot_be_deleted_does_not_stop_the_others(
     make_bucket, label, cleanse, read_bucket, refuse_deletions, monkeypatch, message, sentence, prints_policy
 ):
     monkeypatch.setattr("physiq_ray.cleanse.remove.MAX_BATCH", 2)
@@ -179,7 +176,7 @@ def test_a_whole_batch_that_is_denied_stops_the_bucket(
         ),
     ],
 )
-def test_the_policy_is_printed_where_it_grants_what_is_missing(
+def test_the_policy_is_printed_only_if_it_grants_the_missing_permission(
     make_bucket, label, cleanse, read_bucket, on_request, fault, sentence, prints_policy
 ):
     bucket, attic = make_bucket({"a.jpg": b"a", "b.jpg": b"b"}), make_bucket({})
@@ -214,7 +211,7 @@ def test_wrong_credentials_print_no_policy(make_bucket, label, cleanse, on_reque
         (refusal("AccessDenied", "Access Denied"), "the role or key needs s3:GetObject on", True),
     ],
 )
-def test_a_photo_that_cannot_be_brought_back_does_not_keep_the_others(
+def test_a_photo_that_cannot_be_restored_does_not_stop_the_others(
     make_bucket, label, cleanse, read_bucket, on_request, tmp_path, fault, sentence, prints_policy
 ):
     bucket, attic = make_bucket({f"{name}.jpg": b"x" for name in "abcd"}), make_bucket({})
@@ -234,7 +231,7 @@ def test_a_photo_that_cannot_be_brought_back_does_not_keep_the_others(
     assert set(read_bucket(attic)) == {f"{bucket}/c.jpg"}
 
 
-def test_a_denied_deletion_of_the_probe_is_said_before_anything_is_tried(
+def test_a_denied_deletion_of_the_probe_is_reported_before_the_first_deletion(
     make_bucket, label, cleanse, read_bucket, on_request, tmp_path
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
@@ -247,4 +244,4 @@ def test_a_denied_deletion_of_the_probe_is_said_before_anything_is_tried(
     assert "the role or key needs s3:DeleteObject and s3:GetObject on" in ran.err
     assert json.loads(ran.err.partition("needs this policy:\n")[2])["Version"] == "2012-10-17"
     assert len(read_bucket(bucket)) == 2
-    assert journal(tmp_path) == []
+    assert read_journal_lines(tmp_path) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from keeping import journal, states
+from cleansing import names_and_states, read_journal_lines
 
 from physiq_ray.storage import retry
 
@@ -22,12 +22,12 @@ def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 ETAG_A, ETAG_B = "0cc175b9c0f1b6a831c399e269772661", "92eb5ffee6ae2fec3ad71c777531578f"
 
 
-def overlook_etags_in_batches(params: dict[str, Any], **_: Any) -> None:
-    """Ask as if the server never read the ETags of DeleteObjects."""
+def remove_etags_from_batches(params: dict[str, Any], **_: Any) -> None:
+    """Send DeleteObjects without ETags, so that the server seems to ignore them."""
     params["Delete"] = {"Objects": [{"Key": item["Key"]} for item in params["Delete"]["Objects"]]}
 
 
-def overlook_if_match(params: dict[str, Any], **_: Any) -> None:
+def remove_if_match(params: dict[str, Any], **_: Any) -> None:
     params.pop("IfMatch", None)
 
 
@@ -36,13 +36,13 @@ def attic(make_bucket):
     return make_bucket({})
 
 
-def test_a_server_that_honours_no_condition_is_found_out_before_the_first_deletion(
+def test_a_server_that_ignores_conditions_is_detected_before_the_first_deletion(
     make_bucket, label, cleanse, read_bucket, on_request
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
-    on_request("provide-client-params.s3.DeleteObjects", overlook_etags_in_batches)
-    on_request("provide-client-params.s3.DeleteObject", overlook_if_match)
+    on_request("provide-client-params.s3.DeleteObjects", remove_etags_from_batches)
+    on_request("provide-client-params.s3.DeleteObject", remove_if_match)
     flags = ["--sources", f"s3://{bucket}", "--delete"]
 
     refused = cleanse(*flags, typed="1\n")
@@ -55,7 +55,7 @@ def test_a_server_that_honours_no_condition_is_found_out_before_the_first_deleti
     assert set(read_bucket(bucket)) == {"a.jpg"}
 
 
-def test_a_photo_that_changes_after_the_listing_stays_and_is_named(
+def test_a_photo_that_changes_after_the_listing_is_kept_and_named(
     make_bucket, label, cleanse, read_bucket, on_request, s3_direct, tmp_path
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c"})
@@ -63,7 +63,7 @@ def test_a_photo_that_changes_after_the_listing_stays_and_is_named(
 
     def change(request, **_):
         if b"<Key>b.jpg" in request.body:
-            s3_direct.put_object(Bucket=bucket, Key="b.jpg", Body=b"anew")
+            s3_direct.put_object(Bucket=bucket, Key="b.jpg", Body=b"new")
 
     on_request("before-send.s3.DeleteObjects", change)
 
@@ -71,18 +71,18 @@ def test_a_photo_that_changes_after_the_listing_stays_and_is_named(
 
     assert ran.status == 0
     assert f"stays: s3://{bucket}/b.jpg changed since it was listed (ETag {ETAG_B} → " in ran.out
-    assert read_bucket(bucket) == {"a.jpg": b"a", "b.jpg": b"anew"}
-    assert states(journal(tmp_path))[2:] == [("b.jpg", "changed"), ("c.jpg", "deleted")]
+    assert read_bucket(bucket) == {"a.jpg": b"a", "b.jpg": b"new"}
+    assert names_and_states(read_journal_lines(tmp_path))[2:] == [("b.jpg", "changed"), ("c.jpg", "deleted")]
 
 
-def test_partial_errors_are_tried_again_or_named_by_key(
+def test_errors_of_single_keys_are_retried_or_reported(
     make_bucket, label, cleanse, read_bucket, on_request, tmp_path
 ):
     bucket = make_bucket({f"{name}.jpg": name.encode() for name in "abcd"})
     label("a.jpg")
-    # As if b had been too busy once, and c locked: neither is asked for, and the answer names both.
+    # S3 is busy once for b.jpg, and c.jpg is locked: neither is requested, and the response names both.
 
-    def ask_for_less(params, **_):
+    def request_fewer(params, **_):
         keys = [item["Key"] for item in params["Delete"]["Objects"]]
         params["Delete"] = {
             "Objects": [
@@ -92,7 +92,7 @@ def test_partial_errors_are_tried_again_or_named_by_key(
             ]
         }
 
-    def answer_for_the_rest(parsed, **_):
+    def add_errors(parsed, **_):
         if not any(item["Key"] == "d.jpg" for item in parsed.get("Deleted", ())):
             return
         parsed["Errors"] = [
@@ -100,8 +100,8 @@ def test_partial_errors_are_tried_again_or_named_by_key(
             {"Key": "c.jpg", "Code": "ObjectLocked", "Message": "it is locked"},
         ]
 
-    on_request("provide-client-params.s3.DeleteObjects", ask_for_less)
-    on_request("after-call.s3.DeleteObjects", answer_for_the_rest)
+    on_request("provide-client-params.s3.DeleteObjects", request_fewer)
+    on_request("after-call.s3.DeleteObjects", add_errors)
 
     ran = cleanse("--sources", f"s3://{bucket}", "--delete", "--max-delete-share", "1", typed="3\n")
 
@@ -110,12 +110,14 @@ def test_partial_errors_are_tried_again_or_named_by_key(
     assert "2 of 3 deleted" in ran.out
     assert "1 failed" in ran.out
     assert read_bucket(bucket) == {"a.jpg": b"a", "c.jpg": b"c"}
-    assert states(journal(tmp_path))[3:] == [("b.jpg", "deleted"), ("c.jpg", "failed"), ("d.jpg", "deleted")]
+    assert names_and_states(read_journal_lines(tmp_path))[3:] == [
+        ("b.jpg", "deleted"),
+        ("c.jpg", "failed"),
+        ("d.jpg", "deleted"),
+    ]
 
 
-def test_killed_in_the_middle_and_run_again_it_ends_the_work(
-    make_bucket, label, read_bucket, run_cli, tmp_path
-):
+def test_a_killed_cleanse_is_completed_by_the_next(make_bucket, label, read_bucket, run_cli, tmp_path):
     bucket = make_bucket(
         {f"{number:05d}.jpg": b"x" for number in range(1500)} | {"keep.jpg": b"k", "n.txt": b"n"}
     )
@@ -140,7 +142,7 @@ def test_killed_in_the_middle_and_run_again_it_ends_the_work(
     )
     while not list(tmp_path.glob("deleted-*.jsonl")) and process.poll() is None:
         time.sleep(0.005)
-    time.sleep(0.1)  # the first batch is under way
+    time.sleep(0.1)  # so that the first batch has started
     process.send_signal(signal.SIGKILL)
     process.wait()
 
@@ -153,7 +155,7 @@ def test_killed_in_the_middle_and_run_again_it_ends_the_work(
     assert all('"deleting"' in line or '"deleted"' in line for line in Path(first).read_text().splitlines())
 
 
-def test_interrupted_and_run_again_it_goes_on(
+def test_an_interrupted_cleanse_is_completed_by_the_next(
     make_bucket, label, cleanse, read_bucket, on_request, monkeypatch
 ):
     monkeypatch.setattr("physiq_ray.cleanse.remove.MAX_BATCH", 10)
@@ -166,7 +168,7 @@ def test_interrupted_and_run_again_it_goes_on(
     def interrupt(**_):
         nonlocal num_calls
         num_calls += 1
-        if num_calls == 4:  # the probe and two batches went through
+        if num_calls == 4:  # after the probe and two batches
             raise KeyboardInterrupt
 
     on_request("before-send.s3.DeleteObjects", interrupt)
@@ -182,7 +184,7 @@ def test_interrupted_and_run_again_it_goes_on(
     assert set(read_bucket(bucket)) == {"keep.jpg"}
 
 
-def test_names_of_every_kind_are_deleted_right(make_bucket, label, cleanse, read_bucket):
+def test_keys_with_special_characters_are_deleted(make_bucket, label, cleanse, read_bucket):
     odd = [
         "a b+c%41.jpg",
         "é.jpg",
@@ -202,7 +204,7 @@ def test_names_of_every_kind_are_deleted_right(make_bucket, label, cleanse, read
     assert read_bucket(bucket) == {"x\ny.jpg": b"stays", "keep.jpg": b"k"}
 
 
-def test_a_move_never_takes_another_s_place(make_bucket, attic, label, cleanse, read_bucket, s3_direct):
+def test_a_move_overwrites_no_other_object(make_bucket, attic, label, cleanse, read_bucket, s3_direct):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c"})
     label("a.jpg", "c.jpg")
     s3_direct.put_object(Bucket=attic, Key=f"{bucket}/b.jpg", Body=b"somebody's")
@@ -215,12 +217,12 @@ def test_a_move_never_takes_another_s_place(make_bucket, attic, label, cleanse, 
     assert read_bucket(attic) == {f"{bucket}/b.jpg": b"somebody's"}
 
 
-def test_a_move_cut_off_after_the_copy_is_ended_by_the_next(
+def test_a_move_killed_after_the_copy_is_completed_by_the_next(
     make_bucket, attic, label, cleanse, read_bucket, s3_direct
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c"})
     label("a.jpg", "c.jpg")
-    s3_direct.put_object(Bucket=attic, Key=f"{bucket}/b.jpg", Body=b"b")  # the copy of a run that was killed
+    s3_direct.put_object(Bucket=attic, Key=f"{bucket}/b.jpg", Body=b"b")  # the copy of a killed run
 
     ran = cleanse("--sources", f"s3://{bucket}", "--move-to", f"s3://{attic}", typed="1\n")
 
@@ -229,15 +231,15 @@ def test_a_move_cut_off_after_the_copy_is_ended_by_the_next(
     assert read_bucket(attic) == {f"{bucket}/b.jpg": b"b"}
 
 
-def test_a_photo_that_changes_while_it_is_moved_stays(
+def test_a_photo_that_changes_while_it_is_moved_is_kept(
     make_bucket, attic, label, cleanse, read_bucket, on_request, s3_direct
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"c"})
     label("a.jpg", "c.jpg")
 
     def change(request, **_):
-        if b"<Key>b.jpg" in request.body:  # copied already, not yet deleted
-            s3_direct.put_object(Bucket=bucket, Key="b.jpg", Body=b"anew")
+        if b"<Key>b.jpg" in request.body:  # after the copy, before the deletion
+            s3_direct.put_object(Bucket=bucket, Key="b.jpg", Body=b"new")
 
     on_request("before-send.s3.DeleteObjects", change)
 
@@ -245,4 +247,4 @@ def test_a_photo_that_changes_while_it_is_moved_stays(
 
     assert ran.status == 0
     assert "1 stay: changed since the scan" in ran.out
-    assert read_bucket(bucket)["b.jpg"] == b"anew"
+    assert read_bucket(bucket)["b.jpg"] == b"new"

@@ -1,9 +1,9 @@
-"""Moved aside, and brought back from a journal."""
+"""Photos that were deleted or moved are restored from a journal."""
 
 import json
 
 import pytest
-from keeping import journal, states
+from cleansing import names_and_states, read_journal_lines
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def journal_file(folder):
     return path
 
 
-def test_photos_are_moved_with_all_they_carry_and_brought_back(
+def test_photos_are_moved_with_their_metadata_and_restored(
     make_bucket, attic, label, cleanse, read_bucket, s3_direct, tmp_path
 ):
     bucket = make_bucket({"a.jpg": b"a", "x/b c é+.jpg": b"b", "x\ny.jpg": b"z"})
@@ -39,12 +39,12 @@ def test_photos_are_moved_with_all_they_carry_and_brought_back(
     }
     head = s3_direct.head_object(Bucket=attic, Key=f"old/{bucket}/d.jpg")
     assert (head["ContentType"], head["Metadata"]) == ("image/jpeg", {"athlete": "7"})
-    assert {state for _, state in states(journal(tmp_path))} == {"moving", "moved"}
+    assert {state for _, state in names_and_states(read_journal_lines(tmp_path))} == {"moving", "moved"}
 
-    back = cleanse("--restore", journal_file(tmp_path))
+    restored = cleanse("--restore", journal_file(tmp_path))
 
-    assert back.status == 0
-    assert "3 photos in the journal: 3 restored, 0 already in place, 0 failed" in back.out
+    assert restored.status == 0
+    assert "3 photos in the journal: 3 restored, 0 already in place, 0 failed" in restored.out
     assert read_bucket(bucket) == before
     assert not read_bucket(attic)
 
@@ -53,7 +53,7 @@ def test_photos_are_moved_with_all_they_carry_and_brought_back(
     assert read_bucket(bucket) == before
 
 
-def test_a_versioned_bucket_gives_back_what_was_deleted(
+def test_deleted_photos_of_a_versioned_bucket_are_restored(
     make_bucket, label, cleanse, read_bucket, s3_direct, tmp_path
 ):
     bucket = make_bucket({})
@@ -64,20 +64,20 @@ def test_a_versioned_bucket_gives_back_what_was_deleted(
     ran = cleanse("--sources", f"s3://{bucket}", "--delete", "--max-delete-share", "1", typed="3\n")
     assert ran.status == 0
     assert read_bucket(bucket) == {"a.jpg": b"a"}
-    assert all(line["delete_marker"] for line in journal(tmp_path) if line["state"] == "deleted")
+    assert all(line["delete_marker"] for line in read_journal_lines(tmp_path) if line["state"] == "deleted")
     s3_direct.put_object(Bucket=bucket, Key="c.jpg", Body=b"a newer one")
     s3_direct.put_object(Bucket=bucket, Key="d.jpg", Body=b"a newer one, deleted by somebody")
     s3_direct.delete_object(Bucket=bucket, Key="d.jpg")
 
-    back = cleanse("--restore", journal_file(tmp_path))
+    restored = cleanse("--restore", journal_file(tmp_path))
 
-    assert back.status == 1
-    assert "1 restored, 1 already in place, 1 failed" in back.out
-    assert f"s3://{bucket}/d.jpg: deleted once more since, by somebody else" in back.err
+    assert restored.status == 1
+    assert "1 restored, 1 already in place, 1 failed" in restored.out
+    assert f"s3://{bucket}/d.jpg: deleted once more since, by somebody else" in restored.err
     assert read_bucket(bucket) == {"a.jpg": b"a", "b.jpg": b"b", "c.jpg": b"a newer one"}
 
 
-def test_a_deletion_of_which_only_the_beginning_was_written_is_brought_back_too(
+def test_a_deletion_whose_last_journal_line_is_truncated_is_restored(
     make_bucket, label, cleanse, read_bucket, s3_direct, tmp_path
 ):
     bucket = make_bucket({})
@@ -88,26 +88,26 @@ def test_a_deletion_of_which_only_the_beginning_was_written_is_brought_back_too(
     cleanse("--sources", f"s3://{bucket}", "--delete", typed="1\n")
     path = journal_file(tmp_path)
     first, second = path.read_text().splitlines()
-    path.write_text(first + "\n" + second[:20])  # killed while it wrote
+    path.write_text(first + "\n" + second[:20])  # as if the process was killed while it wrote
 
-    back = cleanse("--restore", path)
+    restored = cleanse("--restore", path)
 
-    assert back.status == 0
+    assert restored.status == 0
     assert read_bucket(bucket) == {"a.jpg": b"a", "b.jpg": b"b"}
 
 
-def test_without_versions_or_copies_it_says_that_nothing_is_left(make_bucket, label, cleanse, tmp_path):
+def test_a_permanently_deleted_photo_is_reported(make_bucket, label, cleanse, tmp_path):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
     cleanse("--sources", f"s3://{bucket}", "--delete", typed="1\n")
 
-    back = cleanse("--restore", journal_file(tmp_path))
+    restored = cleanse("--restore", journal_file(tmp_path))
 
-    assert back.status == 1
-    assert f"s3://{bucket}/b.jpg: deleted permanently: the bucket has no version of it" in back.err
+    assert restored.status == 1
+    assert f"s3://{bucket}/b.jpg: deleted permanently: the bucket has no version of it" in restored.err
 
 
-def test_another_s_object_in_the_attic_is_left_there(
+def test_another_object_in_the_attic_is_not_restored(
     make_bucket, attic, label, cleanse, read_bucket, s3_direct, tmp_path
 ):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
@@ -115,9 +115,9 @@ def test_another_s_object_in_the_attic_is_left_there(
     cleanse("--sources", f"s3://{bucket}", "--move-to", f"s3://{attic}", typed="1\n")
     s3_direct.put_object(Bucket=attic, Key=f"{bucket}/b.jpg", Body=b"somebody's")
 
-    back = cleanse("--restore", journal_file(tmp_path))
+    restored = cleanse("--restore", journal_file(tmp_path))
 
-    assert back.status == 1
-    assert "is another object; it stays there" in back.err
+    assert restored.status == 1
+    assert "is another object; it stays there" in restored.err
     assert read_bucket(attic) == {f"{bucket}/b.jpg": b"somebody's"}
     assert read_bucket(bucket) == {"a.jpg": b"a"}

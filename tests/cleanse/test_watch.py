@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from keeping import NAMES, RESEMBLING, journal, states
+from cleansing import NAMES, RESEMBLING, names_and_states, read_journal_lines
 
 from physiq_ray.cleanse.watch import look_at_file
 
 
-class Typist(io.StringIO):
-    """A terminal at which something else happens before the answer is typed."""
+class Terminal(io.StringIO):
+    """A terminal where something changes before the number is typed."""
 
     def __init__(self, text: str, before: Callable[[], object]) -> None:
         super().__init__(text)
@@ -32,7 +32,7 @@ def at_the_prompt(cleanse, monkeypatch):
     """Give a function that runs the command and changes something before the number is typed."""
 
     def run(change: Callable[[], object], *args: str, typed: str) -> Any:
-        monkeypatch.setattr(io, "StringIO", lambda text: Typist(text, change))
+        monkeypatch.setattr(io, "StringIO", lambda text: Terminal(text, change))
         try:
             return cleanse(*args, typed=typed)
         finally:
@@ -41,7 +41,7 @@ def at_the_prompt(cleanse, monkeypatch):
     return run
 
 
-def test_what_resembles_a_label_that_comes_at_the_prompt_stays(
+def test_a_photo_that_resembles_a_label_added_at_the_prompt_is_kept(
     make_bucket, label, at_the_prompt, read_bucket
 ):
     bucket = make_bucket(dict.fromkeys([*NAMES, *RESEMBLING], b"x"))
@@ -57,7 +57,7 @@ def test_what_resembles_a_label_that_comes_at_the_prompt_stays(
     assert set(read_bucket(bucket)) == {*NAMES, "IMG 5002.JPG"}
 
 
-def test_what_is_labelled_while_the_confirmation_is_pending_stays(make_bucket, label, read_bucket, tmp_path):
+def test_photos_labelled_at_the_prompt_are_kept(make_bucket, label, read_bucket, tmp_path):
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcdefghij"})
     label(*(f"{name}.jpg" for name in "abcde"))
     command = [
@@ -87,10 +87,10 @@ def test_what_is_labelled_while_the_confirmation_is_pending_stays(make_bucket, l
     )
     assert f"  stays: s3://{bucket}/f.jpg is labelled now" in out.decode()
     assert len(read_bucket(bucket)) == 10
-    assert journal(tmp_path) == []
+    assert read_journal_lines(tmp_path) == []
 
 
-def test_only_what_is_labelled_by_then_stays_and_json_says_so(
+def test_json_names_the_photos_that_were_labelled_at_the_prompt(
     make_bucket, label, at_the_prompt, read_bucket, tmp_path
 ):
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcd"})
@@ -107,7 +107,7 @@ def test_only_what_is_labelled_by_then_stays_and_json_says_so(
     assert (removal["planned"], removal["deleted"]) == (2, 1)
     assert removal["kept"] == [f"s3://{bucket}/c.jpg is labelled now"]
     assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg", "c.jpg"}
-    assert states(journal(tmp_path)) == [("d.jpg", "deleting"), ("d.jpg", "deleted")]
+    assert names_and_states(read_journal_lines(tmp_path)) == [("d.jpg", "deleting"), ("d.jpg", "deleted")]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_only_what_is_labelled_by_then_stays_and_json_says_so(
     ],
 )
 @pytest.mark.parametrize("deed", ["--delete", "--move-to", "--apply"])
-def test_a_label_file_that_cannot_be_relied_on_any_more_stops_the_bucket(
+def test_a_label_file_that_became_unusable_at_the_prompt_stops_the_bucket(
     make_bucket, label, cleanse, at_the_prompt, read_bucket, tmp_path, text, reason, deed
 ):
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcd"})
@@ -156,18 +156,18 @@ def test_a_label_file_that_cannot_be_relied_on_any_more_stops_the_bucket(
     assert "; 2 photos were not tried; run cleanse again" in ran.err
     assert f"s3://{bucket}: 0 of 2 " in ran.out
     assert len(read_bucket(bucket)) == 4
-    assert journal(tmp_path) == []
+    assert read_journal_lines(tmp_path) == []
 
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    """Make batches of two, one at a time."""
+    """Make batches of two photos, one batch at a time."""
     for name, value in {"MAX_BATCH": 2, "BATCHES_AT_ONCE": 1, "SMALL_BATCH": 2, "THREADS": 1}.items():
         monkeypatch.setattr(f"physiq_ray.cleanse.remove.{name}", value)
 
 
 @pytest.mark.parametrize(("deed", "event"), [("--delete", "DeleteObjects"), ("--move-to", "CopyObject")])
-def test_what_is_labelled_between_two_batches_stays(
+def test_photos_labelled_between_two_batches_are_kept(
     make_bucket, label, cleanse, read_bucket, on_request, small_batches, deed, event
 ):
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcdefghij"})
@@ -176,7 +176,7 @@ def test_what_is_labelled_between_two_batches_stays(
 
     def label_more(request, **_):
         if b"c.jpg" in (request.body or b"") or "c.jpg" in request.url:
-            label("a.jpg", "b.jpg", "d.jpg", "f.jpg", "j.jpg")  # too late for d, which is of this batch
+            label("a.jpg", "b.jpg", "d.jpg", "f.jpg", "j.jpg")  # too late for d.jpg, which is in this batch
 
     on_request(f"before-send.s3.{event}", label_more)
 
@@ -198,7 +198,7 @@ def test_what_is_labelled_between_two_batches_stays(
     assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg", "f.jpg", "j.jpg"}
 
 
-def test_a_label_file_that_breaks_between_two_batches_stops_the_rest(
+def test_a_label_file_damaged_between_two_batches_stops_the_bucket(
     make_bucket, label, cleanse, read_bucket, on_request, small_batches, tmp_path
 ):
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcdefgh"})
@@ -234,14 +234,14 @@ def test_an_unchanged_label_file_is_read_once(make_bucket, label, cleanse, monke
     assert len(reads) == 1
 
 
-def test_a_file_or_object_that_was_written_anew_is_told_from_the_old_one(make_bucket, s3_direct, tmp_path):
+def test_a_rewritten_file_or_object_is_recognized(make_bucket, s3_direct, tmp_path):
     path = tmp_path / "labels.json"
     path.write_text("[1]")
     before = look_at_file(str(path))
     assert look_at_file(str(path)) == before
     times = path.stat().st_atime_ns, path.stat().st_mtime_ns
     path.write_text("[2]")
-    os.utime(path, ns=times)  # as rsync and cp -p do
+    os.utime(path, ns=times)  # as after rsync or cp -p
     assert look_at_file(str(path)) != before
     path.unlink()
     assert look_at_file(str(path)) == look_at_file(str(Path(f"{path}.too")))

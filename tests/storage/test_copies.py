@@ -5,7 +5,7 @@ from physiq_ray.storage.versions import Target
 ETAG_A = "0cc175b9c0f1b6a831c399e269772661"
 
 
-def test_a_copy_overwrites_nothing_where_the_server_overlooks_the_condition(
+def test_a_copy_overwrites_nothing_on_a_server_that_ignores_the_condition(
     make_bucket, s3_direct, read_bucket, on_request
 ):
     bucket, attic = make_bucket({"a.jpg": b"a"}), make_bucket({"a.jpg": b"somebody's"})

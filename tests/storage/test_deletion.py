@@ -2,7 +2,7 @@ import re
 from typing import Any
 
 import pytest
-from keeping import answer
+from refusals import refusal
 
 from physiq_ray.storage import Bucket, retry
 from physiq_ray.storage.deletion import Condition, State, delete_objects, find_condition
@@ -17,25 +17,21 @@ def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 ETAG_A, ETAG_B = "0cc175b9c0f1b6a831c399e269772661", "92eb5ffee6ae2fec3ad71c777531578f"
 
 
-def overlook_etags_in_batches(params: dict[str, Any], **_: Any) -> None:
-    """Ask as if the server never read the ETags of DeleteObjects."""
+def remove_etags_from_batches(params: dict[str, Any], **_: Any) -> None:
+    """Send DeleteObjects without ETags, so that the server seems to ignore them."""
     params["Delete"] = {"Objects": [{"Key": item["Key"]} for item in params["Delete"]["Objects"]]}
 
 
-def overlook_if_match(params: dict[str, Any], **_: Any) -> None:
+def remove_if_match(params: dict[str, Any], **_: Any) -> None:
     params.pop("IfMatch", None)
 
 
-def refusal(code: str, message: str, status: int = 403) -> Any:
-    return answer(status, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>")
-
-
-def test_the_condition_is_found_out_and_the_probe_leaves_nothing(make_bucket, read_bucket, on_request):
+def test_the_condition_is_detected_and_the_probe_leaves_no_object(make_bucket, read_bucket, on_request):
     bucket = make_bucket({"a.jpg": b"a"})
     assert find_condition(Bucket(bucket, "x/")) == Condition.BATCH
-    on_request("provide-client-params.s3.DeleteObjects", overlook_etags_in_batches)
+    on_request("provide-client-params.s3.DeleteObjects", remove_etags_from_batches)
     assert find_condition(Bucket(bucket)) == Condition.SINGLE
-    on_request("provide-client-params.s3.DeleteObject", overlook_if_match)
+    on_request("provide-client-params.s3.DeleteObject", remove_if_match)
     assert find_condition(Bucket(bucket)) == Condition.LOOK
     assert read_bucket(bucket) == {"a.jpg": b"a"}
 
@@ -50,24 +46,22 @@ def test_the_probe_leaves_no_version_in_a_versioned_bucket(make_bucket, s3_direc
 
 
 @pytest.mark.parametrize("condition", list(Condition))
-def test_a_photo_that_changed_stays_whatever_the_server_honours(
-    make_bucket, read_bucket, on_request, condition
-):
-    bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"anew"})
+def test_a_changed_photo_is_kept_under_every_condition(make_bucket, read_bucket, on_request, condition):
+    bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"new"})
     if condition != Condition.BATCH:
-        on_request("provide-client-params.s3.DeleteObjects", overlook_etags_in_batches)
+        on_request("provide-client-params.s3.DeleteObjects", remove_etags_from_batches)
     if condition == Condition.LOOK:
-        on_request("provide-client-params.s3.DeleteObject", overlook_if_match)
+        on_request("provide-client-params.s3.DeleteObject", remove_if_match)
     targets = [Target("a.jpg", ETAG_A, 1), Target("b.jpg", ETAG_B, 1), Target("c.jpg", ETAG_B, 1)]
 
     outcomes = delete_objects(bucket, targets, condition)
 
     assert [outcome.state for outcome in outcomes] == [State.DELETED, State.CHANGED, State.GONE]
     assert re.fullmatch(rf"changed since it was listed \(ETag {ETAG_B} → [0-9a-f]{{32}}\)", outcomes[1].error)
-    assert read_bucket(bucket) == {"b.jpg": b"anew"}
+    assert read_bucket(bucket) == {"b.jpg": b"new"}
 
 
-def test_what_an_answer_says_nothing_of_is_looked_at(make_bucket, read_bucket, on_request):
+def test_a_key_that_the_response_does_not_mention_is_looked_up(make_bucket, read_bucket, on_request):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     on_request(
         "after-call.s3.DeleteObjects",
@@ -83,19 +77,21 @@ def test_what_an_answer_says_nothing_of_is_looked_at(make_bucket, read_bucket, o
 
 
 @pytest.mark.parametrize("condition", [Condition.BATCH, Condition.SINGLE])
-def test_a_lost_answer_is_told_as_the_deletion_it_was(make_bucket, read_bucket, on_request, condition):
+def test_a_deletion_whose_response_was_lost_is_reported_as_deleted(
+    make_bucket, read_bucket, on_request, condition
+):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     operation = "DeleteObjects" if condition == Condition.BATCH else "DeleteObject"
     lost = []
 
-    def lose(http_response, parsed, **_):
+    def lose_response(http_response, parsed, **_):
         if not lost:
             lost.append(parsed)
             parsed.clear()
             parsed |= {"Error": {"Code": "SlowDown"}, "ResponseMetadata": {"HTTPStatusCode": 503}}
             http_response.status_code = 503
 
-    on_request(f"after-call.s3.{operation}", lose)
+    on_request(f"after-call.s3.{operation}", lose_response)
 
     outcomes = delete_objects(bucket, [Target("a.jpg", ETAG_A, 1)], condition)
 
@@ -104,11 +100,12 @@ def test_a_lost_answer_is_told_as_the_deletion_it_was(make_bucket, read_bucket, 
     assert read_bucket(bucket) == {"b.jpg": b"b"}
 
 
-def test_a_server_that_stays_away_loses_nothing(make_bucket, read_bucket, on_request, monkeypatch):
+def test_a_deletion_on_an_unavailable_server_is_reported_as_failed(
+    make_bucket, read_bucket, on_request, monkeypatch
+):
     bucket = make_bucket({"a.jpg": b"a"})
     monkeypatch.setattr(retry, "ATTEMPTS", 2)
-    busy = "<Error><Code>ServiceUnavailable</Code><Message>scripted</Message></Error>"
-    on_request("before-send.s3.DeleteObjects", lambda **_: answer(503, busy))
+    on_request("before-send.s3.DeleteObjects", lambda **_: refusal("ServiceUnavailable", "scripted", 503))
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
 
     (outcome,) = delete_objects(bucket, [Target("a.jpg", ETAG_A, 1)], Condition.BATCH)
@@ -118,7 +115,7 @@ def test_a_server_that_stays_away_loses_nothing(make_bucket, read_bucket, on_req
     assert read_bucket(bucket) == {"a.jpg": b"a"}
 
 
-def test_a_probe_that_is_not_deleted_because_of_a_refusal_proves_nothing(make_bucket, on_request):
+def test_a_refused_deletion_of_the_probe_does_not_prove_the_condition(make_bucket, on_request):
     bucket = make_bucket({})
     on_request("before-send.s3.DeleteObjects", lambda **_: refusal("NotImplemented", "no ETag here", 501))
     assert find_condition(Bucket(bucket)) == Condition.SINGLE

@@ -1,4 +1,4 @@
-"""One object into a file: what the store's answers may be."""
+"""Downloads of one object, with the responses that a store may give."""
 
 import hashlib
 import os
@@ -31,7 +31,7 @@ def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("key", ["2026/a.jpg", "a\x01b.jpg", "größe/50% +?#.jpg", "empty.jpg"])
-def test_an_object_comes_whole_with_its_version(make_bucket: Any, tmp_path: Path, key: str) -> None:
+def test_an_object_is_downloaded_with_its_version(make_bucket: Any, tmp_path: Path, key: str) -> None:
     data = b"" if key == "empty.jpg" else os.urandom(10_000)
     bucket = make_bucket({key: data})
     before = int(time.time())
@@ -42,7 +42,9 @@ def test_an_object_comes_whole_with_its_version(make_bucket: Any, tmp_path: Path
     assert before - 1 <= version.modified_s <= time.time() + 1
 
 
-def test_a_large_object_comes_by_ranges(s3: Any, start_proxy: Any, make_bucket: Any, tmp_path: Path) -> None:
+def test_a_large_object_is_downloaded_in_ranges(
+    s3: Any, start_proxy: Any, make_bucket: Any, tmp_path: Path
+) -> None:
     data = os.urandom(20_000_000)
     bucket = make_bucket({"large.jpg": data})
     gets: list[str] = []
@@ -53,20 +55,22 @@ def test_a_large_object_comes_by_ranges(s3: Any, start_proxy: Any, make_bucket: 
     assert len(gets) == 3  # of 8 MiB each
 
 
-def test_an_object_that_has_grown_since_the_listing_comes_by_ranges(make_bucket: Any, tmp_path: Path) -> None:
+def test_an_object_that_has_grown_since_the_listing_is_downloaded_in_ranges(
+    make_bucket: Any, tmp_path: Path
+) -> None:
     data = os.urandom(17 * 2**20)
     bucket = make_bucket({"grown.jpg": data})
     assert download(f"s3://{bucket}/grown.jpg", tmp_path / "f", 5).size == len(data)
     assert (tmp_path / "f").read_bytes() == data
 
 
-def test_bytes_that_do_not_fit_the_etag_are_read_again_and_then_refused(
+def test_content_that_does_not_match_the_etag_is_read_again_and_then_refused(
     start_proxy: Any, tmp_path: Path
 ) -> None:
-    asked: list[str] = []
+    requests: list[str] = []
 
     def rule(method: str, path: str) -> Any:
-        asked.append(method)
+        requests.append(method)
         return 200, {**LAST_MODIFIED, "ETag": f'"{WRONG_MD5}"'}, b"photo"
 
     start_proxy(rule)
@@ -75,10 +79,12 @@ def test_bytes_that_do_not_fit_the_etag_are_read_again_and_then_refused(
         match=f"MD5 of the content is {hashlib.md5(b'photo').hexdigest()}, but the ETag is 0{{32}}",
     ):
         download("s3://bucket/a.jpg", tmp_path / "f", 5)
-    assert asked == ["GET", "HEAD"] * 3
+    assert requests == ["GET", "HEAD"] * 3
 
 
-def test_bytes_that_fit_the_second_time_are_taken(start_proxy: Any, tmp_path: Path) -> None:
+def test_content_that_matches_the_etag_on_the_second_try_is_accepted(
+    start_proxy: Any, tmp_path: Path
+) -> None:
     answers = iter([b"phOto", b"photo"])
     etag = {**LAST_MODIFIED, "ETag": f'"{hashlib.md5(b"photo").hexdigest()}"'}
     start_proxy(lambda method, _: (200, etag, next(answers) if method == "GET" else b"photo"))
@@ -101,7 +107,7 @@ def test_an_answer_without_an_etag_is_refused(start_proxy: Any, tmp_path: Path) 
         {"x-amz-server-side-encryption-customer-algorithm": "AES256"},
     ],
 )
-def test_an_encrypted_object_s_etag_is_no_md5_of_it(
+def test_the_etag_of_an_encrypted_object_is_not_compared(
     start_proxy: Any, tmp_path: Path, encryption: dict[str, str]
 ) -> None:
     headers = {**LAST_MODIFIED, **encryption, "ETag": f'"{WRONG_MD5}"'}
@@ -109,7 +115,7 @@ def test_an_encrypted_object_s_etag_is_no_md5_of_it(
     assert download("s3://bucket/a.jpg", tmp_path / "f", 5) == Downloaded(5, WRONG_MD5, NEW_YEAR_S)
 
 
-def test_a_large_object_that_is_overwritten_meanwhile_is_read_anew(
+def test_a_large_object_overwritten_during_the_download_is_read_again(
     start_proxy: Any, make_bucket: Any, s3_direct: Any, tmp_path: Path, without_waiting: None
 ) -> None:
     old, new = os.urandom(20_000_000), os.urandom(20_000_000)
@@ -128,16 +134,14 @@ def test_a_large_object_that_is_overwritten_meanwhile_is_read_anew(
 
 
 @pytest.mark.parametrize("size", [5, 20_000_000])
-def test_a_missing_object_is_said(make_bucket: Any, tmp_path: Path, size: int) -> None:
+def test_a_missing_object_is_an_error(make_bucket: Any, tmp_path: Path, size: int) -> None:
     bucket = make_bucket({"other.jpg": b"x"})
     with pytest.raises(NotFoundError, match=rf"^download s3://{bucket}/a.jpg: "):
         download(f"s3://{bucket}/a.jpg", tmp_path / "f", size)
 
 
 @pytest.mark.parametrize("size", [300_000, 20_000_000])
-def test_the_disk_s_own_error_is_not_taken_for_the_network_s(
-    make_bucket: Any, tmp_path: Path, size: int
-) -> None:
+def test_a_disk_error_is_not_treated_as_a_network_error(make_bucket: Any, tmp_path: Path, size: int) -> None:
     bucket = make_bucket({"a.jpg": bytes(size)})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
@@ -148,7 +152,7 @@ def test_the_disk_s_own_error_is_not_taken_for_the_network_s(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_large_object_of_a_store_that_goes_away_is_said(
+def test_a_large_object_of_an_unavailable_store_is_an_error(
     start_proxy: Any, tmp_path: Path, without_waiting: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _: None)
@@ -162,7 +166,7 @@ def test_a_large_object_of_a_store_that_goes_away_is_said(
         download("s3://bucket/a.jpg", tmp_path / "f", 20_000_000)
 
 
-def test_the_way_of_an_etag_is_told_by_its_form() -> None:
+def test_an_md5_etag_is_recognized_by_its_form() -> None:
     assert module.is_md5("0123456789abcdef0123456789abcdef")
     assert not module.is_md5("0123456789abcdef0123456789abcdef-2")
     assert not module.is_md5("")

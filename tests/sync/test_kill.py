@@ -1,4 +1,4 @@
-"""Kills at any moment, and two syncs at once: no half file ever, and in the end all that the bucket has."""
+"""Killed and simultaneous syncs leave no incomplete file, and the last sync completes the folder."""
 
 import os
 import random
@@ -27,10 +27,10 @@ def make_files(num_files: int) -> dict[str, bytes]:
     return {f"{n % 7}/{n:03d}.jpg": os.urandom(20_000 + 500 * n) for n in range(num_files)}
 
 
-def kill_and_go_on(
+def kill_and_run_again(
     bucket: str, wanted: dict[str, bytes], folder: Path, read_folder: Any, wait_s: float
 ) -> int:
-    """Kill a sync wait_s after its first download began; tell how many files it had done."""
+    """Kill a sync wait_s after its first download started; return the number of files that it completed."""
     folder.mkdir()
     process = start(bucket, folder)
     while not list((folder / "f").glob(".partial-*")):
@@ -56,13 +56,13 @@ def kill_often(make_bucket: Any, read_folder: Any, tmp_path: Path, num_kills: in
     wanted = {f"{bucket}/{key}": data for key, data in files.items()}
     waits = random.Random(num_kills)
     done = [
-        kill_and_go_on(bucket, wanted, tmp_path / str(number), read_folder, waits.uniform(0, 0.25))
+        kill_and_run_again(bucket, wanted, tmp_path / str(number), read_folder, waits.uniform(0, 0.25))
         for number in range(num_kills)
     ]
     assert any(0 < count < len(files) for count in done), done
 
 
-def test_a_killed_sync_leaves_no_half_file_and_goes_on(
+def test_a_killed_sync_leaves_no_incomplete_file_and_is_completed_by_the_next(
     make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     kill_often(make_bucket, read_folder, tmp_path, 3, make_files(150))
@@ -76,7 +76,9 @@ def test_twenty_kills_at_random_moments_leave_the_folder_equal_to_the_bucket(
     kill_often(make_bucket, read_folder, tmp_path, 20, files)
 
 
-def test_two_syncs_into_one_folder_do_no_harm(make_bucket: Any, read_folder: Any, tmp_path: Path) -> None:
+def test_two_syncs_into_one_folder_do_not_disturb_each_other(
+    make_bucket: Any, read_folder: Any, tmp_path: Path
+) -> None:
     files = make_files(150)
     bucket = make_bucket(files)
     processes = [start(bucket, tmp_path) for _ in range(2)]

@@ -9,8 +9,8 @@ import pytest
 from physiq_ray.sync.partial import MAX_AGE_S, name_machine, partial_folder, remove_abandoned
 
 
-def leave(folder: Path, machine: str, process: int) -> Path:
-    """Leave a temporary folder with half a photo, as a killed sync does."""
+def leave_partial(folder: Path, machine: str, process: int) -> Path:
+    """Create a temporary folder with an incomplete photo, as a killed sync leaves it."""
     path = folder / f".partial-{machine}-{process}-abcd_123"
     path.mkdir(parents=True)
     (path / "0").write_bytes(b"half")
@@ -18,14 +18,14 @@ def leave(folder: Path, machine: str, process: int) -> Path:
 
 
 @pytest.fixture
-def ended() -> int:
-    """Give the number of a process that has ended."""
+def ended_process() -> int:
+    """Give the id of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
 
 
-def test_what_a_living_process_has_begun_is_not_removed(tmp_path: Path) -> None:
+def test_partial_files_of_a_running_process_are_not_removed(tmp_path: Path) -> None:
     with partial_folder(tmp_path) as first:
         (first / "0").write_bytes(b"half")
         with partial_folder(tmp_path) as second:
@@ -35,7 +35,7 @@ def test_what_a_living_process_has_begun_is_not_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_another_process_has_begun_is_removed_when_it_has_ended(tmp_path: Path) -> None:
+def test_partial_files_of_another_process_are_removed_after_it_has_ended(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from physiq_ray.sync.partial import partial_folder\n"
         "with partial_folder(Path(sys.argv[1])) as path:\n"
@@ -54,9 +54,11 @@ def test_what_another_process_has_begun_is_removed_when_it_has_ended(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_another_machine_a_day_without_a_change_decides(tmp_path: Path, ended: int) -> None:
-    here = leave(tmp_path, name_machine(), ended)
-    there = leave(tmp_path, "01234567", ended)
+def test_partial_files_of_another_machine_are_removed_after_a_day_without_a_change(
+    tmp_path: Path, ended_process: int
+) -> None:
+    here = leave_partial(tmp_path, name_machine(), ended_process)
+    there = leave_partial(tmp_path, "01234567", ended_process)
     os.utime(there, (0, 0))  # the file in it changed just now
     assert remove_abandoned(tmp_path, now_s=time.time() + MAX_AGE_S - 60) == 1
     assert not here.exists()
@@ -64,11 +66,11 @@ def test_of_another_machine_a_day_without_a_change_decides(tmp_path: Path, ended
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_link_in_the_place_of_partial_files_is_not_followed_and_nothing_behind_it_removed(
-    tmp_path: Path, ended: int
+def test_a_link_in_place_of_partial_files_is_not_followed_and_its_target_is_not_removed(
+    tmp_path: Path, ended_process: int
 ) -> None:
     folder, outside = tmp_path / "f", tmp_path / "outside"
-    kept = leave(outside, name_machine(), ended)
+    kept = leave_partial(outside, name_machine(), ended_process)
     folder.mkdir()
     (folder / kept.name).symlink_to(kept)
     (folder / ".partial").symlink_to(outside)
@@ -79,7 +81,7 @@ def test_a_link_in_the_place_of_partial_files_is_not_followed_and_nothing_behind
     assert [path.name for path in outside.iterdir()] == [kept.name]
 
 
-def test_what_no_sync_has_made_is_left_alone(tmp_path: Path) -> None:
+def test_files_that_no_sync_has_made_are_not_removed(tmp_path: Path) -> None:
     names = (".partial-mine", ".partial", "bucket", f".partial-{name_machine()}-x-abcdefgh")
     for name in names:
         (tmp_path / name).mkdir()

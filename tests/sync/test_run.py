@@ -1,4 +1,4 @@
-"""Sync from outside: what it prints, how it ends, and what the folder is afterwards."""
+"""The command `physiq-ray sync`: its output, its exit status, and the folder afterwards."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def counts(report: Any) -> list[tuple[int, int, int, int]]:
     return [(len(s.gone), s.downloaded, s.skipped, len(s.failures)) for s in report.sources]
 
 
-def test_buckets_come_into_sub_folders_and_a_second_run_asks_for_no_photo(
+def test_each_bucket_has_a_folder_and_a_second_run_requests_no_photo(
     run_cli: Any, s3: Any, make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     first = {f"2026/{n}.jpg": os.urandom(5000) for n in range(30)}
@@ -60,7 +60,7 @@ def test_buckets_come_into_sub_folders_and_a_second_run_asks_for_no_photo(
     assert read_folder(tmp_path / "photos") == wanted
 
 
-def test_a_bucket_that_is_missing_or_denied_does_not_keep_the_others(
+def test_a_bucket_that_is_missing_or_denied_does_not_stop_the_others(
     run_cli: Any, start_proxy: Any, make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket, closed = make_bucket({"a.jpg": b"a"}), make_bucket({"a.jpg": b"a"})
@@ -76,7 +76,7 @@ def test_a_bucket_that_is_missing_or_denied_does_not_keep_the_others(
     assert read_folder(tmp_path / "f") == {f"{bucket}/a.jpg": b"a"}
 
 
-def test_photos_that_fail_are_named_and_those_deleted_meanwhile_are_not_failed(
+def test_failed_photos_are_named_and_gone_photos_are_not_failures(
     run_cli: Any, run_here: Any, start_proxy: Any, make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({**{f"no/{n:02d}.jpg": b"x" for n in range(12)}, "gone.jpg": b"g", "ok.jpg": b"o"})
@@ -95,17 +95,17 @@ def test_photos_that_fail_are_named_and_those_deleted_meanwhile_are_not_failed(
     assert lines[0].startswith(f"physiq-ray sync: download s3://{bucket}/no/")
     assert "AccessDenied" in lines[0]
     assert lines[10] == f"physiq-ray sync: s3://{bucket}: and 2 more failed; --json names all"
-    answer = json.loads(run_here("sync", "f", "--sources", f"s3://{bucket}", "--json").stdout)
-    (source,) = answer["sources"]
+    as_json = json.loads(run_here("sync", "f", "--sources", f"s3://{bucket}", "--json").stdout)
+    (source,) = as_json["sources"]
     assert sorted(failure["uri"] for failure in source["failures"]) == [
         f"s3://{bucket}/no/{n:02d}.jpg" for n in range(12)
     ]
     assert source["gone"] == [f"s3://{bucket}/gone.jpg"]
-    assert (answer["total"]["found"], answer["total"]["failed"], answer["total"]["skipped"]) == (14, 12, 1)
+    assert (as_json["total"]["found"], as_json["total"]["failed"], as_json["total"]["skipped"]) == (14, 12, 1)
     assert read_folder(tmp_path / "f") == {f"{bucket}/ok.jpg": b"o"}
 
 
-def test_a_dry_run_tells_and_writes_nothing(run_here: Any, make_bucket: Any, tmp_path: Path) -> None:
+def test_a_dry_run_reports_and_writes_nothing(run_here: Any, make_bucket: Any, tmp_path: Path) -> None:
     bucket = make_bucket({f"{n}.jpg": bytes(500_000) for n in range(3)})
     done = run_here("sync", "new/photos", "--sources", f"s3://{bucket}", "--dry-run")
     assert (done.returncode, done.stderr) == (0, "")
@@ -115,7 +115,7 @@ def test_a_dry_run_tells_and_writes_nothing(run_here: Any, make_bucket: Any, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_labelled_photos_come_where_asked_for(
+def test_labelled_only_downloads_only_labelled_photos(
     run_here: Any, make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"in/a.jpg": b"a", "in/b 1.JPG": b"b"})
@@ -126,7 +126,7 @@ def test_only_labelled_photos_come_where_asked_for(
     assert without.returncode == 1
     assert "db_labels.json: no such labels file; give its path with --labels" in without.stderr
     (tmp_path / "mappings" / "db_labels.json").write_text(
-        '[{"poseId": 1, "s3Filename": "in/b%201.jpg"}]'  # as an export writes it
+        '[{"poseId": 1, "s3Filename": "in/b%201.jpg"}]'  # percent-encoded, as some exports write names
     )
     done = run_here(*arguments)
     assert done.returncode == 0, done.stderr
@@ -134,7 +134,7 @@ def test_only_labelled_photos_come_where_asked_for(
     assert read_folder(tmp_path / "f") == {f"{bucket}/in/b 1.JPG": b"b"}
 
 
-def test_wrong_use_is_said_with_status_2(run_here: Any, tmp_path: Path) -> None:
+def test_wrong_arguments_exit_with_status_2(run_here: Any, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="2"):
         run_here("sync")
     for arguments, message in (
@@ -150,7 +150,7 @@ def test_wrong_use_is_said_with_status_2(run_here: Any, tmp_path: Path) -> None:
         assert message in done.stderr
 
 
-def test_a_file_in_place_of_the_folder_and_a_place_that_cannot_be_written_are_said(
+def test_a_file_in_place_of_the_folder_and_an_unwritable_folder_are_refused(
     make_bucket: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"a.jpg": b"a"})
@@ -165,7 +165,7 @@ def test_a_file_in_place_of_the_folder_and_a_place_that_cannot_be_written_are_sa
         sync(SyncSettings(sources=(str(tmp_path),)), tmp_path / "f")
 
 
-def test_the_help_ends_with_lines_to_paste(run_cli: Any) -> None:
+def test_the_help_ends_with_examples(run_cli: Any) -> None:
     done = run_cli("sync", "--help")
     assert "  physiq-ray sync photos" in done.stdout.partition("examples:")[2]
     assert "--config FILE" in done.stdout
@@ -186,7 +186,7 @@ def test_a_plain_sync_imports_neither_ray_nor_torch_nor_rich(make_bucket: Any, t
     assert done.stdout.endswith("\n0 []\n"), done.stderr
 
 
-def test_an_object_overwritten_by_one_of_equal_size_comes_again(
+def test_an_object_overwritten_by_one_of_equal_size_is_downloaded_again(
     make_bucket: Any, s3_direct: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"a.jpg": b"old", "b.jpg": b"bbb"})
@@ -196,9 +196,7 @@ def test_an_object_overwritten_by_one_of_equal_size_comes_again(
     assert (tmp_path / bucket / "a.jpg").read_bytes() == b"new"
 
 
-def test_a_damaged_file_of_another_size_comes_again_and_a_longer_one_too(
-    make_bucket: Any, tmp_path: Path
-) -> None:
+def test_shorter_and_longer_files_are_downloaded_again(make_bucket: Any, tmp_path: Path) -> None:
     bucket = make_bucket({"a.jpg": b"old", "b.jpg": b"bbb"})
     sync(settings(bucket), tmp_path)
     (tmp_path / bucket / "a.jpg").write_bytes(b"ol")
@@ -206,7 +204,7 @@ def test_a_damaged_file_of_another_size_comes_again_and_a_longer_one_too(
     assert counts(sync(settings(bucket), tmp_path)) == [(0, 2, 0, 0)]
 
 
-def test_files_put_there_by_other_means_are_compared_once_and_then_skipped(
+def test_files_of_another_tool_are_compared_once_and_then_skipped(
     s3: Any, make_bucket: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"a.jpg": b"same", "b.jpg": b"good"})
@@ -222,14 +220,16 @@ def test_files_put_there_by_other_means_are_compared_once_and_then_skipped(
     assert s3.read_traffic(bucket).num_requests == requests + 1
 
 
-def test_a_file_s_time_is_the_object_s(make_bucket: Any, s3_direct: Any, tmp_path: Path) -> None:
+def test_a_file_has_the_modification_time_of_its_object(
+    make_bucket: Any, s3_direct: Any, tmp_path: Path
+) -> None:
     bucket = make_bucket({"a.jpg": b"a"})
     sync(settings(bucket), tmp_path)
     modified = s3_direct.head_object(Bucket=bucket, Key="a.jpg")["LastModified"].timestamp()
     assert int((tmp_path / bucket / "a.jpg").stat().st_mtime) == int(modified)
 
 
-def test_a_large_object_uploaded_in_parts_comes_whole_and_is_skipped_then(
+def test_a_multipart_object_is_downloaded_and_then_skipped(
     make_bucket: Any, s3_direct: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"small.jpg": b"s"})
@@ -242,11 +242,13 @@ def test_a_large_object_uploaded_in_parts_comes_whole_and_is_skipped_then(
     assert "-" in s3_direct.head_object(Bucket=bucket, Key="large.jpg")["ETag"]
     assert counts(sync(settings(bucket), folder)) == [(0, 0, 2, 0)]
     time_ns = (folder / bucket / "large.jpg").stat().st_mtime_ns
-    os.utime(folder / bucket / "large.jpg", ns=(0, time_ns - time_ns % 10**9))  # as a coarse system has it
+    os.utime(
+        folder / bucket / "large.jpg", ns=(0, time_ns - time_ns % 10**9)
+    )  # a file system may store whole seconds only
     assert counts(sync(settings(bucket), folder)) == [(0, 0, 2, 0)]
 
 
-def test_odd_keys_stay_inside_the_folder(
+def test_unusual_keys_stay_inside_the_folder(
     make_bucket: Any, monkeypatch: pytest.MonkeyPatch, read_folder: Any, tmp_path: Path
 ) -> None:
     keys = [
@@ -255,7 +257,7 @@ def test_odd_keys_stay_inside_the_folder(
     ]
     bucket = make_bucket({key: key.encode() for key in keys})
     folder = tmp_path / "f"
-    monkeypatch.setattr("physiq_ray.sync.run._name_max", lambda _: 40)
+    monkeypatch.setattr(os, "pathconf", lambda *_: 40)
     assert counts(sync(settings(bucket), folder)) == [(0, 7, 0, 0)]
     found = read_folder(folder / bucket)
     assert sorted(found.values()) == sorted(key.encode() for key in keys)
@@ -291,7 +293,7 @@ def test_links_and_folders_in_the_way_are_refused_by_name(make_bucket: Any, tmp_
     assert list(outside.iterdir()) == []
 
 
-def test_names_that_the_file_system_cannot_hold_apart_are_refused_but_for_the_first(
+def test_names_that_the_file_system_cannot_distinguish_are_refused_except_the_first(
     make_bucket: Any, monkeypatch: pytest.MonkeyPatch, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"a.jpg": b"small", "A.jpg": b"large", "b.jpg": b"b"})
@@ -304,7 +306,7 @@ def test_names_that_the_file_system_cannot_hold_apart_are_refused_but_for_the_fi
     assert read_folder(tmp_path) == {f"{bucket}/A.jpg": b"large", f"{bucket}/b.jpg": b"b"}
 
 
-def test_too_little_room_is_said_before_anything_is_written(
+def test_too_little_disk_space_is_an_error_before_anything_is_written(
     make_bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bucket = make_bucket({f"{n}.jpg": b"x" for n in range(100)})
@@ -315,7 +317,7 @@ def test_too_little_room_is_said_before_anything_is_written(
     assert not (tmp_path / "f").exists()
 
 
-def test_a_disk_that_gets_full_ends_all_and_leaves_only_whole_files(
+def test_a_full_disk_ends_the_sync_and_leaves_only_complete_files(
     make_bucket: Any, read_folder: Any, tmp_path: Path, s3: Any
 ) -> None:
     files = {f"{n:03d}.jpg": os.urandom(2000) for n in range(50)}
@@ -341,7 +343,7 @@ def test_a_disk_that_gets_full_ends_all_and_leaves_only_whole_files(
 
 
 @pytest.mark.parametrize("is_answering", [True, False])
-def test_ctrl_c_keeps_what_is_whole_and_says_how_to_go_on(
+def test_ctrl_c_keeps_complete_photos_and_says_how_to_continue(
     make_bucket: Any, start_proxy: Any, read_folder: Any, tmp_path: Path, is_answering: bool
 ) -> None:
     files = {f"{n:02d}.jpg": os.urandom(2000) for n in range(40)}
@@ -371,7 +373,7 @@ def test_ctrl_c_keeps_what_is_whole_and_says_how_to_go_on(
     assert all(files[path.partition("/")[2]] == data for path, data in found.items())
 
 
-def test_progress_comes_by_bucket(make_bucket: Any, tmp_path: Path) -> None:
+def test_progress_is_reported_by_bucket(make_bucket: Any, tmp_path: Path) -> None:
     bucket = make_bucket({f"{n}.jpg": b"x" * 1000 for n in range(5)})
     seen: list[tuple[str, int, int, str]] = []
     sync(settings(bucket), tmp_path, on_progress=lambda *event: seen.append(event))
@@ -379,7 +381,7 @@ def test_progress_comes_by_bucket(make_bucket: Any, tmp_path: Path) -> None:
     assert seen[-1] == (f"s3://{bucket}", 5, 5, "0.0 MB downloaded")
 
 
-def test_what_sync_writes_is_what_the_bucket_s_md5_says(make_bucket: Any, tmp_path: Path) -> None:
+def test_downloaded_files_have_the_md5s_of_the_bucket(make_bucket: Any, tmp_path: Path) -> None:
     bucket = make_bucket({f"{n}.jpg": os.urandom(100_000) for n in range(5)})
     sync(settings(bucket), tmp_path)
     (listing,) = storage.list_sources([storage.Bucket(bucket)])
@@ -387,7 +389,7 @@ def test_what_sync_writes_is_what_the_bucket_s_md5_says(make_bucket: Any, tmp_pa
         assert hashlib.md5((tmp_path / bucket / key).read_bytes()).hexdigest() == etag
 
 
-def test_what_s3_refuses_for_one_photo_is_said_with_its_own_words(
+def test_a_refusal_of_one_photo_is_reported_with_the_message_of_s3(
     run_cli: Any, start_proxy: Any, make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"archived.jpg": b"x", "secret.jpg": b"s", "ok.jpg": b"o"})

@@ -31,12 +31,13 @@ def directory_bucket(
 ) -> Iterator[Callable[[dict[str, bytes]], list[str]]]:
     """Give a function that starts a server of one bucket `express`, whose ETags only look like MD5s.
 
-    An object of the name right-….jpg has its MD5. What is returned grows by each GET's key.
+    The ETag of an object named right-….jpg is its MD5. The function returns a list, to which the key of each
+    GET is appended.
     """
     servers: list[ThreadingHTTPServer] = []
 
     def start(photos: dict[str, bytes]) -> list[str]:
-        asked: list[str] = []
+        requests: list[str] = []
         etags = {
             key: hashlib.md5(data if key.startswith("right") else key.encode()).hexdigest()
             for key, data in photos.items()
@@ -53,7 +54,7 @@ def directory_bucket(
                 key = self.path.partition("?")[0].removeprefix("/express").strip("/")
                 body = photos[key] if key else page
                 if self.command == "GET" and key:
-                    asked.append(key)
+                    requests.append(key)
                 self.send_response(200)
                 for name, value in {**LAST_MODIFIED, "Content-Length": str(len(body))}.items():
                     self.send_header(name, value)
@@ -73,7 +74,7 @@ def directory_bucket(
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
         storage.forget_clients()
-        return asked
+        return requests
 
     yield start
     for server in servers:
@@ -83,11 +84,11 @@ def directory_bucket(
 
 
 @pytest.mark.parametrize("transfers", ["1", "8"])
-def test_a_bucket_whose_etags_are_no_md5s_is_checked_by_length(
+def test_a_bucket_whose_etags_are_not_md5s_is_checked_by_length(
     directory_bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], transfers: str
 ) -> None:
     photos = {f"{number:02d}.jpg": b"photo %d" % number for number in range(12)}
-    asked = directory_bucket(photos)
+    requests = directory_bucket(photos)
     command = ["sync", str(tmp_path / "photos"), "--sources", "s3://express", "--transfers", transfers]
     assert main(command) == 0
     shown = capsys.readouterr().out
@@ -97,14 +98,14 @@ def test_a_bucket_whose_etags_are_no_md5s_is_checked_by_length(
         assert (tmp_path / "photos" / "express" / key).read_bytes() == data
     if transfers == "1":
         # The first two are read three times and once more at the end, the third twice, the others once.
-        assert [asked.count(key) for key in photos] == [4, 4, 2, *[1] * 9]
-    asked.clear()
+        assert [requests.count(key) for key in photos] == [4, 4, 2, *[1] * 9]
+    requests.clear()
     assert main(command) == 0
-    assert asked == []
+    assert requests == []
 
 
 @pytest.mark.parametrize("words", [("right", "wrong"), ("wrong", "right")])
-def test_bytes_that_do_not_fit_are_refused_in_a_bucket_where_others_fit(
+def test_content_that_does_not_match_is_refused_if_other_photos_of_the_bucket_match(
     directory_bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, str]
 ) -> None:
     photos = {f"{word}-{number}.jpg": b"photo %d" % number for word in words for number in range(4)}
@@ -117,7 +118,7 @@ def test_bytes_that_do_not_fit_are_refused_in_a_bucket_where_others_fit(
     assert here == ["right-0.jpg", "right-1.jpg", "right-2.jpg", "right-3.jpg"]
 
 
-def test_two_photos_that_do_not_fit_say_nothing_of_their_bucket(
+def test_two_photos_that_do_not_match_are_too_few_to_judge_their_bucket(
     directory_bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory_bucket({"a.jpg": b"one", "b.jpg": b"two"})
@@ -127,7 +128,7 @@ def test_two_photos_that_do_not_fit_say_nothing_of_their_bucket(
     assert shown.err.count("3 times; upload the photo again") == 2
 
 
-def test_no_space_is_told_as_that(
+def test_a_full_disk_is_an_error_with_the_remedy(
     make_bucket: Any, monkeypatch: pytest.MonkeyPatch, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({f"{n}.jpg": b"x" for n in range(20)})
@@ -141,7 +142,7 @@ def test_no_space_is_told_as_that(
     assert read_folder(tmp_path) == {}
 
 
-def test_a_store_that_goes_away_is_not_waited_for_at_each_photo(
+def test_photos_are_not_tried_after_many_without_a_response(
     make_bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
 
