@@ -167,9 +167,9 @@ def test_a_photo_in_a_folder_named_after_its_pose_is_kept(make_bucket, label, cl
     assert set(read_bucket(bucket)) == set(keys) - {"in/7/c.jpg"}
 
 
-@pytest.mark.parametrize("deed", [["--delete"], ["--move-to", "s3://attic-of-nothing"]])
+@pytest.mark.parametrize("action", [["--delete"], ["--move-to", "s3://attic-of-nothing"]])
 def test_a_photo_that_resembles_an_unmatched_label_is_kept_with_the_reason(
-    make_bucket, label, cleanse, read_bucket, deed
+    make_bucket, label, cleanse, read_bucket, action
 ):
     bucket = make_bucket(dict.fromkeys([*NAMES, *RESEMBLING], b"x"))
     label(
@@ -177,10 +177,10 @@ def test_a_photo_that_resembles_an_unmatched_label_is_kept_with_the_reason(
     )
     flags = ["--sources", f"s3://{bucket}", "--max-unmatched-share", "0.1"]
 
-    look = cleanse(*flags, "--json")
-    ran = cleanse(*flags, *deed)
+    scan = cleanse(*flags, "--json")
+    ran = cleanse(*flags, *action)
 
-    (plan,) = json.loads(look.out)["buckets"]
+    (plan,) = json.loads(scan.out)["buckets"]
     assert (plan["would_go"], plan["resembling"]) == (0, 2)
     assert plan["resembling_photos"] == [
         {"uri": f"s3://{bucket}/1757471824350-é7.png", "label": "E7.jpeg"},

@@ -120,7 +120,7 @@ def check(bucket, s3_direct, tmp_path, monkeypatch, present, labelled, share, fa
         list(threads.map(lambda key: put(s3_direct, bucket, prefix + key, before[key]), present))
     write_labels(tmp_path / "labels.json", labelled)
     (tmp_path / "poses.json").write_text('[{"id": 7, "name": "Back Lat Spread"}]')
-    keep_settings = CleanseSettings(
+    cleanse_settings = CleanseSettings(
         sources=(f"s3://{bucket}/{prefix}",),
         labels=str(tmp_path / "labels.json"),
         poses=str(tmp_path / "poses.json"),
@@ -142,7 +142,7 @@ def check(bucket, s3_direct, tmp_path, monkeypatch, present, labelled, share, fa
             write_labels(tmp_path / "labels.json", labelled | late, is_torn=faults.is_torn)
 
     s3_client().meta.events.register_first("before-send.s3.DeleteObjects", change_labels)
-    attempt(keep_settings, attic, tmp_path)
+    attempt(cleanse_settings, attic, tmp_path)
     if has_changed:
         must_be_kept |= {key for key in present if key.rpartition("/")[2] in late or faults.is_torn}
     after_faults = read_prefix(s3_direct, bucket, prefix)
@@ -156,7 +156,7 @@ def check(bucket, s3_direct, tmp_path, monkeypatch, present, labelled, share, fa
         assert all(moved[key] == before[key] for key in present - set(after_faults))
 
     storage.forget_clients()
-    attempt(keep_settings, attic, tmp_path)
+    attempt(cleanse_settings, attic, tmp_path)
     at_the_end = set(read_prefix(s3_direct, bucket, prefix))
     assert must_be_kept <= at_the_end
     photos = set(after_faults) & set(PHOTOS)
@@ -166,10 +166,10 @@ def check(bucket, s3_direct, tmp_path, monkeypatch, present, labelled, share, fa
         assert at_the_end == (set(after_faults) - deletable if may_go else set(after_faults))
 
 
-def attempt(keep_settings: CleanseSettings, attic: Bucket | None, folder: Path) -> None:
+def attempt(cleanse_settings: CleanseSettings, attic: Bucket | None, folder: Path) -> None:
     number = next(_examples)
     try:
-        plan = scan_buckets(keep_settings, now=datetime.now(UTC))
+        plan = scan_buckets(cleanse_settings, now=datetime.now(UTC))
         with Journal(folder / f"journal-{number}.jsonl") as journal:
             remove_photos(plan, journal, move_to=attic)
     except (Killed, PhysiqError):

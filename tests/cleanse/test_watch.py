@@ -132,20 +132,20 @@ def test_json_names_the_photos_that_were_labelled_at_the_prompt(
         ),
     ],
 )
-@pytest.mark.parametrize("deed", ["--delete", "--move-to", "--apply"])
+@pytest.mark.parametrize("action", ["--delete", "--move-to", "--apply"])
 def test_a_label_file_that_became_unusable_at_the_prompt_stops_the_bucket(
-    make_bucket, label, cleanse, at_the_prompt, read_bucket, tmp_path, text, reason, deed
+    make_bucket, label, cleanse, at_the_prompt, read_bucket, tmp_path, text, reason, action
 ):
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcd"})
     path = label("a.jpg", "b.jpg")
     source = ("--sources", f"s3://{bucket}")
     cleanse(*source, "--plan", "plan.jsonl")
-    arguments = {"--move-to": ("s3://" + make_bucket({}),), "--apply": ("plan.jsonl",)}.get(deed, ())
+    arguments = {"--move-to": ("s3://" + make_bucket({}),), "--apply": ("plan.jsonl",)}.get(action, ())
 
     ran = at_the_prompt(
         lambda: path.unlink() if text is None else path.write_text(text),
         *source,
-        deed,
+        action,
         *arguments,
         typed="2\n",
     )
@@ -166,12 +166,12 @@ def small_batches(monkeypatch):
         monkeypatch.setattr(f"physiq_ray.cleanse.remove.{name}", value)
 
 
-@pytest.mark.parametrize(("deed", "event"), [("--delete", "DeleteObjects"), ("--move-to", "CopyObject")])
+@pytest.mark.parametrize(("action", "event"), [("--delete", "DeleteObjects"), ("--move-to", "CopyObject")])
 def test_photos_labelled_between_two_batches_are_kept(
-    make_bucket, label, cleanse, read_bucket, on_request, small_batches, deed, event
+    make_bucket, label, cleanse, read_bucket, on_request, small_batches, action, event
 ):
     bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcdefghij"})
-    attic = make_bucket({}) if deed == "--move-to" else None
+    attic = make_bucket({}) if action == "--move-to" else None
     label("a.jpg", "b.jpg")
 
     def label_more(request, **_):
@@ -186,7 +186,7 @@ def test_photos_labelled_between_two_batches_are_kept(
             f"s3://{bucket}",
             "--max-delete-share",
             "1",
-            deed,
+            action,
             *([f"s3://{attic}"] if attic else []),
         ),
         typed="8\n",

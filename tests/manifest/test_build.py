@@ -125,7 +125,7 @@ def test_malformed_records_and_unknown_poses_are_in_the_report() -> None:
 
 
 def test_a_photo_with_no_known_pose_is_counted_and_labelled_but_not_used_for_training() -> None:
-    photos = list_bucket("checkins", *PLENTY, "rest.jpg", "odd.jpg", "nobody.jpg")
+    photos = list_bucket("checkins", *PLENTY, "rest.jpg", "odd.jpg", "unlabelled.jpg")
     labels = labels_of(*PLENTY_LABELS, ("rest.jpg", None), ("odd.jpg", None), ("odd.jpg", 1))
 
     manifest = build_manifest([photos], labels, POSES)

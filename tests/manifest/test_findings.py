@@ -33,10 +33,10 @@ def test_unmatched_labels_are_reported() -> None:
 def test_a_photo_that_only_an_unusable_label_names_is_not_unlabelled() -> None:
     named = [("odd.jpg", None), ("here.jpg", "phone"), ("elsewhere.jpg", "web"), ("1-1.jpg", None)]
     unusable = pa.Table.from_pylist([{"name": n, "source": s} for n, s in named], schema=NAMED_SCHEMA)
-    photos = list_plenty(**{"x/odd.jpg": "1", "here.jpg": "2", "elsewhere.jpg": "3", "nobody.jpg": "4"})
+    photos = list_plenty(**{"x/odd.jpg": "1", "here.jpg": "2", "elsewhere.jpg": "3", "unlabelled.jpg": "4"})
 
     manifest = build_manifest(
-        [photos, list_bucket("two", "odd.jpg", "nobody.jpg")],
+        [photos, list_bucket("two", "odd.jpg", "unlabelled.jpg")],
         labels_of(*PLENTY_LABELS, unusable=unusable),
         POSES,
         source_buckets={"phone": "checkins", "web": "other"},
@@ -83,7 +83,7 @@ def test_a_failed_source_is_reported_and_the_others_are_used() -> None:
 
 def test_the_report_of_a_source_counts_only_its_own_photos() -> None:
     one = list_photos(Bucket("one"), PLENTY, num_others=3)
-    two = list_bucket("two", "1-1.jpg", "nobody.jpg")
+    two = list_bucket("two", "1-1.jpg", "unlabelled.jpg")
 
     manifest = build_manifest([one, list_bucket("three"), two], labels_of(*PLENTY_LABELS), POSES)
 

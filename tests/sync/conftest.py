@@ -1,4 +1,4 @@
-"""A look into the folders that sync writes."""
+"""Read the folders that sync writes."""
 
 from collections.abc import Callable
 from pathlib import Path
