@@ -11,23 +11,15 @@ from refusals import refusal
 from physiq_ray.storage import retry
 
 ETAG_A = "0cc175b9c0f1b6a831c399e269772661"
-
-
 KMS_KEY = "arn:aws:kms:eu-west-1:123:key/k"
-
-
 NO_KMS = (
     "User: arn:aws:iam::123:user/u is not authorized to perform: kms:Decrypt on resource: "
     f"{KMS_KEY} because no identity-based policy allows the kms:Decrypt action"
 )
-
-
 NO_TAGS = (
     'User: arn:aws:iam::123:user/u is not authorized to perform: s3:GetObjectTagging on resource: "arn:x" '
     "because no identity-based policy allows the s3:GetObjectTagging action"
 )
-
-
 LOCKED = "Access Denied because object protected by object lock."
 
 

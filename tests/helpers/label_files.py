@@ -14,14 +14,10 @@ from physiq_ray.labels import Labels, load_labels
 POSES = {1: "Front Lat Spread", 7: "Back Lat Spread"}
 
 COLUMNS = ("s3Filename", "poseId", "source", "group", "split")
-
-
 RECORDS = [
     {"s3Filename": "a.jpg", "poseId": 7, "source": "checkins", "group": "anna", "split": "train"},
     {"s3Filename": "é, b.jpg", "poseId": None, "source": None, "group": None, "split": None},
 ]
-
-
 ROWS = [
     {"name": "a.jpg", "source": "checkins", "pose_id": 7, "group": "anna", "split": "train"},
     {"name": "é, b.jpg", "source": None, "pose_id": None, "group": None, "split": None},

@@ -13,8 +13,6 @@ from pixels import difference
 from physiq_ray.images import decode_image, decode_square
 
 MakePhoto = Callable[..., bytes]
-
-
 FORMATS: dict[str, dict[str, Any]] = {
     "JPEG": {"format": "JPEG", "quality": 95, "subsampling": 0},
     "PNG": {"format": "PNG"},

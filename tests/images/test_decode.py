@@ -17,8 +17,6 @@ from physiq_ray.errors import PhotoError
 from physiq_ray.images import MAX_BYTES, decode_image, decode_square, read_size
 
 MakePhoto = Callable[..., bytes]
-
-
 FORMATS: dict[str, dict[str, Any]] = {
     "baseline JPEG": {"quality": 92},
     "JPEG of full chroma": {"quality": 100, "subsampling": 0},

@@ -26,8 +26,6 @@ UPRIGHT = {  # orientation → the transposition that makes the stored pixels up
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
 LOSSLESS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 100, "subsampling": 0},
     "PNG": {},

@@ -51,11 +51,7 @@ def test_cells_may_be_separated_by_semicolons_or_tabs_as_in_excel(tmp_path: Path
 NAMES = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), min_size=1, max_size=12
 ).filter(lambda name: not name.isspace() and not name.endswith("/"))
-
-
 TEXTS = st.none() | st.from_regex(r"[a-z][a-z0-9 ;,\"']{0,6}", fullmatch=True)
-
-
 RECORD = st.fixed_dictionaries(
     {
         "s3Filename": NAMES,

@@ -17,20 +17,9 @@ from building import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from physiq_ray.errors import (
-    DataError,
-    NotFoundError,
-    StorageError,
-    UnreachableError,
-)
+from physiq_ray.errors import DataError, NotFoundError, StorageError, UnreachableError
 from physiq_ray.labels import NAMED_SCHEMA
-from physiq_ray.manifest import (
-    MANIFEST_SCHEMA,
-    Manifest,
-    SourceReport,
-    describe_manifest,
-    find_labelled,
-)
+from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest, SourceReport, describe_manifest, find_labelled
 from physiq_ray.storage import Bucket, Listing
 
 

@@ -6,12 +6,8 @@ import pytest
 from building import POSES
 
 from physiq_ray.config import load_settings
-from physiq_ray.errors import (
-    LabelError,
-)
-from physiq_ray.manifest import (
-    collect_manifest,
-)
+from physiq_ray.errors import LabelError
+from physiq_ray.manifest import collect_manifest
 
 
 def write_photos(folder: Path) -> Path:

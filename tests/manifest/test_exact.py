@@ -10,9 +10,7 @@ from building import (
     poses_by_key,
 )
 
-from physiq_ray.manifest import (
-    find_labelled,
-)
+from physiq_ray.manifest import find_labelled
 from physiq_ray.storage import Bucket, Listing
 
 

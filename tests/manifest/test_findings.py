@@ -12,13 +12,9 @@ from building import (
     poses_by_key,
 )
 
-from physiq_ray.errors import (
-    NotFoundError,
-)
+from physiq_ray.errors import NotFoundError
 from physiq_ray.labels import NAMED_SCHEMA
-from physiq_ray.manifest import (
-    SourceReport,
-)
+from physiq_ray.manifest import SourceReport
 from physiq_ray.storage import Bucket, Listing, kinds
 
 

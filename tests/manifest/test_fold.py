@@ -20,14 +20,8 @@ from building import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from physiq_ray.errors import (
-    DataError,
-)
-from physiq_ray.manifest import (
-    describe_manifest,
-    find_labelled,
-    match_photos,
-)
+from physiq_ray.errors import DataError
+from physiq_ray.manifest import describe_manifest, find_labelled, match_photos
 from physiq_ray.storage import Folder, Listing
 
 

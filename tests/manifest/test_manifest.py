@@ -6,13 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 from building import PLENTY, PLENTY_LABELS, POSES, build_manifest, labels_of, list_plenty, manifest_of_plenty
 
-from physiq_ray.errors import (
-    DataError,
-)
-from physiq_ray.manifest import (
-    MANIFEST_SCHEMA,
-    Manifest,
-)
+from physiq_ray.errors import DataError
+from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest
 
 
 def test_the_two_splits_together_are_the_manifest() -> None:

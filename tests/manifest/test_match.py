@@ -11,9 +11,7 @@ from building import (
     poses_by_key,
 )
 
-from physiq_ray.manifest import (
-    SourceReport,
-)
+from physiq_ray.manifest import SourceReport
 from physiq_ray.storage import Bucket, Folder
 
 

@@ -8,12 +8,8 @@ from building import (
     list_plenty,
 )
 
-from physiq_ray.errors import (
-    UnreachableError,
-)
-from physiq_ray.manifest import (
-    find_labelled,
-)
+from physiq_ray.errors import UnreachableError
+from physiq_ray.manifest import find_labelled
 from physiq_ray.storage import Bucket, Listing
 
 

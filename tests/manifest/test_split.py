@@ -18,12 +18,8 @@ from building import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from physiq_ray.errors import (
-    SettingError,
-)
-from physiq_ray.manifest import (
-    split_groups,
-)
+from physiq_ray.errors import SettingError
+from physiq_ray.manifest import split_groups
 from physiq_ray.storage import Bucket
 
 IntArray = npt.NDArray[np.int64]

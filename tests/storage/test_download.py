@@ -16,11 +16,7 @@ from physiq_ray.storage import download as module
 from physiq_ray.storage.download import Downloaded, download
 
 LAST_MODIFIED = {"Last-Modified": "Wed, 01 Jan 2025 00:00:00 GMT"}
-
-
 NEW_YEAR_S = 1_735_689_600
-
-
 WRONG_MD5 = "0" * 32
 
 
