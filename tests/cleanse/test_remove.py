@@ -140,9 +140,11 @@ def test_a_killed_cleanse_is_completed_by_the_next(make_bucket, label, read_buck
         stderr=subprocess.DEVNULL,
         env=os.environ.copy(),
     )
-    while not list(tmp_path.glob("deleted-*.jsonl")) and process.poll() is None:
+    # The probe is over when the journal has lines; a kill during the probe would leave it in the bucket.
+    while not any(path.stat().st_size for path in tmp_path.glob("deleted-*.jsonl")):
+        assert process.poll() is None
         time.sleep(0.005)
-    time.sleep(0.1)  # so that the first batch has started
+    time.sleep(0.02)  # so that the first batch has started
     process.send_signal(signal.SIGKILL)
     process.wait()
 
