@@ -9,21 +9,28 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
+from proxy import Rule, run_proxy
 
 from physiq_ray import storage
 from physiq_ray.sample import LocalS3
+from physiq_ray.storage.s3 import s3_client
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and commands under test inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MakeBucket = Callable[..., str]
+ReadBucket = Callable[[str], dict[str, bytes]]
+OnRequest = Callable[[str, Callable[..., Any]], None]
+StartProxy = Callable[[Rule], str]
 MakePhoto = Callable[..., bytes]
 MakeWeights = Callable[..., dict[str, Any]]
 MakeHostile = Callable[[Path], object]
@@ -88,6 +95,46 @@ def make_bucket(s3_direct: Any) -> MakeBucket:
         return bucket
 
     return make
+
+
+@pytest.fixture
+def read_bucket(s3_direct: Any) -> ReadBucket:
+    """Give a function that reads a whole bucket, key → content."""
+
+    def read(bucket: str) -> dict[str, bytes]:
+        pages = s3_direct.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
+        return {key: s3_direct.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+
+    return read
+
+
+@pytest.fixture
+def on_request(s3: LocalS3) -> Iterator[OnRequest]:
+    """Give a function that injects a fault into this process's S3 client: a handler of a botocore event."""
+    storage.forget_clients()
+    yield lambda event, handler: s3_client().meta.events.register_first(event, handler)
+    storage.forget_clients()
+
+
+@pytest.fixture
+def start_proxy(s3: LocalS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartProxy]:
+    """Give a function that starts a proxy with a rule, makes it the S3 endpoint, and returns its address."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(rule: Rule) -> str:
+        server = run_proxy(rule, urlsplit(s3.endpoint_url).netloc)
+        servers.append(server)
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        storage.forget_clients()
+        return address
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+    storage.forget_clients()
 
 
 @pytest.fixture

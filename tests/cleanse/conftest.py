@@ -2,31 +2,21 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from keeping import Ran
+from cleansing import Outcome
 
-from physiq_ray import storage
 from physiq_ray.cli import main
-from physiq_ray.storage.s3 import s3_client
 
 POSES = [{"id": 1, "name": "Front Lat Spread"}, {"id": 7, "name": "Back Lat Spread"}]
 
 
-@pytest.fixture(autouse=True)
-def clean_clients(s3: Any) -> Iterator[None]:
-    """Faults that a test puts into the client end with it."""
-    storage.forget_clients()
-    yield
-    storage.forget_clients()
-
-
 @pytest.fixture
 def label(tmp_path: Path) -> Callable[..., Path]:
-    """Give a function that writes the label file; records as they are, or names to label with pose 7."""
+    """Give a function that writes the label file from records, or from names, which get pose 7."""
     (tmp_path / "poses.json").write_text(json.dumps(POSES))
 
     def write(*records: Any) -> Path:
@@ -44,39 +34,17 @@ def label(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def cleanse(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Ran]:
-    """Give a function that runs `physiq-ray cleanse`, with poses, labels and photos of any age."""
+) -> Callable[..., Outcome]:
+    """Give a function that runs `physiq-ray cleanse` here; by default, it may delete new photos."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*args: str | Path, typed: str = "", min_age_hours: float | None = 0) -> Ran:
+    def run(*args: str | Path, typed: str = "", min_age_hours: float | None = 0) -> Outcome:
         monkeypatch.setattr("sys.stdin", io.StringIO(typed))
         age = [] if min_age_hours is None else ["--min-age-hours", str(min_age_hours)]
         files = ["--poses", "poses.json", "--labels", "labels.json"]
         capsys.readouterr()
         status = main(["cleanse", *files, *age, *map(str, args)])
         out, err = capsys.readouterr()
-        return Ran(status, out, err)
+        return Outcome(status, out, err)
 
     return run
-
-
-@pytest.fixture
-def on_request() -> Callable[[str, Callable[..., Any]], None]:
-    """Give a function that lets a fault into the process's client: a handler of one of botocore's events."""
-
-    def register(event: str, handler: Callable[..., Any]) -> None:
-        s3_client().meta.events.register_first(event, handler)
-
-    return register
-
-
-@pytest.fixture
-def contents(s3_direct: Any) -> Callable[[str], Mapping[str, bytes]]:
-    """Give a function that reads a whole bucket."""
-
-    def read(bucket: str) -> dict[str, bytes]:
-        pages = s3_direct.get_paginator("list_objects_v2").paginate(Bucket=bucket)
-        keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
-        return {key: s3_direct.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
-
-    return read

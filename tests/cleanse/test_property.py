@@ -1,4 +1,4 @@
-"""Whatever is in a bucket, whatever goes wrong, whenever a label comes: what must stay, stays."""
+"""Photos that must be kept are kept, for random buckets, labels and faults."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ from physiq_ray.errors import PhysiqError
 from physiq_ray.storage import Bucket, listing, retry
 from physiq_ray.storage.s3 import s3_client
 
-# None resembles another: a photo that resembles a label without a photo stays, of which `check` is unaware.
+# No name resembles another, because `check` does not model photos that resemble unmatched labels.
 NAMES = (
     "a.jpg",
     "b.JPG",
@@ -41,10 +41,12 @@ _examples = itertools.count()
 
 @dataclass(frozen=True)
 class Faults:
-    """kill_at: the request before which, or after which, the process dies. cut_at: the listing's page that
-    says nothing of those after it. refused: keys that DeleteObjects cannot delete. rewritten: a key that
-    somebody writes anew while deletions are under way. labelled_late: keys that get a label after the
-    confirmation; torn: the label file is half written then.
+    """The faults of one example.
+
+    kill_at: the request before or after which the process dies. cut_at: the page of the listing that does not
+    say that more pages follow. refused: keys that DeleteObjects cannot delete. rewritten: a key that is
+    overwritten during the deletions. labelled_late: keys that get a label after the confirmation.
+    is_torn: the label file is incomplete after the confirmation.
     """
 
     kill_at: int | None
@@ -57,7 +59,7 @@ class Faults:
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
+    """Stands for SIGKILL: no code under test catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def bucket(s3_direct: Any) -> str:
 
 
 @st.composite
-def scenes(draw: st.DrawFn) -> tuple[set[str], set[str], float, Faults, bool]:
+def examples(draw: st.DrawFn) -> tuple[set[str], set[str], float, Faults, bool]:
     """Draw a bucket's keys, the labelled names, max_delete_share, faults, and whether photos are moved."""
     present = draw(st.sets(st.sampled_from(KEYS), min_size=2, max_size=20))
     some = st.sampled_from(sorted(present))
@@ -91,18 +93,18 @@ shares_fixtures = [HealthCheck.function_scoped_fixture]
 
 
 @settings(max_examples=20, suppress_health_check=shares_fixtures)
-@given(scene=scenes())
-def test_nothing_but_unlabelled_unchanged_photos_ever_goes(bucket, s3_direct, tmp_path, monkeypatch, scene):
-    check(bucket, s3_direct, tmp_path, monkeypatch, *scene)
+@given(example=examples())
+def test_only_unlabelled_unchanged_photos_are_ever_deleted(bucket, s3_direct, tmp_path, monkeypatch, example):
+    check(bucket, s3_direct, tmp_path, monkeypatch, *example)
 
 
 @pytest.mark.long
 @settings(max_examples=200, suppress_health_check=shares_fixtures)
-@given(scene=scenes())
-def test_nothing_but_unlabelled_unchanged_photos_ever_goes_in_many_cases(
-    bucket, s3_direct, tmp_path, monkeypatch, scene
+@given(example=examples())
+def test_only_unlabelled_unchanged_photos_are_ever_deleted_in_many_cases(
+    bucket, s3_direct, tmp_path, monkeypatch, example
 ):
-    check(bucket, s3_direct, tmp_path, monkeypatch, *scene)
+    check(bucket, s3_direct, tmp_path, monkeypatch, *example)
 
 
 def check(bucket, s3_direct, tmp_path, monkeypatch, present, labelled, share, faults, moves):
@@ -118,7 +120,7 @@ def check(bucket, s3_direct, tmp_path, monkeypatch, present, labelled, share, fa
         list(threads.map(lambda key: put(s3_direct, bucket, prefix + key, before[key]), present))
     write_labels(tmp_path / "labels.json", labelled)
     (tmp_path / "poses.json").write_text('[{"id": 7, "name": "Back Lat Spread"}]')
-    keep_settings = CleanseSettings(
+    cleanse_settings = CleanseSettings(
         sources=(f"s3://{bucket}/{prefix}",),
         labels=str(tmp_path / "labels.json"),
         poses=str(tmp_path / "poses.json"),
@@ -126,7 +128,7 @@ def check(bucket, s3_direct, tmp_path, monkeypatch, present, labelled, share, fa
         max_unmatched_share=1.0,
         min_age_hours=0,
     )
-    must_stay = {key for key in present if key not in PHOTOS or key.rpartition("/")[2] in labelled}
+    must_be_kept = {key for key in present if key not in PHOTOS or key.rpartition("/")[2] in labelled}
 
     storage.forget_clients()
     rewritten = inject(faults, bucket, prefix, s3_direct, present)
@@ -134,40 +136,40 @@ def check(bucket, s3_direct, tmp_path, monkeypatch, present, labelled, share, fa
     has_changed = []
 
     def change_labels(**_: Any) -> None:
-        """Change the labels once, at the first deletion that is asked for: the probe's."""
+        """Change the labels once, at the first request of a deletion, which is the probe's."""
         if not has_changed:
             has_changed.append(True)
             write_labels(tmp_path / "labels.json", labelled | late, is_torn=faults.is_torn)
 
     s3_client().meta.events.register_first("before-send.s3.DeleteObjects", change_labels)
-    attempt(keep_settings, attic, tmp_path)
+    attempt(cleanse_settings, attic, tmp_path)
     if has_changed:
-        must_stay |= {key for key in present if key.rpartition("/")[2] in late or faults.is_torn}
-    after_faults = contents(s3_direct, bucket, prefix)
+        must_be_kept |= {key for key in present if key.rpartition("/")[2] in late or faults.is_torn}
+    after_faults = read_prefix(s3_direct, bucket, prefix)
 
-    assert must_stay <= set(after_faults)
+    assert must_be_kept <= set(after_faults)
     for key, body in after_faults.items():
-        assert body == before[key] or (key in rewritten and body == b"anew")
-    assert set(rewritten) <= set(after_faults)  # its old ETag was to go
-    if attic is not None:  # moved, never lost
-        moved = contents(s3_direct, bucket, f"{attic.prefix}{bucket}/{prefix}")
+        assert body == before[key] or (key in rewritten and body == b"new")
+    assert set(rewritten) <= set(after_faults)  # only the old ETag was in the plan
+    if attic is not None:  # moved photos are not lost
+        moved = read_prefix(s3_direct, bucket, f"{attic.prefix}{bucket}/{prefix}")
         assert all(moved[key] == before[key] for key in present - set(after_faults))
 
     storage.forget_clients()
-    attempt(keep_settings, attic, tmp_path)
-    at_the_end = set(contents(s3_direct, bucket, prefix))
-    assert must_stay <= at_the_end
+    attempt(cleanse_settings, attic, tmp_path)
+    at_the_end = set(read_prefix(s3_direct, bucket, prefix))
+    assert must_be_kept <= at_the_end
     photos = set(after_faults) & set(PHOTOS)
-    doomed = photos - must_stay
-    may_go = bool(photos & must_stay) and len(doomed) <= share * len(photos)
-    if attic is None or not rewritten:  # else the attic holds the old one, and both stay
-        assert at_the_end == (set(after_faults) - doomed if may_go else set(after_faults))
+    deletable = photos - must_be_kept
+    may_go = bool(photos & must_be_kept) and len(deletable) <= share * len(photos)
+    if attic is None or not rewritten:  # else the attic contains the old content, and both objects are kept
+        assert at_the_end == (set(after_faults) - deletable if may_go else set(after_faults))
 
 
-def attempt(keep_settings: CleanseSettings, attic: Bucket | None, folder: Path) -> None:
+def attempt(cleanse_settings: CleanseSettings, attic: Bucket | None, folder: Path) -> None:
     number = next(_examples)
     try:
-        plan = scan_buckets(keep_settings, now=datetime.now(UTC))
+        plan = scan_buckets(cleanse_settings, now=datetime.now(UTC))
         with Journal(folder / f"journal-{number}.jsonl") as journal:
             remove_photos(plan, journal, move_to=attic)
     except (Killed, PhysiqError):
@@ -175,7 +177,7 @@ def attempt(keep_settings: CleanseSettings, attic: Bucket | None, folder: Path) 
 
 
 def inject(faults: Faults, bucket: str, prefix: str, direct: Any, present: set[str]) -> list[str]:
-    """Put faults into this process's client; what is given back grows by what was written anew."""
+    """Inject faults into this process's client; return a list, to which overwritten keys are appended."""
     events = s3_client().meta.events
     requests = itertools.count(1)
     pages = itertools.count(1)
@@ -198,7 +200,7 @@ def inject(faults: Faults, bucket: str, prefix: str, direct: Any, present: set[s
             head, tag, rest = body.partition(b"<IsTruncated>")
             response_dict["body"] = head + rest.partition(b"</IsTruncated>")[2] if tag else body
 
-    def ask_for_less(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+    def request_fewer(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
         objects = params["Delete"]["Objects"]
         wanted = [item for item in objects if item["Key"].removeprefix(prefix) not in faults.refused]
         if wanted:
@@ -213,15 +215,15 @@ def inject(faults: Faults, bucket: str, prefix: str, direct: Any, present: set[s
     def rewrite(**_: Any) -> None:
         if faults.rewritten in present and not dead:
             key = prefix + str(faults.rewritten)
-            # Only what is there: a photo that is gone would be a new one, which nobody spoke of.
+            # Only an existing photo: a deleted photo would become a new one, which `check` does not model.
             if direct.list_objects_v2(Bucket=bucket, Prefix=key).get("Contents"):
-                put(direct, bucket, key, b"anew")
+                put(direct, bucket, key, b"new")
                 rewritten.append(str(faults.rewritten))
 
     events.register("before-send.s3", before)
     events.register("after-call.s3", after)
     events.register_first("before-parse.*.ListObjectsV2", cut)
-    events.register("provide-client-params.s3.DeleteObjects", ask_for_less)
+    events.register("provide-client-params.s3.DeleteObjects", request_fewer)
     events.register("after-call.s3.DeleteObjects", refuse)
     events.register("before-send.s3.DeleteObjects", rewrite)
     return rewritten
@@ -236,8 +238,8 @@ def put(client: Any, bucket: str, key: str, body: bytes) -> None:
     client.put_object(Bucket=bucket, Key=key, Body=body)
 
 
-def contents(client: Any, bucket: str, prefix: str) -> dict[str, bytes]:
-    """Read a folder of the bucket; a probe that a killed process left there is nobody's."""
+def read_prefix(client: Any, bucket: str, prefix: str) -> dict[str, bytes]:
+    """Read a prefix of the bucket, without a probe that a killed process left there."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
     keys = [item["Key"] for page in pages for item in page.get("Contents", ())]
     return {

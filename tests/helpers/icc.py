@@ -1,4 +1,4 @@
-"""Colour profiles made from their definitions: red, green and blue by CIE xy, and a curve."""
+"""Make ICC profiles from their definitions: the primaries in CIE xy, and a tone curve."""
 
 import struct
 
@@ -9,7 +9,7 @@ Xy = tuple[float, float]
 
 D50 = np.array([0.9642, 1.0, 0.8249])
 D65_XY, D50_XY = (0.3127, 0.3290), (0.3457, 0.3585)
-# Primaries from each space's standard; gamma 0 stands for sRGB's own curve.
+# The primaries and the gamma are those of each standard; gamma 0 stands for the curve of sRGB.
 SPACES: dict[str, tuple[tuple[Xy, Xy, Xy], Xy, float]] = {
     "sRGB": (((0.64, 0.33), (0.30, 0.60), (0.15, 0.06)), D65_XY, 0),
     "Display P3": (((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)), D65_XY, 0),
@@ -20,7 +20,7 @@ _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0
 
 
 def make_rgb_profile(space: str, *, version: int = 4) -> bytes:
-    """Give a matrix and curve profile of ICC version 2 or 4."""
+    """Give a profile of a matrix and curves, in ICC version 2 or 4."""
     gamma = SPACES[space][2]
     columns = matrix_to_d50(space).T
     curve = _curve(gamma, version)
@@ -35,13 +35,16 @@ def make_rgb_profile(space: str, *, version: int = 4) -> bytes:
 
 
 def make_grey_profile(gamma: float) -> bytes:
-    """Give a profile of one curve."""
+    """Give a grey profile, which has one curve."""
     tags = {b"wtpt": _xyz(D50), b"desc": _description("grey", 2), b"kTRC": _curve(gamma, 2)}
     return _assemble(b"GRAY", b"mntr", tags, 2)
 
 
 def make_cmyk_profile(rgb: npt.NDArray[np.float64]) -> bytes:
-    """Give a print profile: rgb (2, 2, 2, 2, 3), linear sRGB 0 … 1, of each mixture of full and no ink."""
+    """Give a print profile.
+
+    rgb: float (2, 2, 2, 2, 3), linear sRGB in 0 … 1, the colour of each mixture of the four inks.
+    """
     xyz = rgb @ matrix_to_d50("sRGB").T / D50
     cube = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     lab = np.stack(
@@ -52,7 +55,7 @@ def make_cmyk_profile(rgb: npt.NDArray[np.float64]) -> bytes:
         ],
         axis=-1,
     )
-    encoded = np.stack(  # version 2's Lab of 16 bits: L 0 … 100 is 0 … 0xFF00, a and b -128 … 127
+    encoded = np.stack(  # Lab of version 2 in 16 bits: L 0 … 100 is 0 … 0xFF00; a and b are -128 … 127
         [lab[..., 0] * 652.8, (lab[..., 1] + 128) * 256, (lab[..., 2] + 128) * 256], axis=-1
     )
     table = np.clip(encoded.round(), 0, 65535).astype(">u2").tobytes()
@@ -66,7 +69,7 @@ def make_cmyk_profile(rgb: npt.NDArray[np.float64]) -> bytes:
 
 
 def encode_from_srgb(pixels: npt.NDArray[np.uint8], space: str) -> npt.NDArray[np.uint8]:
-    """Give the same colours, uint8 (H, W, 3), as numbers of another space."""
+    """Convert sRGB pixels, uint8 (H, W, 3), to another colour space."""
     linear = matrix_to_d50("sRGB") @ srgb_to_linear(pixels / 255.0).reshape(-1, 3).T
     there = np.clip(np.linalg.inv(matrix_to_d50(space)) @ linear, 0, 1).T.reshape(pixels.shape)
     gamma = SPACES[space][2]
@@ -75,7 +78,7 @@ def encode_from_srgb(pixels: npt.NDArray[np.uint8], space: str) -> npt.NDArray[n
 
 
 def matrix_to_d50(space: str) -> npt.NDArray[np.float64]:
-    """Give the matrix from linear RGB to XYZ as seen by D50, by Bradford's adaptation."""
+    """Give the matrix from linear RGB to XYZ for D50, with Bradford adaptation."""
     primaries, white_xy, _ = SPACES[space]
     columns = np.array([[x / y, 1.0, (1 - x - y) / y] for x, y in primaries]).T
     white = np.array([white_xy[0] / white_xy[1], 1.0, (1 - sum(white_xy)) / white_xy[1]])
@@ -86,12 +89,12 @@ def matrix_to_d50(space: str) -> npt.NDArray[np.float64]:
 
 
 def srgb_to_linear(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Undo sRGB's curve; 0 … 1."""
+    """Remove the curve of sRGB from values in 0 … 1."""
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def linear_to_srgb(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Apply sRGB's curve; 0 … 1."""
+    """Apply the curve of sRGB to values in 0 … 1."""
     return np.where(values <= 0.0031308, values * 12.92, 1.055 * values ** (1 / 2.4) - 0.055)
 
 
@@ -119,7 +122,7 @@ def _xyz(values: npt.NDArray[np.float64]) -> bytes:
 def _curve(gamma: float, version: int) -> bytes:
     if gamma:
         return b"curv" + bytes(4) + struct.pack(">LH", 1, round(gamma * 256))
-    if version == 4:  # as a formula
+    if version == 4:  # version 4 gives the curve of sRGB as a formula
         parameters = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
         fixed = (round(value * 65536) for value in parameters)
         return b"para" + bytes(4) + struct.pack(">HH5l", 3, 0, *fixed)

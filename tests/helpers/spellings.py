@@ -1,16 +1,16 @@
-"""What a label may be written like, and the object that it means: a table for every tool that asks.
+"""The spellings of a name in a label, and the object that each means: one table for all tools.
 
-Each case has a stem of its own, so that all of them lie in one bucket and in one label file.
+The names of different cases differ, so that all cases fit into one bucket and one label file.
 """
 
 from typing import Final, NamedTuple
 
 
 class Spelling(NamedTuple):
-    """A label, the keys that are there, and those that it means; one alone may be given as it is.
+    """A label, the keys in the bucket, and the keys that the label means; a single key needs no tuple.
 
-    conflict: it may mean any of these, and nobody can tell which. kept: no label means them, but they
-    resemble this one, which has no photo. The others may go.
+    conflict: keys that the label may mean, because it is ambiguous. kept: unlabelled keys that resemble
+    this unmatched label. cleanse may delete the other keys.
     """
 
     label: str
@@ -25,10 +25,10 @@ class Spelling(NamedTuple):
         return {value} if isinstance(value, str) else set(value)
 
 
-BUCKET: Final = "spellings"  # of the cases that name it
+BUCKET: Final = "spellings"  # named by some labels
 
 SPELLINGS: Final = (
-    # Exactly.
+    # Exact names.
     Spelling("a01.jpg", "a01.jpg", "a01.jpg"),
     Spelling("a02.jpg", "anna/a02.jpg", "anna/a02.jpg"),
     Spelling("a03.jpg", ("anna/a03.jpg", "bea/a03.jpg"), ("anna/a03.jpg", "bea/a03.jpg")),
@@ -38,7 +38,7 @@ SPELLINGS: Final = (
     Spelling("a07+x.jpg", ("a07+x.jpg", "a07 x.jpg"), "a07+x.jpg"),
     Spelling("a08 c\u00f4t\u00e9.jpg", "a08 co\u0302te\u0301.jpg", "a08 co\u0302te\u0301.jpg"),
     Spelling("a09 co\u0302te\u0301.jpg", "x/a09 c\u00f4t\u00e9.jpg", "x/a09 c\u00f4t\u00e9.jpg"),
-    # A name with a folder is that object and no other.
+    # A name with a folder means only that object.
     Spelling("anna/b01.jpg", ("anna/b01.jpg", "bea/b01.jpg"), "anna/b01.jpg"),
     Spelling("anna/b02.jpg", "bea/b02.jpg", kept=("bea/b02.jpg",)),
     Spelling("anna/b03.jpg", "x/anna/b03.jpg", kept=("x/anna/b03.jpg",)),
@@ -78,7 +78,7 @@ SPELLINGS: Final = (
     Spelling("\\\\server\\share\\e07.jpg", "e07.jpg", "e07.jpg"),
     Spelling("/home/me/photos/e08.jpg", "anna/e08.jpg", kept=("anna/e08.jpg",)),
     Spelling(f"{BUCKET}/anna/e09.jpg", "anna/e09.jpg", "anna/e09.jpg"),
-    # Case, and what surrounds a name.
+    # Case, and characters around a name.
     Spelling("f01.jpg", "f01.JPG", "f01.JPG"),
     Spelling("f02.JPEG", "x/f02.jpeg", "x/f02.jpeg"),
     Spelling(" f03.jpg\n", "f03.jpg", "f03.jpg"),
@@ -87,11 +87,11 @@ SPELLINGS: Final = (
     Spelling("f06\u200b.jpg\u200b", "f06.jpg", kept=("f06.jpg",)),
     Spelling("f07.jpg\u200b", "f07.jpg", "f07.jpg"),
     Spelling("\u201cf08.jpg\u201d,", "f08.jpg", "f08.jpg"),
-    # Several objects are alike.
+    # Several objects fit.
     Spelling("g01.jpg", ("g01.JPG", "g01.Jpg"), conflict=("g01.JPG", "g01.Jpg")),
     Spelling("g02.jpg", ("anna/g02.JPG", "bea/g02.JPG"), conflict=("anna/g02.JPG", "bea/g02.JPG")),
     Spelling("g03%20x.jpg", ("g03 x.jpg", "g03+x.jpg"), conflict=("g03 x.jpg", "g03+x.jpg")),
-    # No object is meant.
+    # The label means no object.
     Spelling("h01.jpg", "h02.jpg"),
     Spelling("h03.jpg", "h03.jpeg", kept=("h03.jpeg",)),
     Spelling("H04 Pose.jpg", "h04-pose.png", kept=("h04-pose.png",)),

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image, ImageCms
+from pixels import difference
 
 from physiq_ray.images import decode_image, decode_square
 
 MakePhoto = Callable[..., bytes]
-
 FORMATS: dict[str, dict[str, Any]] = {
     "JPEG": {"format": "JPEG", "quality": 95, "subsampling": 0},
     "PNG": {"format": "PNG"},
@@ -20,10 +20,6 @@ FORMATS: dict[str, dict[str, Any]] = {
     "TIFF": {"format": "TIFF"},
     "AVIF": {"format": "AVIF", "quality": 100, "subsampling": "4:4:4"},
 }
-
-
-def difference(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
-    return float(np.abs(np.asarray(one, float) - np.asarray(other, float)).mean())
 
 
 def drawn(make_photo: MakePhoto, seed: int = 3) -> npt.NDArray[np.uint8]:
@@ -38,20 +34,20 @@ def encoded(pixels: npt.NDArray[np.uint8], profile: bytes | None, **options: Any
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("version", [2, 4])
-@pytest.mark.parametrize(("space", "off"), [("Display P3", 1.0), ("Adobe RGB", 1.0), ("ProPhoto", 2.0)])
-def test_the_same_colours_come_out_of_every_colour_space(
-    make_photo: MakePhoto, space: str, version: int, off: float, format: str
+@pytest.mark.parametrize(("space", "tolerance"), [("Display P3", 1.0), ("Adobe RGB", 1.0), ("ProPhoto", 2.0)])
+def test_photos_in_every_colour_space_are_decoded_to_the_same_colours(
+    make_photo: MakePhoto, space: str, version: int, tolerance: float, format: str
 ) -> None:
-    off += 0.5 if format == "AVIF" else 0  # what its own colour differences round off
+    tolerance += 0.5 if format == "AVIF" else 0  # AVIF rounds colour differences
     pixels = drawn(make_photo)
     numbers = icc.encode_from_srgb(pixels, space)
-    assert difference(numbers, pixels) > 3  # what it was off by
+    assert difference(numbers, pixels) > 3  # so a missing conversion would be noticed
 
     data = encoded(numbers, icc.make_rgb_profile(space, version=version), **FORMATS[format])
 
-    assert difference(decode_image(data, min_side_px=500), pixels) < off
+    assert difference(decode_image(data, min_side_px=500), pixels) < tolerance
     small = Image.fromarray(pixels).resize((64, 64), Image.Resampling.BILINEAR)
-    assert difference(decode_square(data, size_px=64), small) < off
+    assert difference(decode_square(data, size_px=64), small) < tolerance
 
 
 @pytest.mark.parametrize(
@@ -63,7 +59,7 @@ def test_the_same_colours_come_out_of_every_colour_space(
     ],
 )
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_photo_in_srgb_keeps_its_pixels_whoever_wrote_the_profile(
+def test_an_srgb_photo_keeps_its_pixels_with_any_srgb_profile(
     make_photo: MakePhoto, format: str, profile: bytes
 ) -> None:
     pixels = drawn(make_photo)
@@ -80,15 +76,13 @@ P3 = icc.make_rgb_profile("Display P3")
     "profile",
     {
         "no profile": b"not a profile at all" * 20,
-        "cut": P3[:200],
-        "of a device link": P3[:12] + b"link" + P3[16:],
-        "of grey": icc.make_grey_profile(1.8),
-        "with tags outside": P3[:140] + b"\xff" * 40 + P3[180:],
+        "truncated": P3[:200],
+        "device link": P3[:12] + b"link" + P3[16:],
+        "grey": icc.make_grey_profile(1.8),
+        "tags outside the file": P3[:140] + b"\xff" * 40 + P3[180:],
     }.values(),
 )
-def test_a_damaged_profile_or_one_of_other_pixels_counts_for_nothing(
-    make_photo: MakePhoto, profile: bytes
-) -> None:
+def test_a_damaged_or_unsuitable_profile_is_ignored(make_photo: MakePhoto, profile: bytes) -> None:
     pixels = drawn(make_photo)
 
     photo = decode_square(encoded(pixels, profile, format="PNG"), size_px=64)
@@ -127,7 +121,7 @@ def test_grey_photos_are_converted_by_their_curve(format: str, mode: str) -> Non
 
 @pytest.mark.parametrize("format", ["JPEG", "TIFF"])
 def test_cmyk_photos_are_converted_by_their_profile(format: str) -> None:
-    inks = np.ones((2, 2, 2, 2, 3))  # mixtures of paper white less each ink; magenta here is a pure blue
+    inks = np.ones((2, 2, 2, 2, 3))  # the colour of each mixture of inks; magenta is blue in this profile
     inks[1, ..., 0] *= 0.1
     inks[:, 1, ..., :] *= (0.05, 0.05, 1.0)
     inks[:, :, 1, :, 2] *= 0.1

@@ -32,7 +32,7 @@ def place_of_frame(data: bytes) -> int:
 
 
 def claiming(data: bytes, *, width: int | None = None, height: int | None = None) -> bytes:
-    """Give the JPEG with another size in its header."""
+    """Replace the size in the header of a JPEG."""
     place = place_of_frame(data) + 5
     size = [int.from_bytes(data[place + i : place + i + 2], "big") for i in (0, 2)]
     new = [height or size[0], width or size[1]]
@@ -41,7 +41,7 @@ def claiming(data: bytes, *, width: int | None = None, height: int | None = None
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("height", [340, 600, 3024])
-def test_a_header_that_claims_more_lines_than_there_are_is_a_truncated_photo(
+def test_a_photo_with_fewer_lines_than_its_header_claims_is_truncated(
     make_photo: MakePhoto, kind: str, height: int
 ) -> None:
     data = claiming(make_photo(3, size=(400, 300), **KINDS[kind]), height=height)
@@ -54,7 +54,7 @@ def test_a_header_that_claims_more_lines_than_there_are_is_a_truncated_photo(
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "progressive" not in kind])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
-def test_an_upload_that_broke_off_and_was_closed_is_a_truncated_photo(
+def test_a_truncated_photo_with_an_end_marker_is_refused(
     make_photo: MakePhoto, kind: str, share: float
 ) -> None:
     data = make_photo(3, size=(400, 300), **KINDS[kind])
@@ -66,7 +66,7 @@ def test_an_upload_that_broke_off_and_was_closed_is_a_truncated_photo(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 33), (400, 300)])
 @pytest.mark.parametrize("grey_from", [0.0, 0.4, 0.8])
-def test_a_photo_that_ends_in_the_grey_of_missing_data_is_no_truncated_one(
+def test_a_complete_photo_that_ends_in_grey_is_not_truncated(
     make_photo: MakePhoto, kind: str, size: tuple[int, int], grey_from: float
 ) -> None:
     options = dict(KINDS[kind])
@@ -79,7 +79,7 @@ def test_a_photo_that_ends_in_the_grey_of_missing_data_is_no_truncated_one(
     assert decode_square(file.getvalue(), size_px=32).shape == (32, 32, 3)
 
 
-def test_what_follows_the_end_marker_does_not_matter(make_photo: MakePhoto) -> None:
+def test_bytes_after_the_end_marker_are_ignored(make_photo: MakePhoto) -> None:
     grey = make_photo(3, size=(400, 300), mode="L")
     plain = io.BytesIO()
     Image.new("L", (400, 300), 128).save(plain, "JPEG")
@@ -119,7 +119,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_a_jpeg_of_108_megapixels_is_read_in_little_memory(tmp_path: Path) -> None:
+def test_a_jpeg_of_108_megapixels_is_decoded_in_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "large.jpg"
     Image.new("RGB", (12_000, 9_000), (200, 30, 40)).save(path, "JPEG")
 
@@ -128,12 +128,12 @@ def test_a_jpeg_of_108_megapixels_is_read_in_little_memory(tmp_path: Path) -> No
     assert np.abs(square.astype(int) - (200, 30, 40)).max() <= 2
     assert read_size(path.read_bytes()) == (12_000, 9_000)
     done = subprocess.run([sys.executable, "-c", MEASURE, path], check=True, capture_output=True, text=True)
-    assert done.stderr == ""  # nor is it warned of
-    assert int(done.stdout) < 100_000  # KiB; decoded in full it takes 432 MB
+    assert done.stderr == ""  # Pillow does not warn about its size
+    assert int(done.stdout) < 100_000  # KiB; a full decode would need 432 MB
 
 
-def test_a_jpeg_is_limited_by_what_is_decoded_of_it(make_photo: MakePhoto) -> None:
-    data = make_photo(3, size=(400, 400))  # at 96 pixels and more: 100 × 100
+def test_the_pixel_limit_of_a_jpeg_applies_to_the_decoded_size(make_photo: MakePhoto) -> None:
+    data = make_photo(3, size=(400, 400))  # decoded at a quarter of its size, 100 × 100
 
     assert decode_square(data, size_px=64, max_pixels=30_000).shape == (64, 64, 3)
     with pytest.raises(TooLargeError, match=r"^400 × 400 is more than 9999 pixels$"):
@@ -142,7 +142,7 @@ def test_a_jpeg_is_limited_by_what_is_decoded_of_it(make_photo: MakePhoto) -> No
         decode_square(data, size_px=64, max_pixels=20_000)
 
 
-def test_a_header_of_gigapixels_is_refused_at_once(make_photo: MakePhoto) -> None:
+def test_a_header_that_claims_gigapixels_is_refused(make_photo: MakePhoto) -> None:
     data = claiming(make_photo(3), width=60_000, height=60_000)
 
     with pytest.raises(
@@ -151,7 +151,7 @@ def test_a_header_of_gigapixels_is_refused_at_once(make_photo: MakePhoto) -> Non
         decode_square(data, size_px=64)
 
 
-def test_a_progressive_jpeg_is_limited_by_the_memory_that_it_takes(make_photo: MakePhoto) -> None:
+def test_a_progressive_jpeg_is_limited_by_the_memory_that_it_needs(make_photo: MakePhoto) -> None:
     data = claiming(make_photo(3, progressive=True), width=16_320, height=12_240)
 
     with pytest.raises(
@@ -161,7 +161,7 @@ def test_a_progressive_jpeg_is_limited_by_the_memory_that_it_takes(make_photo: M
         decode_square(data, size_px=64)
 
 
-def test_a_jpeg_of_ever_more_scans_is_refused_at_once(make_photo: MakePhoto) -> None:
+def test_a_jpeg_with_too_many_scans_is_refused(make_photo: MakePhoto) -> None:
     data = claiming(make_photo(3, mode="L", progressive=True), width=8_000, height=8_000)
     last = data.rindex(b"\xff\xda")
 

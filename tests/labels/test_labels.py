@@ -1,24 +1,20 @@
 import json
-import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from label_files import FORMS, POSES, RECORDS, as_json, load
 
-from physiq_ray.errors import LabelError
-from physiq_ray.labels import Labels, load_labels, load_poses
-
-POSES = {1: "Front Lat Spread", 7: "Back Lat Spread"}
+from physiq_ray.config import load_settings
+from physiq_ray.errors import LabelError, SettingError
+from physiq_ray.labels import Labels, load_configured_labels, load_labels
+from physiq_ray.manifest import match_photos
+from physiq_ray.storage import list_sources, parse_sources
 
 
 def write(path: Path, value: Any) -> Path:
     path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
     return path
-
-
-@pytest.fixture
-def poses_file(tmp_path: Path) -> Path:
-    return tmp_path / "poses.json"
 
 
 @pytest.fixture
@@ -30,34 +26,7 @@ def labels_of(path: Path, *records: Any) -> Labels:
     return load_labels([write(path, list(records))], POSES)
 
 
-def test_a_missing_file_is_named_with_the_setting_that_gives_it(tmp_path: Path) -> None:
-    with pytest.raises(LabelError, match=r"none\.json: no such poses file; .*--poses or PHYSIQ_POSES"):
-        load_poses(tmp_path / "none.json")
-    with pytest.raises(LabelError, match=r"none\.json: no such labels file; .*--labels or PHYSIQ_LABELS"):
-        load_labels([tmp_path / "none.json"], POSES)
-
-
-def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LabelError, match="the labels file cannot be read: Is a directory"):
-        load_labels([tmp_path], POSES)
-
-
-@pytest.mark.parametrize("content", [b"", b"[", b"poses: []", b"\xff\xfe", b"[" * 100_000])
-def test_what_is_not_json_is_refused(labels_file: Path, content: bytes) -> None:
-    labels_file.write_bytes(content)
-
-    with pytest.raises(LabelError, match=r"db_labels\.json: the labels file is not JSON: "):
-        load_labels([labels_file], POSES)
-
-
-def test_json_that_is_no_list_is_refused(labels_file: Path) -> None:
-    write(labels_file, {"labels": []})
-
-    with pytest.raises(LabelError, match=r"db_labels\.json: expected a JSON list of labels, got a dict"):
-        load_labels([labels_file], POSES)
-
-
-def test_a_bucket_column_names_the_bucket_itself_and_counts_before_a_source(labels_file: Path) -> None:
+def test_a_bucket_column_names_the_bucket_and_takes_precedence_over_a_source(labels_file: Path) -> None:
     labels = labels_of(
         labels_file,
         {"poseId": 7, "key": "a.jpg", "bucket": "checkin-poses"},
@@ -72,11 +41,11 @@ def test_a_bucket_column_names_the_bucket_itself_and_counts_before_a_source(labe
     ]
 
 
-def test_labels_become_a_table(labels_file: Path) -> None:
+def test_label_records_become_a_table(labels_file: Path) -> None:
     labels = labels_of(
         labels_file,
         {"source": "checkins", "poseId": 7, "s3Filename": "1757471824350-IMG1813.jpeg"},
-        {"poseId": 1, "s3Filename": "a.jpg", "comment": "of no matter"},
+        {"poseId": 1, "s3Filename": "a.jpg", "comment": "ignored"},
         {"source": None, "poseId": "7", "s3Filename": "b.jpg"},
     )
 
@@ -95,19 +64,6 @@ def test_labels_become_a_table(labels_file: Path) -> None:
         {"name": "b.jpg", "source": None, "pose_id": 7, **none},
     ]
     assert labels.malformed == labels.unknown_poses == ()
-
-
-def test_names_are_kept_exactly_as_they_are_written(labels_file: Path) -> None:
-    names = ["2024/spring/a b.jpg", " a%20b.JPG ", unicodedata.normalize("NFD", "séance.jpg"), "séance.jpg"]
-
-    labels = labels_of(labels_file, *({"poseId": 7, "s3Filename": name} for name in names))
-
-    assert labels.table["name"].to_pylist() == [
-        "2024/spring/a b.jpg",
-        " a%20b.JPG ",
-        "se\u0301ance.jpg",
-        "s\u00e9ance.jpg",
-    ]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +101,9 @@ def test_names_are_kept_exactly_as_they_are_written(labels_file: Path) -> None:
         7,
     ],
 )
-def test_a_malformed_label_is_kept_by_its_number_and_the_others_go_on(labels_file: Path, record: Any) -> None:
+def test_a_malformed_record_is_reported_by_its_number_and_the_others_are_read(
+    labels_file: Path, record: Any
+) -> None:
     good = {"poseId": 7, "s3Filename": "good.jpg"}
 
     labels = labels_of(labels_file, good, record, good)
@@ -157,7 +115,7 @@ def test_a_malformed_label_is_kept_by_its_number_and_the_others_go_on(labels_fil
     assert labels.unknown_poses == ()
 
 
-def test_a_label_of_an_unknown_pose_is_named(labels_file: Path) -> None:
+def test_a_label_of_an_unknown_pose_is_reported(labels_file: Path) -> None:
     labels = labels_of(
         labels_file, {"poseId": 7, "s3Filename": "a.jpg"}, {"poseId": 99, "s3Filename": "x/b.jpg"}
     )
@@ -168,7 +126,7 @@ def test_a_label_of_an_unknown_pose_is_named(labels_file: Path) -> None:
     )
 
 
-def test_photos_that_only_unusable_records_name_are_kept_by_name_and_source(labels_file: Path) -> None:
+def test_unusable_records_keep_the_name_and_source_of_their_photo(labels_file: Path) -> None:
     labels = labels_of(
         labels_file,
         {"poseId": 7, "s3Filename": "usable.jpg"},
@@ -190,3 +148,73 @@ def test_photos_that_only_unusable_records_name_are_kept_by_name_and_source(labe
 
 def test_an_empty_label_file_gives_an_empty_table(labels_file: Path) -> None:
     assert labels_of(labels_file).table.num_rows == 0
+
+
+@pytest.mark.parametrize("name", ["s3Filename", "key", "filename", "uri", "S3_Filename", "File Name"])
+@pytest.mark.parametrize(("source", "means"), [("source", "checkins"), ("bucket", "s3://checkins")])
+def test_the_usual_names_of_columns_are_known(tmp_path: Path, name: str, source: str, means: str) -> None:
+    record = {name: "a.jpg", "pose_id": 7, source: "checkins", "athlete_id": 17.0, "split": " Val"}
+
+    assert load(tmp_path / "labels.json", as_json([record])).table.to_pylist() == [
+        {"name": "a.jpg", "source": means, "pose_id": 7, "group": "17", "split": "validation"}
+    ]
+
+
+def test_two_columns_of_one_field_must_agree(tmp_path: Path) -> None:
+    agreeing = {"poseId": 7, "pose_id": "07", "key": "a.jpg", "uri": ""}
+    other_pose = {"poseId": 7, "pose_id": None, "key": "b.jpg"}
+    other_name = {"poseId": 7, "key": "c/d.jpg", "filename": "d.jpg"}
+    labels = load(tmp_path / "labels.json", as_json([agreeing, other_pose, other_name]))
+
+    assert labels.table["name"].to_pylist() == ["a.jpg"]
+    assert [sentence.partition("labels.json: ")[2] for sentence in labels.malformed] == [
+        "record 2: poseId 7, pose_id null: they disagree; name the column to read with label_fields or "
+        "group_field",
+        "record 3: key 'c/d.jpg', filename 'd.jpg': they disagree; name the column to read with "
+        "label_fields or group_field",
+    ]
+    assert labels.unusable["name"].to_pylist() == ["b.jpg", "c/d.jpg", "d.jpg"]
+
+
+def test_settings_name_files_and_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("class;key;filename;who\n7;c/a.jpg;a.jpg;anna\n")
+    Path("b.json").write_text('[{"poseId": 1, "key": "b.jpg"}]')
+    environment = {
+        "PHYSIQ_LABELS": "a.csv, b.json",
+        "PHYSIQ_LABEL_FIELDS": "pose_id=class,name=key",
+        "PHYSIQ_GROUP_FIELD": "who",
+    }
+    labels = load_configured_labels(load_settings({}, environment=environment), POSES)
+
+    none = {"source": None, "split": None}
+    assert labels.table.to_pylist() == [
+        {"name": "c/a.jpg", "pose_id": 7, "group": "anna", **none},
+        {"name": "b.jpg", "pose_id": 1, "group": None, **none},
+    ]
+    assert labels.malformed == ()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_named_column_that_no_record_has_is_refused(tmp_path: Path, form: str) -> None:
+    with pytest.raises(LabelError, match=r"group_field=athlet: no record of .* has a column 'athlet'"):
+        load(tmp_path / "labels", FORMS[form](RECORDS), group_field="athlet")
+    with pytest.raises(LabelError, match=r"label_fields source=origin: no record of .*; found: s3Filename"):
+        load(tmp_path / "labels", FORMS[form](RECORDS), fields={"source": "origin"})
+
+
+def test_a_field_that_labels_do_not_have_is_refused() -> None:
+    with pytest.raises(SettingError, match="'group' is none of pose_id, name, source, split; group_field"):
+        load_settings({"label_fields": ["group=athlete"]}, environment={})
+    with pytest.raises(SettingError, match=r"a\.json is listed twice"):
+        load_settings({"labels": ["a.json", "a.json"]}, environment={})
+
+
+def test_a_photo_with_no_known_pose_is_labelled_but_not_used_for_training(tmp_path: Path) -> None:
+    for name, content in (("a.jpg", b"a"), ("b.jpg", b"bb"), ("c.jpg", b"ccc"), ("d.jpg", b"dddd")):
+        (tmp_path / name).write_bytes(content)
+    labels = load(tmp_path / "l.csv", b"poseId,key\n7,a.jpg\n1,b.jpg\n,c.jpg\n")
+    manifest = match_photos(list_sources(parse_sources([str(tmp_path)])), labels, POSES)
+
+    assert manifest.table["key"].to_pylist() == ["a.jpg", "b.jpg"]
+    assert manifest.report.sources[0].unlabelled == 1  # only d.jpg

@@ -10,7 +10,7 @@ from physiq_ray.errors import LabelError
 from physiq_ray.labels import ClassMapping
 
 
-def test_the_class_mapping_counts_in_string_order_as_image_folder_would() -> None:
+def test_the_class_mapping_is_in_string_order_as_in_image_folder() -> None:
     mapping = ClassMapping.of_poses([16, 14, 11, 7, 6, 5, 2, 1, 1])
 
     assert mapping.to_dict() == {
@@ -32,13 +32,13 @@ def test_the_class_mapping_numbers_folders_as_torchvision_does(tmp_path: Path) -
 
 
 @given(st.sets(st.integers(0, 2**31 - 1), min_size=1))
-def test_a_class_mapping_survives_its_file(pose_ids: set[int]) -> None:
+def test_a_class_mapping_is_equal_after_it_was_written_and_read(pose_ids: set[int]) -> None:
     mapping = ClassMapping.of_poses(pose_ids)
 
     assert ClassMapping.from_dict(json.loads(json.dumps(mapping.to_dict()))) == mapping
 
 
-def test_a_mapping_of_the_two_dictionaries_only_is_read() -> None:
+def test_a_mapping_without_the_list_of_classes_is_read() -> None:
     value = {"class_to_idx": {"2": 1, "11": 0}, "idx_to_class": {"0": "11", "1": "2"}}
 
     assert ClassMapping.from_dict(value).classes == ("11", "2")
@@ -78,6 +78,6 @@ def test_a_mapping_that_contradicts_itself_is_refused(changed: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("value", [None, [], "1", {}, {"classes": ["1"]}, {"idx_to_class": {"0": "1"}}])
-def test_what_is_no_mapping_is_refused(value: Any) -> None:
+def test_a_value_that_is_not_a_mapping_is_refused(value: Any) -> None:
     with pytest.raises(LabelError, match="class mapping: expected"):
         ClassMapping.from_dict(value)

@@ -45,7 +45,7 @@ def test_poses_keep_their_accents_and_may_quote_their_ids(poses_file: Path) -> N
     assert load_poses(poses_file) == {21: "Pose de côté", 0: "Rest"}
 
 
-def test_a_pose_id_that_stands_twice_is_refused(poses_file: Path) -> None:
+def test_a_repeated_pose_id_is_refused(poses_file: Path) -> None:
     write(poses_file, [{"id": 7, "name": "A"}, {"id": "7", "name": "B"}])
 
     with pytest.raises(LabelError, match=r"poses\.json: record 2: pose id 7 occurs twice"):
@@ -79,22 +79,24 @@ def test_a_malformed_pose_is_refused_by_its_number(poses_file: Path, record: Any
         load_poses(poses_file)
 
 
-def test_no_poses_at_all_are_refused(poses_file: Path) -> None:
+def test_a_poses_file_without_poses_is_refused(poses_file: Path) -> None:
     write(poses_file, [])
 
     with pytest.raises(LabelError, match=r"poses\.json: it lists no pose"):
         load_poses(poses_file)
 
 
-def test_the_package_brings_the_poses_of_the_repository(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.chdir(tmp_path)  # where no mappings/poses.json is
+def test_the_package_contains_the_poses_of_the_repository(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)  # this folder has no mappings/poses.json
     shipped = Path(labels.__file__).with_name("poses.json")
 
     assert shipped.read_bytes() == MANDATORY_POSES.read_bytes()
     assert load_configured_poses(load_settings({}, environment={})) == load_poses(MANDATORY_POSES)
 
 
-def test_poses_of_the_working_directory_come_before_the_package_s(tmp_path: Path, monkeypatch: Any) -> None:
+def test_poses_of_the_working_directory_take_precedence_over_those_of_the_package(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mappings").mkdir()
     write(tmp_path / "mappings" / "poses.json", [{"id": 21, "name": "Own"}])
@@ -103,14 +105,16 @@ def test_poses_of_the_working_directory_come_before_the_package_s(tmp_path: Path
 
 
 @pytest.mark.parametrize("address", ["nowhere.json", "mappings/poses.json"])
-def test_a_file_of_poses_that_is_named_must_be_there(tmp_path: Path, monkeypatch: Any, address: str) -> None:
+def test_a_poses_file_named_in_the_settings_must_exist(
+    tmp_path: Path, monkeypatch: Any, address: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LabelError, match=rf"{address}: no such poses file"):
         load_configured_poses(load_settings({"poses": address}, environment={}))
 
 
-def test_the_package_alone_has_the_poses(tmp_path: Path) -> None:
-    # What hatch puts into the wheel: the package's folder, and nothing of the repository around it.
+def test_the_installed_package_contains_the_poses(tmp_path: Path) -> None:
+    # The wheel contains only the package's folder, without the rest of the repository.
     package = Path(labels.__file__).parents[1]
     shutil.copytree(package, tmp_path / "site" / "physiq_ray", ignore=shutil.ignore_patterns("__pycache__"))
     code = (

@@ -1,4 +1,4 @@
-"""No photo that a label can mean is ever in a deletion plan, however its name is written."""
+"""No photo that a label can mean is ever in a deletion plan, whatever the spelling of its name."""
 
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import quote, quote_plus
 
 import pyarrow as pa
+from building import list_bucket
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from physiq_ray.errors import quoted
 from physiq_ray.labels import LABEL_SCHEMA, Labels
 from physiq_ray.manifest import find_labelled, match_photos
 from physiq_ray.manifest.names import read_keys, read_labels
-from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing
 
 POSES = {1: "Front Lat Spread", 7: "Back Lat Spread"}
 
@@ -24,7 +24,7 @@ endings = st.sampled_from([".jpg", ".JPG", ".jpeg", ".Png"])
 folders = st.sampled_from(["", "", "anna/", "bea/", "anna/x y/", "A%20/"])
 keys = st.builds(lambda folder, stem, ending: folder + stem + ending, folders, stems, endings)
 
-# Ways to write the last part of a key, and ways to write all of it.
+# Spellings of the last part of a key, and spellings of a whole key.
 OF_NAME: Final[Sequence[Callable[[str], str]]] = (
     str,
     quote,
@@ -53,15 +53,15 @@ OF_KEY: Final[Sequence[Callable[[str], str]]] = (
 )
 
 
-def written(key: str, way: int) -> str:
-    """Write a key in one of the ways."""
+def spell(key: str, way: int) -> str:
+    """Spell a key in one of the ways."""
     if way < len(OF_NAME):
         return OF_NAME[way](key.rpartition("/")[2])
     return OF_KEY[way - len(OF_NAME)](key)
 
 
 def named_exactly(label: str, keys: Sequence[str]) -> set[str]:
-    """Give the keys that a label names as they are."""
+    """Give the keys that a label names without a change of spelling."""
 
     def same(key: str) -> bool:
         plain = label.removeprefix("s3://bucket/")
@@ -69,18 +69,6 @@ def named_exactly(label: str, keys: Sequence[str]) -> set[str]:
         return unicodedata.normalize("NFC", wanted) == unicodedata.normalize("NFC", plain)
 
     return {key for key in keys if same(key)}
-
-
-def list_bucket(keys: Sequence[str], prefix: str = "") -> Listing:
-    columns = [
-        [f"s3://bucket/{key}" for key in keys],
-        ["bucket"] * len(keys),
-        list(keys),
-        [100] * len(keys),
-        [f"etag of {key}" for key in keys],
-        [datetime(2026, 1, 1, tzinfo=UTC)] * len(keys),
-    ]
-    return Listing(Bucket("bucket", prefix), pa.table(columns, schema=LISTING_SCHEMA))
 
 
 @given(
@@ -94,27 +82,27 @@ def list_bucket(keys: Sequence[str], prefix: str = "") -> Listing:
     ),
 )
 def test_no_photo_that_a_label_can_mean_is_in_a_deletion_plan(
-    keys: list[str], written_as: list[tuple[int, int, int | None]]
+    keys: list[str], spelled_as: list[tuple[int, int, int | None]]
 ) -> None:
-    targets = [(keys[place % len(keys)], way, pose) for place, way, pose in written_as]
-    labels = [(written(key, way), key, pose) for key, way, pose in targets]
+    targets = [(keys[place % len(keys)], way, pose) for place, way, pose in spelled_as]
+    labels = [(spell(key, way), key, pose) for key, way, pose in targets]
     table = pa.Table.from_pylist(
         [{"name": label, "pose_id": pose} for label, _, pose in labels], schema=LABEL_SCHEMA
     )
-    listing = list_bucket(keys)
+    listing = list_bucket("bucket", *keys)
 
     plan = plan_cleanse([listing], Labels(table), POSES, now=datetime.now(UTC), max_delete_share=1)
     (named,) = find_labelled([listing], Labels(table), POSES, {})
     manifest = match_photos([listing], Labels(table), POSES)
 
     assert named is not None
-    doomed = set(plan.buckets[0].table["key"].to_pylist())
+    planned = set(plan.buckets[0].table["key"].to_pylist())
     labelled = dict(zip(keys, named.is_labelled.to_pylist(), strict=True))
     for label, target, _ in labels:
         for key in named_exactly(label, keys) or {target}:
             assert labelled[key], (label, key)
-            assert key not in doomed
-    # Nothing is trained on that no label means, nor with a pose that none of them gives.
+            assert key not in planned
+    # A photo is used for training only if a label means it, and only with the pose of a label.
     for key, pose in zip(
         manifest.table["key"].to_pylist(), manifest.table["pose_id"].to_pylist(), strict=True
     ):
@@ -123,14 +111,16 @@ def test_no_photo_that_a_label_can_mean_is_in_a_deletion_plan(
 
 
 @given(st.lists(st.one_of(keys, st.text(max_size=12)), min_size=1, max_size=6), st.integers(0, 21))
-def test_names_are_read_alike_by_column_and_one_by_one(names: list[str], way: int) -> None:
-    names = [written(name, way) if "." in name else name for name in names]
+def test_names_are_read_equally_by_column_and_one_by_one(names: list[str], way: int) -> None:
+    names = [spell(name, way) if "." in name else name for name in names]
 
     together = read_labels(pa.array(names), ["bucket"])
     keys_together = read_keys(pa.array(names))
 
     for row, name in enumerate(names):
-        alone = read_labels(pa.array([f"{name}\u200b"]), ["bucket"])  # which no column form has
+        alone = read_labels(
+            pa.array([f"{name}\u200b"]), ["bucket"]
+        )  # with this character, it is not read by column
         chosen = together.row == row
         assert sorted(together.text.filter(pa.array(chosen)).to_pylist()) == sorted(alone.text.to_pylist())
         assert set(together.kind[chosen].tolist()) == set(alone.kind.tolist())

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
+from building import list_bucket
 
 from physiq_ray.cleanse import plan_cleanse
 from physiq_ray.labels import Labels, load_labels
 from physiq_ray.manifest import match
 from physiq_ray.manifest.match import concat_photos, match_labels
-from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing
 
 POSES = {1: "Front Lat Spread", 7: "Back Lat Spread"}
 UNKNOWN_POSE = 99
@@ -65,17 +64,6 @@ ROWS = (
 each_row = pytest.mark.parametrize("row", ROWS, ids=str)
 
 
-def bucket_of(*keys: str) -> Listing:
-    rows = [
-        {
-            **{"uri": f"s3://checkins/{key}", "bucket": "checkins", "key": key, "size": 100},
-            **{"etag": f"etag of {key}", "modified": datetime(2026, 1, 1, tzinfo=UTC)},
-        }
-        for key in keys
-    ]
-    return Listing(Bucket("checkins"), pa.Table.from_pylist(rows, schema=LISTING_SCHEMA))
-
-
 def labels_of(folder: Path, records: tuple[Record, ...]) -> Labels:
     path = folder / "labels.json"
     path.write_text(json.dumps([{"s3Filename": name, "poseId": pose} for name, pose in records]))
@@ -88,7 +76,7 @@ def cells(line: str) -> list[str]:
 
 @each_row
 def test_the_labels_of_a_photo_decide_its_use_and_its_deletion(tmp_path: Path, row: Row) -> None:
-    listing = bucket_of(row.key, *row.others, LABELLED[0])
+    listing = list_bucket("checkins", row.key, *row.others, LABELLED[0])
     labels = labels_of(tmp_path, (*row.records, LABELLED))
 
     matches = match_labels([listing], concat_photos([listing]), labels, POSES, {})

@@ -17,7 +17,7 @@ def digest(image: Image.Image) -> str:
     return hashlib.sha256(image.tobytes()).hexdigest()
 
 
-def test_every_mandatory_pose_is_drawn_at_the_size_asked_for() -> None:
+def test_every_mandatory_pose_is_drawn_at_the_requested_size() -> None:
     images = [drawn(pose_id, seed=3) for pose_id in POSE_IDS]
 
     assert [(image.mode, image.size) for image in images] == [("RGB", (150, 200))] * 8
@@ -44,7 +44,7 @@ def test_backdrop_and_light_do_not_depend_on_the_pose() -> None:
         np.asarray(drawn(pose_id, seed=11, size=(300, 400)))[:20, :20].mean((0, 1)) for pose_id in POSE_IDS
     ]
 
-    # Contrast is stretched about the photo's mean, to which the figure adds its part.
+    # The contrast is stretched about the mean of the photo, and the figure changes this mean.
     assert np.ptp(corners, axis=0).max() < 5.0
 
 

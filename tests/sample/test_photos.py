@@ -74,13 +74,13 @@ def test_another_seed_writes_other_photos(sample: SamplePhotos, tmp_path: Path) 
     assert not set(digests(tmp_path).values()) & set(digests(sample.labels.parent).values())
 
 
-def test_counts_say_what_was_written(sample: SamplePhotos) -> None:
+def test_the_counts_match_the_written_files(sample: SamplePhotos) -> None:
     assert sample.num_labelled == 3 * 8 + 2 == len(records(sample))
     assert (sample.num_unlabelled, sample.num_duplicates, sample.num_truncated) == (6, 2, 1)
     assert sum(1 for folder in sample.buckets.values() for _ in folder.rglob("*.jpeg")) == 24 + 2 + 6
 
 
-def test_file_names_are_unique_over_both_buckets_and_look_like_a_phone_s(sample: SamplePhotos) -> None:
+def test_file_names_are_unique_in_both_buckets_and_look_like_those_of_a_phone(sample: SamplePhotos) -> None:
     keys = [
         path.relative_to(folder).as_posix()
         for folder in sample.buckets.values()
@@ -114,7 +114,7 @@ def test_duplicates_have_equal_bytes_another_bucket_and_the_same_label(sample: S
         assert first["source"] != second["source"]
 
 
-def test_exactly_one_labelled_photo_is_cut_off_and_pillow_refuses_it(sample: SamplePhotos) -> None:
+def test_exactly_one_labelled_photo_is_truncated_and_pillow_refuses_it(sample: SamplePhotos) -> None:
     photos = stored(sample)
     labelled = {str(record["s3Filename"]) for record in records(sample)}
     broken = [name for name, path in photos.items() if is_truncated(path)]
@@ -147,7 +147,7 @@ def test_undoing_the_exif_orientation_gives_the_upright_figure(orientation: int)
     assert np.abs(np.asarray(shown).astype(float) - np.asarray(upright)).mean() < 6.0
 
 
-def test_a_good_part_of_the_photos_is_stored_turned(tmp_path: Path) -> None:
+def test_many_photos_are_stored_rotated(tmp_path: Path) -> None:
     sample = write_sample_photos(
         tmp_path,
         seed=1,

@@ -49,7 +49,7 @@ PHOTO_KEYS = KEYS.map(lambda key: f"{key}.jpg").filter(is_photo)
         ("größe/写真.jpg", "größe/写真.jpg"),
     ],
 )
-def test_a_key_has_this_path(key: str, path: str) -> None:
+def test_a_key_is_translated_to_a_path(key: str, path: str) -> None:
     assert local_path("bucket", key, 255) == f"bucket/{path}"
 
 
@@ -81,7 +81,7 @@ def test_photos_have_distinct_paths_inside_the_folder_and_no_file_is_a_folder(ke
 @example("a/")
 @example("/")
 @example("%\x01")
-def test_a_path_unquoted_is_the_key_again(key: str) -> None:
+def test_an_unquoted_path_is_the_key(key: str) -> None:
     assert unquote(local_path("bucket", key, 10_000)) == f"bucket/{key}"
 
 
@@ -93,7 +93,7 @@ def test_sorted_names_are_distinct_and_one_part_each(keys: list[str]) -> None:
 
 
 @given(st.lists(st.text("aé写%", min_size=12).map(lambda text: f"{text}.jpeg"), unique=True, max_size=8))
-def test_names_that_are_too_long_are_cut_between_characters_and_kept_apart(keys: list[str]) -> None:
+def test_names_that_are_too_long_are_cut_between_characters_and_stay_distinct(keys: list[str]) -> None:
     names = [local_path("bucket", key, 30).removeprefix("bucket/") for key in keys]
     assert len(set(names)) == len(keys)
     for name, key in zip(names, keys, strict=True):
@@ -106,13 +106,13 @@ def test_names_that_are_too_long_are_cut_between_characters_and_kept_apart(keys:
 
 
 @given(st.lists(KEYS, min_size=1, max_size=6, unique=True))
-def test_a_key_s_path_does_not_depend_on_others(keys: list[str]) -> None:
+def test_the_path_of_a_key_does_not_depend_on_other_keys(keys: list[str]) -> None:
     assert [local_path("b", key, 60) for key in keys] == [local_path("b", key, 60) for key in reversed(keys)][
         ::-1
     ]
 
 
-def test_of_names_that_a_file_system_takes_for_one_the_first_is_kept() -> None:
+def test_the_first_of_names_that_a_file_system_cannot_distinguish_is_kept() -> None:
     paths = ["b/a.jpg", "b/A.jpg", "B/a.jpg", "b/e\u0301.jpg", "b/\u00e9.jpg", "b/c.jpg"]
     assert find_clashes(paths, is_case_sensitive=False) == {
         "b/A.jpg": "B/a.jpg",
@@ -122,7 +122,7 @@ def test_of_names_that_a_file_system_takes_for_one_the_first_is_kept() -> None:
     assert find_clashes(paths, is_case_sensitive=True) == {}
 
 
-def test_the_folder_is_asked_whether_it_keeps_case_apart(tmp_path: Path) -> None:
+def test_the_probe_finds_whether_a_folder_is_case_sensitive(tmp_path: Path) -> None:
     (tmp_path / "x").touch()
     assert probe_case(tmp_path) is not (tmp_path / "X").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["x"]

@@ -41,7 +41,9 @@ PARTS_VERSION = version_ns(MULTIPART, 1_700_000_000)
         (MULTIPART, Found("file", 10, PARTS_VERSION + 60 * SECOND), "downloads"),
     ],
 )
-def test_what_is_in_the_folder_decides(etag: str, found: Found, expected: str) -> None:
+def test_the_file_in_the_folder_decides_what_is_done_with_a_photo(
+    etag: str, found: Found, expected: str
+) -> None:
     assert decision(photo(etag), found) == expected
 
 
@@ -60,7 +62,7 @@ def test_photos_take_whole_blocks() -> None:
     assert needed_bytes([photo(size=1), photo(size=4096), photo(size=4097), photo(size=0)]) == 4 * 4096
 
 
-def test_links_and_folders_in_the_way_are_told_and_links_never_followed(tmp_path: Path) -> None:
+def test_links_and_folders_in_the_way_are_named_and_links_are_not_followed(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     (outside / "sub").mkdir(parents=True)
     folder = tmp_path / "photos"

@@ -63,12 +63,16 @@ def test_problems_are_ten_failures_of_a_bucket_stale_photos_and_missing_sources(
 
 
 def test_json_names_every_failure_and_has_the_total() -> None:
-    answer = sync_as_dict(SyncReport((DONE, FAILING), dry_run=False, seconds=4.0))
-    assert [source["failed"] for source in answer["sources"]] == [0, 12]
-    assert answer["sources"][1]["failures"][11] == {
+    as_json = sync_as_dict(SyncReport((DONE, FAILING), dry_run=False, seconds=4.0))
+    assert [source["failed"] for source in as_json["sources"]] == [0, 12]
+    assert as_json["sources"][1]["failures"][11] == {
         "uri": "s3://failing/11.jpg",
         "error": "download s3://failing/11.jpg: no",
     }
-    assert (answer["total"]["found"], answer["total"]["downloaded"], answer["total"]["failed"]) == (18, 2, 12)
-    assert answer["sources"][0]["megabytes_per_s"] == 1.5
-    assert answer["sources"][1]["files_per_s"] is None
+    assert (as_json["total"]["found"], as_json["total"]["downloaded"], as_json["total"]["failed"]) == (
+        18,
+        2,
+        12,
+    )
+    assert as_json["sources"][0]["megabytes_per_s"] == 1.5
+    assert as_json["sources"][1]["files_per_s"] is None

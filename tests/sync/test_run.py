@@ -1,6 +1,5 @@
-"""Sync from outside: what it prints, how it ends, and what the folder is afterwards."""
+"""The command `physiq-ray sync`: its output, its exit status, and the folder afterwards."""
 
-import errno
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ import pytest
 from physiq_ray import storage
 from physiq_ray.config import SyncSettings
 from physiq_ray.errors import SettingError, StorageError
-from physiq_ray.sync import sync, transfer
+from physiq_ray.sync import sync
 
 COMMAND = (sys.executable, "-m", "physiq_ray.cli")
 
@@ -30,8 +29,8 @@ def counts(report: Any) -> list[tuple[int, int, int, int]]:
     return [(len(s.gone), s.downloaded, s.skipped, len(s.failures)) for s in report.sources]
 
 
-def test_buckets_come_into_sub_folders_and_a_second_run_asks_for_no_photo(
-    run_cli: Any, s3: Any, make_bucket: Any, contents: Any, tmp_path: Path
+def test_each_bucket_has_a_folder_and_a_second_run_requests_no_photo(
+    run_cli: Any, s3: Any, make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     first = {f"2026/{n}.jpg": os.urandom(5000) for n in range(30)}
     bucket = make_bucket(first | {"notes.txt": b"no photo"})
@@ -48,7 +47,7 @@ def test_buckets_come_into_sub_folders_and_a_second_run_asks_for_no_photo(
     assert lines[3].endswith(" files/s)")
     wanted = {f"{bucket}/{key}": data for key, data in first.items()}
     wanted |= {f"{other}/a/x.png": b"x" * 70, f"{other}/b/y.png": b"y" * 30}
-    assert contents(tmp_path / "photos") == wanted
+    assert read_folder(tmp_path / "photos") == wanted
 
     requests = s3.read_traffic(bucket).num_requests
     again = run_cli(*arguments)
@@ -58,11 +57,11 @@ def test_buckets_come_into_sub_folders_and_a_second_run_asks_for_no_photo(
         f"s3://{bucket}: 30 found, 0 downloaded, 30 skipped, 0 failed, 0.0 MB"
     )
     assert s3.read_traffic(bucket).num_requests == requests + 1  # the listing
-    assert contents(tmp_path / "photos") == wanted
+    assert read_folder(tmp_path / "photos") == wanted
 
 
-def test_a_bucket_that_is_missing_or_denied_does_not_keep_the_others(
-    run_cli: Any, start_proxy: Any, make_bucket: Any, contents: Any, tmp_path: Path
+def test_a_bucket_that_is_missing_or_denied_does_not_stop_the_others(
+    run_cli: Any, start_proxy: Any, make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket, closed = make_bucket({"a.jpg": b"a"}), make_bucket({"a.jpg": b"a"})
     error = b"<Error><Code>AccessDenied</Code></Error>"
@@ -74,11 +73,11 @@ def test_a_bucket_that_is_missing_or_denied_does_not_keep_the_others(
     assert missing.startswith("NOT COMPLETE: without s3://not-there-at-all: list s3://not-there-at-all")
     assert "NoSuchBucket" in missing
     assert denied.startswith(f"NOT COMPLETE: without s3://{closed}: list s3://{closed}: AccessDenied")
-    assert contents(tmp_path / "f") == {f"{bucket}/a.jpg": b"a"}
+    assert read_folder(tmp_path / "f") == {f"{bucket}/a.jpg": b"a"}
 
 
-def test_photos_that_fail_are_named_and_those_deleted_meanwhile_are_not_failed(
-    run_cli: Any, run_here: Any, start_proxy: Any, make_bucket: Any, contents: Any, tmp_path: Path
+def test_failed_photos_are_named_and_gone_photos_are_not_failures(
+    run_cli: Any, run_here: Any, start_proxy: Any, make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({**{f"no/{n:02d}.jpg": b"x" for n in range(12)}, "gone.jpg": b"g", "ok.jpg": b"o"})
 
@@ -96,17 +95,17 @@ def test_photos_that_fail_are_named_and_those_deleted_meanwhile_are_not_failed(
     assert lines[0].startswith(f"physiq-ray sync: download s3://{bucket}/no/")
     assert "AccessDenied" in lines[0]
     assert lines[10] == f"physiq-ray sync: s3://{bucket}: and 2 more failed; --json names all"
-    answer = json.loads(run_here("sync", "f", "--sources", f"s3://{bucket}", "--json").stdout)
-    (source,) = answer["sources"]
+    as_json = json.loads(run_here("sync", "f", "--sources", f"s3://{bucket}", "--json").stdout)
+    (source,) = as_json["sources"]
     assert sorted(failure["uri"] for failure in source["failures"]) == [
         f"s3://{bucket}/no/{n:02d}.jpg" for n in range(12)
     ]
     assert source["gone"] == [f"s3://{bucket}/gone.jpg"]
-    assert (answer["total"]["found"], answer["total"]["failed"], answer["total"]["skipped"]) == (14, 12, 1)
-    assert contents(tmp_path / "f") == {f"{bucket}/ok.jpg": b"o"}
+    assert (as_json["total"]["found"], as_json["total"]["failed"], as_json["total"]["skipped"]) == (14, 12, 1)
+    assert read_folder(tmp_path / "f") == {f"{bucket}/ok.jpg": b"o"}
 
 
-def test_a_dry_run_tells_and_writes_nothing(run_here: Any, make_bucket: Any, tmp_path: Path) -> None:
+def test_a_dry_run_reports_and_writes_nothing(run_here: Any, make_bucket: Any, tmp_path: Path) -> None:
     bucket = make_bucket({f"{n}.jpg": bytes(500_000) for n in range(3)})
     done = run_here("sync", "new/photos", "--sources", f"s3://{bucket}", "--dry-run")
     assert (done.returncode, done.stderr) == (0, "")
@@ -116,8 +115,8 @@ def test_a_dry_run_tells_and_writes_nothing(run_here: Any, make_bucket: Any, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_labelled_photos_come_where_asked_for(
-    run_here: Any, make_bucket: Any, contents: Any, tmp_path: Path
+def test_labelled_only_downloads_only_labelled_photos(
+    run_here: Any, make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"in/a.jpg": b"a", "in/b 1.JPG": b"b"})
     (tmp_path / "mappings").mkdir()
@@ -127,15 +126,15 @@ def test_only_labelled_photos_come_where_asked_for(
     assert without.returncode == 1
     assert "db_labels.json: no such labels file; give its path with --labels" in without.stderr
     (tmp_path / "mappings" / "db_labels.json").write_text(
-        '[{"poseId": 1, "s3Filename": "in/b%201.jpg"}]'  # as an export writes it
+        '[{"poseId": 1, "s3Filename": "in/b%201.jpg"}]'  # percent-encoded, as some exports write names
     )
     done = run_here(*arguments)
     assert done.returncode == 0, done.stderr
     assert f"s3://{bucket}: 2 found, 1 left out, 1 downloaded" in done.stdout
-    assert contents(tmp_path / "f") == {f"{bucket}/in/b 1.JPG": b"b"}
+    assert read_folder(tmp_path / "f") == {f"{bucket}/in/b 1.JPG": b"b"}
 
 
-def test_wrong_use_is_said_with_status_2(run_here: Any, tmp_path: Path) -> None:
+def test_wrong_arguments_exit_with_status_2(run_here: Any, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="2"):
         run_here("sync")
     for arguments, message in (
@@ -151,7 +150,7 @@ def test_wrong_use_is_said_with_status_2(run_here: Any, tmp_path: Path) -> None:
         assert message in done.stderr
 
 
-def test_a_file_in_place_of_the_folder_and_a_place_that_cannot_be_written_are_said(
+def test_a_file_in_place_of_the_folder_and_an_unwritable_folder_are_refused(
     make_bucket: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"a.jpg": b"a"})
@@ -166,7 +165,7 @@ def test_a_file_in_place_of_the_folder_and_a_place_that_cannot_be_written_are_sa
         sync(SyncSettings(sources=(str(tmp_path),)), tmp_path / "f")
 
 
-def test_the_help_ends_with_lines_to_paste(run_cli: Any) -> None:
+def test_the_help_ends_with_examples(run_cli: Any) -> None:
     done = run_cli("sync", "--help")
     assert "  physiq-ray sync photos" in done.stdout.partition("examples:")[2]
     assert "--config FILE" in done.stdout
@@ -187,7 +186,7 @@ def test_a_plain_sync_imports_neither_ray_nor_torch_nor_rich(make_bucket: Any, t
     assert done.stdout.endswith("\n0 []\n"), done.stderr
 
 
-def test_an_object_overwritten_by_one_of_equal_size_comes_again(
+def test_an_object_overwritten_by_one_of_equal_size_is_downloaded_again(
     make_bucket: Any, s3_direct: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"a.jpg": b"old", "b.jpg": b"bbb"})
@@ -197,9 +196,7 @@ def test_an_object_overwritten_by_one_of_equal_size_comes_again(
     assert (tmp_path / bucket / "a.jpg").read_bytes() == b"new"
 
 
-def test_a_damaged_file_of_another_size_comes_again_and_a_longer_one_too(
-    make_bucket: Any, tmp_path: Path
-) -> None:
+def test_shorter_and_longer_files_are_downloaded_again(make_bucket: Any, tmp_path: Path) -> None:
     bucket = make_bucket({"a.jpg": b"old", "b.jpg": b"bbb"})
     sync(settings(bucket), tmp_path)
     (tmp_path / bucket / "a.jpg").write_bytes(b"ol")
@@ -207,7 +204,7 @@ def test_a_damaged_file_of_another_size_comes_again_and_a_longer_one_too(
     assert counts(sync(settings(bucket), tmp_path)) == [(0, 2, 0, 0)]
 
 
-def test_files_put_there_by_other_means_are_compared_once_and_then_skipped(
+def test_files_of_another_tool_are_compared_once_and_then_skipped(
     s3: Any, make_bucket: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"a.jpg": b"same", "b.jpg": b"good"})
@@ -223,14 +220,16 @@ def test_files_put_there_by_other_means_are_compared_once_and_then_skipped(
     assert s3.read_traffic(bucket).num_requests == requests + 1
 
 
-def test_a_file_s_time_is_the_object_s(make_bucket: Any, s3_direct: Any, tmp_path: Path) -> None:
+def test_a_file_has_the_modification_time_of_its_object(
+    make_bucket: Any, s3_direct: Any, tmp_path: Path
+) -> None:
     bucket = make_bucket({"a.jpg": b"a"})
     sync(settings(bucket), tmp_path)
     modified = s3_direct.head_object(Bucket=bucket, Key="a.jpg")["LastModified"].timestamp()
     assert int((tmp_path / bucket / "a.jpg").stat().st_mtime) == int(modified)
 
 
-def test_a_large_object_uploaded_in_parts_comes_whole_and_is_skipped_then(
+def test_a_multipart_object_is_downloaded_and_then_skipped(
     make_bucket: Any, s3_direct: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"small.jpg": b"s"})
@@ -243,12 +242,14 @@ def test_a_large_object_uploaded_in_parts_comes_whole_and_is_skipped_then(
     assert "-" in s3_direct.head_object(Bucket=bucket, Key="large.jpg")["ETag"]
     assert counts(sync(settings(bucket), folder)) == [(0, 0, 2, 0)]
     time_ns = (folder / bucket / "large.jpg").stat().st_mtime_ns
-    os.utime(folder / bucket / "large.jpg", ns=(0, time_ns - time_ns % 10**9))  # as a coarse system has it
+    os.utime(
+        folder / bucket / "large.jpg", ns=(0, time_ns - time_ns % 10**9)
+    )  # a file system may store whole seconds only
     assert counts(sync(settings(bucket), folder)) == [(0, 0, 2, 0)]
 
 
-def test_odd_keys_stay_inside_the_folder(
-    make_bucket: Any, monkeypatch: pytest.MonkeyPatch, contents: Any, tmp_path: Path
+def test_unusual_keys_stay_inside_the_folder(
+    make_bucket: Any, monkeypatch: pytest.MonkeyPatch, read_folder: Any, tmp_path: Path
 ) -> None:
     keys = [
         *("a.jpg", "a.jpg/b.jpg", "x/a\x01.jpg", "C:/a.jpg", "50%25.jpg", "größe.jpg"),
@@ -256,9 +257,9 @@ def test_odd_keys_stay_inside_the_folder(
     ]
     bucket = make_bucket({key: key.encode() for key in keys})
     folder = tmp_path / "f"
-    monkeypatch.setattr("physiq_ray.sync.run._name_max", lambda _: 40)
+    monkeypatch.setattr(os, "pathconf", lambda *_: 40)
     assert counts(sync(settings(bucket), folder)) == [(0, 7, 0, 0)]
-    found = contents(folder / bucket)
+    found = read_folder(folder / bucket)
     assert sorted(found.values()) == sorted(key.encode() for key in keys)
     (cut,) = (path for path in found if path.startswith("long-"))
     assert cut.startswith("long-" + "é" * 8 + "%~")
@@ -292,8 +293,8 @@ def test_links_and_folders_in_the_way_are_refused_by_name(make_bucket: Any, tmp_
     assert list(outside.iterdir()) == []
 
 
-def test_names_that_the_file_system_cannot_hold_apart_are_refused_but_for_the_first(
-    make_bucket: Any, monkeypatch: pytest.MonkeyPatch, contents: Any, tmp_path: Path
+def test_names_that_the_file_system_cannot_distinguish_are_refused_except_the_first(
+    make_bucket: Any, monkeypatch: pytest.MonkeyPatch, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"a.jpg": b"small", "A.jpg": b"large", "b.jpg": b"b"})
     monkeypatch.setattr("physiq_ray.sync.run.probe_case", lambda _: False)
@@ -302,10 +303,10 @@ def test_names_that_the_file_system_cannot_hold_apart_are_refused_but_for_the_fi
     ((uri, sentence),) = report.sources[0].failures
     assert uri == f"s3://{bucket}/a.jpg"
     assert f"cannot distinguish its name from that of {bucket}/A.jpg" in sentence
-    assert contents(tmp_path) == {f"{bucket}/A.jpg": b"large", f"{bucket}/b.jpg": b"b"}
+    assert read_folder(tmp_path) == {f"{bucket}/A.jpg": b"large", f"{bucket}/b.jpg": b"b"}
 
 
-def test_too_little_room_is_said_before_anything_is_written(
+def test_too_little_disk_space_is_an_error_before_anything_is_written(
     make_bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bucket = make_bucket({f"{n}.jpg": b"x" for n in range(100)})
@@ -316,8 +317,8 @@ def test_too_little_room_is_said_before_anything_is_written(
     assert not (tmp_path / "f").exists()
 
 
-def test_a_disk_that_gets_full_ends_all_and_leaves_only_whole_files(
-    make_bucket: Any, contents: Any, tmp_path: Path, s3: Any
+def test_a_full_disk_ends_the_sync_and_leaves_only_complete_files(
+    make_bucket: Any, read_folder: Any, tmp_path: Path, s3: Any
 ) -> None:
     files = {f"{n:03d}.jpg": os.urandom(2000) for n in range(50)}
     bucket = make_bucket({**files, "big.jpg": os.urandom(300_000)})
@@ -337,46 +338,13 @@ def test_a_disk_that_gets_full_ends_all_and_leaves_only_whole_files(
         f"physiq-ray sync: write f/{bucket}/big.jpg: File too large; make room and run the same command "
         "again: it keeps the complete photos\n"
     )
-    assert contents(tmp_path / "f") == {f"{bucket}/{key}": data for key, data in files.items()}
+    assert read_folder(tmp_path / "f") == {f"{bucket}/{key}": data for key, data in files.items()}
     assert not list((tmp_path / "f").glob(".partial-*"))
 
 
-def test_no_space_is_told_as_that(
-    make_bucket: Any, monkeypatch: pytest.MonkeyPatch, contents: Any, tmp_path: Path
-) -> None:
-    bucket = make_bucket({f"{n}.jpg": b"x" for n in range(20)})
-
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(transfer, "download", full)
-    with pytest.raises(StorageError, match="No space left on device; make room and run the same command"):
-        sync(settings(bucket), tmp_path)
-    assert contents(tmp_path) == {}
-
-
-def test_a_store_that_goes_away_is_not_waited_for_at_each_photo(
-    make_bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from physiq_ray.errors import UnreachableError
-
-    bucket = make_bucket({f"{n:03d}.jpg": b"x" for n in range(100)})
-    tried: list[str] = []
-
-    def unreachable(uri: str, *_: Any) -> None:
-        tried.append(uri)
-        raise UnreachableError(f"download {uri}: no answer")
-
-    monkeypatch.setattr(transfer, "download", unreachable)
-    report = sync(settings(bucket, transfers=1), tmp_path)
-    assert counts(report) == [(0, 0, 0, 100)]
-    assert len(tried) == 64
-    assert "not tried: the 64 before it got no answer" in report.sources[0].failures[-1][1]
-
-
 @pytest.mark.parametrize("is_answering", [True, False])
-def test_ctrl_c_keeps_what_is_whole_and_says_how_to_go_on(
-    make_bucket: Any, start_proxy: Any, contents: Any, tmp_path: Path, is_answering: bool
+def test_ctrl_c_keeps_complete_photos_and_says_how_to_continue(
+    make_bucket: Any, start_proxy: Any, read_folder: Any, tmp_path: Path, is_answering: bool
 ) -> None:
     files = {f"{n:02d}.jpg": os.urandom(2000) for n in range(40)}
     bucket = make_bucket(files)
@@ -400,12 +368,12 @@ def test_ctrl_c_keeps_what_is_whole_and_says_how_to_go_on(
     assert err == (
         "physiq-ray sync: interrupted; f keeps all complete photos; run the same command again to continue\n"
     )
-    found = contents(tmp_path / "f")
+    found = read_folder(tmp_path / "f")
     assert 10 <= len(found) < 40
     assert all(files[path.partition("/")[2]] == data for path, data in found.items())
 
 
-def test_progress_comes_by_bucket(make_bucket: Any, tmp_path: Path) -> None:
+def test_progress_is_reported_by_bucket(make_bucket: Any, tmp_path: Path) -> None:
     bucket = make_bucket({f"{n}.jpg": b"x" * 1000 for n in range(5)})
     seen: list[tuple[str, int, int, str]] = []
     sync(settings(bucket), tmp_path, on_progress=lambda *event: seen.append(event))
@@ -413,7 +381,7 @@ def test_progress_comes_by_bucket(make_bucket: Any, tmp_path: Path) -> None:
     assert seen[-1] == (f"s3://{bucket}", 5, 5, "0.0 MB downloaded")
 
 
-def test_what_sync_writes_is_what_the_bucket_s_md5_says(make_bucket: Any, tmp_path: Path) -> None:
+def test_downloaded_files_have_the_md5s_of_the_bucket(make_bucket: Any, tmp_path: Path) -> None:
     bucket = make_bucket({f"{n}.jpg": os.urandom(100_000) for n in range(5)})
     sync(settings(bucket), tmp_path)
     (listing,) = storage.list_sources([storage.Bucket(bucket)])
@@ -421,8 +389,8 @@ def test_what_sync_writes_is_what_the_bucket_s_md5_says(make_bucket: Any, tmp_pa
         assert hashlib.md5((tmp_path / bucket / key).read_bytes()).hexdigest() == etag
 
 
-def test_what_s3_refuses_for_one_photo_is_said_with_its_own_words(
-    run_cli: Any, start_proxy: Any, make_bucket: Any, contents: Any, tmp_path: Path
+def test_a_refusal_of_one_photo_is_reported_with_the_message_of_s3(
+    run_cli: Any, start_proxy: Any, make_bucket: Any, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"archived.jpg": b"x", "secret.jpg": b"s", "ok.jpg": b"o"})
     key = "arn:aws:kms:eu-west-1:1:key/k"
@@ -445,4 +413,4 @@ def test_what_s3_refuses_for_one_photo_is_said_with_its_own_words(
         f"physiq-ray sync: download s3://{bucket}/secret.jpg: AccessDenied; the role or key needs "
         f"kms:Decrypt on {key}, which encrypts the object (S3: {no_kms})",
     ]
-    assert contents(tmp_path / "f") == {f"{bucket}/ok.jpg": b"o"}
+    assert read_folder(tmp_path / "f") == {f"{bucket}/ok.jpg": b"o"}

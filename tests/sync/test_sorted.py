@@ -1,4 +1,4 @@
-"""--sorted: what torchvision reads from it, by the split that training makes."""
+"""`sync --sorted` writes folders that torchvision reads, with the splits of training."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def make_settings(tmp_path: Path) -> Any:
 
 
 def expected(settings: SyncSettings, tmp_path: Path) -> set[str]:
-    """Say where the photos of train's own manifest belong."""
+    """Give the paths of the photos in the manifest of `train`."""
     table = survey_photos(settings, load_poses(tmp_path / "poses.json")).table
     return {
         f"{'training' if row['split'] == 'train' else 'validation'}/{row['pose_id']}/"
@@ -57,7 +57,7 @@ def paths(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_image_folder_reads_both_sides_with_the_classes_of_training(
+def test_image_folder_reads_both_splits_with_the_classes_of_training(
     run_cli: Any,
     run_here: Any,
     make_bucket: Any,
@@ -68,7 +68,7 @@ def test_image_folder_reads_both_sides_with_the_classes_of_training(
 ) -> None:
     photos = {f"2026/{n}.jpg": make_photo(seed=n, size=(20, 30)) for n in range(24)}
     bucket = make_bucket(photos | {"2026/unlabelled.jpg": b"x"})
-    other = make_bucket({"0.jpg": photos["2026/0.jpg"]})  # a copy, which stays on one side
+    other = make_bucket({"0.jpg": photos["2026/0.jpg"]})  # a copy, which stays in the same split
     label({f"{n}.jpg": (1, 2, 11)[n % 3] for n in range(24)})
     settings = make_settings(bucket, other, seed=7)
     flags = ("--poses", "poses.json", "--labels", "labels.json", "--seed", "7")
@@ -90,7 +90,7 @@ def test_image_folder_reads_both_sides_with_the_classes_of_training(
         assert dataset[0][0].size == (20, 30)
 
 
-def test_a_photo_that_changed_its_side_is_moved_and_not_downloaded_again(
+def test_a_photo_that_changed_its_split_is_moved_and_not_downloaded_again(
     s3: Any, make_bucket: Any, label: Any, make_settings: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({f"{n}.jpg": f"photo {n}".encode() for n in range(20)})
@@ -136,7 +136,7 @@ def test_a_photo_with_another_pose_is_moved_and_a_second_copy_removed(
     assert len(list(folder.glob(f"*/*/{name}"))) == 1
 
 
-def test_photos_of_no_manifest_are_named_and_not_deleted(
+def test_stale_photos_are_named_and_not_deleted(
     run_here: Any, make_bucket: Any, label: Any, make_settings: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({f"{n}.jpg": f"photo {n}".encode() for n in range(12)})
@@ -155,7 +155,7 @@ def test_photos_of_no_manifest_are_named_and_not_deleted(
     assert len(list((tmp_path / "f").glob(f"*/1/{bucket}%2F0.jpg"))) == 1
 
 
-def test_nothing_is_sorted_where_nothing_could_be_trained_on(
+def test_nothing_is_sorted_if_the_manifest_cannot_be_used_for_training(
     make_bucket: Any, label: Any, make_settings: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({f"{n}.jpg": b"x" * n for n in range(1, 6)})
@@ -165,7 +165,7 @@ def test_nothing_is_sorted_where_nothing_could_be_trained_on(
     assert not (tmp_path / "f").exists()
 
 
-def test_photos_of_a_source_that_cannot_be_listed_are_not_left_on_a_side_nobody_knows(
+def test_a_folder_with_photos_of_a_source_that_cannot_be_listed_is_refused(
     make_bucket: Any, s3_direct: Any, label: Any, make_settings: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({f"{n}.jpg": f"photo {n}".encode() for n in range(12)})

@@ -1,0 +1,48 @@
+"""A proxy before the S3 server of the tests, which answers some requests itself."""
+
+import http.client
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+Answer = tuple[int, dict[str, str], bytes]
+Rule = Callable[[str, str], Answer | None]  # method and path → the proxy's own answer, None to forward
+
+
+def run_proxy(rule: Rule, store: str) -> ThreadingHTTPServer:
+    """Start a proxy that forwards to the server at store, host:port, what its rule does not answer."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            status, headers, body = rule(self.command, self.path) or self.forward()
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def forward(self) -> Answer:
+            connection = http.client.HTTPConnection(store)
+            connection.request(self.command, self.path, headers=dict(self.headers))
+            answer = connection.getresponse()
+            headers = {
+                name: value
+                for name, value in answer.getheaders()
+                if name.lower() not in {"transfer-encoding", "connection", "date", "server"}
+            }
+            body = answer.read()
+            connection.close()
+            return answer.status, headers, body
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    return server
