@@ -1,26 +1,12 @@
-import pickle
-import typing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from physiq_ray import config, images
-from physiq_ray.config import (
-    BaseSettings,
-    Group,
-    LocalServingSettings,
-    Settings,
-    describe_form,
-    load_settings,
-)
+from physiq_ray import config
+from physiq_ray.config import BaseSettings, Settings, load_settings
 from physiq_ray.config.load import KINDS
-from physiq_ray.config.serving import MAX_PIXELS
-from physiq_ray.config.settings import LABEL_FIELDS
 from physiq_ray.errors import SettingError
-from physiq_ray.images.formats import BASE_FORMATS, FORMATS
-from physiq_ray.labels import LABEL_SCHEMA
 
 
 def settings_of(
@@ -36,65 +22,6 @@ def settings_of(
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
     return tmp_path / "physiq.toml"
-
-
-def test_the_defaults_are_the_documented_ones() -> None:
-    assert settings_of().model_dump() == {
-        "sources": (),
-        "source_buckets": {},
-        "manifest": None,
-        "poses": "mappings/poses.json",
-        "labels": ("mappings/db_labels.json",),
-        "label_fields": {},
-        "requester_pays": "no",
-        "anonymous": "no",
-        "output": "output",
-        "weights": "imagenet",
-        "image_size": 224,
-        "batch_size": 32,
-        "learning_rate": 1e-4,
-        "schedule": "constant",
-        "warmup_epochs": 1.0,
-        "head_epochs": 0,
-        "backbone_rate": 1.0,
-        "label_smoothing": 0.0,
-        "class_weights": "none",
-        "augment": "light",
-        "mixup": 0.0,
-        "train_sizes": (),
-        "gradient_accumulation": 1,
-        "max_gradient_norm": None,
-        "ema_decay": 0.0,
-        "batch_norm": "local",
-        "epochs": 50,
-        "patience": 10,
-        "validation_share": 0.2,
-        "group_pattern": None,
-        "group_field": None,
-        "seed": 42,
-        "num_workers": 1,
-        "min_workers": None,
-        "use_gpu": "auto",
-        "placement": "auto",
-        "decode_resource": None,
-        "wait_for_nodes_s": 0.0,
-        "precision": "auto",
-        "reproducible": "no",
-        "compile": "no",
-        "cache": "auto",
-        "cache_dir": None,
-        "cache_limit_gib": 100.0,
-        "max_unreadable_share": 0.05,
-        "max_failures": 3,
-        "stall_timeout_s": 300.0,
-        "run_name": None,
-        "storage": "runs",
-        "mlflow": None,
-    }
-
-
-def test_a_run_that_names_its_cache_as_before_can_go_on() -> None:
-    assert settings_of({"cache": "object_store"}).cache == "memory"
 
 
 def test_file_beats_default_environment_beats_file_and_flag_beats_environment(toml: Path) -> None:
@@ -122,11 +49,6 @@ def test_flags_come_as_text_and_become_numbers() -> None:
     settings = settings_of({"epochs": "3", "learning_rate": "1e-3"})
 
     assert (settings.epochs, settings.learning_rate) == (3, 0.001)
-
-
-def test_a_password_is_not_kept_with_the_settings() -> None:
-    with pytest.raises(SettingError, match=r"mlflow.*MLFLOW_TRACKING_USERNAME"):
-        settings_of({"mlflow": "http://coach:secret@tracking:5000"})
 
 
 def test_lists_and_pairs_come_from_the_environment_separated_by_commas() -> None:
@@ -287,128 +209,7 @@ def test_a_file_that_is_not_toml_is_refused(toml: Path, content: bytes) -> None:
         settings_of(file=toml)
 
 
-def test_settings_cannot_be_changed() -> None:
-    with pytest.raises(ValidationError, match="frozen"):
-        settings_of().epochs = 3
-
-
-def test_settings_survive_pickling() -> None:
-    settings = settings_of({"sources": ["s3://aaa"], "source_buckets": {"a": "aaa"}, "run_name": "first"})
-
-    assert pickle.loads(pickle.dumps(settings)) == settings
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind in KINDS for name in kind.model_fields], ids=str
-)
-def test_every_setting_says_its_effect_in_a_line_and_what_its_values_are(
-    kind: type[BaseSettings], name: str
-) -> None:
-    setting = kind.model_fields[name]
-    assert 10 < len(setting.description or "") < 100
-    assert describe_form(name, setting)
-
-
-@pytest.mark.parametrize(
-    ("kind", "name", "form"),
-    [
-        (Settings, "sources", "URI"),
-        (Settings, "source_buckets", "SOURCE=BUCKET"),
-        (Settings, "validation_share", "SHARE"),
-        (Settings, "min_workers", "NUMBER"),
-        (Settings, "stall_timeout_s", "SECONDS"),
-        (Settings, "cache", "auto|gpu|memory|disk|none"),
-        (LocalServingSettings, "extra_formats", "avif|heic"),
-        (LocalServingSettings, "max_body_bytes", "BYTES"),
-    ],
-)
-def test_a_setting_says_what_its_values_are(kind: type[BaseSettings], name: str, form: str) -> None:
-    assert describe_form(name, kind.model_fields[name]) == form
-
-
-def test_a_text_without_a_form_is_refused() -> None:
-    class Wrong(BaseSettings):
-        name: str = Group.RUN.field("", "name of something")
-
-    with pytest.raises(ValueError, match="name: say with form what its values are"):
-        describe_form("name", Wrong.model_fields["name"])
-
-
-def test_a_setting_without_a_group_is_refused() -> None:
-    class Wrong(BaseSettings):
-        number: int = 3
-
-    with pytest.raises(TypeError, match=r"define the setting with Group"):
-        Wrong.names_by_group()
-
-
-def test_settings_are_shown_in_the_order_of_the_groups_and_each_once() -> None:
-    for kind in KINDS:
-        groups = kind.names_by_group()
-        assert list(groups) == [group for group in Group if group in groups]
-        assert sorted(name for names in groups.values() for name in names) == sorted(kind.model_fields)
-
-
 def test_every_class_of_settings_is_looked_through_for_the_names_of_variables() -> None:
     classes = [value for value in vars(config).values() if isinstance(value, type)]
     names = {name for kind in classes if issubclass(kind, BaseSettings) for name in kind.model_fields}
     assert names == {name for kind in KINDS for name in kind.model_fields}
-
-
-def choices_of(kind: type[BaseSettings], name: str) -> set[str]:
-    return set(describe_form(name, kind.model_fields[name]).split("|"))
-
-
-def test_the_strengths_of_augmentation_are_those_that_the_setting_offers() -> None:
-    from physiq_ray.training.augment import STRENGTHS
-
-    assert choices_of(Settings, "augment") == {"none", *STRENGTHS}
-
-
-def test_the_places_of_decoded_photos_are_those_that_the_setting_offers() -> None:
-    from physiq_ray.ingest.choose import Kind
-
-    assert choices_of(Settings, "cache") == {"auto", "gpu", *typing.get_args(Kind)}
-
-
-def test_the_extra_formats_are_those_that_are_read_besides_the_usual_ones() -> None:
-    extra = {name.upper() for name in choices_of(LocalServingSettings, "extra_formats")}
-    assert {*BASE_FORMATS, *extra} == set(FORMATS)
-
-
-def test_a_photo_may_have_as_many_pixels_as_can_be_decoded_and_no_more() -> None:
-    assert MAX_PIXELS == images.MAX_PIXELS
-
-
-def test_the_fields_of_a_label_are_those_that_its_table_has() -> None:
-    assert {*LABEL_FIELDS, "group"} == set(LABEL_SCHEMA.names)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (
-            {"train_sizes": "128,160", "image_size": 224},
-            "train_sizes=128,160: the last must be image_size=224",
-        ),
-        ({"min_workers": 4, "num_workers": 2}, "min_workers=4: more than num_workers=2"),
-        (
-            {"batch_norm": "sync", "compile": "yes"},
-            "batch_norm=sync, compile=yes: torch.compile cannot wait for other workers; "
-            "leave one at its default",
-        ),
-        (
-            {"head_epochs": 5, "epochs": 5},
-            "head_epochs=5: none of epochs=5 is left for the whole network",
-        ),
-    ],
-)
-def test_settings_that_do_not_go_together_are_both_named(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingError) as caught:
-        load_settings(values, environment={})
-    assert str(caught.value) == message
-
-
-def test_a_training_size_out_of_range_is_named() -> None:
-    with pytest.raises(SettingError, match=r"--train-sizes='32,224'.*: 32 px; sizes go from 64 to 1024"):
-        load_settings({"train_sizes": "32,224"}, environment={})
