@@ -1,0 +1,36 @@
+"""A folder with photos and the files that an audit needs."""
+
+import json
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def data(tmp_path, make_photo):
+    """Fill a folder per pose id: 12 and 3 photos, a copy, a re-encoded one, a truncated one."""
+    for pose_id, count in ((1, 12), (2, 3)):
+        (tmp_path / "photos" / str(pose_id)).mkdir(parents=True)
+        for number in range(count):
+            data = make_photo(seed=100 * pose_id + number)
+            (tmp_path / "photos" / str(pose_id) / f"{number:02d}.jpg").write_bytes(data)
+    photos = tmp_path / "photos"
+    (photos / "1" / "copy of 00.jpg").write_bytes((photos / "1" / "00.jpg").read_bytes())
+    with Image.open(photos / "1" / "01.jpg") as image:
+        image.resize((240, 320)).save(photos / "1" / "resized.jpg", quality=70)
+    (photos / "2" / "cut.jpg").write_bytes(make_photo(seed=9)[:900])
+    (photos / "unlabelled.jpg").write_bytes(make_photo(seed=10))
+    (tmp_path / "poses.json").write_text(
+        json.dumps([{"id": 1, "name": "Front Lat Spread"}, {"id": 2, "name": "Side Chest"}])
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def audit(run_cli, data):
+    """Give a function that runs `audit` on the folder of photos."""
+
+    def run(*args):
+        return run_cli("audit", "--sources", data / "photos", "--poses", data / "poses.json", *args)
+
+    return run
