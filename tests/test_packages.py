@@ -27,3 +27,15 @@ def test_a_light_package_loads_neither_ray_nor_torch(name):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def imported(code, *names):
+    """Run code in a process of its own, and give those of the modules that it imports."""
+    code += f"; import sys; print([name for name in {names} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
+
+
+def test_the_command_line_imports_neither_ray_nor_torch_nor_s3():
+    code = "import physiq_ray.cli as cli; cli.build_parser().format_help()"
+    assert imported(code, "ray", "torch", "boto3", "pyarrow", "numpy", "rich") == "[]"

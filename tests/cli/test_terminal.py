@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from physiq_ray.checkpoint import ModelState, save_model_files
-from physiq_ray.cli.output import as_json
 from physiq_ray.cli.terminal import print_anywhere
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import build_model
@@ -21,9 +20,12 @@ from physiq_ray.training.history import HistoryFiles
 from physiq_ray.training.table import EpochTable
 
 COMMANDS = ("train", "audit", "evaluate", "predict", "serve", "sync", "cleanse", "cache", "demo")
+
 ASCII = {"PYTHONIOENCODING": "ascii"}
+
 # Python else takes UTF-8 in the C locale.
 C_LOCALE = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
 POSE = "Dóuble Bíceps ✓"
 
 
@@ -95,10 +97,6 @@ def test_json_stays_json_in_ascii(run, project):
     status, out, _ = run("cleanse", *project, "--min-age-hours", "0", "--json", env=ASCII)
     assert status == 0
     assert json.loads(out)["buckets"][0]["samples"][0].endswith("/größe.jpg")
-
-
-def test_json_of_a_name_that_is_no_text_can_be_printed():
-    assert json.loads(as_json({"uri": "a\udcff.jpg"})) == {"uri": "a\udcff.jpg"}
 
 
 def test_predict_prints_bars_and_names_that_ascii_lacks(run, make_photo, tmp_path):

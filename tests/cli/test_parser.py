@@ -1,0 +1,77 @@
+import re
+
+import pytest
+
+from physiq_ray.cli import build_parser
+from physiq_ray.config import Settings
+
+
+def find_parsers():
+    (subparsers,) = (action for action in build_parser()._actions if action.dest == "command")
+    return subparsers.choices
+
+
+COMMANDS = tuple(find_parsers())
+
+
+def test_help_shows_the_settings_of_a_training_in_groups():
+    text = find_parsers()["train"].format_help()
+    titles = re.findall(r"^([a-z]+) \(.+\):$", text, re.MULTILINE)
+    assert titles == ["data", "split", "model", "optimiser", "regularisation", "cache", "cluster", "run"]
+    cluster = text.partition("\ncluster (")[2].partition("\n\n")[0]
+    assert re.findall(r"^  (--[a-z-]+)", cluster, re.MULTILINE) == [
+        *("--num-workers", "--min-workers", "--use-gpu", "--placement", "--decode-resource"),
+        *("--wait-for-nodes-s", "--max-failures", "--stall-timeout-s"),
+    ]
+
+
+def test_help_shows_the_settings_of_the_service_in_groups():
+    titles = re.findall(r"^([a-z]+) \(.+\):$", find_parsers()["serve"].format_help(), re.MULTILINE)
+    assert titles == ["models", "address", "access", "answers", "limits", "feedback", "replicas"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_80_columns_and_says_what_each_value_is(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = find_parsers()[command].format_help()
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    assert not re.search(r"^  --[a-z-]+ (TEXT|STRING|X|N)\b", text, re.MULTILINE)
+
+
+def test_help_gives_the_number_of_answers_in_a_file():
+    from physiq_ray.prediction.batch import PART_ROWS
+
+    assert f"answers in each file of --output (default: {PART_ROWS})" in " ".join(
+        find_parsers()["predict"].format_help().split()
+    )
+
+
+def test_every_setting_is_a_flag_of_train_and_nothing_else_is():
+    flags = {
+        option
+        for action in find_parsers()["train"]._actions
+        for option in action.option_strings
+        if option.startswith("--")
+    }
+    own = {"--help", "--debug", "--resume", "--config", "--json"}
+    assert flags - own == {f"--{name.replace('_', '-')}" for name in Settings.model_fields}
+
+
+def test_predict_has_these_flags_and_no_others():
+    options = {option for action in find_parsers()["predict"]._actions for option in action.option_strings}
+    assert options - {"-h", "--help", "--debug", "--json"} == {
+        *("--model", "--figures", "--no-figures", "--output", "--part-rows", "--poses", "--precision"),
+        *("--config", "--format", "--top", "--requester-pays", "--anonymous"),
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_s_help_ends_with_lines_to_paste(run_cli, command):
+    done = run_cli(command, "--help")
+    assert done.returncode == 0
+    assert f"  physiq-ray {command}" in done.stdout.partition("examples:")[2]
+    assert ("--config FILE" in done.stdout) == ("--config's file" in " ".join(done.stdout.split()))
+
+
+def test_no_command_is_wrong_use(run_cli):
+    assert run_cli().returncode == 2
