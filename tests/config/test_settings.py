@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from setting_forms import choices_of
 
-from physiq_ray.config import Settings, load_settings
+from physiq_ray.config import CleanseSettings, Settings, SyncSettings, load_settings
 from physiq_ray.config.settings import LABEL_FIELDS
 from physiq_ray.errors import SettingError
 from physiq_ray.labels import LABEL_SCHEMA
@@ -118,3 +118,12 @@ def test_settings_that_do_not_go_together_are_both_named(values: dict[str, Any],
 def test_a_training_size_out_of_range_is_named() -> None:
     with pytest.raises(SettingError, match=r"--train-sizes='32,224'.*: 32 px; sizes go from 64 to 1024"):
         load_settings({"train_sizes": "32,224"}, environment={})
+
+
+@pytest.mark.parametrize("kind", [Settings, SyncSettings, CleanseSettings])
+def test_unsigned_requests_that_somebody_pays_for_are_refused(kind):
+    with pytest.raises(SettingError) as caught:
+        load_settings({"anonymous": "yes", "requester_pays": "yes"}, environment={}, kind=kind)
+    assert str(caught.value) == (
+        "requester_pays=yes, anonymous=yes: S3 refuses requests that nobody signs and pays for"
+    )

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import socketserver
 import time
 from collections.abc import Callable
@@ -139,3 +141,41 @@ def test_a_refusal_is_translated_and_asked_for_once_by_each_client(
 
     assert type(caught.value) is kind
     assert requests == ["/checkins/a.jpg"] * 2
+
+
+@pytest.mark.parametrize(
+    ("token", "problem"),
+    [
+        (None, "Error loading SSO Token: Token for work does not exist"),
+        ({"accessToken": "x", "expiresAt": "2020-01-01T00:00:00Z"}, "Token has expired and refresh failed"),
+    ],
+)
+def test_a_missing_or_expired_sso_login_is_said_with_the_command_that_renews_it(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, token: dict[str, str] | None, problem: str
+) -> None:
+    (tmp_path / "config").write_text(
+        "[profile team]\nsso_session = work\nsso_account_id = 1\nsso_role_name = r\nregion = us-east-1\n"
+        "[sso-session work]\nsso_region = us-east-1\nsso_start_url = https://example.invalid/start\n"
+    )
+    cache = tmp_path / ".aws" / "sso" / "cache"
+    cache.mkdir(parents=True)
+    if token is not None:
+        name = hashlib.sha1(b"work", usedforsecurity=False).hexdigest()
+        (cache / f"{name}.json").write_text(json.dumps(token))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("botocore.tokens.SSOTokenProvider._SSO_TOKEN_CACHE_DIR", str(cache))
+    monkeypatch.setattr("botocore.credentials.SSOProvider._SSO_TOKEN_CACHE_DIR", str(cache))
+    aws(
+        AWS_CONFIG_FILE=str(tmp_path / "config"),
+        AWS_PROFILE="team",
+        AWS_ACCESS_KEY_ID=None,
+        AWS_SECRET_ACCESS_KEY=None,
+    )
+
+    error = list_one("s3://checkins").error
+
+    assert type(error) is DeniedError
+    assert problem in str(error)
+    assert str(error).endswith("; run aws sso login --profile team and try again")
+    with pytest.raises(DeniedError, match="run aws sso login --profile team and try again"):
+        read_bytes("s3://checkins/a.jpg")
