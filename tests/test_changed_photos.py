@@ -1,4 +1,4 @@
-"""Photos that were replaced or deleted between their listing and their reading."""
+"""Changed and gone photos: what training, audit and prediction do with them."""
 
 import json
 
@@ -16,7 +16,7 @@ SIZE = 64
 
 
 def listed_rows(source):
-    """Make manifest rows of a source's listing, in the order of their keys, class 0 and 1 by turns."""
+    """List a source into manifest rows in the order of their keys, alternating between classes 0 and 1."""
     [listing] = list_sources(parse_sources([str(source)]))
     rows = [
         {
@@ -30,7 +30,7 @@ def listed_rows(source):
 
 @pytest.mark.parametrize("where", ["bucket", "folder"])
 @pytest.mark.parametrize("kind", ["memory", "none"])
-def test_photos_that_changed_or_are_gone_since_the_listing_are_set_aside(
+def test_changed_and_gone_photos_are_quarantined(
     ray_local, make_bucket, s3_direct, make_photo, tmp_path, where, kind
 ):
     files = {f"{n}.jpeg": make_photo(seed=n) for n in range(6)}
@@ -53,7 +53,7 @@ def test_photos_that_changed_or_are_gone_since_the_listing_are_set_aside(
     assert "1.jpeg: it changed since it was listed" in dict(batch.unreadable)[1].error
 
 
-def test_a_size_is_enough_to_see_a_change_where_the_server_gives_no_etag(ray_local, make_bucket, make_photo):
+def test_without_etags_a_change_is_found_by_the_size(ray_local, make_bucket, make_photo):
     bucket = make_bucket({"0.jpeg": make_photo(), "1.jpeg": make_photo(1)})
     rows = [
         row | {"etag": "", "size": row["size"] + number}
@@ -64,7 +64,7 @@ def test_a_size_is_enough_to_see_a_change_where_the_server_gives_no_etag(ray_loc
     assert {row: item.step for row, item in batch.unreadable} == {1: "changed"}
 
 
-def test_the_audit_says_what_changed_while_it_ran(make_bucket, s3_direct, make_photo):
+def test_an_audit_reports_photos_that_changed_while_it_ran(make_bucket, s3_direct, make_photo):
     bucket = make_bucket({f"{n}.jpeg": make_photo(seed=n) for n in range(4)})
     manifest = Manifest(listed_rows(f"s3://{bucket}"), ClassMapping.of_poses([1, 2]))
     s3_direct.put_object(Bucket=bucket, Key="1.jpeg", Body=make_photo(seed=9))
@@ -80,7 +80,7 @@ def test_the_audit_says_what_changed_while_it_ran(make_bucket, s3_direct, make_p
     )
 
 
-def test_a_prediction_s_list_has_the_listed_etags_and_none_of_single_objects(make_bucket):
+def test_a_prediction_knows_the_etags_of_listed_photos_but_not_of_single_objects(make_bucket):
     bucket = make_bucket({"in/a.jpg": b"12345", "b.jpg": b"2"})
     table, failures = list_photos([f"s3://{bucket}/in", f"s3://{bucket}/b.jpg"])
     assert failures == ()
@@ -93,7 +93,7 @@ def test_a_prediction_s_list_has_the_listed_etags_and_none_of_single_objects(mak
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("cache", ["memory", "none"])
-def test_train_neither_with_a_manifest_nor_resumed_uses_what_was_replaced(
+def test_train_with_a_manifest_or_resumed_does_not_use_replaced_photos(
     run_cli, make_bucket, s3_direct, make_photo, tmp_path, cache
 ):
     bucket = make_bucket({f"{n:02d}.jpeg": make_photo(seed=n) for n in range(24)})

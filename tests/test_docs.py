@@ -1,4 +1,4 @@
-"""The documents cannot drift from the program: their commands, links, settings and maps are checked."""
+"""The documents agree with the program: their commands, links, settings and maps are checked."""
 
 import argparse
 import re
@@ -36,7 +36,7 @@ KINDS: dict[str, type[BaseModel]] = {
     "serve": LocalServingSettings,
     "sync": SyncSettings,
 }  # all other commands: Settings
-OTHERS_FLAGS = {"--working-dir"}  # of `ray job submit`
+FOREIGN_FLAGS = {"--working-dir"}  # of `ray job submit`
 TEST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
 
 
@@ -53,7 +53,7 @@ def find_commands() -> set[str]:
 
 
 def find_command_lines(text: str) -> Iterator[str]:
-    """Give what follows `physiq-ray` in code blocks, at a line's start or as a job, and in code spans."""
+    """Give the words after `physiq-ray` in code blocks, at a line's start or in a job, and in code spans."""
     for block in re.findall(r"^```(?:sh|text)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         joined = re.sub(r"\\\n\s*", " ", block)
         yield from re.findall(r"(?:^\s*|-- |&& \S*/)physiq-ray ([a-z].*)$", joined, re.MULTILINE)
@@ -61,7 +61,7 @@ def find_command_lines(text: str) -> Iterator[str]:
 
 
 def without_blocks(text: str) -> str:
-    """Leave out code blocks."""
+    """Remove code blocks."""
     return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
@@ -98,13 +98,13 @@ def test_the_readme_has_at_most_160_lines() -> None:
     assert len(README.splitlines()) <= 160
 
 
-def test_every_command_has_its_place_in_the_readme() -> None:
+def test_the_readme_has_a_row_for_each_command() -> None:
     rows = re.findall(r"^\| `physiq-ray ([a-z]+)` \| .+ \| .+ \|$", README, re.MULTILINE)
     assert set(rows) == find_commands()
     assert len(rows) == len(find_commands())
 
 
-def test_the_readme_names_every_extra_and_its_sizes() -> None:
+def test_the_readme_names_every_extra_and_the_python_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     rows = re.findall(r"^\| `([a-z]+)` \| .+ \|$", README, re.MULTILINE)
     assert set(rows) == set(project["optional-dependencies"])
@@ -139,7 +139,7 @@ def test_every_flag_is_one_of_a_command_and_takes_the_value_shown(flag: str) -> 
     known = {
         word for parser in find_parsers().values() for word in re.findall(r"--[a-z-]+", parser.format_help())
     }
-    assert name in known | OTHERS_FLAGS
+    assert name in known | FOREIGN_FLAGS
     setting = name.removeprefix("--").replace("-", "_")
     if not values or values[0].isupper():  # N, FILE
         return
@@ -160,7 +160,7 @@ def test_the_command_of_the_kubernetes_job_parses() -> None:
 
 
 @pytest.mark.parametrize(("page", "link"), LINKS, ids=lambda value: str(value))
-def test_every_link_and_picture_leads_somewhere(page: str, link: str) -> None:
+def test_every_link_and_picture_has_a_target(page: str, link: str) -> None:
     path, _, anchor = link.partition("#")
     target = (ROOT / page).parent / path if path else ROOT / page
     assert target.exists()
@@ -173,7 +173,7 @@ def test_the_readme_links_to_every_page() -> None:
     assert set(PAGES) - {"README.md"} <= linked
 
 
-def test_the_page_of_settings_is_the_one_that_its_script_builds() -> None:
+def test_the_page_of_settings_is_up_to_date() -> None:
     build_page = runpy.run_path(str(DOCS / "settings.py"))["build_page"]
     assert PAGES["docs/settings.md"] == build_page(), "run: python docs/settings.py"
 
@@ -215,7 +215,7 @@ def test_the_map_has_the_layers_of_import_linter() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_file_that_a_page_names_is_there(page: str) -> None:
+def test_every_file_that_a_page_names_exists(page: str) -> None:
     named = re.findall(r"`((?:physiq_ray|tests|docs|mappings|benchmarks|\.ci)/[^` ]+)`", PAGES[page])
-    made = {"mappings/class_mapping.json"}  # by a training
+    made = {"mappings/class_mapping.json"}  # a training writes it
     assert [path for path in named if path not in made and not (ROOT / path).exists()] == []

@@ -1,4 +1,4 @@
-"""What the machine gives: CPUs by affinity and quota, folders that can be written or not."""
+"""The usable CPUs of a machine by affinity and quota, and whether folders are writable."""
 
 import os
 import subprocess
@@ -20,8 +20,8 @@ CGROUP = Path("/sys/fs/cgroup/cpu/physiq-test")
 CONTAINER_V1 = "9:name=systemd:/\n1:cpu,cpuacct:/docker/3f\n0::/\n"
 
 
-def cgroup(folder: Path, own: str, files: Mapping[str, str]) -> tuple[Path, Path]:
-    """Lay out a cgroup file system; give its root and the file that names the process's own part of it."""
+def write_cgroups(folder: Path, own: str, files: Mapping[str, str]) -> tuple[Path, Path]:
+    """Write a cgroup file system; give its root and the file that names the group of the process."""
     for name, text in files.items():
         path = folder / "fs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def cgroup(folder: Path, own: str, files: Mapping[str, str]) -> tuple[Path, Path
     ("own", "files", "expected"),
     [
         ("0::/\n", {"cpu.max": "200000 100000"}, 2),
-        ("0::/\n", {"cpu.max": "270000 100000"}, 2),  # Ray, too, rounds down
+        ("0::/\n", {"cpu.max": "270000 100000"}, 2),  # Ray rounds down too
         ("0::/\n", {"cpu.max": "50000 100000"}, 1),
         ("0::/\n", {"cpu.max": "max 100000"}, 16),
         ("0::/\n", {"cpu.max": "6400000 100000"}, 16),
@@ -53,21 +53,21 @@ def cgroup(folder: Path, own: str, files: Mapping[str, str]) -> tuple[Path, Path
         ),
     ],
 )
-def test_a_quota_counts_in_both_versions_of_cgroups(
+def test_the_quotas_of_both_versions_of_cgroups_limit_the_cpus(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: str, files: Mapping[str, str], expected: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(16)))
-    assert usable_cpus(*cgroup(tmp_path, own, files)) == expected
+    assert usable_cpus(*write_cgroups(tmp_path, own, files)) == expected
 
 
-def test_a_process_bound_to_one_cpu_counts_one() -> None:
+def test_a_process_bound_to_one_cpu_has_one_usable_cpu() -> None:
     bound = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
     count = "from physiq_ray.machine import usable_cpus; print(usable_cpus())"
     done = subprocess.run([sys.executable, "-c", bound + count], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
 
 
-def test_a_real_quota_counts() -> None:
+def test_a_real_quota_limits_the_cpus() -> None:
     try:
         CGROUP.mkdir()
     except OSError:
@@ -84,7 +84,7 @@ def test_a_real_quota_counts() -> None:
         CGROUP.rmdir()
 
 
-def test_a_prediction_computes_on_no_more_threads_than_it_has_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prediction_uses_at_most_as_many_threads_as_usable_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     state = ModelState(build_model(2).state_dict(), ClassMapping.of_poses([1, 2]), {1: "One", 2: "Two"})
     before = torch.get_num_threads()
     monkeypatch.setattr(single, "usable_cpus", lambda: 1)
@@ -96,13 +96,13 @@ def test_a_prediction_computes_on_no_more_threads_than_it_has_cpus(monkeypatch: 
         torch.set_num_threads(before)
 
 
-def test_a_folder_that_is_not_there_yet_can_be_written_and_stays_away(tmp_path: Path) -> None:
+def test_a_missing_folder_is_writable_and_is_not_created(tmp_path: Path) -> None:
     check_writable("output", str(tmp_path / "a" / "b"))
     check_writable("output", "s3://bucket/is-not-looked-at")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_in_the_folder_s_place_is_named_with_the_setting(tmp_path: Path) -> None:
+def test_a_file_instead_of_the_folder_is_named_with_the_setting(tmp_path: Path) -> None:
     (tmp_path / "model").write_text("")
     with pytest.raises(StorageError) as caught:
         check_writable("output", str(tmp_path / "model" / "deeper"))

@@ -7,7 +7,7 @@ from rich.console import Console
 from physiq_ray.progress import Bars
 
 
-def test_a_log_gets_a_line_a_label_every_ten_seconds():
+def test_a_log_gets_one_line_per_label_every_ten_seconds():
     log, now_s = io.StringIO(), [0.0]
     with Bars(log, "photos", clock=lambda: now_s[0]) as bars:
         for second in range(25):
@@ -22,7 +22,7 @@ def test_a_log_gets_a_line_a_label_every_ten_seconds():
     ]
 
 
-def test_a_terminal_gets_a_bar_a_label_and_one_over_all():
+def test_a_terminal_shows_a_bar_for_each_label_and_a_total():
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     with Bars(console, "photos") as bars:
         bars.update("s3://[red]checkins", 5, 10, "1 MB")

@@ -4,7 +4,7 @@ from physiq_ray.errors import DataError
 from physiq_ray.quarantine import Unreadable, check_unreadable
 
 
-def test_too_many_changed_photos_are_refused_in_words_of_their_own():
+def test_the_error_of_too_many_unreadable_photos_counts_changed_and_gone_ones():
     items = [
         Unreadable(f"s3://b/{n}.jpeg", step, "no") for n, step in enumerate(["changed", "gone", "fetch"])
     ]

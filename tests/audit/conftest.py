@@ -1,4 +1,4 @@
-"""A folder with photos and the files that an audit needs."""
+"""A folder with photos and a poses file, and the command that audits it."""
 
 import json
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 @pytest.fixture
 def data(tmp_path, make_photo):
-    """Fill a folder per pose id: 12 and 3 photos, a copy, a re-encoded one, a truncated one."""
+    """Make folders of two poses with 12 and 3 photos, a copy, a near-duplicate and a truncated photo."""
     for pose_id, count in ((1, 12), (2, 3)):
         (tmp_path / "photos" / str(pose_id)).mkdir(parents=True)
         for number in range(count):

@@ -36,7 +36,7 @@ def manifest_of(uris):
     return Manifest(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), ClassMapping(("1",)))
 
 
-def test_the_check_gives_up_when_no_answer_comes_for_many_photos_in_a_row(dead_endpoint, monkeypatch):
+def test_the_check_gives_up_after_many_photos_in_a_row_without_a_response(dead_endpoint, monkeypatch):
     monkeypatch.setattr(check_module, "GIVE_UP_AFTER", 5)
     uris = [f"s3://checkins/{number}.jpg" for number in range(200)]
 
@@ -51,7 +51,7 @@ def test_the_check_gives_up_when_no_answer_comes_for_many_photos_in_a_row(dead_e
     assert found.not_looked_at[-1] == found.check.gave_up
 
 
-def test_photos_that_no_answer_came_for_here_and_there_end_no_check(
+def test_the_check_continues_after_single_photos_without_a_response(
     dead_endpoint, monkeypatch, tmp_path, make_photo
 ):
     monkeypatch.setattr(check_module, "GIVE_UP_AFTER", 2)
@@ -63,7 +63,7 @@ def test_photos_that_no_answer_came_for_here_and_there_end_no_check(
     assert (check.num_checked, check.gave_up, len(check.unreadable)) == (10, None, 5)
 
 
-def test_no_more_photos_than_a_window_are_read_ahead(tmp_path, make_photo, monkeypatch):
+def test_at_most_a_window_of_photos_is_read_ahead(tmp_path, make_photo, monkeypatch):
     monkeypatch.setattr(check_module, "CHECKS_AHEAD", 4)
     (tmp_path / "a.jpg").write_bytes(make_photo())
     started, most_ahead = [], []
@@ -86,7 +86,7 @@ def test_no_more_photos_than_a_window_are_read_ahead(tmp_path, make_photo, monke
     assert max(most_ahead) <= 4
 
 
-def test_copies_make_one_pair_with_their_near_duplicate_and_not_one_each(audit, data, make_photo):
+def test_copies_and_their_near_duplicate_are_one_pair(audit, data, make_photo):
     photos = data / "photos" / "2"
     with Image.open(data / "photos" / "1" / "02.jpg") as image:
         image.resize((240, 320)).save(photos / "near-0.jpg", quality=70)
@@ -101,8 +101,8 @@ def test_copies_make_one_pair_with_their_near_duplicate_and_not_one_each(audit, 
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=12), st.integers(0, 8), st.data())
-def test_near_hashes_are_those_that_a_full_comparison_finds(hashes, most_bits, data):
-    for hash_ in list(hashes):  # neighbours, which random numbers never are
+def test_find_near_equals_a_comparison_of_all_pairs(hashes, most_bits, data):
+    for hash_ in list(hashes):  # random hashes are never near each other, so near ones are added
         flips = data.draw(st.lists(st.integers(0, 63), max_size=most_bits + 1))
         hashes.append(hash_ ^ sum(1 << bit for bit in set(flips)))
     expected = [

@@ -47,7 +47,7 @@ NOT_TRAINABLE = {
 
 
 @pytest.mark.parametrize(("files", "labels", "reason", "listed"), NOT_TRAINABLE.values(), ids=NOT_TRAINABLE)
-def test_what_cannot_be_trained_on_is_reported_whole_and_then_said(
+def test_data_that_cannot_be_trained_on_get_a_complete_report_and_the_reason(
     run_cli, data, capsys, files, labels, reason, listed
 ):
     source = data / "other"
@@ -74,7 +74,7 @@ def test_what_cannot_be_trained_on_is_reported_whole_and_then_said(
     assert {key: len(found[key]) for key in listed} == listed
 
 
-def test_a_file_in_a_place_that_cannot_be_is_refused_before_the_listing(audit, data):
+def test_an_impossible_path_of_a_file_is_refused_before_the_listing(audit, data):
     sheet = data / "poses.json" / "sheet.png"
     done = audit("--sheet", sheet)
     assert (done.returncode, done.stdout) == (1, "")
@@ -83,7 +83,7 @@ def test_a_file_in_a_place_that_cannot_be_is_refused_before_the_listing(audit, d
     )
 
 
-def test_a_file_that_cannot_be_written_costs_no_report(audit, data):
+def test_the_report_is_printed_even_if_a_file_cannot_be_written(audit, data):
     (data / "sheet.png").mkdir()
     sheet = ("--sheet", data / "sheet.png", "--manifest", data / "m.parquet")
     done = audit(*sheet)
@@ -96,7 +96,7 @@ def test_a_file_that_cannot_be_written_costs_no_report(audit, data):
     assert json.loads(done.stdout)["files"] == [f"{data}/m.parquet"]
 
 
-def test_a_bucket_that_cannot_be_listed_makes_the_audit_partly_failed(run_cli, data, s3):
+def test_an_audit_with_a_bucket_that_cannot_be_listed_is_incomplete(run_cli, data, s3):
     done = run_cli(
         *("audit", "--sources", data / "photos", "s3://no-such-bucket-here"),
         *("--poses", data / "poses.json", "--labels", data / "labels.json"),
@@ -113,7 +113,7 @@ def test_a_bucket_that_cannot_be_listed_makes_the_audit_partly_failed(run_cli, d
     assert "NOT COMPLETE: audited without s3://no-such-bucket-here" in done.stderr
 
 
-def test_a_photo_that_could_not_be_fetched_is_not_called_bad(
+def test_a_photo_that_could_not_be_fetched_is_not_reported_as_damaged(
     run_cli, data, make_bucket, make_photo, s3_direct
 ):
     names = {f"{pose_id}-{number}.jpg": pose_id for pose_id in (1, 2) for number in range(4)}
@@ -145,7 +145,9 @@ def test_a_photo_that_could_not_be_fetched_is_not_called_bad(
     assert found["not_looked_at"]
 
 
-def test_near_duplicates_without_their_package_are_refused_before_the_listing(tmp_path, monkeypatch, capsys):
+def test_near_duplicates_without_the_imagehash_package_are_refused_before_the_listing(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "imagehash", None)
 

@@ -15,7 +15,8 @@ def test_the_report_counts_without_reading_photos(audit, data):
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{data}/photos: 19 photos, 18 labelled, 1 unlabelled" in done.stdout
     lines = [line.split() for line in done.stdout.splitlines()]
-    # Of 14 photos 3 are for validation, or 2 where the next group by its path is that of the two copies.
+    # The order of groups depends on the folder's path. 3 of 14 photos are for validation, or 2 if the two
+    # copies would come next.
     front = next(line for line in lines if line[:3] == ["Front", "Lat", "Spread"])
     assert front[3:] in (["(1)", "11", "3", "77.8%"], ["(1)", "12", "2", "77.8%"])
     assert ["Side", "Chest", "(2)", "3", "1", "22.2%"] in lines
@@ -29,7 +30,7 @@ def test_the_report_counts_without_reading_photos(audit, data):
 
 
 def test_photos_in_heic_and_poses_without_a_photo_are_listed(audit, data, capsys, monkeypatch, tmp_path):
-    (tmp_path / "pillow_heif.py").write_text("raise ImportError")  # as where the extra is not installed
+    (tmp_path / "pillow_heif.py").write_text("raise ImportError")  # as if the extra were not installed
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     monkeypatch.setenv("PYTHONPATH", path)
     monkeypatch.setattr(kinds, "reads_heic", lambda: False)
@@ -49,7 +50,7 @@ def test_photos_in_heic_and_poses_without_a_photo_are_listed(audit, data, capsys
     assert found["poses_without_photo"] == ["pose 6 Most Muscular"]
 
 
-def test_what_was_not_looked_for_is_null_and_not_none_found(audit):
+def test_results_that_were_not_searched_are_null_and_not_empty(audit):
     found = json.loads(audit("--json").stdout)
     assert found["check"] is None
     assert found["near_duplicates_across_splits"] is None
@@ -58,7 +59,7 @@ def test_what_was_not_looked_for_is_null_and_not_none_found(audit):
     assert found["near_duplicates_across_splits"] is None
 
 
-def test_a_photo_of_an_unknown_pose_is_not_counted_without_a_label(audit, data):
+def test_a_photo_whose_label_has_an_unknown_pose_does_not_count_as_unlabelled(audit, data):
     labels = [{"poseId": 99, "s3Filename": "unlabelled.jpg"}]
     (data / "labels.json").write_text(json.dumps(labels))
     done = audit("--labels", data / "labels.json")
@@ -67,7 +68,7 @@ def test_a_photo_of_an_unknown_pose_is_not_counted_without_a_label(audit, data):
     assert "record 1: 'unlabelled.jpg': pose 99" in done.stdout
 
 
-def test_json_holds_what_reading_the_photos_found_and_the_files_are_written(audit, data):
+def test_json_has_the_results_of_the_check_and_the_files_are_written(audit, data):
     done = audit(
         "--near-duplicates",
         "--json",

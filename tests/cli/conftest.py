@@ -1,4 +1,4 @@
-"""A model whose answers are known, and `predict` with it."""
+"""A model with known answers, and `predict` with this model."""
 
 import os
 import subprocess
@@ -16,11 +16,13 @@ NAMES = {2: "Front Double Biceps", 7: "@Übung", 11: "Abs & Thighs"}
 
 @pytest.fixture(scope="session")
 def fixed_model(tmp_path_factory):
-    """A model that gives every photo pose 2 by 66.5241 %, pose 7 by 24.4728 % and pose 11 by 9.0031 %."""
+    """Save a model with the same answer for every photo: pose 2: 66.5241 %, 7: 24.4728 %, 11: 9.0031 %."""
     folder = tmp_path_factory.mktemp("model")
     weights = build_model(3).state_dict()
     weights["fc.weight"] = torch.zeros_like(weights["fc.weight"])
-    weights["fc.bias"] = torch.tensor([0.0, 2.0, 1.0])  # poses 11, 2, 7: string order
+    weights["fc.bias"] = torch.tensor(
+        [0.0, 2.0, 1.0]
+    )  # of poses 11, 2, 7, because class indices follow string order
     state = ModelState(weights, ClassMapping.of_poses(NAMES), NAMES, image_size=64)
     save_model_files(state, str(folder))
     return folder
@@ -28,9 +30,9 @@ def fixed_model(tmp_path_factory):
 
 @pytest.fixture
 def predict(fixed_model, tmp_path, run_here):
-    """Give a function that runs predict without figures; stdout comes as bytes.
+    """Give a function that runs predict without figures; its stdout and stderr are bytes.
 
-    Only with an environment of its own it is a process of its own, which imports torch for seconds.
+    With env, it runs in a new process, which needs seconds to import torch; else in this one.
     """
 
     def run(*args, env=None):

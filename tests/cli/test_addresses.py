@@ -13,9 +13,11 @@ LIST = "# comment\r\n\r\n  a.jpg  \r\nnot here.jpg\r\n"
         LIST.encode("utf-16"),
         LIST.replace("\r\n", "\r").encode(),
     ],
-    ids=["utf-8", "with a mark", "utf-16", "old Mac"],
+    ids=["utf-8", "with a byte order mark", "utf-16", "CR line ends"],
 )
-def test_a_list_may_have_comments_blank_lines_marks_and_any_line_ends(predict, make_photo, tmp_path, data):
+def test_a_list_may_have_comments_blank_lines_a_byte_order_mark_and_any_line_ends(
+    predict, make_photo, tmp_path, data
+):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_bytes(make_photo())
     (tmp_path / "in" / "list.txt").write_bytes(data)
@@ -26,7 +28,7 @@ def test_a_list_may_have_comments_blank_lines_marks_and_any_line_ends(predict, m
     assert rows[1]["error"] == "read in/not here.jpg: No such file or directory"
 
 
-def test_relative_entries_mean_a_file_next_to_the_list_before_one_of_the_working_folder(
+def test_relative_entries_are_looked_up_next_to_the_list_and_then_in_the_working_folder(
     predict, make_photo, tmp_path
 ):
     for folder in ("in", "photos"):
@@ -68,9 +70,9 @@ def test_a_list_in_a_bucket_names_photos_next_to_it(predict, make_bucket, make_p
         (b"a.jpg\nb\0.jpg", "@list.txt, line 2: no UTF-8 text; save the list as UTF-8"),
     ],
 )  # fmt: skip
-def test_a_list_that_cannot_be_used_is_one_sentence(run_cli, tmp_path, data, message):
+def test_an_unusable_list_is_reported_in_one_sentence(run_cli, tmp_path, data, message):
     if data is not None:
         (tmp_path / "list.txt").write_bytes(data)
-    done = run_cli("predict", "@list.txt", "--model", "never-looked-at")
+    done = run_cli("predict", "@list.txt", "--model", "not-read")
     assert done.returncode in (1, 2)
     assert done.stderr == f"physiq-ray predict: {message}\n"

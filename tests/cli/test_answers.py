@@ -1,4 +1,4 @@
-"""predict's answers as tables, and its lists of addresses."""
+"""The formats in which predict prints its answers."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 
-def test_csv_has_a_row_for_each_photo_and_for_each_that_cannot_be_read(predict, make_photo, tmp_path):
+def test_csv_has_a_row_for_each_photo_even_if_it_is_unreadable(predict, make_photo, tmp_path):
     for name in ("a.jpg", "=1+1.jpg", 'b, "c".jpg', "-d.jpg"):
         (tmp_path / name).write_bytes(make_photo())
     (tmp_path / "broken.jpg").write_bytes(b"")
@@ -33,7 +33,7 @@ def test_csv_has_a_row_for_each_photo_and_for_each_that_cannot_be_read(predict, 
     )
 
 
-def test_csv_is_utf8_whatever_the_terminal_says_and_names_that_are_no_text_are_escaped(
+def test_csv_is_utf_8_on_an_ascii_terminal_and_names_that_cannot_be_decoded_are_escaped(
     predict, make_photo, tmp_path
 ):
     odd = os.fsdecode(b"\xe4.jpg")
@@ -46,36 +46,38 @@ def test_csv_is_utf8_whatever_the_terminal_says_and_names_that_are_no_text_are_e
 
 def test_csv_on_a_terminal_has_no_byte_order_mark(fixed_model, make_photo, tmp_path):
     (tmp_path / "a.jpg").write_bytes(make_photo())
-    mine, its = pty.openpty()
+    ours, terminal = pty.openpty()
     subprocess.run(
         [
             *(sys.executable, "-m", "physiq_ray.cli", "predict", "a.jpg", "--model", fixed_model),
             *("--no-figures", "--format", "csv"),
         ],
         cwd=tmp_path,
-        stdout=its,
+        stdout=terminal,
         timeout=120,
         check=True,
     )
-    assert os.read(mine, 4096).startswith(b"uri,pose_id,")
-    os.close(mine)
-    os.close(its)
+    assert os.read(ours, 4096).startswith(b"uri,pose_id,")
+    os.close(ours)
+    os.close(terminal)
 
 
-def test_a_key_that_is_a_formula_or_has_lines_stays_one_harmless_row(predict, make_bucket, make_photo):
+def test_a_key_with_a_formula_or_a_line_break_is_one_harmless_csv_row(predict, make_bucket, make_photo):
     bucket = make_bucket({"new/two\nlines.jpg": make_photo(), "new/=HYPERLINK(1).jpg": make_photo()})
     done = predict(f"s3://{bucket}/new", "--format", "csv")
     rows = list(csv.reader(io.StringIO(done.stdout.decode("utf-8-sig"), newline="")))
     assert [row[0] for row in rows[1:]] == [
-        f"s3://{bucket}/new/=HYPERLINK(1).jpg",  # within a cell it is no formula
+        f"s3://{bucket}/new/=HYPERLINK(1).jpg",  # the cell begins with s3://, so it is not a formula
         f"s3://{bucket}/new/two\nlines.jpg",
     ]
     assert done.returncode == 0
 
 
-def test_json_lines_hold_an_object_a_photo_and_top_cuts_the_probabilities(predict, make_photo, tmp_path):
+def test_json_lines_have_an_object_for_each_photo_and_top_limits_the_probabilities(
+    predict, make_photo, tmp_path
+):
     (tmp_path / "a.jpg").write_bytes(make_photo(size=(90, 120)))
-    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    (tmp_path / "broken.jpg").write_bytes(b"not a photo")
     done = predict("broken.jpg", "a.jpg", "--format", "jsonl", "--top", "2")
     assert done.returncode == 1
     broken, answer = (json.loads(line) for line in done.stdout.decode("utf-8").splitlines())
@@ -87,7 +89,7 @@ def test_json_lines_hold_an_object_a_photo_and_top_cuts_the_probabilities(predic
     assert answer["size"] == {"width": 90, "height": 120}
 
 
-def test_format_json_is_what_the_flag_json_prints(predict, make_photo, tmp_path):
+def test_format_json_and_the_flag_json_print_the_same(predict, make_photo, tmp_path):
     (tmp_path / "a.jpg").write_bytes(make_photo())
     by_format = predict("a.jpg", "nowhere.jpg", "--format", "json")
     by_flag = predict("a.jpg", "nowhere.jpg", "--json")
@@ -98,7 +100,7 @@ def test_format_json_is_what_the_flag_json_prints(predict, make_photo, tmp_path)
     assert len(document["predictions"][0]["probabilities"]) == 3
 
 
-def test_a_table_has_a_line_a_photo(predict, make_photo, tmp_path):
+def test_a_table_has_a_line_for_each_photo(predict, make_photo, tmp_path):
     (tmp_path / "a.jpg").write_bytes(make_photo())
     (tmp_path / "broken.jpg").write_bytes(b"")
     done = predict("a.jpg", "broken.jpg", "--format", "table", "--top", "9")

@@ -31,14 +31,14 @@ def test_help_shows_the_settings_of_the_service_in_groups():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_fits_80_columns_and_says_what_each_value_is(command, monkeypatch):
+def test_help_fits_80_columns_and_describes_each_value(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     text = find_parsers()[command].format_help()
     assert [line for line in text.splitlines() if len(line) > 80] == []
     assert not re.search(r"^  --[a-z-]+ (TEXT|STRING|X|N)\b", text, re.MULTILINE)
 
 
-def test_help_gives_the_number_of_answers_in_a_file():
+def test_help_of_predict_gives_the_default_number_of_answers_in_a_file():
     from physiq_ray.prediction.batch import PART_ROWS
 
     assert f"answers in each file of --output (default: {PART_ROWS})" in " ".join(
@@ -46,7 +46,7 @@ def test_help_gives_the_number_of_answers_in_a_file():
     )
 
 
-def test_every_setting_is_a_flag_of_train_and_nothing_else_is():
+def test_the_flags_of_train_are_all_settings():
     flags = {
         option
         for action in find_parsers()["train"]._actions
@@ -66,12 +66,12 @@ def test_predict_has_these_flags_and_no_others():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_s_help_ends_with_lines_to_paste(run_cli, command):
+def test_the_help_of_each_command_ends_with_examples(run_cli, command):
     done = run_cli(command, "--help")
     assert done.returncode == 0
     assert f"  physiq-ray {command}" in done.stdout.partition("examples:")[2]
     assert ("--config FILE" in done.stdout) == ("--config's file" in " ".join(done.stdout.split()))
 
 
-def test_no_command_is_wrong_use(run_cli):
+def test_a_missing_command_is_a_usage_error(run_cli):
     assert run_cli().returncode == 2

@@ -32,7 +32,7 @@ def test_predict_prints_pose_confidence_and_all_probabilities_and_writes_the_fig
     assert (tmp_path / "predictions" / "photo.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_predict_goes_on_after_a_broken_photo_and_says_which(run_here, model, make_photo, tmp_path):
+def test_predict_continues_after_an_unreadable_photo_and_names_it(run_here, model, make_photo, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "same.jpg").write_bytes(make_photo())
@@ -51,7 +51,7 @@ def test_predict_goes_on_after_a_broken_photo_and_says_which(run_here, model, ma
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["same-2.png", "same.png"]
 
 
-def test_an_answer_stands_without_its_figure(run_here, model, make_photo, tmp_path):
+def test_an_answer_is_printed_even_if_its_figure_cannot_be_written(run_here, model, make_photo, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(make_photo())
     (tmp_path / "predictions").write_text("a file where the folder should be")
     done = run_here("predict", "photo.jpg", "--model", model, "--json")
@@ -62,16 +62,18 @@ def test_an_answer_stands_without_its_figure(run_here, model, make_photo, tmp_pa
     assert len(answer["errors"]) == 1
 
 
-def test_names_no_file_can_have_are_one_line_and_no_traceback(run_cli, run_here, model, make_photo, tmp_path):
+def test_impossible_file_names_are_reported_in_one_line_without_a_traceback(
+    run_cli, run_here, model, make_photo, tmp_path
+):
     (tmp_path / "photo.jpg").write_bytes(make_photo())
     name = "x" * 300
     one = run_here("predict", name, "photo.jpg", "--model", model, "--no-figures", "--json")
     assert one.returncode == 1
     assert [item["uri"] for item in json.loads(one.stdout)["predictions"]] == ["photo.jpg"]
     assert one.stderr == f"physiq-ray predict: read {name}: File name too long\n"
-    all_of_them = run_cli("predict", name, "--model", model, "--output", "out")
+    batch = run_cli("predict", name, "--model", model, "--output", "out")
     no_model = run_here("predict", "photo.jpg", "--model", name)
-    for done in (all_of_them, no_model):
+    for done in (batch, no_model):
         assert done.returncode == 1
         assert "File name too long" in done.stderr
         assert len(done.stderr.splitlines()) == 1
@@ -102,19 +104,19 @@ def test_flags_of_predict_that_exclude_each_other_are_refused(run_cli, model, tm
         (("--top", "0"), "--top=0 (poses in each answer): expected at least 1"),
     ],
 )
-def test_formats_that_cannot_be_had_are_refused_before_any_work(run_cli, tmp_path, flags, message):
-    done = run_cli("predict", "a.jpg", "--model", "never-looked-at", *flags)
+def test_formats_that_exclude_other_flags_are_refused_before_any_work(run_cli, tmp_path, flags, message):
+    done = run_cli("predict", "a.jpg", "--model", "not-read", *flags)
     assert done.returncode == 2
     assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_predict_with_an_output_answers_a_bucket_and_names_what_it_could_not(
+def test_predict_with_an_output_answers_a_bucket_and_names_unreadable_photos(
     run_cli, model, make_bucket, make_photo, tmp_path
 ):
     photos = {f"new/{n}.jpeg": make_photo(seed=n, size=(72, 96)) for n in range(4)}
-    bucket = make_bucket({**photos, "new/broken.jpeg": b"no photo"})
+    bucket = make_bucket({**photos, "new/broken.jpeg": b"not a photo"})
     out = tmp_path / "out"
     done = run_cli("predict", f"s3://{bucket}/new", "nowhere", "--model", model, "--output", out, "--json")
     assert done.returncode == 1, done.stderr
@@ -125,8 +127,8 @@ def test_predict_with_an_output_answers_a_bucket_and_names_what_it_could_not(
         "unreadable_file": str(out / "_unreadable.jsonl"),
         "failures": [f"list {tmp_path / 'nowhere'}: No such file or directory"],
     }
-    # Ray's C++ half announces each actor pool on stderr (ray issue 53727), past all that can be set; a slow
-    # machine also sees progress.
+    # Ray's C++ code reports each actor pool on stderr, and no setting prevents it (ray issue 53727). On a
+    # slow machine, progress is printed too.
     noise = ("core_worker.cc", "  predicting: ")
     lines = [line for line in done.stderr.splitlines() if not any(part in line for part in noise)]
     assert len(lines) == 2, done.stderr

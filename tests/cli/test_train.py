@@ -12,7 +12,7 @@ from physiq_ray.model import build_model
 
 @pytest.fixture
 def project(tmp_path):
-    """A folder with a poses file and a function that writes labels: (file name, pose id) pairs."""
+    """Write a poses file; give a function that writes labels from pairs (file name, pose id)."""
     (tmp_path / "mappings").mkdir()
     (tmp_path / "mappings" / "poses.json").write_text('[{"id": 1, "name": "One"}, {"id": 2, "name": "Two"}]')
 
@@ -62,7 +62,7 @@ def test_a_missing_label_file_is_named_with_its_remedy(run_cli, project):
         ("--sources", "photos", "--poses", "nowhere.json"),
     ],
 )
-def test_wrong_inputs_of_a_training_are_told_before_ray_and_torch_are_imported(project, tmp_path, flags):
+def test_wrong_inputs_of_a_training_are_reported_before_ray_and_torch_are_imported(project, tmp_path, flags):
     code = (
         "import sys; from physiq_ray.cli import main; status = main(sys.argv[1:]);"
         "print(status, [name for name in ('ray', 'torch') if name in sys.modules])"
@@ -83,14 +83,14 @@ def test_labels_that_match_nothing_show_an_example_of_both(run_cli, project, mak
     assert "'IMG1.jpeg'" in done.stderr
 
 
-def test_an_empty_bucket_is_said(run_cli, project, make_bucket):
+def test_an_empty_bucket_is_reported(run_cli, project, make_bucket):
     bucket = make_bucket({})
     done = run_cli(*TRAIN, "--sources", f"s3://{bucket}")
     assert done.returncode == 1
     assert f"no photos in s3://{bucket}; check bucket and prefix" in done.stderr
 
 
-def test_wrong_credentials_fail_with_every_bucket_s_reason(run_cli, project, make_bucket, make_photo):
+def test_wrong_credentials_are_reported_for_each_bucket(run_cli, project, make_bucket, make_photo):
     buckets = [make_bucket({"a.jpeg": make_photo()}) for _ in range(2)]
     done = run_cli(
         *TRAIN, "--sources", *(f"s3://{name}" for name in buckets), env={"AWS_ACCESS_KEY_ID": "WRONG"}
@@ -106,8 +106,8 @@ def test_a_refused_download_of_imagenet_weights_is_one_message(
 ):
     project(*((f"{n}.jpeg", 1 + n % 2) for n in range(8)))
     bucket = make_bucket({f"{n}.jpeg": make_photo(seed=n) for n in range(8)})
-    nobody = {"https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path / "torch")}
-    done = run_cli("train", "--sources", f"s3://{bucket}", env=nobody)
+    no_network = {"https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path / "torch")}
+    done = run_cli("train", "--sources", f"s3://{bucket}", env=no_network)
     assert done.returncode == 1
     assert "weights=imagenet" in done.stderr
     assert "give a file or s3:// address of its state dict, or weights=random" in done.stderr
@@ -115,7 +115,7 @@ def test_a_refused_download_of_imagenet_weights_is_one_message(
 
 
 @pytest.mark.slow
-def test_a_run_from_s3_to_s3_with_given_weights_is_partly_failed_by_a_missing_bucket(
+def test_a_training_from_s3_to_s3_with_given_weights_reports_a_missing_bucket(
     run_cli, project, make_bucket, make_photo
 ):
     project(*((f"{n}.jpeg", 1 + n % 2) for n in range(12)))

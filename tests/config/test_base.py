@@ -30,7 +30,7 @@ def test_settings_survive_pickling() -> None:
 @pytest.mark.parametrize(
     ("kind", "name"), [(kind, name) for kind in KINDS for name in kind.model_fields], ids=str
 )
-def test_every_setting_says_its_effect_in_a_line_and_what_its_values_are(
+def test_each_setting_describes_its_effect_in_one_line_and_its_values(
     kind: type[BaseSettings], name: str
 ) -> None:
     setting = kind.model_fields[name]
@@ -51,7 +51,7 @@ def test_every_setting_says_its_effect_in_a_line_and_what_its_values_are(
         (LocalServingSettings, "max_body_bytes", "BYTES"),
     ],
 )
-def test_a_setting_says_what_its_values_are(kind: type[BaseSettings], name: str, form: str) -> None:
+def test_describe_form_names_the_values_of_a_setting(kind: type[BaseSettings], name: str, form: str) -> None:
     assert describe_form(name, kind.model_fields[name]) == form
 
 

@@ -12,7 +12,7 @@ def test_a_setting_without_a_group_is_refused() -> None:
         Wrong.names_by_group()
 
 
-def test_settings_are_shown_in_the_order_of_the_groups_and_each_once() -> None:
+def test_each_setting_is_shown_once_in_the_order_of_the_groups() -> None:
     for kind in KINDS:
         groups = kind.names_by_group()
         assert list(groups) == [group for group in Group if group in groups]

@@ -37,21 +37,21 @@ def test_file_beats_default_environment_beats_file_and_flag_beats_environment(to
     assert (settings.epochs, settings.batch_size, settings.patience, settings.seed) == (1, 2, 3, 4)
 
 
-def test_a_flag_that_is_none_was_not_given() -> None:
+def test_a_flag_of_none_counts_as_not_given() -> None:
     assert settings_of({"seed": None}, environment={"PHYSIQ_SEED": "7"}).seed == 7
 
 
-def test_a_flag_of_zero_was_given() -> None:
+def test_a_flag_of_zero_counts_as_given() -> None:
     assert settings_of({"seed": 0}, environment={"PHYSIQ_SEED": "7"}).seed == 0
 
 
-def test_flags_come_as_text_and_become_numbers() -> None:
+def test_flags_that_are_text_become_numbers() -> None:
     settings = settings_of({"epochs": "3", "learning_rate": "1e-3"})
 
     assert (settings.epochs, settings.learning_rate) == (3, 0.001)
 
 
-def test_lists_and_pairs_come_from_the_environment_separated_by_commas() -> None:
+def test_lists_and_pairs_in_the_environment_are_separated_by_commas() -> None:
     settings = settings_of(
         environment={
             "PHYSIQ_SOURCES": "s3://checkin-poses, s3://workout-images/2024 ,photos",
@@ -63,14 +63,14 @@ def test_lists_and_pairs_come_from_the_environment_separated_by_commas() -> None
     assert settings.source_buckets == {"checkins": "checkin-poses", "training": "workout-images"}
 
 
-def test_lists_and_pairs_come_from_flags_as_lists_of_words() -> None:
+def test_lists_and_pairs_in_flags_are_lists_of_words() -> None:
     settings = settings_of({"sources": ["s3://aaa", "s3://bbb"], "source_buckets": ["a=aaa", "b=bbb"]})
 
     assert settings.sources == ("s3://aaa", "s3://bbb")
     assert settings.source_buckets == {"a": "aaa", "b": "bbb"}
 
 
-def test_lists_and_pairs_come_from_a_file_in_toml_s_own_form(toml: Path) -> None:
+def test_lists_and_pairs_in_a_file_are_arrays_and_tables_of_toml(toml: Path) -> None:
     toml.write_text('sources = ["s3://aaa", "photos"]\n[source_buckets]\ncheckins = "aaa"\n')
 
     settings = settings_of(file=toml)
@@ -113,7 +113,7 @@ def test_lists_and_pairs_come_from_a_file_in_toml_s_own_form(toml: Path) -> None
         ("run_name", "x" * 101, "at most 100"),
     ],
 )
-def test_a_wrong_flag_is_named_with_its_value_and_what_was_expected(
+def test_a_wrong_flag_is_named_with_its_value_and_the_expected_one(
     key: str, value: Any, message: str
 ) -> None:
     with pytest.raises(SettingError) as caught:
@@ -124,7 +124,7 @@ def test_a_wrong_flag_is_named_with_its_value_and_what_was_expected(
     assert message in said
 
 
-def test_a_wrong_variable_is_named_as_the_variable() -> None:
+def test_a_wrong_environment_variable_is_named_with_its_prefix() -> None:
     with pytest.raises(SettingError, match=r"^PHYSIQ_BATCH_SIZE='0' \(photos per step"):
         settings_of(environment={"PHYSIQ_BATCH_SIZE": "0"})
 
@@ -138,7 +138,7 @@ def test_a_wrong_key_of_the_file_is_named_with_the_file(toml: Path) -> None:
         settings_of(file=toml)
 
 
-def test_true_in_a_file_is_no_number(toml: Path) -> None:
+def test_true_in_a_file_is_not_a_number(toml: Path) -> None:
     toml.write_text("epochs = true\n")
 
     with pytest.raises(SettingError, match="epochs=True"):
@@ -158,11 +158,11 @@ def test_all_wrong_values_are_named_at_once_and_each_only_once() -> None:
     )
 
 
-def test_a_value_that_a_later_layer_replaces_is_not_looked_at() -> None:
+def test_a_value_that_a_later_layer_replaces_is_not_checked() -> None:
     assert settings_of({"epochs": 3}, environment={"PHYSIQ_EPOCHS": "many"}).epochs == 3
 
 
-def test_an_unknown_key_of_the_file_is_named_with_the_likely_one(toml: Path) -> None:
+def test_an_unknown_key_of_the_file_is_named_with_a_similar_setting(toml: Path) -> None:
     toml.write_text("learning_rte = 0.1\n")
 
     with pytest.raises(
@@ -171,7 +171,7 @@ def test_an_unknown_key_of_the_file_is_named_with_the_likely_one(toml: Path) -> 
         settings_of(file=toml)
 
 
-def test_an_unknown_key_like_no_other_is_named_alone(toml: Path) -> None:
+def test_an_unknown_key_without_a_similar_setting_is_named_alone(toml: Path) -> None:
     toml.write_text("[xyz]\nepochs = 3\n")
 
     with pytest.raises(SettingError, match=r"physiq\.toml: xyz: no such setting$"):
@@ -185,18 +185,18 @@ def test_a_misspelt_variable_is_refused() -> None:
         settings_of(environment={"PHYSIQ_EPOCH": "3"})
 
 
-def test_another_s_variable_passes() -> None:
+def test_a_variable_of_another_program_is_ignored() -> None:
     environment = {"PHYSIQ_HOMEPAGE": "example.org", "PHYSIQ_": "", "PHYSIQUE_EPOCHS": "3", "EPOCHS": "3"}
 
     assert settings_of(environment=environment) == settings_of()
 
 
-def test_a_file_that_is_not_there_is_named() -> None:
+def test_a_missing_file_is_named() -> None:
     with pytest.raises(SettingError, match=r"^--config missing\.toml: cannot be read \(No such file"):
         settings_of(file=Path("missing.toml"))
 
 
-def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
+def test_a_folder_instead_of_the_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"cannot be read \(Is a directory\); give the path"):
         settings_of(file=tmp_path)
 
@@ -209,7 +209,7 @@ def test_a_file_that_is_not_toml_is_refused(toml: Path, content: bytes) -> None:
         settings_of(file=toml)
 
 
-def test_every_class_of_settings_is_looked_through_for_the_names_of_variables() -> None:
+def test_kinds_has_the_settings_of_every_class() -> None:
     classes = [value for value in vars(config).values() if isinstance(value, type)]
     names = {name for kind in classes if issubclass(kind, BaseSettings) for name in kind.model_fields}
     assert names == {name for kind in KINDS for name in kind.model_fields}

@@ -65,28 +65,28 @@ def test_the_defaults_are_the_documented_ones() -> None:
     }
 
 
-def test_a_run_that_names_its_cache_as_before_can_go_on() -> None:
+def test_a_run_with_the_old_name_of_its_cache_can_resume() -> None:
     assert load_settings({"cache": "object_store"}, environment={}).cache == "memory"
 
 
-def test_a_password_is_not_kept_with_the_settings() -> None:
+def test_an_mlflow_address_with_a_password_is_refused() -> None:
     with pytest.raises(SettingError, match=r"mlflow.*MLFLOW_TRACKING_USERNAME"):
         load_settings({"mlflow": "http://coach:secret@tracking:5000"}, environment={})
 
 
-def test_the_strengths_of_augmentation_are_those_that_the_setting_offers() -> None:
+def test_augment_offers_the_strengths_of_augmentation() -> None:
     from physiq_ray.training.augment import STRENGTHS
 
     assert choices_of(Settings, "augment") == {"none", *STRENGTHS}
 
 
-def test_the_places_of_decoded_photos_are_those_that_the_setting_offers() -> None:
+def test_cache_offers_the_kinds_of_photo_storage() -> None:
     from physiq_ray.ingest.choose import Kind
 
     assert choices_of(Settings, "cache") == {"auto", "gpu", *typing.get_args(Kind)}
 
 
-def test_the_fields_of_a_label_are_those_that_its_table_has() -> None:
+def test_label_fields_are_the_columns_of_the_label_table() -> None:
     assert {*LABEL_FIELDS, "group"} == set(LABEL_SCHEMA.names)
 
 
@@ -109,7 +109,7 @@ def test_the_fields_of_a_label_are_those_that_its_table_has() -> None:
         ),
     ],
 )
-def test_settings_that_do_not_go_together_are_both_named(values: dict[str, Any], message: str) -> None:
+def test_two_settings_that_exclude_each_other_are_both_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError) as caught:
         load_settings(values, environment={})
     assert str(caught.value) == message
@@ -121,7 +121,7 @@ def test_a_training_size_out_of_range_is_named() -> None:
 
 
 @pytest.mark.parametrize("kind", [Settings, SyncSettings, CleanseSettings])
-def test_unsigned_requests_that_somebody_pays_for_are_refused(kind):
+def test_requester_pays_and_anonymous_exclude_each_other(kind):
     with pytest.raises(SettingError) as caught:
         load_settings({"anonymous": "yes", "requester_pays": "yes"}, environment={}, kind=kind)
     assert str(caught.value) == (

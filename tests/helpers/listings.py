@@ -1,4 +1,4 @@
-"""List sources in tests, and fill folders."""
+"""List one source, read the keys of a listing, and fill a folder to be listed."""
 
 from pathlib import Path
 

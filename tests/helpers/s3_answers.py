@@ -1,4 +1,4 @@
-"""Answers for a server that plays S3 by a script: a listing's pages and errors."""
+"""Answers of a scripted S3 server: pages of a listing, and errors."""
 
 from collections.abc import Callable
 

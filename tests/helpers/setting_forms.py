@@ -1,4 +1,4 @@
-"""What values help shows for a setting."""
+"""The values that the help of a setting offers."""
 
 from physiq_ray.config import BaseSettings, describe_form
 

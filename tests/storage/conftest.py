@@ -1,4 +1,4 @@
-"""Clients with another configuration, and a server that gives scripted answers."""
+"""S3 clients with a changed configuration, and a server with scripted answers."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ Aws = Callable[..., None]
 
 @pytest.fixture
 def aws(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
-    """Give a function that changes the AWS environment; None takes a variable away."""
+    """Give a function that changes AWS environment variables; None removes a variable."""
 
     def change(**variables: str | None) -> None:
         for name, value in variables.items():
@@ -32,17 +32,17 @@ def aws(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
 
 @pytest.fixture
 def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try again at once, here and in botocore."""
+    """Remove the waits between attempts, in our own retries and in botocore's."""
     monkeypatch.setattr(storage.retry, "FIRST_WAIT_S", 0)
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
 
 
 @pytest.fixture
 def scripted_s3(aws: Aws) -> Iterator[Callable[[Script], list[str]]]:
-    """Give a function that starts a server with faults no real one shows when asked.
+    """Give a function that starts a server with scripted answers, to inject faults.
 
-    The script turns a request's number into status, headers and body, sent as they are before the
-    connection is closed; what is returned grows by each request's path.
+    The script gets the number of the request, from 1, and gives the answer: status, headers and body. They
+    are sent unchanged. The function returns a list, to which the path of each request is appended.
     """
     servers: list[ThreadingHTTPServer] = []
 

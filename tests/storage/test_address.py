@@ -47,7 +47,7 @@ def test_a_folder_s_path_becomes_absolute(tmp_path: Path, monkeypatch: pytest.Mo
         "s3://check ins/a",
     ],
 )
-def test_a_name_that_no_bucket_can_have_is_refused(text: str) -> None:
+def test_an_invalid_bucket_name_is_refused(text: str) -> None:
     with pytest.raises(SettingError, match=r"^sources: 's3://.*cannot be the name of a bucket$"):
         parse_source(text)
 
@@ -64,7 +64,7 @@ def test_an_empty_address_is_refused(text: str) -> None:
         parse_source(text)
 
 
-def test_no_source_at_all_is_refused() -> None:
+def test_an_empty_list_of_sources_is_refused() -> None:
     with pytest.raises(SettingError, match=r"^sources: none given; .*PHYSIQ_SOURCES$"):
         parse_sources([])
 
@@ -86,7 +86,7 @@ def test_sources_that_contain_each_other_are_refused(texts: list[str], message: 
     assert str(caught.value) == f"sources: {message} give one of the two"
 
 
-def test_a_folder_under_another_name_is_the_same_folder(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_counts_as_the_same_source(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "photos")
 
@@ -94,25 +94,25 @@ def test_a_folder_under_another_name_is_the_same_folder(tmp_path: Path) -> None:
         parse_sources([f"{tmp_path}/photos", f"{tmp_path}/link"])
 
 
-def test_neighbours_whose_names_begin_alike_are_no_conflict() -> None:
+def test_sources_with_a_common_beginning_do_not_contain_each_other() -> None:
     texts = ["s3://aaa/x", "s3://aaa/x2", "s3://aaab", "/photos", "/photos2", "aaa"]
 
     assert len(parse_sources(texts)) == 6
 
 
 @given(st.text(min_size=1))
-def test_a_uri_gives_its_key_back_whatever_stands_in_it(key: str) -> None:
+def test_split_uri_gives_any_key_back(key: str) -> None:
     assert split_uri(f"s3://checkins/{key}") == ("checkins", key)
     assert split_uri(join_uri("s3://checkins/", key)) == ("checkins", key)
 
 
-def test_names_are_joined_to_a_prefix_and_to_a_folder() -> None:
+def test_join_uri_appends_names_to_a_prefix_and_to_a_folder() -> None:
     assert join_uri("s3://models/poses/", "a", "b.pth") == "s3://models/poses/a/b.pth"
     assert join_uri("s3://models", "b.pth") == "s3://models/b.pth"
     assert join_uri("output/", "a", "b.pth") == "output/a/b.pth"
 
 
-def test_only_folders_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absolute_uri_changes_only_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
     assert absolute_uri("s3://models/poses") == "s3://models/poses"

@@ -17,8 +17,8 @@ def etag_of(source, key):
     return {row["key"]: row["etag"] for row in listing.table.to_pylist()}[key]
 
 
-@pytest.mark.parametrize("key", ["a.jpg", "a\tb.jpg"])  # by obstore, and by boto3 alone
-def test_an_object_replaced_by_one_of_its_size_is_not_read(make_bucket, s3_direct, key):
+@pytest.mark.parametrize("key", ["a.jpg", "a\tb.jpg"])  # obstore reads the first, boto3 the second
+def test_an_object_replaced_by_one_of_equal_size_is_not_read(make_bucket, s3_direct, key):
     bucket = make_bucket({key: OLD})
     etag = etag_of(f"s3://{bucket}", key)
     assert read_bytes(f"s3://{bucket}/{key}", etag=etag) == OLD
@@ -32,7 +32,7 @@ def test_an_object_replaced_by_one_of_its_size_is_not_read(make_bucket, s3_direc
     assert read_bytes(f"s3://{bucket}/{key}") == NEW
 
 
-def test_an_object_uploaded_in_parts_is_compared_too(make_bucket, s3_direct):
+def test_the_etag_of_a_multipart_upload_is_compared_too(make_bucket, s3_direct):
     bucket = make_bucket({"a.jpg": b"1"})
     upload = s3_direct.create_multipart_upload(Bucket=bucket, Key="big.jpg")["UploadId"]
     part = {"Bucket": bucket, "Key": "big.jpg", "UploadId": upload}
@@ -50,8 +50,8 @@ def test_an_object_uploaded_in_parts_is_compared_too(make_bucket, s3_direct):
 
 
 @pytest.fixture
-def careless_s3(s3, monkeypatch):
-    """Give a function that starts a server which passes over If-Match; it returns the headers it got."""
+def s3_without_if_match(s3, monkeypatch):
+    """Give a function that starts a server which ignores If-Match; it returns the values of that header."""
     servers = []
 
     def start(etag):
@@ -88,30 +88,32 @@ def careless_s3(s3, monkeypatch):
 
 
 @pytest.mark.parametrize("key", ["a.jpg", "a//odd.jpg"])
-def test_a_server_that_passes_over_the_condition_is_found_out_by_its_answer(careless_s3, key):
-    conditions = careless_s3('"2222"')
+def test_a_change_is_found_although_the_server_ignores_if_match(s3_without_if_match, key):
+    conditions = s3_without_if_match('"2222"')
     with pytest.raises(ChangedError, match=r"it changed since it was listed \(ETag 1111 → 2222\)"):
         read_bytes(f"s3://checkins/{key}", etag="1111")
     assert conditions == ['"1111"']
 
 
 @pytest.mark.parametrize("answered", ['"1111"', "1111", 'W/"1111"', None])
-def test_one_etag_in_another_spelling_is_the_same(careless_s3, answered):
-    careless_s3(answered)
+def test_quotes_and_weakness_do_not_make_etags_differ(s3_without_if_match, answered):
+    s3_without_if_match(answered)
     assert read_bytes("s3://checkins/a.jpg", etag="1111") == OLD
 
 
-def test_a_weak_etag_is_compared_here_and_not_by_the_server(careless_s3):
-    conditions = careless_s3('W/"1111"')
-    assert read_bytes("s3://checkins/a.jpg", etag='W/"1111') == OLD  # as the listing keeps it
+def test_a_weak_etag_is_not_sent_but_compared_with_the_answer(s3_without_if_match):
+    conditions = s3_without_if_match('W/"1111"')
+    assert read_bytes("s3://checkins/a.jpg", etag='W/"1111') == OLD  # pages.py keeps it in this form
     with pytest.raises(ChangedError):
         read_bytes("s3://checkins/a.jpg", etag='W/"3333')
     assert conditions == [None, None]
     assert [if_match(etag) for etag in ("", "1111-2")] == [None, '"1111-2"']
 
 
-@pytest.mark.parametrize("num_files", [1, 2])  # alone of its size, and one whose content was hashed
-def test_a_file_replaced_by_one_of_its_size_is_not_read(tmp_path, num_files):
+@pytest.mark.parametrize(
+    "num_files", [1, 2]
+)  # with one file, the ETag is its time of change; with two, its MD5
+def test_a_file_replaced_by_one_of_equal_size_is_not_read(tmp_path, num_files):
     paths = [tmp_path / name for name in ("a.jpg", "b.jpg")[:num_files]]
     for path in paths:
         path.write_bytes(OLD)
@@ -125,7 +127,7 @@ def test_a_file_replaced_by_one_of_its_size_is_not_read(tmp_path, num_files):
     assert read_bytes(str(paths[0])) == NEW
 
 
-def test_a_missing_object_is_still_said_to_be_missing(make_bucket):
+def test_a_missing_object_with_a_listed_etag_is_reported_as_missing(make_bucket):
     bucket = make_bucket({"a.jpg": OLD})
     with pytest.raises(NotFoundError):
         read_bytes(f"s3://{bucket}/b.jpg", etag="1111")

@@ -8,7 +8,7 @@ from physiq_ray.storage import read_bytes
 
 
 @pytest.mark.usefixtures("without_waiting")
-def test_a_body_that_breaks_off_half_way_is_read_again(
+def test_an_incomplete_body_is_read_again(
     scripted_s3: Callable[[Script], list[str]],
 ) -> None:
     requests = scripted_s3(
@@ -20,11 +20,11 @@ def test_a_body_that_breaks_off_half_way_is_read_again(
 
 
 @pytest.mark.usefixtures("without_waiting")
-def test_a_body_that_always_breaks_off_is_never_returned_short(
+def test_a_body_that_stays_incomplete_is_an_error(
     scripted_s3: Callable[[Script], list[str]],
 ) -> None:
     requests = scripted_s3(lambda _: (200, {"Content-Length": "10"}, b"01234"))
 
     with pytest.raises(UnreachableError, match=r"^read s3://checkins/a\.jpg: .*5 bytes read"):
         read_bytes("s3://checkins/a.jpg")
-    assert len(requests) == 16  # eight tries of two clients
+    assert len(requests) == 16  # eight attempts of each client

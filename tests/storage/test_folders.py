@@ -33,7 +33,7 @@ def test_hidden_files_and_folders_are_not_listed(tmp_path: Path) -> None:
     assert listing.num_others == 0
 
 
-def test_links_to_files_are_followed_and_broken_ones_passed_over(tmp_path: Path) -> None:
+def test_links_to_files_are_followed_and_broken_links_are_ignored(tmp_path: Path) -> None:
     fill(tmp_path, "a.jpg")
     (tmp_path / "b.jpg").symlink_to("a.jpg")
     (tmp_path / "c.jpg").symlink_to("gone.jpg")
@@ -42,10 +42,10 @@ def test_links_to_files_are_followed_and_broken_ones_passed_over(tmp_path: Path)
     assert keys_of(list_one(tmp_path)) == ["a.jpg", "b.jpg"]
 
 
-def test_links_to_folders_are_followed_and_each_folder_counted_once(tmp_path: Path) -> None:
+def test_links_to_folders_are_followed_and_each_folder_is_listed_once(tmp_path: Path) -> None:
     fill(tmp_path, "elsewhere/7/x.jpg", "elsewhere/y.jpg", "elsewhere/.z/z.jpg", "photos/7/a.jpg")
     photos = tmp_path / "photos"
-    (photos / "0-of-7").symlink_to("7")  # sorted before what it leads to
+    (photos / "0-of-7").symlink_to("7")  # the link sorts before its target
     (photos / "7" / "back").symlink_to(photos)
     (photos / "new").symlink_to(tmp_path / "elsewhere")
     (photos / "new-again").symlink_to(tmp_path / "elsewhere" / "7")
@@ -57,15 +57,19 @@ def test_links_to_folders_are_followed_and_each_folder_counted_once(tmp_path: Pa
     assert keys_of(list_one(tmp_path / "link")) == ["7/a.jpg", "new/7/x.jpg", "new/y.jpg"]
 
 
-def test_a_folder_that_may_not_be_looked_at_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_whose_status_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     long = tmp_path / ("x" * 300)
     assert str(list_one(long).error) == f"list {long}: File name too long"
-    look = Path.stat
+    stat = Path.stat
 
-    def refuse(path: Path, **options: Any) -> os.stat_result:  # root may look everywhere
+    def refuse(
+        path: Path, **options: Any
+    ) -> os.stat_result:  # root has all permissions, so no real refusal is possible
         if path.name == "private":
             raise PermissionError(13, "Permission denied", str(path))
-        return look(path, **options)
+        return stat(path, **options)
 
     monkeypatch.setattr(Path, "stat", refuse)
     error = list_one(tmp_path / "private").error
@@ -74,7 +78,7 @@ def test_a_folder_that_may_not_be_looked_at_is_named(tmp_path: Path, monkeypatch
     assert str(error) == f"list {tmp_path}/private: Permission denied"
 
 
-def test_an_empty_folder_is_an_empty_table_and_no_error(tmp_path: Path) -> None:
+def test_an_empty_folder_gives_an_empty_table_and_no_error(tmp_path: Path) -> None:
     listing = list_one(tmp_path)
 
     assert listing.error is None
@@ -89,20 +93,20 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     assert str(error) == f"list {tmp_path}/gone: No such file or directory"
 
 
-def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+def test_a_file_instead_of_a_folder_is_named(tmp_path: Path) -> None:
     error = list_one(fill(tmp_path, "a.jpg") / "a.jpg").error
 
     assert type(error) is StorageError
     assert str(error) == f"list {tmp_path}/a.jpg: not a folder"
 
 
-def test_a_sub_folder_that_may_not_be_read_is_an_error_and_not_left_out(
+def test_a_sub_folder_that_cannot_be_read_makes_the_listing_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(tmp_path, "a.jpg", "private/b.jpg")
     scandir = os.scandir
 
-    def refuse(path: Any) -> Any:  # root may read everything, so the refusal cannot be a real one
+    def refuse(path: Any) -> Any:  # root has all permissions, so no real refusal is possible
         if str(path).endswith("private"):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)

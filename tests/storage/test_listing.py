@@ -31,7 +31,7 @@ def test_a_listing_is_a_table_of_the_photos(make_bucket: MakeBucket) -> None:
     }
 
 
-def test_what_is_no_photo_is_counted_apart(make_bucket: MakeBucket) -> None:
+def test_objects_that_are_not_photos_are_only_counted(make_bucket: MakeBucket) -> None:
     bucket = make_bucket({"a.jpg": b"1", "notes.txt": b"2", "b.json": b"3", "c.HEIC": b"4"})
 
     listing = list_one(f"s3://{bucket}")
@@ -40,7 +40,9 @@ def test_what_is_no_photo_is_counted_apart(make_bucket: MakeBucket) -> None:
     assert listing.num_others == 2
 
 
-def test_what_a_console_shows_as_a_folder_is_no_object(scripted_s3: Callable[[Script], list[str]]) -> None:
+def test_keys_that_end_in_a_slash_are_not_counted_as_objects(
+    scripted_s3: Callable[[Script], list[str]],
+) -> None:
     scripted_s3(lambda _: page_answer("2024/", "spring.jpg/", "spring.jpg/a.jpg", next_page=None))
 
     listing = list_one("s3://checkins")
@@ -49,7 +51,7 @@ def test_what_a_console_shows_as_a_folder_is_no_object(scripted_s3: Callable[[Sc
     assert listing.num_others == 0
 
 
-def test_names_are_of_all_that_lies_right_under_a_prefix_or_folder(
+def test_list_names_gives_the_names_directly_under_a_prefix_or_folder(
     make_bucket: MakeBucket, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"out/b.parquet": b"", "out/a.txt": b"", "out/deeper/c": b"", "output": b""})
@@ -64,7 +66,7 @@ def test_names_are_of_all_that_lies_right_under_a_prefix_or_folder(
         storage.list_names(Bucket("not-there-at-all"))
 
 
-def test_an_empty_bucket_is_an_empty_table_and_no_error(make_bucket: MakeBucket) -> None:
+def test_an_empty_bucket_gives_an_empty_table_and_no_error(make_bucket: MakeBucket) -> None:
     listing = list_one(f"s3://{make_bucket({})}")
 
     assert listing.error is None
@@ -73,7 +75,7 @@ def test_an_empty_bucket_is_an_empty_table_and_no_error(make_bucket: MakeBucket)
     assert listing.table.schema == LISTING_SCHEMA
 
 
-def test_a_missing_bucket_keeps_its_error_and_the_others_go_on(make_bucket: MakeBucket) -> None:
+def test_a_missing_bucket_gives_an_error_and_the_other_buckets_are_listed(make_bucket: MakeBucket) -> None:
     one, two = make_bucket({"a.jpg": b"1"}), make_bucket({"b.jpg": b"2"})
     sources = parse_sources([f"s3://{one}", "s3://nowhere-to-be-found/x", f"s3://{two}"])
 
@@ -110,7 +112,7 @@ def test_more_photos_than_one_page_holds_are_all_listed(make_bucket: MakeBucket)
 
 
 @pytest.mark.parametrize("max_folders", [256, 2])
-def test_a_large_bucket_is_listed_by_its_folders_without_gap_or_overlap(
+def test_a_large_bucket_listed_by_folders_has_each_photo_once(
     make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch, max_folders: int
 ) -> None:
     monkeypatch.setattr(storage.listing, "PAGE_KEYS", 20)
@@ -123,7 +125,7 @@ def test_a_large_bucket_is_listed_by_its_folders_without_gap_or_overlap(
     assert keys_of(list_one(f"s3://{bucket}/b")) == [f"b/c/{number:03d}.jpg" for number in range(25)]
 
 
-def test_odd_keys_are_listed_as_they_are_and_their_uris_lead_back_to_them(make_bucket: MakeBucket) -> None:
+def test_unusual_keys_are_listed_unchanged_and_can_be_read_by_their_uris(make_bucket: MakeBucket) -> None:
     odd = [
         "a b.jpg",
         " begins with a space.jpg",
@@ -155,7 +157,7 @@ def test_odd_keys_are_listed_as_they_are_and_their_uris_lead_back_to_them(make_b
     assert read == {f"s3://{bucket}/{key}": key.encode() for key in odd}
 
 
-def test_a_listing_that_breaks_off_is_an_error_and_not_a_short_listing(
+def test_a_listing_that_is_refused_part_way_is_an_error(
     scripted_s3: Callable[[Script], list[str]],
 ) -> None:
     requests = scripted_s3(
@@ -171,21 +173,23 @@ def test_a_listing_that_breaks_off_is_an_error_and_not_a_short_listing(
     assert type(listing.error) is DeniedError
 
 
-SILENT_ENDS = {
-    "nothing at all": (200, {}, b""),
-    "no word of what follows": answer_without("<IsTruncated>false</IsTruncated>", next_page=None),
-    "more, but not where": answer_without("<NextContinuationToken>x</NextContinuationToken>", next_page="x"),
-    "the same page over and over": page_answer("b.jpg", next_page="more"),
-    "no S3": (200, {"Content-Type": "text/html"}, b"<html><p>Welcome</p></html>"),
+INCOMPLETE_ENDS = {
+    "empty body": (200, {}, b""),
+    "no IsTruncated": answer_without("<IsTruncated>false</IsTruncated>", next_page=None),
+    "truncated without a token": answer_without(
+        "<NextContinuationToken>x</NextContinuationToken>", next_page="x"
+    ),
+    "the same token again": page_answer("b.jpg", next_page="more"),
+    "not an S3 server": (200, {"Content-Type": "text/html"}, b"<html><p>Welcome</p></html>"),
 }
 
 
 @pytest.mark.usefixtures("without_waiting")
-@pytest.mark.parametrize("end", SILENT_ENDS.values(), ids=list(SILENT_ENDS))
-def test_a_listing_that_ends_early_in_silence_is_an_error(
+@pytest.mark.parametrize("end", INCOMPLETE_ENDS.values(), ids=list(INCOMPLETE_ENDS))
+def test_a_listing_whose_answers_stop_part_way_is_an_error(
     scripted_s3: Callable[[Script], list[str]], end: Answer
 ) -> None:
-    # The first page, that of the folders at the top, and the first page again, to go on from.
+    # The first three requests get the first page, the top-level folders, and the page after the first one.
     scripted_s3(lambda number: page_answer("a.jpg", next_page="more") if number < 4 else end)
     listing = list_one("s3://checkins")
 
@@ -196,8 +200,8 @@ def test_a_listing_that_ends_early_in_silence_is_an_error(
 
 
 @pytest.mark.usefixtures("without_waiting")
-@pytest.mark.parametrize("end", SILENT_ENDS.values(), ids=list(SILENT_ENDS))
-def test_names_that_end_early_in_silence_are_an_error(
+@pytest.mark.parametrize("end", INCOMPLETE_ENDS.values(), ids=list(INCOMPLETE_ENDS))
+def test_list_names_raises_if_the_answers_stop_part_way(
     scripted_s3: Callable[[Script], list[str]], end: Answer
 ) -> None:
     scripted_s3(lambda number: page_answer("a.jpg", next_page="more") if number == 1 else end)
@@ -207,13 +211,13 @@ def test_names_that_end_early_in_silence_are_an_error(
 
 
 @pytest.mark.usefixtures("without_waiting")
-def test_a_page_that_does_not_come_whole_is_asked_for_again(
+def test_an_incomplete_page_is_requested_again(
     scripted_s3: Callable[[Script], list[str]],
 ) -> None:
     answers = [
         page_answer("a.jpg", next_page="more"),
         (200, {}, b""),
-        *[error_answer(503, "SlowDown")] * 5,  # more than botocore itself tries
+        *[error_answer(503, "SlowDown")] * 5,  # more than botocore retries
         page_answer("b.jpg", next_page=None),
     ]
     requests = scripted_s3(lambda number: answers[number - 1])
@@ -240,7 +244,7 @@ def test_equal_content_has_the_same_etag_in_a_folder_and_in_a_bucket(
         "b.jpg": hashlib.md5(b"of another size").hexdigest(),
         "c.jpg": hashlib.md5(b"same").hexdigest(),
         "d.jpg": hashlib.md5(b"of another kind").hexdigest(),
-        # No copy can exist, so it was not read: its time of change tells a later version.
+        # No copy of this size can exist, so the file was not read and its time of change is the identifier.
         "e.jpg": f"mtime-{(tmp_path / 'e.jpg').stat().st_mtime_ns}",
     }
     assert in_folder.table.schema == LISTING_SCHEMA

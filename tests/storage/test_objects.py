@@ -23,12 +23,12 @@ def test_a_missing_key_is_named(make_bucket: MakeBucket) -> None:
 
 
 @pytest.mark.parametrize("uri", ["s3://checkins", "s3://checkins/", "s3://Check ins/a.jpg"])
-def test_a_uri_that_can_name_no_object_is_refused(s3: Any, uri: str) -> None:
+def test_a_uri_that_cannot_name_an_object_is_refused(s3: Any, uri: str) -> None:
     with pytest.raises(StorageError, match=f"^read {uri}: Parameter validation failed"):
         read_bytes(uri)
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+def test_reading_a_missing_file_or_a_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=rf"^read {tmp_path}/a\.jpg: No such file"):
         read_bytes(f"{tmp_path}/a.jpg")
     with pytest.raises(StorageError, match=rf"^read {tmp_path}: Is a directory"):
@@ -41,7 +41,7 @@ def test_a_file_is_read_whole(tmp_path: Path) -> None:
     assert read_bytes(f"{tmp_path}/a.jpg") == b"\x00\xff\r\n"
 
 
-def test_what_is_written_to_a_bucket_is_there(make_bucket: MakeBucket, tmp_path: Path) -> None:
+def test_written_objects_can_be_read(make_bucket: MakeBucket, tmp_path: Path) -> None:
     bucket = make_bucket({"old.bin": b"old"})
     (tmp_path / "new.bin").write_bytes(b"new" * 1000)
 
@@ -52,39 +52,39 @@ def test_what_is_written_to_a_bucket_is_there(make_bucket: MakeBucket, tmp_path:
     assert read_bytes(f"s3://{bucket}/old.bin") == b"newer"
 
 
-def test_a_file_of_several_upload_parts_arrives_whole(
-    make_bucket: MakeBucket, tmp_path: Path, s3_direct: Any
-) -> None:
+def test_a_multipart_upload_is_complete(make_bucket: MakeBucket, tmp_path: Path, s3_direct: Any) -> None:
     bucket = make_bucket({})
     data = os.urandom(17 * 2**20)
     (tmp_path / "model.pth").write_bytes(data)
 
     write_file(tmp_path / "model.pth", f"s3://{bucket}/model.pth")
 
-    assert "-" in s3_direct.head_object(Bucket=bucket, Key="model.pth")["ETag"]  # as multipart ETags have
+    assert (
+        "-" in s3_direct.head_object(Bucket=bucket, Key="model.pth")["ETag"]
+    )  # only the ETag of a multipart upload has a dash
     assert read_bytes(f"s3://{bucket}/model.pth") == data
 
 
-def test_writing_to_a_missing_bucket_is_said(s3: Any) -> None:
+def test_writing_to_a_missing_bucket_is_reported(s3: Any) -> None:
     with pytest.raises(NotFoundError, match=r"^write s3://nowhere-to-be-found/a: NoSuchBucket"):
         write_bytes(b"1", "s3://nowhere-to-be-found/a")
 
 
 @pytest.mark.usefixtures("without_waiting")
-def test_writing_to_an_unreachable_endpoint_is_said(aws: Aws) -> None:
+def test_writing_to_an_unreachable_endpoint_is_reported(aws: Aws) -> None:
     aws(AWS_ENDPOINT_URL="http://127.0.0.1:1")
 
     with pytest.raises(UnreachableError, match=r"^write s3://checkins/a: Could not connect"):
         write_bytes(b"1", "s3://checkins/a")
 
 
-def test_a_file_that_is_not_there_is_no_fault_of_the_network(s3: Any, tmp_path: Path) -> None:
+def test_a_missing_local_file_is_not_reported_as_an_error_of_the_network(s3: Any, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=rf"^read {tmp_path}/a: No such file"):
         write_file(tmp_path / "a", "s3://checkins/a")
 
 
 @pytest.mark.parametrize("where", ["bucket", "folder"])
-def test_of_two_that_create_the_same_name_the_first_one_does(
+def test_only_the_first_of_several_creations_of_one_name_succeeds(
     make_bucket: MakeBucket, tmp_path: Path, where: str
 ) -> None:
     uri = f"s3://{make_bucket({})}/lock" if where == "bucket" else f"{tmp_path}/lock"
@@ -95,37 +95,37 @@ def test_of_two_that_create_the_same_name_the_first_one_does(
     assert read_bytes(uri) == b"first"
 
 
-LOST = error_answer(500, "InternalError")
+LOST_ANSWER = error_answer(500, "InternalError")
 
-THERE = error_answer(412, "PreconditionFailed")
+EXISTS = error_answer(412, "PreconditionFailed")
 
 
 @pytest.mark.usefixtures("without_waiting")
-@pytest.mark.parametrize("num_lost", [1, 5])  # fewer and more than botocore itself tries
+@pytest.mark.parametrize("num_lost", [1, 5])  # fewer and more than botocore retries
 @pytest.mark.parametrize(
     ("found", "is_ours"),
     [((200, {}, b"own"), True), ((200, {}, b"another's"), False), (error_answer(404, "NoSuchKey"), False)],
 )
-def test_a_name_that_was_created_though_the_answer_was_lost_is_known_by_its_content(
+def test_after_a_lost_answer_the_content_shows_who_created_the_object(
     scripted_s3: Callable[[Script], list[str]], num_lost: int, found: Answer, is_ours: bool
 ) -> None:
-    answers = [*[LOST] * num_lost, THERE, found, found]
+    answers = [*[LOST_ANSWER] * num_lost, EXISTS, found, found]
     requests = scripted_s3(lambda number: answers[number - 1])
 
     assert create_bytes(b"own", "s3://checkins/lock") is is_ours
     assert len(requests) >= num_lost + 2
 
 
-def test_a_name_that_was_there_before_the_first_try_is_another_s_whatever_it_holds(
+def test_an_object_that_existed_before_the_first_attempt_was_created_by_another(
     scripted_s3: Callable[[Script], list[str]],
 ) -> None:
-    requests = scripted_s3(lambda number: THERE if number == 1 else (200, {}, b"own"))
+    requests = scripted_s3(lambda number: EXISTS if number == 1 else (200, {}, b"own"))
 
     assert create_bytes(b"own", "s3://checkins/lock") is False
     assert len(requests) == 1
 
 
-def test_what_is_written_to_a_folder_is_there_and_may_be_read_by_all(tmp_path: Path) -> None:
+def test_a_written_file_replaces_the_old_one_and_can_be_read_by_all_users(tmp_path: Path) -> None:
     target = tmp_path / "new" / "deep" / "a.bin"
 
     write_bytes(b"old", str(target))
@@ -136,14 +136,14 @@ def test_what_is_written_to_a_folder_is_there_and_may_be_read_by_all(tmp_path: P
     assert [path.name for path in target.parent.iterdir()] == ["a.bin"]
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "out" / "model.pth"
     write_bytes(b"old", str(target))
     source = tmp_path / "new.pth"
     source.write_bytes(bytes(300_000))
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # as a full disk would: half-way
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # like a full disk, it fails part-way
     try:
         with pytest.raises(StorageError, match=rf"^write {target}: File too large"):
             write_file(source, str(target))
@@ -154,7 +154,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: 
     assert [path.name for path in target.parent.iterdir()] == ["model.pth"]
 
 
-def test_a_folder_where_the_file_should_be_is_named(tmp_path: Path) -> None:
+def test_a_folder_with_the_name_of_the_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "out" / "model.pth").mkdir(parents=True)
 
     with pytest.raises(StorageError, match=r"^write .*/model\.pth: Is a directory"):
@@ -163,7 +163,7 @@ def test_a_folder_where_the_file_should_be_is_named(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.pth"]
 
 
-def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
+def test_a_file_with_the_name_of_the_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"")
 
     with pytest.raises(StorageError, match=r"^write .*/out/model\.pth: (File exists|Not a directory)"):

@@ -17,7 +17,7 @@ MakeBucket = Callable[..., str]
 
 
 @pytest.mark.slow
-def test_a_server_away_for_five_seconds_costs_no_listing_and_no_write(
+def test_listings_and_writes_survive_five_seconds_without_a_server(
     s3: Any, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage.listing, "PAGE_KEYS", 20)
@@ -43,7 +43,7 @@ def test_a_server_away_for_five_seconds_costs_no_listing_and_no_write(
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError"), (429, "Throttled")])
-def test_a_server_s_fault_is_waited_out_longer_each_time_and_then_said(
+def test_a_server_s_error_is_retried_with_growing_waits_and_then_reported(
     scripted_s3: Callable[[Script], list[str]], monkeypatch: pytest.MonkeyPatch, status: int, code: str
 ) -> None:
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)

@@ -30,7 +30,7 @@ MakeBucket = Callable[..., str]
         ),
     ],
 )
-def test_wrong_credentials_are_said_when_listing_reading_and_writing(
+def test_wrong_credentials_are_reported_by_list_read_and_write(
     make_bucket: MakeBucket, aws: Aws, variable: str, value: str, code: str, own_words: str
 ) -> None:
     bucket = make_bucket({"a.jpg": b"1"})
@@ -49,7 +49,7 @@ def test_wrong_credentials_are_said_when_listing_reading_and_writing(
         write_bytes(b"2", f"s3://{bucket}/b.jpg")
 
 
-def test_missing_credentials_are_said_with_how_to_give_them(
+def test_missing_credentials_are_reported_with_the_remedy(
     aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -72,7 +72,7 @@ def test_a_profile_that_does_not_exist_is_named(aws: Aws) -> None:
     )
 
 
-def test_credentials_whose_source_gives_expired_ones_are_said(aws: Aws, tmp_path: Path) -> None:
+def test_expired_credentials_that_cannot_be_refreshed_are_reported(aws: Aws, tmp_path: Path) -> None:
     script = tmp_path / "give-keys"
     keys = '{"Version":1,"AccessKeyId":"a","SecretAccessKey":"b","Expiration":"2020-01-01T00:00:00Z"}'
     script.write_text(f"#!/bin/sh\necho '{keys}'\n")
@@ -94,7 +94,7 @@ def test_credentials_whose_source_gives_expired_ones_are_said(aws: Aws, tmp_path
     )
 
 
-def test_an_endpoint_that_is_no_address_is_named_at_once(aws: Aws) -> None:
+def test_an_endpoint_that_is_not_an_address_is_reported_without_retries(aws: Aws) -> None:
     aws(AWS_ENDPOINT_URL="localhost:9000")
 
     started = time.monotonic()
@@ -105,7 +105,7 @@ def test_an_endpoint_that_is_no_address_is_named_at_once(aws: Aws) -> None:
 
 
 @pytest.mark.usefixtures("without_waiting")
-def test_an_unreachable_endpoint_is_said_when_listing_and_when_reading(aws: Aws) -> None:
+def test_an_unreachable_endpoint_is_reported_by_list_and_read(aws: Aws) -> None:
     with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as taken:
         port = taken.server_address[1]
     aws(AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}")
@@ -131,7 +131,7 @@ def test_an_unreachable_endpoint_is_said_when_listing_and_when_reading(aws: Aws)
         (400, "AuthorizationHeaderMalformed", StorageError),
     ],
 )
-def test_a_refusal_is_translated_and_asked_for_once_by_each_client(
+def test_a_refusal_is_translated_and_each_client_sends_one_request(
     scripted_s3: Callable[[Script], list[str]], status: int, code: str, kind: type[StorageError]
 ) -> None:
     requests = scripted_s3(lambda _: error_answer(status, code.partition(";")[0]))
@@ -150,7 +150,7 @@ def test_a_refusal_is_translated_and_asked_for_once_by_each_client(
         ({"accessToken": "x", "expiresAt": "2020-01-01T00:00:00Z"}, "Token has expired and refresh failed"),
     ],
 )
-def test_a_missing_or_expired_sso_login_is_said_with_the_command_that_renews_it(
+def test_a_missing_or_expired_sso_login_is_reported_with_the_command_that_renews_it(
     aws: Aws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, token: dict[str, str] | None, problem: str
 ) -> None:
     (tmp_path / "config").write_text(
