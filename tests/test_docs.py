@@ -1,6 +1,5 @@
 """The documents agree with the program: their commands, links, settings and maps are checked."""
 
-import argparse
 import re
 import runpy
 import shlex
@@ -11,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from help_texts import help_of
 from pydantic import BaseModel
 
 from physiq_ray.cli import build_parser
+from physiq_ray.cli.parser import COMMANDS
 from physiq_ray.config import (
     CleanseSettings,
     LocalServingSettings,
@@ -40,16 +41,9 @@ FOREIGN_FLAGS = {"--working-dir"}  # of `ray job submit`
 TEST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
 
 
-def find_parsers() -> dict[str, argparse.ArgumentParser]:
-    """Give each command's parser."""
-    (subparsers,) = (action for action in build_parser()._actions if action.dest == "command")
-    assert isinstance(subparsers.choices, dict)
-    return subparsers.choices
-
-
 def find_commands() -> set[str]:
-    """List the commands that the parser has."""
-    return set(find_parsers())
+    """Give the names of all commands."""
+    return {command.name for command in COMMANDS}
 
 
 def find_command_lines(text: str) -> Iterator[str]:
@@ -136,9 +130,7 @@ def test_every_command_line_parses_and_its_settings_are_accepted(line: str) -> N
 @pytest.mark.parametrize("flag", FLAGS)
 def test_every_flag_is_one_of_a_command_and_takes_the_value_shown(flag: str) -> None:
     name, *values = shlex.split(flag)
-    known = {
-        word for parser in find_parsers().values() for word in re.findall(r"--[a-z-]+", parser.format_help())
-    }
+    known = {word for command in COMMANDS for word in re.findall(r"--[a-z-]+", help_of(command.name))}
     assert name in known | FOREIGN_FLAGS
     setting = name.removeprefix("--").replace("-", "_")
     if not values or values[0].isupper():  # N, FILE

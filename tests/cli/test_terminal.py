@@ -3,11 +3,13 @@
 import io
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
 
 import pytest
+from ray.util.queue import Empty
 from rich.console import Console
 
 from physiq_ray.checkpoint import ModelState, save_model_files
@@ -15,7 +17,7 @@ from physiq_ray.cli.terminal import print_anywhere
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import build_model
 from physiq_ray.progress import Display
-from physiq_ray.training.events import EpochDone, _hand_over
+from physiq_ray.training.events import EpochDone, received
 from physiq_ray.training.history import HistoryFiles
 from physiq_ray.training.table import EpochTable
 
@@ -151,13 +153,26 @@ def test_the_epoch_table_is_printed_in_ascii(monkeypatch):
     assert rb"decoding gr\xf6\xdfe photos --" in re.sub(rb"\x1b\[[\d;?]*[a-zA-Z]", b"", written.getvalue())
 
 
+class QueueOfOne:
+    """Replaces the queue actor: one event is in it."""
+
+    def __init__(self, event):
+        self.events = [pickle.dumps(event)]
+
+    def get(self, timeout):
+        del timeout
+        if not self.events:
+            raise Empty
+        return self.events.pop()
+
+
 def test_an_epoch_that_cannot_be_printed_is_still_written_to_the_history(tmp_path, caplog):
     handlers = [
         EpochTable(Display(Console(file=ascii_stream()[0])), 5).handle,
         HistoryFiles(str(tmp_path), "first").handle,
     ]
-    for handle in handlers:
-        _hand_over(EpochDone(METRICS), handle)
+    with received(QueueOfOne(EpochDone(METRICS)), handlers):
+        pass
     assert [row["epoch"] for row in json.loads((tmp_path / "history.json").read_text())] == [1]
     assert "EpochDone not shown or written: 'ascii' codec can't encode" in caplog.text
 
