@@ -105,7 +105,7 @@ def test_the_readme_names_every_extra_and_the_python_version() -> None:
     assert f"Python {project['requires-python'].removeprefix('>=')} or later" in README
 
 
-def test_the_documents_show_every_command_and_jobs_too() -> None:
+def test_the_documents_show_every_command_and_a_job() -> None:
     assert {line.split()[0] for line in COMMAND_LINES} == find_commands()
     assert "train --run-name spring --num-workers 2 --sources s3://YOUR-PHOTOS" in COMMAND_LINES
 
@@ -194,7 +194,7 @@ def test_every_setting_is_on_its_page_with_its_default(
         assert variable == name.upper()
 
 
-def test_the_map_has_the_layers_of_import_linter() -> None:
+def test_the_architecture_page_has_the_layers_of_import_linter() -> None:
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     layers = tools["importlinter"]["contracts"][0]["layers"]
     drawn = re.search(r"^```text\n(cli\n.*?)```", PAGES["docs/architecture.md"], re.DOTALL | re.MULTILINE)

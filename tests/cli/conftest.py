@@ -20,9 +20,7 @@ def fixed_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     weights = build_model(3).state_dict()
     weights["fc.weight"] = torch.zeros_like(weights["fc.weight"])
-    weights["fc.bias"] = torch.tensor(
-        [0.0, 2.0, 1.0]
-    )  # of poses 11, 2, 7, because class indices follow string order
+    weights["fc.bias"] = torch.tensor([0.0, 2.0, 1.0])  # for the classes in string order: poses 11, 2, 7
     state = ModelState(weights, ClassMapping.of_poses(NAMES), NAMES, image_size=64)
     save_model_files(state, str(folder))
     return folder

@@ -40,11 +40,13 @@ def test_help_of_predict_gives_the_default_number_of_answers_in_a_file():
 
 
 def test_the_flags_of_train_are_all_settings():
-    own = {"--help", "--debug", "--resume", "--config", "--json"}
-    assert flags_of("train") - own == {f"--{name.replace('_', '-')}" for name in Settings.model_fields}
+    other_flags = {"--help", "--debug", "--resume", "--config", "--json"}
+    assert flags_of("train") - other_flags == {
+        f"--{name.replace('_', '-')}" for name in Settings.model_fields
+    }
     # The parsed arguments would show a flag that help does not.
-    own_arguments = {"command", "run", "debug", "resume", "config", "json"}
-    assert set(vars(build_parser().parse_args(["train"]))) - own_arguments == set(Settings.model_fields)
+    other_arguments = {"command", "run", "debug", "resume", "config", "json"}
+    assert set(vars(build_parser().parse_args(["train"]))) - other_arguments == set(Settings.model_fields)
 
 
 def test_predict_has_these_flags_and_no_others():

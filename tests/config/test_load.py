@@ -24,7 +24,7 @@ def toml(tmp_path: Path) -> Path:
     return tmp_path / "physiq.toml"
 
 
-def test_file_beats_default_environment_beats_file_and_flag_beats_environment(toml: Path) -> None:
+def test_file_environment_and_flags_override_the_defaults_in_this_order(toml: Path) -> None:
     toml.write_text("batch_size = 2\npatience = 2\nseed = 2\n")
 
     settings = settings_of(
@@ -119,9 +119,9 @@ def test_a_wrong_flag_is_named_with_its_value_and_the_expected_one(
     with pytest.raises(SettingError) as caught:
         settings_of({key: value})
 
-    said = str(caught.value)
-    assert said.startswith(f"--{key.replace('_', '-')}={value!r} (")
-    assert message in said
+    sentence = str(caught.value)
+    assert sentence.startswith(f"--{key.replace('_', '-')}={value!r} (")
+    assert message in sentence
 
 
 def test_a_wrong_environment_variable_is_named_with_its_prefix() -> None:
@@ -145,7 +145,7 @@ def test_true_in_a_file_is_not_a_number(toml: Path) -> None:
         settings_of(file=toml)
 
 
-def test_all_wrong_values_are_named_at_once_and_each_only_once() -> None:
+def test_all_wrong_values_are_named_together_and_each_only_once() -> None:
     with pytest.raises(SettingError) as caught:
         settings_of({"sources": [1, 2], "run_name": "a b"}, environment={"PHYSIQ_EPOCHS": "-1"})
 

@@ -48,7 +48,7 @@ def test_links_to_folders_are_followed_and_each_folder_is_listed_once(tmp_path: 
     (photos / "0-of-7").symlink_to("7")  # the link sorts before its target
     (photos / "7" / "back").symlink_to(photos)
     (photos / "new").symlink_to(tmp_path / "elsewhere")
-    (photos / "new-again").symlink_to(tmp_path / "elsewhere" / "7")
+    (photos / "new-2").symlink_to(tmp_path / "elsewhere" / "7")
     (tmp_path / "elsewhere" / "round").symlink_to(photos)
     (photos / ".hidden").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "link").symlink_to(photos)

@@ -104,7 +104,7 @@ EXISTS = error_answer(412, "PreconditionFailed")
 @pytest.mark.parametrize("num_lost", [1, 5])  # fewer and more than botocore retries
 @pytest.mark.parametrize(
     ("found", "is_ours"),
-    [((200, {}, b"own"), True), ((200, {}, b"another's"), False), (error_answer(404, "NoSuchKey"), False)],
+    [((200, {}, b"ours"), True), ((200, {}, b"theirs"), False), (error_answer(404, "NoSuchKey"), False)],
 )
 def test_after_a_lost_answer_the_content_shows_who_created_the_object(
     scripted_s3: Callable[[Script], list[str]], num_lost: int, found: Answer, is_ours: bool
@@ -112,16 +112,16 @@ def test_after_a_lost_answer_the_content_shows_who_created_the_object(
     answers = [*[LOST_ANSWER] * num_lost, EXISTS, found, found]
     requests = scripted_s3(lambda number: answers[number - 1])
 
-    assert create_bytes(b"own", "s3://checkins/lock") is is_ours
+    assert create_bytes(b"ours", "s3://checkins/lock") is is_ours
     assert len(requests) >= num_lost + 2
 
 
 def test_an_object_that_existed_before_the_first_attempt_was_created_by_another(
     scripted_s3: Callable[[Script], list[str]],
 ) -> None:
-    requests = scripted_s3(lambda number: EXISTS if number == 1 else (200, {}, b"own"))
+    requests = scripted_s3(lambda number: EXISTS if number == 1 else (200, {}, b"ours"))
 
-    assert create_bytes(b"own", "s3://checkins/lock") is False
+    assert create_bytes(b"ours", "s3://checkins/lock") is False
     assert len(requests) == 1
 
 
