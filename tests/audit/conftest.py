@@ -7,7 +7,7 @@ from PIL import Image
 
 
 @pytest.fixture
-def data(tmp_path, make_photo):
+def project(tmp_path, make_photo):
     """Make folders of two poses with 12 and 3 photos, a copy, a near-duplicate and a truncated photo."""
     for pose_id, count in ((1, 12), (2, 3)):
         (tmp_path / "photos" / str(pose_id)).mkdir(parents=True)
@@ -27,10 +27,10 @@ def data(tmp_path, make_photo):
 
 
 @pytest.fixture
-def audit(run_cli, data):
+def audit(run_cli, project):
     """Give a function that runs `audit` on the folder of photos."""
 
     def run(*args):
-        return run_cli("audit", "--sources", data / "photos", "--poses", data / "poses.json", *args)
+        return run_cli("audit", "--sources", project / "photos", "--poses", project / "poses.json", *args)
 
     return run

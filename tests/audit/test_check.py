@@ -86,18 +86,18 @@ def test_at_most_a_window_of_photos_is_read_ahead(tmp_path, make_photo, monkeypa
     assert max(most_ahead) <= 4
 
 
-def test_copies_and_their_near_duplicate_are_one_pair(audit, data, make_photo):
-    photos = data / "photos" / "2"
-    with Image.open(data / "photos" / "1" / "02.jpg") as image:
+def test_copies_and_their_near_duplicate_are_one_pair(audit, project, make_photo):
+    photos = project / "photos" / "2"
+    with Image.open(project / "photos" / "1" / "02.jpg") as image:
         image.resize((240, 320)).save(photos / "near-0.jpg", quality=70)
     for number in range(1, 5):
         (photos / f"near-{number}.jpg").write_bytes((photos / "near-0.jpg").read_bytes())
-        (data / "photos" / "1" / f"02-{number}.jpg").write_bytes(
-            (data / "photos" / "1" / "02.jpg").read_bytes()
+        (project / "photos" / "1" / f"02-{number}.jpg").write_bytes(
+            (project / "photos" / "1" / "02.jpg").read_bytes()
         )
     found = json.loads(audit("--near-duplicates", "--json").stdout)
     pairs = [(a, b) for a, b, _ in found["check"]["near_duplicates"] if "/02" in a and "/near-" in b]
-    assert pairs == [(f"{data}/photos/1/02-1.jpg", f"{photos}/near-0.jpg")]
+    assert pairs == [(f"{project}/photos/1/02-1.jpg", f"{photos}/near-0.jpg")]
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=12), st.integers(0, 8), st.data())

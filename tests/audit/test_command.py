@@ -48,21 +48,21 @@ NOT_TRAINABLE = {
 
 @pytest.mark.parametrize(("files", "labels", "reason", "listed"), NOT_TRAINABLE.values(), ids=NOT_TRAINABLE)
 def test_data_that_cannot_be_trained_on_get_a_complete_report_and_the_reason(
-    run_cli, data, capsys, files, labels, reason, listed
+    run_cli, project, capsys, files, labels, reason, listed
 ):
-    source = data / "other"
+    source = project / "other"
     for name, content in (files or {}).items():
         source.mkdir(exist_ok=True)
         (source / name).write_bytes(content)
     if files == {}:
         source.mkdir()
-    args = ("audit", "--sources", source, "--poses", data / "poses.json", *label(data, *labels))
+    args = ("audit", "--sources", source, "--poses", project / "poses.json", *label(project, *labels))
 
-    done = run_cli(*args, "--manifest", data / "m.parquet", "--check-photos")
+    done = run_cli(*args, "--manifest", project / "m.parquet", "--check-photos")
     assert done.returncode == 1
     assert f"physiq-ray audit: {reason.format(source=source)}" in done.stderr
-    assert f"NOT WRITTEN: {data}/m.parquet: " in done.stderr
-    assert not (data / "m.parquet").exists()
+    assert f"NOT WRITTEN: {project}/m.parquet: " in done.stderr
+    assert not (project / "m.parquet").exists()
     assert f"{source}: " in done.stdout
     assert f"{'pose':>28}" in done.stdout
 
@@ -74,8 +74,8 @@ def test_data_that_cannot_be_trained_on_get_a_complete_report_and_the_reason(
     assert {key: len(found[key]) for key in listed} == listed
 
 
-def test_an_impossible_path_of_a_file_is_refused_before_the_listing(audit, data):
-    sheet = data / "poses.json" / "sheet.png"
+def test_an_impossible_path_of_a_file_is_refused_before_the_listing(audit, project):
+    sheet = project / "poses.json" / "sheet.png"
     done = audit("--sheet", sheet)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
@@ -83,30 +83,30 @@ def test_an_impossible_path_of_a_file_is_refused_before_the_listing(audit, data)
     )
 
 
-def test_the_report_is_printed_even_if_a_file_cannot_be_written(audit, data):
-    (data / "sheet.png").mkdir()
-    sheet = ("--sheet", data / "sheet.png", "--manifest", data / "m.parquet")
+def test_the_report_is_printed_even_if_a_file_cannot_be_written(audit, project):
+    (project / "sheet.png").mkdir()
+    sheet = ("--sheet", project / "sheet.png", "--manifest", project / "m.parquet")
     done = audit(*sheet)
     assert done.returncode == 1
     assert "19 photos, 18 labelled" in done.stdout
-    assert done.stdout.endswith(f"wrote {data}/m.parquet\n")
-    assert f"physiq-ray audit: write {data}/sheet.png: " in done.stderr
+    assert done.stdout.endswith(f"wrote {project}/m.parquet\n")
+    assert f"physiq-ray audit: write {project}/sheet.png: " in done.stderr
     done = audit(*sheet, "--json")
     assert done.returncode == 1
-    assert json.loads(done.stdout)["files"] == [f"{data}/m.parquet"]
+    assert json.loads(done.stdout)["files"] == [f"{project}/m.parquet"]
 
 
-def test_an_audit_with_a_bucket_that_cannot_be_listed_is_incomplete(run_cli, data, s3):
+def test_an_audit_with_a_bucket_that_cannot_be_listed_is_incomplete(run_cli, project, s3):
     done = run_cli(
-        *("audit", "--sources", data / "photos", "s3://no-such-bucket-here"),
-        *("--poses", data / "poses.json", "--labels", data / "labels.json"),
+        *("audit", "--sources", project / "photos", "s3://no-such-bucket-here"),
+        *("--poses", project / "poses.json", "--labels", project / "labels.json"),
     )
     assert done.returncode == 1
     assert "labels.json: no such labels file" in done.stderr
-    (data / "labels.json").write_text("[]")
+    (project / "labels.json").write_text("[]")
     done = run_cli(
-        *("audit", "--sources", data / "photos", "s3://no-such-bucket-here"),
-        *("--poses", data / "poses.json", "--labels", data / "labels.json"),
+        *("audit", "--sources", project / "photos", "s3://no-such-bucket-here"),
+        *("--poses", project / "poses.json", "--labels", project / "labels.json"),
     )
     assert done.returncode == 1
     assert "s3://no-such-bucket-here: left out: list s3://no-such-bucket-here: NoSuchBucket" in done.stdout
@@ -114,7 +114,7 @@ def test_an_audit_with_a_bucket_that_cannot_be_listed_is_incomplete(run_cli, dat
 
 
 def test_a_photo_that_could_not_be_fetched_is_not_reported_as_damaged(
-    run_cli, data, make_bucket, make_photo, s3_direct
+    run_cli, project, make_bucket, make_photo, s3_direct
 ):
     names = {f"{pose_id}-{number}.jpg": pose_id for pose_id in (1, 2) for number in range(4)}
     bucket = make_bucket({name: make_photo(seed=number) for number, name in enumerate(names)})
@@ -127,7 +127,7 @@ def test_a_photo_that_could_not_be_fetched_is_not_reported_as_damaged(
     s3_direct.put_bucket_policy(
         Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [deny]})
     )
-    args = ("--poses", data / "poses.json", *label(data, *names.items()), "--check-photos")
+    args = ("--poses", project / "poses.json", *label(project, *names.items()), "--check-photos")
     done = run_cli("audit", "--sources", f"s3://{bucket}", *args)
     assert done.returncode == 1
     assert "0 photos cannot be decoded" in done.stdout
