@@ -22,12 +22,9 @@ from physiq_ray.training.history import HistoryFiles
 from physiq_ray.training.table import EpochTable
 
 COMMANDS = ("train", "audit", "evaluate", "predict", "serve", "sync", "cleanse", "cache", "demo")
-
 ASCII = {"PYTHONIOENCODING": "ascii"}
-
 # The last two keep Python from using UTF-8 in the C locale.
 C_LOCALE = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-
 POSE = "Dóuble Bíceps ✓"
 
 

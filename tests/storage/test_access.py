@@ -19,9 +19,7 @@ from physiq_ray.storage.download import download
 from physiq_ray.storage.versions import Target
 
 PHOTO = b"photo"
-
 ETAG = hashlib.md5(PHOTO).hexdigest()
-
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 

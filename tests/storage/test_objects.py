@@ -96,7 +96,6 @@ def test_only_the_first_of_several_creations_of_one_name_succeeds(
 
 
 LOST_ANSWER = error_answer(500, "InternalError")
-
 EXISTS = error_answer(412, "PreconditionFailed")
 
 
