@@ -26,7 +26,7 @@ MAPPING = ClassMapping(("1", "11", "7"))
 NAMES = {1: "Front Lat Spread", 7: "Back Lat Spread", 11: "Abs & Thighs"}
 
 
-def saved(value: object) -> bytes:
+def to_bytes(value: object) -> bytes:
     file = io.BytesIO()
     torch.save(value, file)
     return file.getvalue()
@@ -34,7 +34,7 @@ def saved(value: object) -> bytes:
 
 @pytest.fixture
 def state(make_weights: MakeWeights) -> ModelState:
-    """Give a trained model whose files are small."""
+    """Give a trained model with small files."""
     return ModelState(
         state_dict=make_weights(3),
         class_mapping=MAPPING,
@@ -53,8 +53,8 @@ def state(make_weights: MakeWeights) -> ModelState:
 
 
 @pytest.fixture
-def origin() -> dict[str, Any]:
-    """Give what the origin's complete file holds: three keys; of the weights, the last two only."""
+def original() -> dict[str, Any]:
+    """Give the entries of the original project's complete file; of its weights, only the last two."""
     return {
         "model_state_dict": {"fc.weight": torch.ones(3, 2048), "fc.bias": torch.tensor([1.0, 2.0, 3.0])},
         "class_mapping": MAPPING.to_dict(),
@@ -62,9 +62,9 @@ def origin() -> dict[str, Any]:
     }
 
 
-def written(folder: Path, value: object, name: str = "model.pth") -> str:
+def write_model(folder: Path, value: object, name: str = "model.pth") -> str:
     path = folder / name
-    path.write_bytes(value if isinstance(value, bytes) else saved(value))
+    path.write_bytes(value if isinstance(value, bytes) else to_bytes(value))
     return str(path)
 
 
@@ -84,7 +84,7 @@ def assert_same(read: ModelState, state: ModelState) -> None:
     assert read.versions == {"python": "3.11.0", "torch": "2.14.1"}
 
 
-def test_a_model_survives_its_folder(state: ModelState, tmp_path: Path) -> None:
+def test_a_model_is_the_same_after_saving_to_a_folder(state: ModelState, tmp_path: Path) -> None:
     uris = save_model_files(state, f"{tmp_path}/new/output")
 
     assert uris == (
@@ -101,7 +101,7 @@ def test_a_model_survives_its_folder(state: ModelState, tmp_path: Path) -> None:
         assert_same(load_model_state(address), state)
 
 
-def test_a_model_survives_its_bucket(state: ModelState, make_bucket: MakeBucket) -> None:
+def test_a_model_is_the_same_after_saving_to_a_bucket(state: ModelState, make_bucket: MakeBucket) -> None:
     bucket = make_bucket({})
 
     uris = save_model_files(state, f"s3://{bucket}/models/poses/")
@@ -116,12 +116,12 @@ def test_a_model_survives_its_bucket(state: ModelState, make_bucket: MakeBucket)
     assert load_model_state(uris[0]).class_mapping == MAPPING
 
 
-def test_a_real_network_answers_the_same_after_its_file() -> None:
+def test_a_loaded_network_computes_the_same_logits() -> None:
     torch.manual_seed(3)
     network = build_model(3).eval()
     images = torch.randn(2, 3, 64, 64)
 
-    # A folder of its own: pytest would keep the 190 MB of its last three runs.
+    # tmp_path is not used: pytest would keep the 190 MB of the last three runs.
     with tempfile.TemporaryDirectory() as folder:
         save_model_files(ModelState(network.state_dict(), MAPPING, NAMES), folder)
         built = load_model_state(folder).build()
@@ -131,7 +131,7 @@ def test_a_real_network_answers_the_same_after_its_file() -> None:
         assert torch.equal(built(images), network(images))
 
 
-def test_both_files_load_without_running_code_and_hold_what_is_promised(
+def test_both_files_load_without_running_code_and_have_the_documented_entries(
     state: ModelState, tmp_path: Path
 ) -> None:
     save_model_files(state, str(tmp_path))
@@ -164,10 +164,10 @@ def test_both_files_load_without_running_code_and_hold_what_is_promised(
     assert complete["versions"] == {
         "python": "3.11.0",
         "torch": "2.14.1",
-    }  # the training's, not this machine's
+    }  # those of the training, not of this machine
 
 
-def test_a_model_that_does_not_say_its_versions_is_written_with_this_machine_s(
+def test_a_model_without_versions_is_saved_with_those_of_this_machine(
     state: ModelState, tmp_path: Path
 ) -> None:
     save_model_files(dataclasses.replace(state, versions={}), str(tmp_path))
@@ -178,7 +178,7 @@ def test_a_model_that_does_not_say_its_versions_is_written_with_this_machine_s(
     assert versions["torch"].startswith("2.")
 
 
-def test_the_class_mapping_s_file_is_exactly_as_agreed(state: ModelState, tmp_path: Path) -> None:
+def test_the_class_mapping_file_has_exactly_the_documented_entries(state: ModelState, tmp_path: Path) -> None:
     save_model_files(state, str(tmp_path))
 
     assert json.loads((tmp_path / "class_mapping.json").read_text()) == {
@@ -188,7 +188,7 @@ def test_the_class_mapping_s_file_is_exactly_as_agreed(state: ModelState, tmp_pa
     }
 
 
-def test_the_version_names_the_file_s_content(state: ModelState, tmp_path: Path) -> None:
+def test_the_version_is_a_digest_of_the_file(state: ModelState, tmp_path: Path) -> None:
     *_, complete = save_model_files(state, str(tmp_path))
 
     assert state.version == ""
@@ -204,7 +204,7 @@ def test_the_version_names_the_file_s_content(state: ModelState, tmp_path: Path)
         ("pose_classifier_complete.pth", ["class_mapping.json", "pose_classifier.pth"]),
     ],
 )
-def test_the_complete_file_comes_last_so_that_it_never_stands_for_half_a_set(
+def test_the_complete_file_is_written_last(
     state: ModelState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, left: list[str]
 ) -> None:
     write_file = checkpoint.write_file
@@ -222,8 +222,8 @@ def test_the_complete_file_comes_last_so_that_it_never_stands_for_half_a_set(
     assert sorted(path.name for path in tmp_path.iterdir()) == left
 
 
-def test_a_full_temporary_disk_is_said_with_its_remedy(state: ModelState, tmp_path: Path) -> None:
-    # A limit on the size of files is refused by the same calls as a full disk is.
+def test_a_full_temporary_disk_is_reported_with_the_remedy(state: ModelState, tmp_path: Path) -> None:
+    # A limit on the size of files makes the same calls fail as a full disk.
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
@@ -239,19 +239,19 @@ def test_a_full_temporary_disk_is_said_with_its_remedy(state: ModelState, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_writing_to_a_missing_bucket_is_said(state: ModelState, s3: Any) -> None:
+def test_writing_to_a_missing_bucket_is_reported(state: ModelState, s3: Any) -> None:
     with pytest.raises(
         NotFoundError, match=r"^write s3://nowhere-to-be-found/x/pose_classifier\.pth: NoSuch"
     ):
         save_model_files(state, "s3://nowhere-to-be-found/x")
 
 
-def test_the_origin_s_file_of_three_keys_is_read(
-    origin: dict[str, Any], make_weights: MakeWeights, tmp_path: Path
+def test_a_complete_file_of_the_original_project_is_read(
+    original: dict[str, Any], make_weights: MakeWeights, tmp_path: Path
 ) -> None:
-    origin["model_state_dict"] = make_weights(3)
+    original["model_state_dict"] = make_weights(3)
 
-    read = load_model_state(written(tmp_path, origin), pose_names={1: "Lats", 7: "Back", 99: "Other"})
+    read = load_model_state(write_model(tmp_path, original), pose_names={1: "Lats", 7: "Back", 99: "Other"})
 
     assert read.class_mapping == MAPPING
     assert read.pose_names == {1: "Lats", 7: "Back", 11: "Pose 11"}
@@ -265,38 +265,38 @@ def test_the_origin_s_file_of_three_keys_is_read(
     assert sum(parameter.numel() for parameter in built.parameters()) == 23_514_179
 
 
-def test_the_names_of_the_file_itself_count_more_than_those_given(
-    origin: dict[str, Any], tmp_path: Path
+def test_pose_names_in_the_file_have_priority_over_given_ones(
+    original: dict[str, Any], tmp_path: Path
 ) -> None:
-    file = written(tmp_path, {**origin, "pose_names": {"1": "Front Lat Spread"}})
+    file = write_model(tmp_path, {**original, "pose_names": {"1": "Front Lat Spread"}})
 
     read = load_model_state(file, pose_names={1: "Lats", 7: "Back Lat Spread"})
 
     assert read.pose_names == {1: "Front Lat Spread", 7: "Back Lat Spread", 11: "Pose 11"}
 
 
-def test_a_file_of_the_origin_may_leave_out_what_follows_from_the_rest(
-    origin: dict[str, Any], tmp_path: Path
+def test_a_complete_file_may_lack_entries_that_follow_from_others(
+    original: dict[str, Any], tmp_path: Path
 ) -> None:
-    del origin["model_config"]
-    del origin["class_mapping"]["classes"]
+    del original["model_config"]
+    del original["class_mapping"]["classes"]
 
-    assert load_model_state(written(tmp_path, origin)).class_mapping == MAPPING
+    assert load_model_state(write_model(tmp_path, original)).class_mapping == MAPPING
 
 
-def test_a_state_dict_is_read_with_the_class_mapping_beside_it(
-    origin: dict[str, Any], tmp_path: Path
+def test_a_state_dict_is_read_with_the_class_mapping_next_to_it(
+    original: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "class_mapping.json").write_text(json.dumps(MAPPING.to_dict()))
 
-    read = load_model_state(written(tmp_path, origin["model_state_dict"]), pose_names=NAMES)
+    read = load_model_state(write_model(tmp_path, original["model_state_dict"]), pose_names=NAMES)
 
     assert read.class_mapping == MAPPING
     assert read.pose_names == NAMES
     assert read.state_dict["fc.bias"].tolist() == [1.0, 2.0, 3.0]
 
 
-def test_a_state_dict_beside_the_mapping_of_another_training_is_refused(
+def test_a_state_dict_next_to_the_class_mapping_of_another_training_is_refused(
     state: ModelState, tmp_path: Path
 ) -> None:
     save_model_files(state, str(tmp_path))
@@ -306,15 +306,15 @@ def test_a_state_dict_beside_the_mapping_of_another_training_is_refused(
 
     with pytest.raises(CheckpointError, match=r"belongs to another training than .*class_mapping\.json: "):
         load_model_state(str(tmp_path / "pose_classifier.pth"))
-    load_model_state(str(tmp_path))  # the complete file holds its own
+    load_model_state(str(tmp_path))  # raises nothing: the complete file contains its own mapping
 
 
-def test_a_state_dict_alone_does_not_say_its_poses(origin: dict[str, Any], tmp_path: Path) -> None:
+def test_a_state_dict_without_a_class_mapping_is_refused(original: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError,
         match=r"model\.pth: a state dict does not name its poses; put class_mapping\.json next to it",
     ):
-        load_model_state(written(tmp_path, origin["model_state_dict"]))
+        load_model_state(write_model(tmp_path, original["model_state_dict"]))
 
 
 @pytest.mark.parametrize(
@@ -325,13 +325,13 @@ def test_a_state_dict_alone_does_not_say_its_poses(origin: dict[str, Any], tmp_p
         ('{"class_to_idx": {"1": 0}}', r"model\.pth: 1 classes in its mapping, 3 in its weights"),
     ],
 )
-def test_a_class_mapping_beside_it_that_is_none_is_named(
-    origin: dict[str, Any], tmp_path: Path, content: str, message: str
+def test_a_wrong_class_mapping_next_to_a_state_dict_is_named(
+    original: dict[str, Any], tmp_path: Path, content: str, message: str
 ) -> None:
     (tmp_path / "class_mapping.json").write_text(content)
 
     with pytest.raises(CheckpointError, match=message):
-        load_model_state(written(tmp_path, origin["model_state_dict"]))
+        load_model_state(write_model(tmp_path, original["model_state_dict"]))
 
 
 @pytest.mark.parametrize(
@@ -374,10 +374,10 @@ def test_a_class_mapping_beside_it_that_is_none_is_named(
         ({"best_epoch": "last"}, "unknown checkpoint: invalid literal for int()"),
     ],
 )
-def test_a_complete_file_that_is_not_right_is_refused_in_one_sentence(
-    origin: dict[str, Any], tmp_path: Path, changed: dict[str, Any], message: str
+def test_a_complete_file_with_a_wrong_entry_is_refused_in_one_sentence(
+    original: dict[str, Any], tmp_path: Path, changed: dict[str, Any], message: str
 ) -> None:
-    file = written(tmp_path, {**origin, **changed})
+    file = write_model(tmp_path, {**original, **changed})
 
     with pytest.raises(CheckpointError) as caught:
         load_model_state(file)
@@ -387,11 +387,11 @@ def test_a_complete_file_that_is_not_right_is_refused_in_one_sentence(
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_refused_by_name(
-    origin: dict[str, Any], tmp_path: Path, value: float
+    original: dict[str, Any], tmp_path: Path, value: float
 ) -> None:
-    origin["model_state_dict"]["fc.weight"][2, 5] = value
-    origin["model_state_dict"]["fc.bias"][0] = value
-    file = written(tmp_path, origin)
+    original["model_state_dict"]["fc.weight"][2, 5] = value
+    original["model_state_dict"]["fc.bias"][0] = value
+    file = write_model(tmp_path, original)
 
     with pytest.raises(CheckpointError) as caught:
         load_model_state(file)
@@ -400,11 +400,11 @@ def test_weights_that_are_not_finite_are_refused_by_name(
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor")
-def test_weights_without_plain_values_are_refused(origin: dict[str, Any], tmp_path: Path) -> None:
-    origin["model_state_dict"]["fc.weight"] = torch.eye(3).to_sparse()
+def test_sparse_weights_are_refused(original: dict[str, Any], tmp_path: Path) -> None:
+    original["model_state_dict"]["fc.weight"] = torch.eye(3).to_sparse()
 
     with pytest.raises(CheckpointError, match=r"fc\.weight is not a plain tensor"):
-        load_model_state(written(tmp_path, origin))
+        load_model_state(write_model(tmp_path, original))
 
 
 @pytest.mark.parametrize(
@@ -417,8 +417,8 @@ def test_weights_without_plain_values_are_refused(origin: dict[str, Any], tmp_pa
         (None, "NoneType"),
     ],
 )
-def test_an_unknown_file_is_named_with_what_is_in_it(tmp_path: Path, value: object, found: str) -> None:
-    file = written(tmp_path, value)
+def test_an_unknown_file_is_named_with_its_keys_or_type(tmp_path: Path, value: object, found: str) -> None:
+    file = write_model(tmp_path, value)
 
     with pytest.raises(CheckpointError) as caught:
         load_model_state(file)
@@ -427,19 +427,19 @@ def test_an_unknown_file_is_named_with_what_is_in_it(tmp_path: Path, value: obje
 
 
 def test_weights_that_do_not_fit_are_refused_when_the_network_is_built(
-    origin: dict[str, Any], tmp_path: Path
+    original: dict[str, Any], tmp_path: Path
 ) -> None:
 
     with pytest.raises(
         CheckpointError, match=r'(?s)^weights do not fit a resnet50 with 3 outputs: .*"bn1\.weight"'
     ):
-        load_model_state(written(tmp_path, origin)).build()
+        load_model_state(write_model(tmp_path, original)).build()
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.99])
-def test_a_truncated_file_is_refused(origin: dict[str, Any], tmp_path: Path, share: float) -> None:
-    data = saved(origin)
-    file = written(tmp_path, data[: int(len(data) * share)])
+def test_a_truncated_file_is_refused(original: dict[str, Any], tmp_path: Path, share: float) -> None:
+    data = to_bytes(original)
+    file = write_model(tmp_path, data[: int(len(data) * share)])
 
     with pytest.raises(CheckpointError) as caught:
         load_model_state(file)
@@ -448,19 +448,19 @@ def test_a_truncated_file_is_refused(origin: dict[str, Any], tmp_path: Path, sha
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>not found</html>", b"text", bytes(5000)])
-def test_a_file_that_is_no_model_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_a_model_is_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(
         CheckpointError, match=r"model\.pth: (refused: it is not a torch|not a file that torch)"
     ):
-        load_model_state(written(tmp_path, data))
+        load_model_state(write_model(tmp_path, data))
 
 
 @pytest.mark.parametrize("key", ["model_state_dict", "class_mapping", "optimizer_state_dict", "extra"])
-def test_a_hostile_file_is_refused_and_nothing_in_it_is_run(
-    origin: dict[str, Any], make_hostile: MakeHostile, tmp_path: Path, key: str
+def test_a_hostile_file_is_refused_and_no_code_runs(
+    original: dict[str, Any], make_hostile: MakeHostile, tmp_path: Path, key: str
 ) -> None:
     marker = tmp_path / "it ran"
-    file = written(tmp_path, {**origin, key: make_hostile(marker)})
+    file = write_model(tmp_path, {**original, key: make_hostile(marker)})
 
     with pytest.raises(CheckpointError) as caught:
         load_model_state(file)
@@ -471,10 +471,10 @@ def test_a_hostile_file_is_refused_and_nothing_in_it_is_run(
         "code; save only the state dict with torch.save"
     )
     torch.load(file, weights_only=False)
-    assert marker.exists()  # hostile indeed
+    assert marker.exists()  # the file does run code if it is loaded without protection
 
 
-def test_a_missing_model_is_said_with_what_to_do(tmp_path: Path, make_bucket: MakeBucket) -> None:
+def test_a_missing_model_is_reported_with_the_remedy(tmp_path: Path, make_bucket: MakeBucket) -> None:
     bucket = make_bucket({})
 
     for address, looked_for in (

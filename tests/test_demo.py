@@ -1,4 +1,4 @@
-"""What a demo refuses before it draws for minutes."""
+"""What a demo refuses before it draws photos, which takes minutes."""
 
 import io
 from pathlib import Path
@@ -12,12 +12,12 @@ from physiq_ray.progress import Display
 
 
 class DrawnError(Exception):
-    """Drawing would begin now."""
+    """Raised instead of drawing photos."""
 
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """Give a function that runs a demo, outside the checkout, until it draws or starts its S3 server."""
+    """Give a function that runs a demo outside the checkout until it draws photos or starts its server."""
 
     def no_drawing(*_, **__):
         raise DrawnError
@@ -34,7 +34,7 @@ def start(tmp_path, monkeypatch):
     return call
 
 
-def test_a_demo_outside_the_checkout_has_the_poses(start):
+def test_a_demo_outside_the_checkout_has_the_built_in_poses(start):
     with pytest.raises(DrawnError):
         start()
 
@@ -47,7 +47,7 @@ def test_a_demo_outside_the_checkout_has_the_poses(start):
         ({"epochs": 0}, SettingError, "epochs"),
     ],
 )
-def test_a_demo_refuses_before_it_draws(start, flags, kind, message):
+def test_a_demo_refuses_wrong_settings_before_it_draws(start, flags, kind, message):
     with pytest.raises(kind, match=message):
         start(**flags)
 

@@ -1,6 +1,5 @@
-"""The documents cannot drift from the program: their commands, links, settings and maps are checked."""
+"""The documents agree with the program: their commands, links, settings and maps are checked."""
 
-import argparse
 import re
 import runpy
 import shlex
@@ -11,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from help_texts import help_of
 from pydantic import BaseModel
 
 from physiq_ray.cli import build_parser
+from physiq_ray.cli.parser import COMMANDS
 from physiq_ray.config import (
     CleanseSettings,
     LocalServingSettings,
@@ -36,24 +37,17 @@ KINDS: dict[str, type[BaseModel]] = {
     "serve": LocalServingSettings,
     "sync": SyncSettings,
 }  # all other commands: Settings
-OTHERS_FLAGS = {"--working-dir"}  # of `ray job submit`
+FOREIGN_FLAGS = {"--working-dir"}  # of `ray job submit`
 TEST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
 
 
-def find_parsers() -> dict[str, argparse.ArgumentParser]:
-    """Give each command's parser."""
-    (subparsers,) = (action for action in build_parser()._actions if action.dest == "command")
-    assert isinstance(subparsers.choices, dict)
-    return subparsers.choices
-
-
 def find_commands() -> set[str]:
-    """List the commands that the parser has."""
-    return set(find_parsers())
+    """Give the names of all commands."""
+    return {command.name for command in COMMANDS}
 
 
 def find_command_lines(text: str) -> Iterator[str]:
-    """Give what follows `physiq-ray` in code blocks, at a line's start or as a job, and in code spans."""
+    """Give the words after `physiq-ray` in code blocks, at a line's start or in a job, and in code spans."""
     for block in re.findall(r"^```(?:sh|text)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         joined = re.sub(r"\\\n\s*", " ", block)
         yield from re.findall(r"(?:^\s*|-- |&& \S*/)physiq-ray ([a-z].*)$", joined, re.MULTILINE)
@@ -61,7 +55,7 @@ def find_command_lines(text: str) -> Iterator[str]:
 
 
 def without_blocks(text: str) -> str:
-    """Leave out code blocks."""
+    """Remove code blocks."""
     return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
@@ -98,20 +92,20 @@ def test_the_readme_has_at_most_160_lines() -> None:
     assert len(README.splitlines()) <= 160
 
 
-def test_every_command_has_its_place_in_the_readme() -> None:
+def test_the_readme_has_a_row_for_each_command() -> None:
     rows = re.findall(r"^\| `physiq-ray ([a-z]+)` \| .+ \| .+ \|$", README, re.MULTILINE)
     assert set(rows) == find_commands()
     assert len(rows) == len(find_commands())
 
 
-def test_the_readme_names_every_extra_and_its_sizes() -> None:
+def test_the_readme_names_every_extra_and_the_python_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     rows = re.findall(r"^\| `([a-z]+)` \| .+ \|$", README, re.MULTILINE)
     assert set(rows) == set(project["optional-dependencies"])
     assert f"Python {project['requires-python'].removeprefix('>=')} or later" in README
 
 
-def test_the_documents_show_every_command_and_jobs_too() -> None:
+def test_the_documents_show_every_command_and_a_job() -> None:
     assert {line.split()[0] for line in COMMAND_LINES} == find_commands()
     assert "train --run-name spring --num-workers 2 --sources s3://YOUR-PHOTOS" in COMMAND_LINES
 
@@ -126,6 +120,7 @@ def test_every_command_line_parses_and_its_settings_are_accepted(line: str) -> N
         args = build_parser().parse_args(words)
         assert args.command == words[0]
         kind: type[BaseModel] = KINDS.get(words[0], Settings)
+        # It raises nothing: the settings are accepted.
         load_settings(
             {name: value for name, value in vars(args).items() if name in kind.model_fields},
             environment={},
@@ -136,10 +131,8 @@ def test_every_command_line_parses_and_its_settings_are_accepted(line: str) -> N
 @pytest.mark.parametrize("flag", FLAGS)
 def test_every_flag_is_one_of_a_command_and_takes_the_value_shown(flag: str) -> None:
     name, *values = shlex.split(flag)
-    known = {
-        word for parser in find_parsers().values() for word in re.findall(r"--[a-z-]+", parser.format_help())
-    }
-    assert name in known | OTHERS_FLAGS
+    known = {word for command in COMMANDS for word in re.findall(r"--[a-z-]+", help_of(command.name))}
+    assert name in known | FOREIGN_FLAGS
     setting = name.removeprefix("--").replace("-", "_")
     if not values or values[0].isupper():  # N, FILE
         return
@@ -149,7 +142,7 @@ def test_every_flag_is_one_of_a_command_and_takes_the_value_shown(flag: str) -> 
             annotation: object = kind.model_fields[setting].annotation
             is_list = typing.get_origin(annotation) in (tuple, dict)
             value = tuple(values) if is_list else " ".join(values)
-            load_settings({setting: value}, environment={}, kind=kind)
+            load_settings({setting: value}, environment={}, kind=kind)  # raises nothing
 
 
 def test_the_command_of_the_kubernetes_job_parses() -> None:
@@ -160,7 +153,7 @@ def test_the_command_of_the_kubernetes_job_parses() -> None:
 
 
 @pytest.mark.parametrize(("page", "link"), LINKS, ids=lambda value: str(value))
-def test_every_link_and_picture_leads_somewhere(page: str, link: str) -> None:
+def test_every_link_and_picture_has_a_target(page: str, link: str) -> None:
     path, _, anchor = link.partition("#")
     target = (ROOT / page).parent / path if path else ROOT / page
     assert target.exists()
@@ -173,7 +166,7 @@ def test_the_readme_links_to_every_page() -> None:
     assert set(PAGES) - {"README.md"} <= linked
 
 
-def test_the_page_of_settings_is_the_one_that_its_script_builds() -> None:
+def test_the_page_of_settings_is_up_to_date() -> None:
     build_page = runpy.run_path(str(DOCS / "settings.py"))["build_page"]
     assert PAGES["docs/settings.md"] == build_page(), "run: python docs/settings.py"
 
@@ -202,7 +195,7 @@ def test_every_setting_is_on_its_page_with_its_default(
         assert variable == name.upper()
 
 
-def test_the_map_has_the_layers_of_import_linter() -> None:
+def test_the_architecture_page_has_the_layers_of_import_linter() -> None:
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     layers = tools["importlinter"]["contracts"][0]["layers"]
     drawn = re.search(r"^```text\n(cli\n.*?)```", PAGES["docs/architecture.md"], re.DOTALL | re.MULTILINE)
@@ -215,7 +208,7 @@ def test_the_map_has_the_layers_of_import_linter() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_file_that_a_page_names_is_there(page: str) -> None:
+def test_every_file_that_a_page_names_exists(page: str) -> None:
     named = re.findall(r"`((?:physiq_ray|tests|docs|mappings|benchmarks|\.ci)/[^` ]+)`", PAGES[page])
-    made = {"mappings/class_mapping.json"}  # by a training
+    made = {"mappings/class_mapping.json"}  # a training writes it
     assert [path for path in named if path not in made and not (ROOT / path).exists()] == []

@@ -11,7 +11,7 @@ ERRORS = [
 
 
 def tree_in_the_docstring() -> dict[str, str]:
-    """Give each class drawn on top of the module and the one it hangs from."""
+    """Read the tree in the module's docstring; give the parent of each class."""
     ancestors, parents = [(-1, "PhysiqError")], {}
     for line in (errors.__doc__ or "").splitlines():
         if drawn := re.match(r"([ │]*)[├└]── (\w+)  ", line):
@@ -23,7 +23,7 @@ def tree_in_the_docstring() -> dict[str, str]:
     return parents
 
 
-def test_the_tree_on_top_of_the_module_shows_every_error_under_its_parent() -> None:
+def test_the_tree_in_the_docstring_shows_every_error_below_its_parent() -> None:
     assert tree_in_the_docstring() == {
         error.__name__: error.__base__.__name__ for error in ERRORS if error is not errors.PhysiqError
     }
@@ -35,7 +35,7 @@ def test_every_error_is_caught_as_a_physiq_error(error: type[Exception]) -> None
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_every_error_survives_pickling_with_its_sentence(error: type[Exception]) -> None:
+def test_every_error_keeps_its_message_when_it_is_pickled(error: type[Exception]) -> None:
     received = pickle.loads(pickle.dumps(error("s3://checkins/a.jpg: « é », 100 %\nsecond line")))
 
     assert type(received) is error
@@ -43,7 +43,7 @@ def test_every_error_survives_pickling_with_its_sentence(error: type[Exception])
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_every_error_says_in_a_sentence_what_it_means(error: type[Exception]) -> None:
+def test_every_error_has_a_docstring_of_sentences(error: type[Exception]) -> None:
     assert (error.__doc__ or "").endswith(".")
 
 
@@ -62,6 +62,6 @@ def test_every_error_says_in_a_sentence_what_it_means(error: type[Exception]) ->
         ("a\n\x00\u00a0\u202e\u200b.jpg", r"'a\n\x00\xa0\u202e\u200b.jpg'"),
     ],
 )
-def test_an_address_is_quoted_where_a_letter_cannot_be_seen(uri: str, shown: str) -> None:
+def test_an_address_with_invisible_or_ambiguous_characters_is_quoted(uri: str, shown: str) -> None:
     assert errors.shown(uri) == shown
     assert errors.quoted("a.jpg") == "'a.jpg'"

@@ -31,7 +31,7 @@ MakeHostile = Callable[[Path], object]
 CPU = torch.device("cpu")
 
 
-def saved(value: object) -> bytes:
+def to_bytes(value: object) -> bytes:
     file = io.BytesIO()
     torch.save(value, file)
     return file.getvalue()
@@ -39,7 +39,7 @@ def saved(value: object) -> bytes:
 
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Module:
-    """Build one ResNet50 at random, with three outputs."""
+    """Build a ResNet50 with random weights and three outputs."""
     torch.manual_seed(1)
     return build_model(3).eval()
 
@@ -48,7 +48,7 @@ def network() -> torch.nn.Module:
 def weights_file(tmp_path: Path) -> Callable[[object], str]:
     def write(value: object) -> str:
         path = tmp_path / "weights.pth"
-        path.write_bytes(value if isinstance(value, bytes) else saved(value))
+        path.write_bytes(value if isinstance(value, bytes) else to_bytes(value))
         return str(path)
 
     return write
@@ -64,11 +64,11 @@ def test_the_network_has_an_output_for_each_class(network: torch.nn.Module) -> N
     assert logits.dtype == torch.float32
 
 
-def test_a_network_at_random_starts_with_blocks_that_change_nothing(network: torch.nn.Module) -> None:
+def test_the_blocks_of_a_random_network_start_as_identity(network: torch.nn.Module) -> None:
     assert torch.count_nonzero(network.state_dict()["layer3.2.bn3.weight"]) == 0
 
 
-def test_a_network_from_weights_has_their_body_and_a_head_of_its_own(make_weights: MakeWeights) -> None:
+def test_a_network_from_weights_keeps_their_backbone_and_gets_a_new_head(make_weights: MakeWeights) -> None:
     weights = {key: tensor for key, tensor in make_weights(1000).items() if not key.startswith("fc.")}
 
     state = build_model(5, weights).state_dict()
@@ -78,14 +78,14 @@ def test_a_network_from_weights_has_their_body_and_a_head_of_its_own(make_weight
     assert state["fc.weight"].std() > 0.001
 
 
-def test_pixels_become_the_network_s_input() -> None:
+def test_pixels_are_normalised_by_channel() -> None:
     images = torch.tensor([[[[0, 0, 0], [255, 255, 255], [255, 0, 128]]]], dtype=torch.uint8)  # (1, 1, 3, 3)
 
     inputs = normalise(images)
 
     assert inputs.shape == (1, 3, 1, 3)
     assert inputs.dtype == torch.float32
-    expected = torch.tensor(  # by channel, then by pixel
+    expected = torch.tensor(  # one row for each channel, one column for each pixel
         [[-2.1179, 2.2489, 2.2489], [-2.0357, 2.4286, -2.0357], [-1.8044, 2.6400, 0.4265]]
     )
     assert torch.allclose(inputs[0, :, 0], expected, atol=1e-4)
@@ -98,7 +98,7 @@ def test_the_network_s_input_lies_in_memory_as_channels_last() -> None:
     assert inputs.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_network_s_input_has_the_precision_asked_for() -> None:
+def test_the_network_s_input_has_the_requested_precision() -> None:
     assert (
         normalise(torch.zeros((1, 2, 2, 3), dtype=torch.uint8), dtype=torch.bfloat16).dtype == torch.bfloat16
     )
@@ -107,7 +107,7 @@ def test_the_network_s_input_has_the_precision_asked_for() -> None:
 @pytest.mark.parametrize(
     ("setting", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
-def test_a_precision_that_is_asked_for_is_taken(setting: str, dtype: torch.dtype) -> None:
+def test_a_requested_precision_is_used(setting: str, dtype: torch.dtype) -> None:
     assert choose_precision(setting, CPU) == dtype
     assert choose_precision(setting, torch.device("cuda")) == dtype
 
@@ -122,7 +122,7 @@ def test_a_precision_that_is_asked_for_is_taken(setting: str, dtype: torch.dtype
         ({}, torch.float32),
     ],
 )
-def test_on_a_cpu_auto_means_bf16_only_where_the_hardware_computes_with_it(
+def test_auto_on_a_cpu_means_bf16_only_if_the_hardware_supports_it(
     monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
@@ -134,7 +134,7 @@ def test_on_a_cpu_auto_means_bf16_only_where_the_hardware_computes_with_it(
     ("capability", "dtype"),
     [((9, 0), torch.bfloat16), ((7, 5), torch.float16), ((7, 0), torch.float16), ((6, 1), torch.float32)],
 )
-def test_on_a_gpu_auto_means_what_its_tensor_cores_compute_with(
+def test_auto_on_a_gpu_means_the_precision_of_its_tensor_cores(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype
 ) -> None:
     def is_bf16_supported(including_emulation: bool = True) -> bool:
@@ -146,7 +146,7 @@ def test_on_a_gpu_auto_means_what_its_tensor_cores_compute_with(
     assert choose_precision("auto", torch.device("cuda")) == dtype
 
 
-def test_this_machine_s_capabilities_can_be_asked_for() -> None:
+def test_auto_works_on_the_cpu_of_this_machine() -> None:
     assert choose_precision("auto", CPU) in {torch.float32, torch.bfloat16}
 
 
@@ -166,7 +166,7 @@ def test_random_means_no_weights() -> None:
     ],
     ids=["plain", "state_dict", "model_state_dict", "model", "module.", "module. in state_dict"],
 )
-def test_weights_are_found_in_each_usual_form_and_lose_their_head(
+def test_weights_are_found_in_each_usual_form_and_their_head_is_removed(
     make_weights: MakeWeights,
     weights_file: Callable[[object], str],
     wrap: Callable[[StateDict], object],
@@ -180,17 +180,17 @@ def test_weights_are_found_in_each_usual_form_and_lose_their_head(
     assert all(torch.equal(tensor, state[key]) for key, tensor in weights.items())
 
 
-def test_weights_of_a_real_network_come_back_as_they_were(network: torch.nn.Module) -> None:
+def test_tensors_of_a_real_network_are_read_unchanged(network: torch.nn.Module) -> None:
     state = network.state_dict()
 
-    read = read_tensors(saved(state), name="a.pth")
+    read = read_tensors(to_bytes(state), name="a.pth")
 
     assert list(read) == list(state)
     assert all(torch.equal(read[key], tensor) for key, tensor in state.items())
 
 
 def test_weights_are_read_from_a_bucket(make_bucket: MakeBucket, make_weights: MakeWeights) -> None:
-    bucket = make_bucket({"start/weights.pth": saved(make_weights(8))})
+    bucket = make_bucket({"start/weights.pth": to_bytes(make_weights(8))})
 
     weights = load_starting_weights(f"s3://{bucket}/start/weights.pth")
 
@@ -199,7 +199,7 @@ def test_weights_are_read_from_a_bucket(make_bucket: MakeBucket, make_weights: M
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "wide_resnet50_2"])
-def test_weights_of_a_relative_are_named_as_what_they_are(
+def test_weights_of_a_related_architecture_are_refused_with_its_name(
     make_weights: MakeWeights, weights_file: Callable[[object], str], architecture: str
 ) -> None:
     file = weights_file(make_weights(1000, architecture))
@@ -210,7 +210,7 @@ def test_weights_of_a_relative_are_named_as_what_they_are(
     assert str(caught.value) == f"weights={file}: these weights are of a {architecture}; a resnet50 is needed"
 
 
-def test_weights_of_another_network_are_named_by_what_differs(
+def test_weights_of_another_network_are_refused_with_the_first_difference(
     make_weights: MakeWeights, weights_file: Callable[[object], str]
 ) -> None:
     with pytest.raises(
@@ -219,7 +219,7 @@ def test_weights_of_another_network_are_named_by_what_differs(
         load_starting_weights(weights_file(make_weights(10, "squeezenet1_1")))
 
 
-def test_weights_that_lack_an_entry_or_have_another_shape_are_named_by_it(
+def test_a_missing_entry_or_a_wrong_shape_in_weights_is_named(
     make_weights: MakeWeights, weights_file: Callable[[object], str]
 ) -> None:
     lacking, reshaped = make_weights(8), make_weights(8)
@@ -267,14 +267,14 @@ def test_a_missing_object_is_named(make_bucket: MakeBucket) -> None:
 
 
 @pytest.mark.parametrize("num_bytes", [1, 100, 5_000, 20_000])
-def test_a_file_that_breaks_off_is_refused(make_weights: MakeWeights, num_bytes: int) -> None:
+def test_a_truncated_file_is_refused(make_weights: MakeWeights, num_bytes: int) -> None:
     with pytest.raises(CheckpointError, match=r"^a\.pth: "):
-        read_tensors(saved(make_weights(8))[:num_bytes], name="a.pth")
+        read_tensors(to_bytes(make_weights(8))[:num_bytes], name="a.pth")
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 @pytest.mark.parametrize("is_zip", [True, False])
-def test_a_file_with_any_byte_changed_is_read_or_refused_but_never_a_riddle(is_zip: bool) -> None:
+def test_a_file_with_any_byte_changed_is_read_or_refused_with_its_name(is_zip: bool) -> None:
     file = io.BytesIO()
     torch.save({"a": torch.zeros(2), "b": [1, "z"]}, file, _use_new_zipfile_serialization=is_zip)
     data = file.getvalue()
@@ -283,14 +283,14 @@ def test_a_file_with_any_byte_changed_is_read_or_refused_but_never_a_riddle(is_z
         for value in (0, 255, ord("(")):
             changed = data[:place] + bytes([value]) + data[place + 1 :]
             try:
-                read_tensors(changed, name="a.pth")
+                read_tensors(changed, name="a.pth")  # may succeed, but raises no other error
             except CheckpointError as error:
                 assert str(error).startswith("a.pth: ")  # noqa: PT017
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
-@pytest.mark.parametrize("pack", [saved, pickle.dumps, lambda value: saved({"state_dict": value})])
-def test_a_file_that_would_run_code_is_refused_and_nothing_is_run(
+@pytest.mark.parametrize("pack", [to_bytes, pickle.dumps, lambda value: to_bytes({"state_dict": value})])
+def test_a_file_that_would_run_code_is_refused_and_no_code_runs(
     tmp_path: Path,
     make_hostile: MakeHostile,
     weights_file: Callable[[object], str],
@@ -305,7 +305,7 @@ def test_a_file_that_would_run_code_is_refused_and_nothing_is_run(
     assert not marker.exists()
 
 
-def test_the_hostile_file_of_these_tests_is_hostile(make_hostile: MakeHostile, tmp_path: Path) -> None:
+def test_the_hostile_object_of_these_tests_runs_code(make_hostile: MakeHostile, tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(make_hostile(tmp_path / "it ran")))
 
     assert (tmp_path / "it ran").exists()
@@ -313,7 +313,7 @@ def test_the_hostile_file_of_these_tests_is_hostile(make_hostile: MakeHostile, t
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give torch's cache folder, empty."""
+    """Make an empty cache folder for torch's downloads, and give its path."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
@@ -333,7 +333,7 @@ IMAGENET_FILE = "resnet50-11ad3fa6.pth"
 
 
 @pytest.mark.usefixtures("no_network")
-def test_a_refused_download_is_one_sentence_with_a_way_out(
+def test_a_failed_download_is_reported_in_one_sentence_with_the_remedy(
     hub: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(WeightsError) as caught:
@@ -349,7 +349,7 @@ def test_a_refused_download_is_one_sentence_with_a_way_out(
 
 @pytest.mark.usefixtures("no_network")
 def test_weights_downloaded_before_need_no_network(hub: Path, make_weights: MakeWeights) -> None:
-    (hub / IMAGENET_FILE).write_bytes(saved(make_weights(1000)))
+    (hub / IMAGENET_FILE).write_bytes(to_bytes(make_weights(1000)))
 
     weights = load_starting_weights("imagenet")
 
@@ -370,10 +370,10 @@ def test_a_damaged_download_is_named_with_the_file_to_delete(hub: Path, data: by
 
 
 @pytest.mark.usefixtures("no_network")
-def test_a_hostile_file_among_the_downloads_is_not_run(
+def test_a_hostile_file_among_the_downloads_runs_no_code(
     hub: Path, make_hostile: MakeHostile, tmp_path: Path
 ) -> None:
-    (hub / IMAGENET_FILE).write_bytes(saved(make_hostile(tmp_path / "it ran")))
+    (hub / IMAGENET_FILE).write_bytes(to_bytes(make_hostile(tmp_path / "it ran")))
 
     with pytest.raises(WeightsError, match=rf"{IMAGENET_FILE}: refused: .*loading it could run code"):
         load_starting_weights("imagenet")
@@ -383,7 +383,7 @@ def test_a_hostile_file_among_the_downloads_is_not_run(
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes, str], None]]:
-    """Give a function that publishes weights as ImageNet's, on loopback, under a hash."""
+    """Give a function that serves weights on loopback as those of ImageNet, with a hash in their name."""
     folder = tmp_path / "www"
     folder.mkdir()
 
@@ -409,13 +409,13 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     server.server_close()
 
 
-def test_a_download_arrives_and_prints_nothing_to_stdout(
+def test_a_download_succeeds_and_prints_nothing_to_stdout(
     hub: Path,
     published: Callable[[bytes, str], None],
     make_weights: MakeWeights,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    data = saved(make_weights(1000))
+    data = to_bytes(make_weights(1000))
     published(data, hashlib.sha256(data).hexdigest()[:8])
 
     weights = load_starting_weights("imagenet")
@@ -426,10 +426,10 @@ def test_a_download_arrives_and_prints_nothing_to_stdout(
     assert capsys.readouterr().out == ""
 
 
-def test_a_download_with_the_wrong_hash_is_refused_and_not_kept(
+def test_a_download_with_the_wrong_hash_is_refused_and_deleted(
     hub: Path, published: Callable[[bytes, str], None], make_weights: MakeWeights
 ) -> None:
-    published(saved(make_weights(1000)), "0123abcd")
+    published(to_bytes(make_weights(1000)), "0123abcd")
 
     with pytest.raises(WeightsError, match="cannot be downloaded \\(invalid hash value"):
         load_starting_weights("imagenet")
@@ -437,7 +437,7 @@ def test_a_download_with_the_wrong_hash_is_refused_and_not_kept(
     assert list(hub.iterdir()) == []
 
 
-def test_the_imagenet_weights_are_of_the_network_that_is_built() -> None:
+def test_the_imagenet_weights_fit_the_network() -> None:
     assert ResNet50_Weights.DEFAULT.url.endswith(IMAGENET_FILE)
     with torch.device("meta"):
         assert len(get_model("resnet50", weights=None).state_dict()) == 320

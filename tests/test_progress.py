@@ -1,4 +1,5 @@
 import io
+import re
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ from rich.console import Console
 from physiq_ray.progress import Bars
 
 
-def test_a_log_gets_a_line_a_label_every_ten_seconds():
+def test_a_log_gets_one_line_per_label_every_ten_seconds():
     log, now_s = io.StringIO(), [0.0]
     with Bars(log, "photos", clock=lambda: now_s[0]) as bars:
         for second in range(25):
@@ -22,21 +23,32 @@ def test_a_log_gets_a_line_a_label_every_ten_seconds():
     ]
 
 
-def test_a_terminal_gets_a_bar_a_label_and_one_over_all():
+def last_frame(console):
+    """Give the counts of the bars that were drawn last, by their descriptions."""
+    text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", console.file.getvalue())
+    frames = [
+        re.findall(r"^(.+? photos) +━*[╸╺]?━* +(\d+/\d+) ", frame, re.MULTILINE) for frame in text.split("\r")
+    ]
+    return dict([frame for frame in frames if frame][-1])
+
+
+def test_a_terminal_shows_a_bar_for_each_label_and_a_total():
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     with Bars(console, "photos") as bars:
         bars.update("s3://[red]checkins", 5, 10, "1 MB")
-        assert not any(task.description.startswith("all") for task in bars._progress.tasks)
+        bars.restart()  # this also draws the bars for the last time
+        assert last_frame(console) == {"s3://[red]checkins photos": "5/10"}
+        bars.update("s3://[red]checkins", 5, 10, "1 MB")
         bars.update("s3://workouts", 1, 20)
-        tasks = {task.description: (task.completed, task.total) for task in bars._progress.tasks}
-        assert tasks == {
-            "s3://[red]checkins photos": (5, 10),
-            "s3://workouts photos": (1, 20),
-            "all photos": (6, 30),
-        }
         bars.restart()
-        assert bars._progress.tasks == []
-    assert "s3://[red]checkins" in console.file.getvalue()
+        assert last_frame(console) == {
+            "s3://[red]checkins photos": "5/10",
+            "s3://workouts photos": "1/20",
+            "all photos": "6/30",
+        }
+        bars.update("s3://next", 2, 4)
+        bars.restart()
+        assert last_frame(console) == {"s3://next photos": "2/4"}
 
 
 def test_neither_rich_nor_ray_is_imported_for_a_log():

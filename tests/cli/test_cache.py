@@ -1,4 +1,4 @@
-"""The command `physiq-ray cache`: what it shows, and what it deletes."""
+"""The command cache: what it shows and what it deletes."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from physiq_ray.prepared import CacheFolder, photo_keys
 
 
 @pytest.fixture
-def filled(tmp_path):
+def cache(tmp_path):
     """Make a cache of two sizes: three shards of 64 px, last used two days ago, and one of 96 px."""
     cache = CacheFolder(tmp_path / "cache", 2**40)
     for side, numbers in ((64, range(3)), (96, range(1))):
@@ -25,41 +25,41 @@ def filled(tmp_path):
     return cache
 
 
-def test_size_and_age_of_each_image_size_are_shown(run_here, filled):
-    done = run_here("cache", "--cache-dir", filled.root)
+def test_size_and_age_of_each_image_size_are_shown(run_here, cache):
+    done = run_here("cache", "--cache-dir", cache.root)
     assert done.returncode == 0, done.stderr
     first, latest, oldest = done.stdout.splitlines()
-    assert first == f"{filled.root}: 0 MiB of at most 100 GiB"
-    assert latest.startswith(f"  {filled.folder(96).name}: 1 shards, 0 MiB, first made ")
-    assert oldest.startswith(f"  {filled.folder(64).name}: 3 shards, 0 MiB, first made ")
+    assert first == f"{cache.root}: 0 MiB of at most 100 GiB"
+    assert latest.startswith(f"  {cache.folder(96).name}: 1 shards, 0 MiB, first made ")
+    assert oldest.startswith(f"  {cache.folder(64).name}: 3 shards, 0 MiB, first made ")
     assert oldest.endswith("last used 2 days ago")
 
 
-def test_sizes_in_json_add_up_to_the_files(run_here, filled):
-    answer = json.loads(run_here("cache", "--cache-dir", filled.root, "--json").stdout)
-    assert answer["folder"] == str(filled.root)
-    files = sum(path.stat().st_size for path in filled.root.rglob("*.arrow"))
+def test_sizes_in_json_add_up_to_the_files(run_here, cache):
+    answer = json.loads(run_here("cache", "--cache-dir", cache.root, "--json").stdout)
+    assert answer["folder"] == str(cache.root)
+    files = sum(path.stat().st_size for path in cache.root.rglob("*.arrow"))
     assert sum(size["num_bytes"] for size in answer["sizes"]) == files > 4 * 4 * 64**2 * 3
 
 
-def test_clear_deletes_all_but_what_a_training_uses(run_here, filled):
-    used = next(filled.folder(64).glob("*.arrow"))
-    with filled.using([used.stem]):
-        done = run_here("cache", "--cache-dir", filled.root, "--clear")
-    assert done.stdout == f"{filled.root}: 3 shards deleted, 1 kept: a running training uses them\n"
-    assert list(filled.root.rglob("*.arrow")) == [used]
-    answer = json.loads(run_here("cache", "--cache-dir", filled.root, "--clear", "--json").stdout)
-    assert answer == {"folder": str(filled.root), "deleted": 1, "kept": 0}
+def test_clear_deletes_all_shards_except_those_that_a_training_uses(run_here, cache):
+    used = next(cache.folder(64).glob("*.arrow"))
+    with cache.using([used.stem]):
+        done = run_here("cache", "--cache-dir", cache.root, "--clear")
+    assert done.stdout == f"{cache.root}: 3 shards deleted, 1 kept: a running training uses them\n"
+    assert list(cache.root.rglob("*.arrow")) == [used]
+    answer = json.loads(run_here("cache", "--cache-dir", cache.root, "--clear", "--json").stdout)
+    assert answer == {"folder": str(cache.root), "deleted": 1, "kept": 0}
 
 
-def test_a_cache_that_was_never_made_is_empty(run_here, tmp_path):
+def test_a_missing_cache_folder_counts_as_empty(run_here, tmp_path):
     done = run_here("cache", "--cache-dir", tmp_path / "none", "--cache-limit-gib", "2")
     assert done.stdout == f"{tmp_path}/none: 0 MiB of at most 2 GiB\n"
     assert not (tmp_path / "none").exists()
     assert run_here("cache", "--cache-dir", tmp_path / "none", "--clear").returncode == 0
 
 
-def test_a_prefix_s_copies_on_this_machine_are_meant(run_here, tmp_path, monkeypatch):
+def test_for_a_prefix_the_command_shows_its_copies_on_this_machine(run_here, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     done = run_here("cache", "--cache-dir", "s3://bucket/prepared")
     assert done.stdout.splitlines() == [

@@ -1,4 +1,4 @@
-"""Buckets asked unsigned, at one's own cost, with an SSO login, and past a proxy."""
+"""Unsigned requests, requests that the requester pays for, and S3 servers on this machine without a proxy."""
 
 import hashlib
 import json
@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from physiq_ray import storage
-from physiq_ray.config import CleanseSettings, Settings, SyncSettings, load_settings
-from physiq_ray.errors import DeniedError, SettingError
+from physiq_ray.config import Settings
+from physiq_ray.errors import DeniedError
 from physiq_ray.sample import LocalS3
 from physiq_ray.storage import Access, follow_settings, list_sources, parse_sources, read_bytes
 from physiq_ray.storage.access import is_local
@@ -24,8 +24,8 @@ KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 @pytest.fixture(autouse=True)
-def nobody_s_access(s3):
-    """Leave no bucket's access to the tests that follow."""
+def default_access(s3):
+    """Reset the access settings after each test, because they belong to the process."""
     yield
     storage.use_access(Access())
     storage.forget_clients()
@@ -33,7 +33,7 @@ def nobody_s_access(s3):
 
 @pytest.fixture
 def recorder(s3, monkeypatch):
-    """Start a server that answers as S3 would and records (method, path, payer, whether signed)."""
+    """Start a server that answers like S3; give its list of requests: (method, path, payer, is_signed)."""
     seen = []
     listing = (
         f"<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>a.jpg</Key><Size>5</Size><ETag>"
@@ -55,8 +55,8 @@ def recorder(s3, monkeypatch):
                 body = b"<DeleteResult><Deleted><Key>a.jpg</Key></Deleted></DeleteResult>"
             if self.command == "PUT":
                 body = b'<CopyObjectResult><ETag>"1"</ETag></CopyObjectResult>'
-            is_free = self.command == "HEAD" and path == "/attic/a.jpg"  # looked at before the copy
-            self.send_response(404 if is_free else 200)
+            is_missing = self.command == "HEAD" and path == "/attic/a.jpg"  # checked before a copy
+            self.send_response(404 if is_missing else 200)
             for name, value in (
                 ("Content-Length", str(len(body))),
                 ("ETag", f'"{ETAG}"'),
@@ -81,8 +81,8 @@ def recorder(s3, monkeypatch):
     server.server_close()
 
 
-def ask_everything(bucket, tmp_path):
-    """List, read by both clients, download, copy and delete."""
+def send_all_requests(bucket, tmp_path):
+    """Send each kind of request: list, read with both clients, download, copy and delete."""
     [listing] = list_sources(parse_sources([f"s3://{bucket}"]))
     assert listing.error is None
     read_bytes(f"s3://{bucket}/a.jpg")
@@ -93,33 +93,33 @@ def ask_everything(bucket, tmp_path):
     delete_objects(bucket, [Target("a.jpg", ETAG, 5)], Condition.BATCH)
 
 
-def test_the_requester_pays_for_every_request_to_the_sources_buckets_only(recorder, tmp_path):
+def test_requester_pays_applies_to_all_requests_to_the_sources_buckets_and_no_others(recorder, tmp_path):
     follow_settings(Settings(requester_pays="yes"), ["checkins"])
-    ask_everything("checkins", tmp_path)
-    asked = {(method, payer) for method, path, payer, _ in recorder if path.startswith("/checkins")}
-    assert asked == {("GET", "requester"), ("HEAD", "requester"), ("POST", "requester")}
-    # Into the attic, but out of the bucket.
+    send_all_requests("checkins", tmp_path)
+    requests = {(method, payer) for method, path, payer, _ in recorder if path.startswith("/checkins")}
+    assert requests == {("GET", "requester"), ("HEAD", "requester"), ("POST", "requester")}
+    # The copy goes to another bucket, but its source is in the sources' bucket.
     assert ("PUT", "/attic/a.jpg", "requester", True) in recorder
     assert all(signed for *_, signed in recorder)
     recorder.clear()
-    ask_everything("attic", tmp_path)
+    send_all_requests("attic", tmp_path)
     assert {payer for _, _, payer, _ in recorder} == {None}
     recorder.clear()
     follow_settings(Settings(), ["checkins"])
-    ask_everything("checkins", tmp_path)
+    send_all_requests("checkins", tmp_path)
     assert {payer for _, _, payer, _ in recorder} == {None}
 
 
-def test_anonymous_requests_are_unsigned_to_the_sources_buckets_only(recorder, tmp_path):
+def test_anonymous_applies_to_all_requests_to_the_sources_buckets_and_no_others(recorder, tmp_path):
     follow_settings(Settings(anonymous="yes"), ["public"])
-    ask_everything("public", tmp_path)
+    send_all_requests("public", tmp_path)
     assert {signed for _, path, _, signed in recorder if path.startswith("/public")} == {False}
     assert {signed for _, path, _, signed in recorder if path.startswith("/attic")} == {True}
 
 
 @pytest.fixture
 def public_bucket(make_bucket, s3_direct, make_photo):
-    """Make a bucket that everybody may list and read."""
+    """Make a bucket that everybody can list and read, without credentials."""
     bucket = make_bucket({f"{number}.jpeg": make_photo(seed=number) for number in range(6)})
     arn = f"arn:aws:s3:::{bucket}"
     allowed = {"Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject", "s3:ListBucket"]}
@@ -140,7 +140,7 @@ def test_public_photos_need_no_credentials(public_bucket, monkeypatch):
     assert len({read_bytes(uri) for uri in listing.table["uri"].to_pylist()}) == 6
 
 
-def test_how_a_bucket_is_asked_travels_with_the_photos_to_ray_s_processes(ray_local, public_bucket):
+def test_ray_s_processes_use_the_access_settings_that_the_photos_carry(ray_local, public_bucket):
     import ray
 
     from physiq_ray.ingest import StoredPhotos, open_photos
@@ -150,7 +150,7 @@ def test_how_a_bucket_is_asked_travels_with_the_photos_to_ray_s_processes(ray_lo
     follow_settings(Settings(anonymous="yes"), [public_bucket])
     photos = open_photos(listing.table, image_size=64, kind="none")
     assert photos.reader == StoredPhotos(Access(anonymous=frozenset({public_bucket})))
-    # A process whose credentials are refused reads what it asks for without them.
+    # The credentials of the process are refused, so only unsigned requests can succeed.
     refused = {"env_vars": dict.fromkeys(KEYS, "refused")}
     read = ray.remote(runtime_env=refused, num_cpus=0)(read_task)
     unsigned, signed = ray.get(
@@ -163,15 +163,6 @@ def test_how_a_bucket_is_asked_travels_with_the_photos_to_ray_s_processes(ray_lo
     assert set(signed["step"]) == {"fetch"}
 
 
-@pytest.mark.parametrize("kind", [Settings, SyncSettings, CleanseSettings])
-def test_unsigned_requests_that_somebody_pays_for_are_refused(kind):
-    with pytest.raises(SettingError) as caught:
-        load_settings({"anonymous": "yes", "requester_pays": "yes"}, environment={}, kind=kind)
-    assert str(caught.value) == (
-        "requester_pays=yes, anonymous=yes: S3 refuses requests that nobody signs and pays for"
-    )
-
-
 @pytest.mark.parametrize("command", [["audit", "--json"], ["sync", "photos"]])
 def test_a_command_reads_public_photos_without_credentials(run_cli, public_bucket, tmp_path, command):
     (tmp_path / "labels.json").write_text(
@@ -179,51 +170,16 @@ def test_a_command_reads_public_photos_without_credentials(run_cli, public_bucke
     )
     (tmp_path / "poses.json").write_text('[{"id": 1, "name": "One"}, {"id": 2, "name": "Two"}]')
     files = ("--poses", "poses.json", "--labels", "labels.json")
-    nobody = dict.fromkeys(KEYS, "")
-    asked = (*command, "--sources", f"s3://{public_bucket}", *files)
-    assert run_cli(*asked, env=nobody).returncode == 1
-    done = run_cli(*asked, "--anonymous", "yes", env=nobody)
+    no_credentials = dict.fromkeys(KEYS, "")
+    arguments = (*command, "--sources", f"s3://{public_bucket}", *files)
+    assert run_cli(*arguments, env=no_credentials).returncode == 1
+    done = run_cli(*arguments, "--anonymous", "yes", env=no_credentials)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize(
-    ("token", "problem"),
-    [
-        (None, "Error loading SSO Token: Token for work does not exist"),
-        ({"accessToken": "x", "expiresAt": "2020-01-01T00:00:00Z"}, "Token has expired and refresh failed"),
-    ],
-)
-def test_a_missing_or_expired_sso_login_is_said_with_the_command_that_renews_it(
-    s3, monkeypatch, tmp_path, token, problem
-):
-    (tmp_path / "config").write_text(
-        "[profile team]\nsso_session = work\nsso_account_id = 1\nsso_role_name = r\nregion = us-east-1\n"
-        "[sso-session work]\nsso_region = us-east-1\nsso_start_url = https://example.invalid/start\n"
-    )
-    cache = tmp_path / ".aws" / "sso" / "cache"
-    cache.mkdir(parents=True)
-    if token is not None:
-        name = hashlib.sha1(b"work", usedforsecurity=False).hexdigest()
-        (cache / f"{name}.json").write_text(json.dumps(token))
-    for name in KEYS:
-        monkeypatch.delenv(name)
-    for name, value in (("PROFILE", "team"), ("CONFIG_FILE", str(tmp_path / "config"))):
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("botocore.tokens.SSOTokenProvider._SSO_TOKEN_CACHE_DIR", str(cache))
-    monkeypatch.setattr("botocore.credentials.SSOProvider._SSO_TOKEN_CACHE_DIR", str(cache))
-    storage.forget_clients()
-    [listing] = list_sources(parse_sources(["s3://checkins"]))
-    assert type(listing.error) is DeniedError
-    assert problem in str(listing.error)
-    assert str(listing.error).endswith("; run aws sso login --profile team and try again")
-    with pytest.raises(DeniedError, match="run aws sso login --profile team and try again"):
-        read_bytes("s3://checkins/a.jpg")
 
 
 @pytest.fixture
 def dead_proxy(monkeypatch):
-    """Name a proxy that nobody listens on, as a company's would not lead back to this machine."""
+    """Set a proxy that does not exist: a company's proxy would not reach this machine either."""
     environment = {}
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         environment |= {name: "http://127.0.0.1:9", name.upper(): "http://127.0.0.1:9"}
@@ -234,7 +190,7 @@ def dead_proxy(monkeypatch):
     storage.forget_clients()
 
 
-def test_a_server_on_this_machine_is_reached_past_the_proxy(dead_proxy, s3, monkeypatch):
+def test_a_server_on_this_machine_is_reached_without_the_proxy(dead_proxy, s3, monkeypatch):
     with LocalS3(start_timeout_s=20) as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
@@ -244,11 +200,11 @@ def test_a_server_on_this_machine_is_reached_past_the_proxy(dead_proxy, s3, monk
         [listing] = list_sources(parse_sources(["s3://checkins"]))
         assert listing.table["uri"].to_pylist() == ["s3://checkins/a.jpg"]
         store = storage.s3.open_store("checkins")
-        assert store.get("a.jpg").bytes().to_bytes() == PHOTO  # not by boto3 in its place
+        assert store.get("a.jpg").bytes().to_bytes() == PHOTO  # with obstore: read_bytes could use boto3
         assert server.read_traffic("checkins").num_requests >= 3
 
 
-def test_a_command_reaches_a_server_on_this_machine_past_the_proxy(dead_proxy, public_bucket, run_cli):
+def test_a_command_reaches_a_server_on_this_machine_without_the_proxy(dead_proxy, public_bucket, run_cli):
     done = run_cli("sync", "photos", "--sources", f"s3://{public_bucket}", timeout=60)
     assert done.returncode == 0, done.stderr
 
@@ -266,5 +222,5 @@ def test_a_command_reaches_a_server_on_this_machine_past_the_proxy(dead_proxy, p
         ("http://localhost.example.com", False),
     ],
 )
-def test_which_addresses_are_this_machine_s_own(url, expected):
+def test_loopback_addresses_and_localhost_are_local(url, expected):
     assert is_local(url) is expected

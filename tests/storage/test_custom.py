@@ -1,4 +1,4 @@
-"""Sources of a caller's own, and the one that reads a ZIP file."""
+"""Custom sources: ZIP files, and classes that a Python caller writes."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def photos(make_photo):
 
 @pytest.fixture
 def settings(tmp_path, photos):
-    """Write poses and a label for each photo, poses 1 and 2 by turns."""
+    """Write poses, and labels that alternate between poses 1 and 2; give the settings that name the files."""
     labels = [{"poseId": n % 2 + 1, "s3Filename": name.split("/")[-1]} for n, name in enumerate(photos)]
     (tmp_path / "labels.json").write_text(json.dumps(labels))
     (tmp_path / "poses.json").write_text('[{"id": 1, "name": "One"}, {"id": 2, "name": "Two"}]')
@@ -43,7 +43,7 @@ def settings(tmp_path, photos):
 
 
 def test_a_zip_file_is_listed_and_read(tmp_path):
-    source = write_zip(tmp_path / "checkins.zip", {"a/é.jpg": b"photo", "notes.txt": b"no photo"})
+    source = write_zip(tmp_path / "checkins.zip", {"a/é.jpg": b"photo", "notes.txt": b"not a photo"})
     [row] = source.list().to_pylist()
     assert row.pop("modified").year >= 2024
     assert row == {
@@ -56,7 +56,7 @@ def test_a_zip_file_is_listed_and_read(tmp_path):
     assert source.read(row["uri"], row["etag"]) == b"photo"
 
 
-def test_a_zip_file_that_is_another_by_now_is_not_read(tmp_path):
+def test_photos_of_a_replaced_zip_file_are_not_read(tmp_path):
     source = write_zip(tmp_path / "a.zip", {"a.jpg": b"old", "b.jpg": b"old"})
     rows = source.list().to_pylist()
     write_zip(tmp_path / "a.zip", {"a.jpg": b"new"})
@@ -64,12 +64,12 @@ def test_a_zip_file_that_is_another_by_now_is_not_read(tmp_path):
         source.read(rows[0]["uri"], rows[0]["etag"])
     with pytest.raises(NotFoundError, match=r"a.zip/b.jpg: no such photo"):
         source.read(rows[1]["uri"], rows[1]["etag"])
-    (tmp_path / "a.zip").write_bytes(b"no zip file")
+    (tmp_path / "a.zip").write_bytes(b"not a ZIP file")
     with pytest.raises(StorageError, match="not a ZIP file"):
         source.list()
 
 
-def test_a_manifest_is_made_of_a_source_of_the_caller_s_own(tmp_path, photos, settings):
+def test_a_manifest_can_be_collected_from_a_custom_source(tmp_path, photos, settings):
     source = write_zip(tmp_path / "checkins.zip", photos)
     manifest = collect_manifest(Settings(**settings), load_poses(tmp_path / "poses.json"), source)
     assert manifest.table.num_rows == 20
@@ -79,7 +79,7 @@ def test_a_manifest_is_made_of_a_source_of_the_caller_s_own(tmp_path, photos, se
         collect_manifest(Settings(sources=["photos"], **settings), {}, source)
 
 
-def test_what_is_no_listing_is_refused_by_its_columns(tmp_path, settings):
+def test_a_listing_with_wrong_columns_is_refused(tmp_path, settings):
     @dataclass(frozen=True)
     class Wrong:
         name: str = "wrong"
@@ -95,7 +95,7 @@ def test_what_is_no_listing_is_refused_by_its_columns(tmp_path, settings):
 
 
 @pytest.mark.parametrize("kind", ["memory", "none"])
-def test_ray_s_processes_read_through_the_source(ray_local, tmp_path, photos, kind):
+def test_ray_s_processes_read_photos_with_the_custom_source(ray_local, tmp_path, photos, kind):
     source = write_zip(tmp_path / "checkins.zip", photos)
     listed = source.list()
     table = listed.append_column("class_index", pa.array(range(20), pa.int32()))
@@ -110,7 +110,7 @@ def test_ray_s_processes_read_through_the_source(ray_local, tmp_path, photos, ki
         assert np.array_equal(image, decode_square(photos[f"anna/{row:02d}.jpeg"], size_px=SIZE))
 
 
-def test_whatever_a_source_raises_costs_one_photo(ray_local, make_photo):
+def test_an_error_of_a_custom_source_makes_one_photo_unreadable(ray_local, make_photo):
     data = make_photo()
 
     @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def test_whatever_a_source_raises_costs_one_photo(ray_local, make_photo):
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_a_training_reads_a_source_of_the_caller_s_own(ray_local, tmp_path, photos, settings):
+def test_a_training_reads_a_custom_source(ray_local, tmp_path, photos, settings):
     from physiq_ray.progress import Display
     from physiq_ray.training.run import train
 

@@ -1,4 +1,4 @@
-"""Files of one making appear together on a disk that has room, and not at all on one that has not."""
+"""Files that are written together: all of them appear, or the earlier files stay."""
 
 import pytest
 from botocore.exceptions import ClientError
@@ -19,7 +19,7 @@ def contents(folder):
     }
 
 
-def test_all_files_take_the_place_of_those_before(tmp_path):
+def test_all_files_replace_the_earlier_ones_together(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     with written_together(str(tmp_path), last=LAST) as folder:
         (folder / "a.txt").write_text("new")
@@ -30,7 +30,7 @@ def test_all_files_take_the_place_of_those_before(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "deep"]
 
 
-def test_a_disk_that_fills_up_keeps_the_old_files_and_nothing_else(make_disk):
+def test_a_full_disk_keeps_only_the_earlier_files(make_disk):
     disk, _ = make_disk(2_000_000)
     for name in LAST:
         (disk / name).write_text("old")
@@ -47,17 +47,17 @@ def test_a_disk_that_fills_up_keeps_the_old_files_and_nothing_else(make_disk):
     assert sorted(path.name for path in disk.iterdir()) == ["a.txt", "b.txt"]
 
 
-def test_a_folder_that_cannot_be_written_is_said_before_anything_is_made(make_disk):
+def test_a_read_only_folder_is_reported_before_the_block_runs(make_disk):
     disk, remount = make_disk(100_000)
     remount("ro")
     with (
         pytest.raises(StorageError, match=r"^write .*disk0: Read-only file system$"),
         written_together(str(disk), last=LAST),
     ):
-        pytest.fail("got a folder")
+        pytest.fail("the block ran")
 
 
-def test_objects_are_uploaded_in_order_and_a_failure_keeps_those_that_come_last(make_bucket, monkeypatch):
+def test_objects_are_uploaded_in_order_and_a_failed_upload_ends_the_sequence(make_bucket, monkeypatch):
     bucket = make_bucket({"m/a.txt": b"old", "m/b.txt": b"old", "m/c.txt": b"old"})
     client, uploaded = s3_client(), []
     upload = client.upload_fileobj
@@ -82,7 +82,7 @@ def test_objects_are_uploaded_in_order_and_a_failure_keeps_those_that_come_last(
     assert storage.read_bytes(f"s3://{bucket}/m/a.txt") == b"old"
 
 
-def test_what_fails_before_the_first_upload_leaves_all_objects(make_bucket):
+def test_an_error_in_the_block_leaves_all_objects_unchanged(make_bucket):
     bucket = make_bucket({"m/a.txt": b"old"})
 
     def write():

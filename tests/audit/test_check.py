@@ -1,0 +1,114 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from physiq_ray import storage
+from physiq_ray.audit import audit_manifest
+from physiq_ray.audit import check as check_module
+from physiq_ray.audit.check import find_near
+from physiq_ray.labels import ClassMapping
+from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest
+
+
+@pytest.fixture
+def dead_endpoint(s3, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(storage.retry, "ATTEMPTS", 1)
+    storage.forget_clients()
+    yield
+    storage.forget_clients()
+
+
+def manifest_of(uris):
+    rows = [
+        {
+            **{"uri": uri, "bucket": "checkins", "key": uri, "size": 1, "etag": str(number), "group": uri},
+            **{"pose_id": 1, "class_index": 0, "split": "train"},
+        }
+        for number, uri in enumerate(uris)
+    ]
+    return Manifest(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), ClassMapping(("1",)))
+
+
+def test_the_check_gives_up_after_many_photos_in_a_row_without_a_response(dead_endpoint, monkeypatch):
+    monkeypatch.setattr(check_module, "GIVE_UP_AFTER", 5)
+    uris = [f"s3://checkins/{number}.jpg" for number in range(200)]
+
+    found = audit_manifest(manifest_of(uris), {}, near_duplicates=True)
+
+    assert found.check.num_checked == 5
+    assert found.check.near_duplicates is None
+    assert {photo.step for photo in found.check.unreadable} == {"fetch"}
+    assert found.check.gave_up.startswith(
+        "gave up after 5 of 200 photos: no answer for 5 in a row, the last read s3://checkins/4.jpg: "
+    )
+    assert found.not_looked_at[-1] == found.check.gave_up
+
+
+def test_the_check_continues_after_single_photos_without_a_response(
+    dead_endpoint, monkeypatch, tmp_path, make_photo
+):
+    monkeypatch.setattr(check_module, "GIVE_UP_AFTER", 2)
+    (tmp_path / "a.jpg").write_bytes(make_photo())
+    uris = [f"s3://checkins/{number}.jpg" if number % 2 else f"{tmp_path}/a.jpg" for number in range(10)]
+
+    check = audit_manifest(manifest_of(uris), {}, check_photos=True).check
+
+    assert (check.num_checked, check.gave_up, len(check.unreadable)) == (10, None, 5)
+
+
+def test_at_most_a_window_of_photos_is_read_ahead(tmp_path, make_photo, monkeypatch):
+    monkeypatch.setattr(check_module, "CHECKS_AHEAD", 4)
+    (tmp_path / "a.jpg").write_bytes(make_photo())
+    started, most_ahead = [], []
+
+    def read(uri, *, etag):
+        started.append(uri)
+        return (tmp_path / "a.jpg").read_bytes()
+
+    monkeypatch.setattr(check_module, "read_bytes", read)
+    uris = [f"{tmp_path}/{number}.jpg" for number in range(50)]
+
+    audit_manifest(
+        manifest_of(uris),
+        {},
+        check_photos=True,
+        on_progress=lambda done, _: most_ahead.append(len(started) - done),
+    )
+
+    assert sorted(started) == sorted(uris)
+    assert max(most_ahead) <= 4
+
+
+def test_copies_and_their_near_duplicate_are_one_pair(audit, project, make_photo):
+    photos = project / "photos" / "2"
+    with Image.open(project / "photos" / "1" / "02.jpg") as image:
+        image.resize((240, 320)).save(photos / "near-0.jpg", quality=70)
+    for number in range(1, 5):
+        (photos / f"near-{number}.jpg").write_bytes((photos / "near-0.jpg").read_bytes())
+        (project / "photos" / "1" / f"02-{number}.jpg").write_bytes(
+            (project / "photos" / "1" / "02.jpg").read_bytes()
+        )
+    found = json.loads(audit("--near-duplicates", "--json").stdout)
+    pairs = [(a, b) for a, b, _ in found["check"]["near_duplicates"] if "/02" in a and "/near-" in b]
+    assert pairs == [(f"{project}/photos/1/02-1.jpg", f"{photos}/near-0.jpg")]
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=12), st.integers(0, 8), st.data())
+def test_find_near_equals_a_comparison_of_all_pairs(hashes, most_bits, data):
+    for hash_ in list(hashes):  # random hashes are never near each other, so near ones are added
+        flips = data.draw(st.lists(st.integers(0, 63), max_size=most_bits + 1))
+        hashes.append(hash_ ^ sum(1 << bit for bit in set(flips)))
+    expected = [
+        (a, b, (hashes[a] ^ hashes[b]).bit_count())
+        for a in range(len(hashes))
+        for b in range(a + 1, len(hashes))
+        if (hashes[a] ^ hashes[b]).bit_count() <= most_bits
+    ]
+    assert find_near(np.array(hashes, np.uint64), most_bits) == expected

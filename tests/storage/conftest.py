@@ -1,0 +1,76 @@
+"""S3 clients with a changed configuration, and a server with scripted answers."""
+
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from botocore.retries.standard import ExponentialBackoff
+from s3_answers import Script
+
+from physiq_ray import storage
+
+Aws = Callable[..., None]
+
+
+@pytest.fixture
+def aws(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
+    """Give a function that changes AWS environment variables; None removes a variable."""
+
+    def change(**variables: str | None) -> None:
+        for name, value in variables.items():
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, value)
+        storage.forget_clients()
+
+    yield change
+    storage.forget_clients()
+
+
+@pytest.fixture
+def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the waits between attempts, in our own retries and in botocore's."""
+    monkeypatch.setattr(storage.retry, "FIRST_WAIT_S", 0)
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
+
+
+@pytest.fixture
+def scripted_s3(aws: Aws) -> Iterator[Callable[[Script], list[str]]]:
+    """Give a function that starts a server with scripted answers, to inject faults.
+
+    The script gets the number of the request, from 1, and gives the answer: status, headers and body. They
+    are sent unchanged. The function returns a list, to which the path of each request is appended.
+    """
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(script: Script) -> list[str]:
+        paths: list[str] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                paths.append(self.path)
+                status, headers, body = script(len(paths))
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_PUT = do_GET  # noqa: N815
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        aws(AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_address[1]}")
+        return paths
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
