@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from botocore.retries.standard import ExponentialBackoff
 from hypothesis import settings
 from PIL import Image
 from proxy import Rule, run_proxy
@@ -135,6 +136,13 @@ def start_proxy(s3: LocalS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartP
         server.shutdown()
         server.server_close()
     storage.forget_clients()
+
+
+@pytest.fixture
+def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the waits between attempts, in our own retries and in botocore's."""
+    monkeypatch.setattr(storage.retry, "FIRST_WAIT_S", 0)
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ import pytest
 from cleansing import names_and_states, read_journal_lines
 from refusals import refusal
 
-from physiq_ray.storage import retry
-
 ETAG_A = "0cc175b9c0f1b6a831c399e269772661"
 KMS_KEY = "arn:aws:kms:eu-west-1:123:key/k"
 NO_KMS = (
@@ -23,9 +21,7 @@ NO_TAGS = (
 LOCKED = "Access Denied because object protected by object lock."
 
 
-@pytest.fixture(autouse=True)
-def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0)
+pytestmark = pytest.mark.usefixtures("without_waiting")
 
 
 def refuse_copies(on_request: Any, faults: dict[str, Any]) -> None:

@@ -11,12 +11,7 @@ from typing import Any
 import pytest
 from cleansing import names_and_states, read_journal_lines
 
-from physiq_ray.storage import retry
-
-
-@pytest.fixture(autouse=True)
-def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0)
+pytestmark = pytest.mark.usefixtures("without_waiting")
 
 
 ETAG_A, ETAG_B = "0cc175b9c0f1b6a831c399e269772661", "92eb5ffee6ae2fec3ad71c777531578f"

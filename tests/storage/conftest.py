@@ -6,7 +6,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from botocore.retries.standard import ExponentialBackoff
 from s3_answers import Script
 
 from physiq_ray import storage
@@ -28,13 +27,6 @@ def aws(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
 
     yield change
     storage.forget_clients()
-
-
-@pytest.fixture
-def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remove the waits between attempts, in our own retries and in botocore's."""
-    monkeypatch.setattr(storage.retry, "FIRST_WAIT_S", 0)
-    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
 
 
 @pytest.fixture

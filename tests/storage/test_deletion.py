@@ -8,10 +8,7 @@ from physiq_ray.storage import Bucket, retry
 from physiq_ray.storage.deletion import Condition, State, delete_objects, find_condition
 from physiq_ray.storage.versions import Target
 
-
-@pytest.fixture(autouse=True)
-def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0)
+pytestmark = pytest.mark.usefixtures("without_waiting")
 
 
 ETAG_A, ETAG_B = "0cc175b9c0f1b6a831c399e269772661", "92eb5ffee6ae2fec3ad71c777531578f"

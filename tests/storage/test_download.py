@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.retries.standard import ExponentialBackoff
 
-from physiq_ray import storage
 from physiq_ray.errors import NotFoundError, StorageError, UnreachableError
 from physiq_ray.storage import download as module
 from physiq_ray.storage.download import Downloaded, download
@@ -18,12 +16,6 @@ from physiq_ray.storage.download import Downloaded, download
 LAST_MODIFIED = {"Last-Modified": "Wed, 01 Jan 2025 00:00:00 GMT"}
 NEW_YEAR_S = 1_735_689_600
 WRONG_MD5 = "0" * 32
-
-
-@pytest.fixture
-def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage.retry, "FIRST_WAIT_S", 0)
-    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
 
 
 @pytest.mark.parametrize("key", ["2026/a.jpg", "a\x01b.jpg", "größe/50% +?#.jpg", "empty.jpg"])
