@@ -1,5 +1,6 @@
 """Joining and starting Ray on machines as they are: one sentence within a minute, no trace, no open token."""
 
+import json
 import os
 import re
 import socket
@@ -10,10 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
+from ray._private import ray_constants
+from running import is_this_machine
 
 from physiq_ray import cluster
+from physiq_ray.cluster import LOOPBACK_VARIABLE, on_loopback
 from physiq_ray.errors import ClusterError
 
 Connect = Callable[..., str]
@@ -30,7 +35,18 @@ except PhysiqError as error:
 import ray
 {after}
 """
+PYTHON_TASK = """
+import json, os, psutil, ray
+from physiq_ray.cluster import LOOPBACK_VARIABLE, connect
+connect(local=True)
+ray.get(ray.remote(lambda: None).remote())
+mine = [psutil.Process(), *psutil.Process().children(recursive=True)]
+found = [c.laddr for p in mine for c in p.net_connections() if c.status == "LISTEN"]
+print(json.dumps({"ports": found, "left": LOOPBACK_VARIABLE in os.environ}))
+"""
 SECONDS = 60
+IDLE_S = 5.0
+PATIENCE_S = 30.0
 SESSION = "/ray/session_2026-11-26_23-35-41_653852_1234567/sockets/plasma_store"  # by a process of 7 digits
 
 
@@ -241,3 +257,53 @@ def test_a_raylet_that_does_not_come_up_is_one_sentence_within_a_minute(
     assert "Traceback" not in said
     assert "ClusterError: Ray does not start on this machine: " in said.splitlines()[-1]
     assert time.monotonic() - started_s < SECONDS
+
+
+def test_ray_on_one_machine_listens_on_loopback_and_leaves_the_environment_as_it_was() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != LOOPBACK_VARIABLE}
+    done = subprocess.run(
+        [sys.executable, "-c", PYTHON_TASK], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found["ports"]) >= 8  # head, raylet, agents, workers
+    assert [ip for ip, _ in found["ports"] if not is_this_machine(ip)] == []
+    assert not found["left"]
+
+
+def test_ray_is_given_loopback_while_it_starts_and_a_user_s_choice_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(LOOPBACK_VARIABLE, raising=False)
+    with on_loopback():
+        assert ray.util.get_node_ip_address() == "127.0.0.1"  # type: ignore[no-untyped-call]
+        assert os.environ[LOOPBACK_VARIABLE] == "0"
+    assert LOOPBACK_VARIABLE not in os.environ
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    monkeypatch.setenv(LOOPBACK_VARIABLE, "1")
+    with on_loopback():
+        assert os.environ[LOOPBACK_VARIABLE] == "1"
+        assert ray_constants.ENABLE_RAY_CLUSTER
+
+
+def commands() -> list[str]:
+    """Give the command lines of all processes that came from this one."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            found.append(" ".join(process.cmdline()))
+        except psutil.Error:  # it ended meanwhile
+            continue
+    return found
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_no_process_watches_logs_and_idle_workers_go() -> None:
+    ray.get(ray.remote(num_cpus=1)(lambda: None).remote())  # one worker has worked, and is idle from now on
+    assert any("raylet" in command for command in commands())
+    assert not any("log_monitor.py" in command for command in commands())
+    deadline_s = time.monotonic() + PATIENCE_S
+    while any(command.startswith("ray::IDLE") for command in commands()):
+        assert time.monotonic() < deadline_s, "idle workers stay"
+        time.sleep(0.5)
+    assert time.monotonic() > deadline_s - PATIENCE_S + IDLE_S / 2, "workers went before they could be used"

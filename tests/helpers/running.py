@@ -14,6 +14,8 @@ from pathlib import Path
 
 import requests
 
+from physiq_ray.machine import is_loopback
+
 POSES = {1: "Front Lat Spread", 5: "Back Double Biceps", 11: "Abs & Thighs"}
 IMAGE_SIZE = 64
 START_TIMEOUT_S = 120
@@ -51,6 +53,11 @@ def wait_for(condition: Callable[[], object], *, timeout_s: float, what: str) ->
     while not condition():
         assert time.monotonic() < end, f"waited {timeout_s} s for {what}"
         time.sleep(0.2)
+
+
+def is_this_machine(ip: str) -> bool:
+    """Tell whether only this machine reaches an address, also one of IPv4 written as IPv6."""
+    return is_loopback(ip.removeprefix("::ffff:"))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Which ports a service of one machine opens, and what strangers get there."""
 
-import json
 import os
 import socket
 import subprocess
@@ -9,15 +8,13 @@ import sys
 import grpc
 import psutil
 import pytest
-import ray
 import requests
 from google.protobuf.descriptor import FileDescriptor
-from ray._private import ray_constants
 from ray.core.generated import core_worker_pb2, gcs_service_pb2, node_manager_pb2, reporter_pb2
 from ray.serve.generated import serve_pb2
-from running import RunningService, StartService
+from running import RunningService, StartService, is_this_machine
 
-from physiq_ray.cluster import LOOPBACK_VARIABLE, on_loopback
+from physiq_ray.cluster import LOOPBACK_VARIABLE
 from physiq_ray.machine import is_loopback
 
 Address = tuple[str, int]
@@ -40,15 +37,6 @@ RAYS_HTTP = [
     ("POST", "/get_or_create_runtime_env"),
     ("POST", "/get_runtime_envs_info"),
 ]
-PYTHON_TASK = """
-import json, os, psutil, ray
-from physiq_ray.cluster import LOOPBACK_VARIABLE, connect
-connect(local=True)
-ray.get(ray.remote(lambda: None).remote())
-mine = [psutil.Process(), *psutil.Process().children(recursive=True)]
-found = [c.laddr for p in mine for c in p.net_connections() if c.status == "LISTEN"]
-print(json.dumps({"ports": found, "left": LOOPBACK_VARIABLE in os.environ}))
-"""
 
 
 def listening(service: RunningService) -> set[Address]:
@@ -62,11 +50,6 @@ def listening(service: RunningService) -> set[Address]:
             continue
         found |= {(c.laddr.ip, c.laddr.port) for c in connections if c.status == psutil.CONN_LISTEN}
     return found
-
-
-def is_this_machine(ip: str) -> bool:
-    """Tell whether only this machine reaches an address, also one of IPv4 written as IPv6."""
-    return is_loopback(ip.removeprefix("::ffff:"))
 
 
 def own_address() -> str:
@@ -103,33 +86,6 @@ def accepted(host: str, port: int) -> list[str]:
             else:
                 found.append(f"{port} {method}: OK")
     return found
-
-
-def test_ray_on_one_machine_listens_on_loopback_and_leaves_the_environment_as_it_was() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != LOOPBACK_VARIABLE}
-    done = subprocess.run(
-        [sys.executable, "-c", PYTHON_TASK], capture_output=True, text=True, timeout=120, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found["ports"]) >= 8  # head, raylet, agents, workers
-    assert [ip for ip, _ in found["ports"] if not is_this_machine(ip)] == []
-    assert not found["left"]
-
-
-def test_ray_is_given_loopback_while_it_starts_and_a_user_s_choice_stays(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv(LOOPBACK_VARIABLE, raising=False)
-    with on_loopback():
-        assert ray.util.get_node_ip_address() == "127.0.0.1"  # type: ignore[no-untyped-call]
-        assert os.environ[LOOPBACK_VARIABLE] == "0"
-    assert LOOPBACK_VARIABLE not in os.environ
-    assert ray_constants.ENABLE_RAY_CLUSTER
-    monkeypatch.setenv(LOOPBACK_VARIABLE, "1")
-    with on_loopback():
-        assert os.environ[LOOPBACK_VARIABLE] == "1"
-        assert ray_constants.ENABLE_RAY_CLUSTER
 
 
 @pytest.mark.slow

@@ -22,7 +22,6 @@ from physiq_ray.errors import (
 )
 from physiq_ray.prediction.network import Network
 from physiq_ray.prediction.single import Predictor
-from physiq_ray.serving import app
 from physiq_ray.serving.service import Service
 
 POSE_NAMES = {1: "Front Lat Spread", 5: "Back Double Biceps", 11: "Abs & Thighs"}
@@ -162,15 +161,6 @@ def test_heic_and_avif_are_read_only_where_a_setting_allows_them(
     with pytest.raises(FormatError, match=r"\(JPEG, PNG, WEBP, GIF, BMP, TIFF\): it is (AVIF|HEIC)$"):
         run(act)
     assert run(act, extra_formats="avif,heic")["confidence"] > 0
-
-
-def test_heic_that_is_allowed_and_cannot_be_read_is_found_before_the_start(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(app, "why_no_heic", lambda: "not read here; pip install 'physiq-ray[heic]'")
-
-    with pytest.raises(ServingError, match=r"^extra_formats=heic: HEIC is not read here; pip install"):
-        app.build_app(ServingSettings(extra_formats="heic"))
 
 
 def test_a_client_that_goes_leaves_no_place_taken(make_photo: MakePhoto, run: Run) -> None:

@@ -1,8 +1,7 @@
-"""The OpenAPI document against what is answered, and who may ask at all."""
+"""A service that asks for tokens, beside one that does not."""
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,42 +9,11 @@ from typing import Any
 import psutil
 import pytest
 import requests
-import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from replica import MakePhoto
 from running import RunningService, StartService
-from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
-MakePhoto = Callable[..., bytes]
 FIRST, SECOND, THIRD = "first-token-0123456789", "second-token-0123456789", "third-token-0123456789"
 PER_MINUTE = 30
-
-
-@pytest.fixture(scope="module")
-def document(service: RunningService) -> Any:
-    return schemathesis.openapi.from_url(f"{service.url}/openapi.json")
-
-
-@pytest.mark.parametrize(
-    ("method", "path"), [("post", "/v1/predict"), ("get", "/v1/model"), ("get", "/healthz")]
-)
-def test_whatever_is_sent_the_answer_is_as_the_document_says(document: Any, method: str, path: str) -> None:
-    # By hand: schemathesis' own parametrize does not work with pytest 9.2.
-    @settings(
-        max_examples=150 if method == "post" else 15,
-        deadline=None,
-        derandomize=True,
-        phases=[Phase.explicit, Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(case=document[path][method].as_strategy())
-    def ask(case: Any) -> None:
-        response = case.call(timeout=60)
-        assert response.status_code < 500 or response.status_code == 503
-        # The document names the token that a closed service asks for, while this one is open; and it cannot
-        # say which bytes are a photo.
-        case.validate_response(response, excluded_checks=[ignored_auth, positive_data_acceptance])
-
-    ask()
 
 
 def listening_ports(service: RunningService) -> set[int]:

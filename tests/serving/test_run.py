@@ -1,0 +1,109 @@
+"""`physiq-ray serve` at its start and at its end."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+from replica import MakePhoto
+from running import StartService
+
+from physiq_ray.config import ServingSettings
+from physiq_ray.errors import ServingError
+from physiq_ray.serving.run import fit_to_machine
+
+RunCli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_a_missing_model_is_said_before_ray_starts(run_cli: RunCli) -> None:
+    done = run_cli("serve", "--model", "nowhere")
+    assert done.returncode == 1
+    assert "nowhere" in done.stderr
+    assert "train one first" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_said_with_the_flag_to_change(run_cli: RunCli, model_folder: str) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        done = run_cli("serve", "--model", model_folder, "--port", str(other.getsockname()[1]))
+    assert done.returncode == 1
+    assert "Address already in use" in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_tokens_that_cannot_be_had_keep_the_service_from_starting(
+    run_cli: RunCli, model_folder: str, tmp_path: Path
+) -> None:
+    done = run_cli(
+        "serve", "--model", model_folder, "--port", "59999", "--tokens", str(tmp_path / "none.txt")
+    )
+    assert done.returncode == 1
+    assert "none.txt" in done.stderr
+
+
+def test_a_wrong_setting_is_named_with_its_flag(run_cli: RunCli) -> None:
+    done = run_cli("serve", "--max-photos", "0")
+    assert done.returncode == 2
+    assert "--max-photos='0'" in done.stderr
+
+
+def test_the_local_service_sets_its_environment_before_ray_serve_is_loaded() -> None:
+    code = "import sys, physiq_ray.serving.run; print('ray.serve' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n", done.stderr
+
+
+def test_as_many_replicas_as_the_machine_has_cpus_for() -> None:
+    settings = ServingSettings(cpus_per_replica=2, max_replicas=4)
+    assert fit_to_machine(settings, 5).max_replicas == 2
+    assert fit_to_machine(settings, 64).max_replicas == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cpus_per_replica": 3}, "cpus_per_replica=3: this machine has 2 CPUs"),
+        ({"cpus_per_replica": 1, "min_replicas": 3}, "min_replicas=3: 2 CPUs hold 2"),
+    ],
+)
+def test_replicas_that_do_not_fit_are_refused_in_words(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(ServingError, match=message):
+        fit_to_machine(ServingSettings.model_validate(settings), 2)
+
+
+@pytest.mark.long
+def test_sigterm_lets_the_requests_at_hand_finish(start_service: StartService, make_photo: MakePhoto) -> None:
+    service, photo = start_service(), make_photo(1)
+    told_s: list[float] = []
+    outcomes: list[tuple[float, str]] = []
+
+    def ask() -> None:
+        while not told_s:
+            sent_s = time.monotonic()
+            try:
+                outcomes.append((sent_s, str(service.post(photo).status_code)))
+            except requests.RequestException as error:
+                outcomes.append((sent_s, type(error).__name__))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(3)
+    service.process.send_signal(signal.SIGTERM)
+    told_s.append(time.monotonic())
+    for thread in threads:
+        thread.join()
+    stderr = service.process.communicate(timeout=60)[1]
+
+    assert {status for sent_s, status in outcomes if sent_s < told_s[0]} == {"200"}
+    assert len(outcomes) > 50
+    assert service.process.returncode == 0
+    assert stderr.splitlines()[-1] == "stopped"
