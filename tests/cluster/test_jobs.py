@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import Nodes, command, free_ports, wait_for
+from nodes import Nodes, command
 from ray.job_submission import JobStatus
+from running import free_ports, wait_for
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 

@@ -3,17 +3,16 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import requests
 from ray.job_submission import JobStatus, JobSubmissionClient
+from running import free_ports, responds, wait_for
 
 BIN = Path(sys.executable).parent
 STORE_BYTES = 200 * 2**20
@@ -50,7 +49,7 @@ class Nodes:
             *flags,
             num_cpus=num_cpus,
         )
-        wait_for(lambda: is_there(f"{self.dashboard}/api/version"), timeout_s=60, what="the dashboard")
+        wait_for(lambda: responds(f"{self.dashboard}/api/version"), timeout_s=60, what="the dashboard")
         self._wait_for_all()
 
     def add(self, *flags: str, num_cpus: int = 2) -> subprocess.Popen[bytes]:
@@ -125,31 +124,6 @@ class Nodes:
             what=f"the end of {job_id}",
         )
         return client.get_job_status(job_id)
-
-
-def free_ports(count: int) -> list[int]:
-    """Find ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
-def is_there(url: str) -> bool:
-    """Tell whether a server answers at a URL."""
-    try:
-        return requests.get(url, timeout=5).ok
-    except requests.RequestException:
-        return False
-
-
-def wait_for(condition: Callable[[], object], *, timeout_s: float, what: str) -> None:
-    """Wait until condition holds."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, f"waited {timeout_s:g} s for {what}"
-        time.sleep(0.2)
 
 
 def command(*words: str) -> Sequence[str]:

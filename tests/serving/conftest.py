@@ -1,4 +1,4 @@
-"""One service for all tests that only ask, each other one its own; and replicas without a service."""
+"""Services that several tests use, a function that starts one for one test, and replicas without HTTP."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,12 @@ from replica import WAIT_S, Act, AnyVersion, Clock, Run, Told, load_again
 from running import (
     ALLOWED_BUCKET,
     IMAGE_SIZE,
+    PAGE_TOKEN,
     POSES,
+    REQUEST_TIMEOUT_S,
+    REQUESTS_PER_MINUTE,
+    TOKENS,
+    ClosedService,
     MakeModel,
     RunningService,
     StartService,
@@ -61,7 +66,7 @@ def model_folder(make_model: MakeModel) -> str:
 
 @pytest.fixture
 def start_service(s3: LocalS3, tmp_path: Path, model_folder: str) -> Iterator[StartService]:
-    """Give a function that starts a service of the test's own."""
+    """Give a function that starts a service for one test only."""
     with contextlib.ExitStack() as stack:
 
         def start(*flags: str, model: str = model_folder, **environment: str) -> RunningService:
@@ -75,15 +80,33 @@ def start_service(s3: LocalS3, tmp_path: Path, model_folder: str) -> Iterator[St
 def service(
     s3: LocalS3, tmp_path_factory: pytest.TempPathFactory, model_folder: str
 ) -> Iterator[RunningService]:
-    """Give a service that tests only ask."""
+    """Give the service to which most tests send their requests."""
     with running_service(
         tmp_path_factory.mktemp("service"),
         model_folder,
         *("--max-body-bytes", str(4 * 2**20), "--max-photos", "4", "--max-pixels", "40000000"),
-        *("--allowed-sources", f"s3://{ALLOWED_BUCKET}/open", "--request-timeout-s", "10"),
+        *("--allowed-sources", f"s3://{ALLOWED_BUCKET}/open", "--request-timeout-s", str(REQUEST_TIMEOUT_S)),
         environment={},
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def closed_service(
+    s3: LocalS3, tmp_path_factory: pytest.TempPathFactory, model_folder: str
+) -> Iterator[ClosedService]:
+    """Give the service that requires a token."""
+    folder = tmp_path_factory.mktemp("closed")
+    tokens = folder / "tokens.txt"
+    tokens.write_text("\n".join(["# of the gym", *TOKENS, PAGE_TOKEN, ""]))
+    with running_service(
+        folder,
+        model_folder,
+        *("--tokens", str(tokens), "--requests-per-minute", str(REQUESTS_PER_MINUTE)),
+        *("--min-confidence", "1"),
+        environment={},
+    ) as running:
+        yield ClosedService(running, tokens)
 
 
 @pytest.fixture(scope="session")

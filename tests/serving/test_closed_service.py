@@ -3,50 +3,37 @@
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import requests
 from replica import MakePhoto
-from running import RunningService, StartService
+from running import PAGE_TOKEN, REQUESTS_PER_MINUTE, TOKENS, ClosedService, RunningService
 
-FIRST, SECOND, THIRD = "first-token-0123456789", "second-token-0123456789", "third-token-0123456789"
-PER_MINUTE = 30
-
-
-def listening_ports(service: RunningService) -> set[int]:
-    main = psutil.Process(service.process.pid)
-    return {
-        connection.laddr.port
-        for process in (main, *main.children(recursive=True))
-        for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }
+FIRST, SECOND, THIRD = TOKENS
 
 
 @pytest.mark.long
-def test_two_services_of_a_machine_share_no_port(
-    service: RunningService, start_service: StartService
+def test_an_open_and_a_closed_service_on_one_machine_share_no_port(
+    service: RunningService, closed_service: ClosedService
 ) -> None:
-    # The system deals out a shared port's connections: an open service would answer for a closed one.
-    other = start_service()
+    # The system distributes the connections of a shared port: the open service would answer for the other.
+    ports, closed_ports = (
+        {port for _, port in each.listening()} for each in (service, closed_service.running)
+    )
 
-    assert int(service.url.rpartition(":")[2]) in listening_ports(service)
-    assert not listening_ports(service) & listening_ports(other)
+    assert service.port in ports
+    assert not ports & closed_ports
 
 
 @pytest.mark.long
-def test_tokens_and_rates_of_a_closed_service(
-    start_service: StartService, make_photo: MakePhoto, tmp_path: Path
+def test_a_closed_service_requires_a_token_and_limits_the_requests_of_each(
+    closed_service: ClosedService, make_photo: MakePhoto
 ) -> None:
-    path = tmp_path / "tokens.txt"
-    path.write_text(f"# of the gym\n{FIRST}\n{SECOND}\n{THIRD}\n")
-    service = start_service("--tokens", str(path), "--requests-per-minute", str(PER_MINUTE))
+    service = closed_service.running
     photo = make_photo(1, size=(32, 32))
 
-    def ask(authorization: str | None, **options: Any) -> requests.Response:
+    def send(authorization: str | None, **options: Any) -> requests.Response:
         headers = {} if authorization is None else {"Authorization": authorization}
         return service.post(photo, headers=headers, **options)
 
@@ -62,7 +49,7 @@ def test_tokens_and_rates_of_a_closed_service(
         FIRST,
         "Bearer # of the gym",
     ):
-        response = ask(authorization)
+        response = send(authorization)
         assert response.status_code == 401, authorization
         assert response.headers["www-authenticate"] == "Bearer"
         assert response.json() == {
@@ -71,32 +58,33 @@ def test_tokens_and_rates_of_a_closed_service(
                 "message": "the bearer token is missing or wrong: Authorization: Bearer …",
             }
         }
-    # Neither in an address nor for what would be learnt of the model; a balancer has no token.
-    assert ask(None, params={"token": FIRST, "access_token": FIRST}).status_code == 401
+    # A token in the address does not count. /v1/model requires one, too; a load balancer has none.
+    assert send(None, params={"token": FIRST, "access_token": FIRST}).status_code == 401
     assert service.get("/v1/model").status_code == 401
     assert service.get("/healthz").status_code == 200
     assert service.get("/").status_code == 200
 
-    assert ask(f"Bearer {FIRST}").status_code == 200
-    assert ask(f"bearer {FIRST}").status_code == 200
+    assert send(f"Bearer {FIRST}").status_code == 200
+    assert send(f"bearer {FIRST}").status_code == 200
     assert service.get("/v1/model", headers={"Authorization": f"Bearer {FIRST}"}).status_code == 200
 
     with ThreadPoolExecutor(8) as threads:
         statuses = Counter(
-            response.status_code for response in threads.map(ask, [f"Bearer {SECOND}"] * (3 * PER_MINUTE))
+            response.status_code
+            for response in threads.map(send, [f"Bearer {SECOND}"] * (3 * REQUESTS_PER_MINUTE))
         )
-    # A minute's worth, and what the seconds of asking give back: one each two seconds.
+    # The requests of one minute, and one more for each two seconds that the requests took.
     assert statuses.keys() == {200, 429}
-    assert PER_MINUTE <= statuses[200] <= PER_MINUTE + 10
+    assert REQUESTS_PER_MINUTE <= statuses[200] <= REQUESTS_PER_MINUTE + 10
 
-    refused = ask(f"Bearer {SECOND}")
+    refused = send(f"Bearer {SECOND}")
     assert refused.status_code == 429
     assert refused.headers["retry-after"] in {"1", "2"}
     assert refused.json()["error"]["code"] == "too_many_requests"
-    assert ask(f"Bearer {THIRD}").status_code == 200
+    assert send(f"Bearer {THIRD}").status_code == 200
 
-    # A token taken out and another put in, while the service runs.
-    path.write_text(f"{THIRD}\nfourth-token-0123456789\n")
+    # A change of the file takes effect while the service runs.
+    closed_service.tokens.write_text(f"{THIRD}\nfourth-token-0123456789\n{PAGE_TOKEN}\n")
     time.sleep(5.5)
-    assert ask(f"Bearer {FIRST}").status_code == 401
-    assert ask("Bearer fourth-token-0123456789").status_code == 200
+    assert send(f"Bearer {FIRST}").status_code == 401
+    assert send("Bearer fourth-token-0123456789").status_code == 200

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,22 +19,13 @@ import psutil
 import pytest
 import requests
 import yaml
-from running import MakeModel, wait_for
+from running import MakeModel, free_ports, responds, wait_for
 
 from physiq_ray.sample import LocalS3
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 SHIPPED = Path(__file__).parents[2] / "serve_config.yaml"
 BIN = Path(sys.executable).parent
-
-
-def free_ports(count: int) -> list[int]:
-    """Find ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 @dataclass
@@ -182,7 +172,7 @@ def cluster(s3: LocalS3) -> Iterator[Cluster]:
         )
         running = Cluster(folder, f"http://127.0.0.1:{dashboard}", http, export, process)
         try:
-            wait_for(lambda: answers(f"{running.dashboard}/api/version"), timeout_s=60, what="the dashboard")
+            wait_for(lambda: responds(f"{running.dashboard}/api/version"), timeout_s=60, what="the dashboard")
             yield running
         finally:
             children = psutil.Process(process.pid).children(recursive=True)
@@ -191,14 +181,6 @@ def cluster(s3: LocalS3) -> Iterator[Cluster]:
             for child in children:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.kill()
-
-
-def answers(url: str) -> bool:
-    """Tell whether a server answers at a URL."""
-    try:
-        return requests.get(url, timeout=5).ok
-    except requests.RequestException:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +200,7 @@ def deployed(cluster: Cluster, make_model: MakeModel, model_folder: str) -> Clus
         live={"model": model_folder, "min_confidence": 0.0},
     )
     wait_for(lambda: cluster.num_replicas() == 1, timeout_s=120, what="one replica")
-    wait_for(lambda: answers(f"{cluster.url}/healthz"), timeout_s=30, what="the service")
+    wait_for(lambda: responds(f"{cluster.url}/healthz"), timeout_s=30, what="the service")
     file = Path(model_folder, "pose_classifier_complete.pth").read_bytes()
     version = hashlib.sha256(file).hexdigest()[:12]
     wait_for(lambda: cluster.model()["version"] == version, timeout_s=60, what="the model")

@@ -10,7 +10,7 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,14 +18,18 @@ import psutil
 import pytest
 import requests
 from PIL import Image
-from running import ALLOWED_BUCKET, RunningService, running_service
+from replica import MakePhoto
+from running import (
+    ALLOWED_BUCKET,
+    PREDICT,
+    REQUEST_TIMEOUT_S,
+    RunningService,
+    SlowClient,
+    send_slowly,
+    status_of,
+)
 
-from physiq_ray.sample import LocalS3
-
-MakePhoto = Callable[..., bytes]
 MIB = 2**20
-TIMEOUT_S = 10  # --request-timeout-s of the service
-PREDICT = "POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def find_replica(service: RunningService) -> psutil.Process:
     """Find the process that answers, among those that this service has started."""
     [replica] = [
         process
-        for process in psutil.Process(service.process.pid).children(recursive=True)
+        for process in service.processes()
         if "".join(process.cmdline()[:1]).startswith("ray::ServeReplica")
     ]
     return replica
@@ -67,11 +71,6 @@ def refused(response: requests.Response) -> tuple[int, str]:
     return response.status_code, response.json()["error"]["code"]
 
 
-def connect(service: RunningService) -> socket.socket:
-    host, port = service.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=30)
-
-
 def receive(connection: socket.socket) -> bytes:
     """Read what comes until there is no more, or nothing comes for two seconds."""
     connection.settimeout(2)
@@ -82,11 +81,6 @@ def receive(connection: socket.socket) -> bytes:
     except OSError:
         pass
     return data
-
-
-def status_of(answer: bytes) -> int | None:
-    """Give the status in a raw answer; None: the connection was closed without one."""
-    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else None
 
 
 def png(width: int, height: int) -> bytes:
@@ -115,7 +109,7 @@ def test_a_declared_gigabyte_is_refused_before_any_of_it_is_read(
     service: RunningService, replica: psutil.Process
 ) -> None:
     before = replica.memory_info().rss
-    with connect(service) as connection:
+    with service.connect() as connection:
         started_s = time.monotonic()
         connection.sendall(f"{PREDICT}Content-Length: {2**30}\r\n\r\n".encode())
         first = connection.recv(65536)
@@ -145,7 +139,7 @@ def test_an_endless_body_is_ended_at_the_limit_whatever_it_is_called(
     chunk = b"%x\r\n%s\r\n" % (64 * 1024, bytes(64 * 1024))
     head = PREDICT.replace("image/jpeg", content_type) + "Transfer-Encoding: chunked\r\n\r\n"
     num_sent = 0
-    with connect(service) as connection:
+    with service.connect() as connection:
         connection.sendall(head.encode() + b"%x\r\n%s\r\n" % (len(start), start))
         # HAProxy would swallow more for as long as it is sent, after the answer: that costs no replica.
         # Not as fast as it can: on a busy machine the answer would come after all of it.
@@ -226,86 +220,29 @@ def test_a_form_of_a_thousand_parts_is_refused(service: RunningService, has_file
 
 
 @pytest.fixture(scope="module")
-def behind_haproxy(
-    s3: LocalS3, tmp_path_factory: pytest.TempPathFactory, model_folder: str
-) -> Iterator[RunningService]:
-    """Give a service as on all networks; Serve's own proxy, for loopback, waits for half a header."""
-    folder = tmp_path_factory.mktemp("haproxy")
-    flags = ("--ingress", "haproxy", "--request-timeout-s", str(TIMEOUT_S))
-    with running_service(folder, model_folder, *flags, environment={}) as running:
-        yield running
+def slow_client(service: RunningService, make_photo: MakePhoto) -> SlowClient:
+    return send_slowly(service, make_photo(1), with_header=False)  # this takes ten seconds
 
 
-@pytest.fixture(scope="module")
-def slow(behind_haproxy: RunningService, make_photo: MakePhoto) -> dict[str, Any]:
-    """Send a body by the byte and half a header, both at a time, and ask meanwhile; ten seconds once."""
-    service = behind_haproxy
-    seen: dict[str, Any] = {"statuses": [], "seconds": []}
-    started_s = time.monotonic()
-
-    def send_body() -> None:
-        with connect(service) as connection:
-            connection.sendall(f"{PREDICT}Content-Length: 1000\r\n\r\n".encode())
-            connection.settimeout(1)
-            while time.monotonic() - started_s < TIMEOUT_S + 10:
-                try:
-                    connection.sendall(b"\xff")
-                    answer = connection.recv(65536)
-                except TimeoutError:
-                    continue
-                except OSError:
-                    answer = b""
-                seen["body"] = status_of(answer), time.monotonic() - started_s
-                return
-
-    def send_header() -> None:
-        with connect(service) as connection:
-            connection.sendall(PREDICT.encode())
-            connection.settimeout(TIMEOUT_S + 8)
-            try:
-                answer = connection.recv(65536)
-            except TimeoutError:
-                return
-            except OSError:
-                answer = b""
-            seen["header"] = status_of(answer), time.monotonic() - started_s
-
-    threads = [threading.Thread(target=send_body), threading.Thread(target=send_header)]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        asked_s = time.monotonic()
-        seen["statuses"].append(service.post(make_photo(1)).status_code)
-        seen["seconds"].append(time.monotonic() - asked_s)
-        time.sleep(0.2)
-    return seen
-
-
-def test_a_body_sent_by_the_byte_is_ended_after_the_request_timeout(slow: dict[str, Any]) -> None:
-    status, took_s = slow["body"]
+@pytest.mark.slow
+def test_a_body_sent_byte_by_byte_is_refused_after_the_request_timeout(slow_client: SlowClient) -> None:
+    assert slow_client.body is not None
+    status, took_s = slow_client.body
 
     assert status in {408, None}
-    assert TIMEOUT_S - 1 < took_s < TIMEOUT_S + 3
+    assert REQUEST_TIMEOUT_S - 1 < took_s < REQUEST_TIMEOUT_S + 3
 
 
-def test_half_a_header_does_not_hold_a_connection_for_longer_than_a_request_may_take(
-    slow: dict[str, Any],
-) -> None:
-    # HAProxy's own 3600 s would let 4096 of them shut everybody else out for an hour.
-    assert "header" in slow, f"still open after {TIMEOUT_S + 8} s"
-    status, _ = slow["header"]
-    assert status in {408, None}
-
-
-def test_others_are_answered_while_a_slow_client_is_waited_for(slow: dict[str, Any]) -> None:
-    assert len(slow["statuses"]) >= 10
-    assert set(slow["statuses"]) == {200}
-    assert max(slow["seconds"]) < 5
+@pytest.mark.slow
+def test_other_clients_are_answered_while_a_slow_one_sends(slow_client: SlowClient) -> None:
+    assert len(slow_client.statuses) >= 10
+    assert set(slow_client.statuses) == {200}
+    assert max(slow_client.seconds) < 5
 
 
 def test_a_client_that_goes_in_the_middle_of_its_upload_is_no_fault(service: RunningService) -> None:
     for _ in range(20):
-        with connect(service) as connection:
+        with service.connect() as connection:
             connection.sendall(f"{PREDICT}Content-Length: 100000\r\n\r\n".encode() + bytes(5000))
 
     assert service.get("/healthz").status_code == 200
@@ -314,7 +251,7 @@ def test_a_client_that_goes_in_the_middle_of_its_upload_is_no_fault(service: Run
 def test_a_hundred_connections_that_say_nothing_do_not_shut_others_out(
     service: RunningService, make_photo: MakePhoto
 ) -> None:
-    silent = [connect(service) for _ in range(100)]
+    silent = [service.connect() for _ in range(100)]
     try:
         assert service.post(make_photo(1)).status_code == 200
     finally:
@@ -487,7 +424,7 @@ def test_a_key_that_only_looks_encoded_leads_to_no_other_photo(
     ],
 )
 def test_a_path_leads_to_no_file(service: RunningService, path: str) -> None:
-    with connect(service) as connection:
+    with service.connect() as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         answer = receive(connection)
 
@@ -554,7 +491,7 @@ def test_headers_of_64_kib_are_refused(service: RunningService, make_photo: Make
     ids=str,
 )
 def test_what_is_no_http_is_refused_or_closed(service: RunningService, request_line: bytes) -> None:
-    with connect(service) as connection:
+    with service.connect() as connection:
         connection.sendall(request_line + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
         answer = receive(connection)
 
@@ -563,7 +500,7 @@ def test_what_is_no_http_is_refused_or_closed(service: RunningService, request_l
 
 @pytest.mark.parametrize("length", ["-1", "9" * 5000, "1e3", "0x10", "5, 6", "5\r\nContent-Length: 6"])
 def test_a_length_that_is_none_is_refused_or_closed(service: RunningService, length: str) -> None:
-    with connect(service) as connection:
+    with service.connect() as connection:
         connection.sendall(f"{PREDICT}Content-Length: {length}\r\nConnection: close\r\n\r\nabcdef".encode())
         answer = receive(connection)
 
@@ -571,7 +508,7 @@ def test_a_length_that_is_none_is_refused_or_closed(service: RunningService, len
 
 
 def test_two_lengths_of_one_body_smuggle_no_second_request(service: RunningService) -> None:
-    with connect(service) as connection:
+    with service.connect() as connection:
         connection.sendall(
             f"{PREDICT}Content-Length: 4\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n".encode()
             + b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"

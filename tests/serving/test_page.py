@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import PAGE_TOKEN, ClosedService
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service as Driver
 from selenium.webdriver.common.by import By
@@ -22,7 +23,6 @@ FLAGS = (
     *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 TIMEOUT_S = 30
-TOKEN = "of-the-coaches-only"
 POSES = {"Front Lat Spread", "Back Double Biceps", "Abs & Thighs"}
 
 pytestmark = [
@@ -559,12 +559,9 @@ def test_the_browser_holds_to_the_policy_that_comes_with_the_page(page: Page, se
 
 
 def test_a_closed_service_is_opened_by_its_token_with_the_keyboard_alone(
-    blank: Page, start_service: Callable[..., Any], tmp_path: Path, photo: Path
+    blank: Page, closed_service: ClosedService, photo: Path
 ) -> None:
-    tokens = saved(tmp_path / "tokens.txt", TOKEN.encode())
-    # Nothing is ever so sure: the same service shows what is said of a photo below min_confidence.
-    closed = start_service("--tokens", str(tokens), "--min-confidence", "1")
-    blank.open(closed.url)
+    blank.open(closed_service.running.url)
     form, refusal = blank.find("#access"), blank.find("#refusal")
     assert not form.is_displayed()
 
@@ -577,7 +574,7 @@ def test_a_closed_service_is_opened_by_its_token_with_the_keyboard_alone(
     blank.wait(lambda: refusal.text == "The token was refused.")
     assert form.is_displayed()
 
-    blank.press(TOKEN, Keys.ENTER)
+    blank.press(PAGE_TOKEN, Keys.ENTER)
     [card] = blank.answered()
     assert heading_of(card) == "No known pose"
     likeliest, share = next(iter(shares_of(card).items()))

@@ -17,7 +17,6 @@ from running import RunningService, StartService, is_this_machine
 from physiq_ray.cluster import LOOPBACK_VARIABLE
 from physiq_ray.machine import is_loopback
 
-Address = tuple[str, int]
 # Ray's services; that of the object store, which photos go through, is not among its Python modules.
 FILES: list[FileDescriptor] = [
     module.DESCRIPTOR
@@ -37,19 +36,6 @@ RAYS_HTTP = [
     ("POST", "/get_or_create_runtime_env"),
     ("POST", "/get_runtime_envs_info"),
 ]
-
-
-def listening(service: RunningService) -> set[Address]:
-    """Find where a service and the processes it has started listen."""
-    found = set()
-    process = psutil.Process(service.process.pid)
-    for one in [process, *process.children(recursive=True)]:
-        try:
-            connections = one.net_connections()
-        except psutil.Error:  # it ended meanwhile
-            continue
-        found |= {(c.laddr.ip, c.laddr.port) for c in connections if c.status == psutil.CONN_LISTEN}
-    return found
 
 
 def own_address() -> str:
@@ -88,27 +74,22 @@ def accepted(host: str, port: int) -> list[str]:
     return found
 
 
-@pytest.mark.slow
-def test_a_service_of_one_machine_opens_no_port_to_others(start_service: StartService) -> None:
-    service = start_service()
-    found = listening(service)
+def test_a_service_on_loopback_opens_no_port_to_other_machines(service: RunningService) -> None:
+    found = service.listening()
     assert [address for address in found if not is_this_machine(address[0])] == []
-    assert not any(
-        "haproxy" in p.name() for p in psutil.Process(service.process.pid).children(recursive=True)
-    )
+    assert not any("haproxy" in process.name() for process in service.processes())
     assert service.get("/healthz").status_code == 200
     host = own_address()
     assert [port for _, port in found if answers(host, port)] == []
 
 
-@pytest.mark.slow
 @pytest.mark.long
-def test_where_rays_ports_are_open_nobody_without_the_token_runs_or_reads_anything(
+def test_where_other_machines_reach_rays_ports_nothing_runs_or_is_read_without_the_token(
     start_service: StartService,
 ) -> None:
     host = own_address()
     service = start_service(**{LOOPBACK_VARIABLE: "1"})
-    ports = {port for ip, port in listening(service) if not is_this_machine(ip) and answers(host, port)}
+    ports = {port for ip, port in service.listening() if not is_this_machine(ip) and answers(host, port)}
     assert len(ports) >= 8  # head, raylet, agents, workers, replica
     assert [line for port in ports for line in accepted(host, port)] == []
     for port in ports:
@@ -124,7 +105,7 @@ def test_where_rays_ports_are_open_nobody_without_the_token_runs_or_reads_anythi
     code = f"import ray; ray.init('{host}:{{port}}'); print(ray.get(ray.remote(lambda: 'ran').remote()))"
     head = next(
         c.laddr.port
-        for p in psutil.Process(service.process.pid).children(recursive=True)
+        for p in service.processes()
         if p.name() == "gcs_server"
         for c in p.net_connections()
         if c.status == psutil.CONN_LISTEN
