@@ -86,7 +86,7 @@ def silent_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_an_address_where_nothing_listens_is_said_at_once(
+def test_an_address_at_which_no_process_listens_is_reported_at_once(
     connect_in_process: Connect, closed_port: int
 ) -> None:
     assert connect_in_process({"RAY_ADDRESS": f"127.0.0.1:{closed_port}"}) == (
@@ -96,7 +96,7 @@ def test_an_address_where_nothing_listens_is_said_at_once(
     )
 
 
-def test_an_address_that_never_answers_is_said_within_a_minute(
+def test_an_address_that_never_answers_is_reported_within_a_minute(
     connect_in_process: Connect, silent_port: int
 ) -> None:
     said = connect_in_process({"RAY_ADDRESS": f"ray://127.0.0.1:{silent_port}"})
@@ -104,7 +104,7 @@ def test_an_address_that_never_answers_is_said_within_a_minute(
     assert said.startswith(f"ClusterError: {address}: no Ray cluster answers there: no answer; start it")
 
 
-def test_an_address_whose_packets_are_swallowed_is_said_with_its_remedy(
+def test_an_address_whose_packets_are_dropped_is_reported_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def swallow(address: tuple[str, int], timeout: float) -> None:
@@ -118,7 +118,7 @@ def test_an_address_whose_packets_are_swallowed_is_said_with_its_remedy(
         cluster._check_answers("10.255.255.1:6379")
 
 
-def test_a_host_that_has_no_address_is_said(connect_in_process: Connect) -> None:
+def test_a_host_without_an_address_is_reported(connect_in_process: Connect) -> None:
     said = connect_in_process({"RAY_ADDRESS": "no-such-host.invalid:6379"})
     assert said.startswith(
         "ClusterError: RAY_ADDRESS=no-such-host.invalid:6379: no Ray cluster answers there: "
@@ -126,14 +126,14 @@ def test_a_host_that_has_no_address_is_said(connect_in_process: Connect) -> None
     assert len(said.splitlines()) == 1
 
 
-def test_another_service_at_the_address_is_told_from_a_cluster(silent_port: int, s3) -> None:  # type: ignore[no-untyped-def]
+def test_another_server_at_the_address_is_not_taken_for_a_cluster(silent_port: int, s3) -> None:  # type: ignore[no-untyped-def]
     address = s3.environment["AWS_ENDPOINT_URL"].removeprefix("http://")
     with pytest.raises(ClusterError, match=rf"^RAY_ADDRESS={address}: the server there is not the head"):
         cluster._check_answers(address)
 
 
 @pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
-def test_a_folder_too_long_for_sockets_is_said_with_the_length_there_is(
+def test_a_folder_too_long_for_sockets_is_reported_with_the_longest_possible_length(
     connect_in_process: Connect, tmp_path: Path, name: str
 ) -> None:
     folder = tmp_path / ("x" * 100)
@@ -148,7 +148,9 @@ def test_a_folder_too_long_for_sockets_is_said_with_the_length_there_is(
     assert 107 - len(SESSION) <= int(found[1]) <= 107 - len(SESSION) + 6
 
 
-def test_a_folder_of_ray_that_cannot_be_written_is_named(connect_in_process: Connect, tmp_path: Path) -> None:
+def test_a_folder_of_ray_that_cannot_be_written_is_reported(
+    connect_in_process: Connect, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     assert connect_in_process({"RAY_TMPDIR": f"{tmp_path}/file", "HOME": str(tmp_path)}) == (
         f"ClusterError: RAY_TMPDIR={tmp_path}/file/ray: cannot be written: Not a directory; set "
@@ -156,7 +158,7 @@ def test_a_folder_of_ray_that_cannot_be_written_is_named(connect_in_process: Con
     )
 
 
-def test_a_home_that_cannot_be_written_is_named_with_both_ways_out(
+def test_a_home_that_cannot_be_written_is_reported_with_two_remedies(
     connect_in_process: Connect, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -168,7 +170,7 @@ def test_a_home_that_cannot_be_written_is_named_with_both_ways_out(
 
 
 @pytest.mark.slow
-def test_ray_starts_with_a_token_that_only_its_user_can_read(
+def test_ray_starts_with_a_token_file_that_only_its_user_can_read(
     connect_in_process: Connect, tmp_path: Path
 ) -> None:
     # What listens there is a head, as the look before joining a cluster must find.
@@ -181,7 +183,7 @@ def test_ray_starts_with_a_token_that_only_its_user_can_read(
     assert re.fullmatch("[0-9a-f]{64}", token.read_text())
 
 
-def test_a_token_that_all_can_read_is_closed_and_kept(
+def test_a_token_file_that_all_can_read_is_closed_and_its_token_is_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     token = tmp_path / ".ray" / "auth_token"
@@ -199,7 +201,7 @@ def test_a_token_that_all_can_read_is_closed_and_kept(
     ("name", "value"),
     [("RAY_AUTH_MODE", "disabled"), ("RAY_AUTH_TOKEN", "mine"), ("RAY_AUTH_TOKEN_PATH", "/k")],
 )
-def test_who_brings_a_token_or_wants_none_gets_no_file(
+def test_no_token_file_is_written_if_the_user_gives_a_token_or_wants_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -208,7 +210,7 @@ def test_who_brings_a_token_or_wants_none_gets_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_start_that_times_out_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_times_out_is_reported_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def time_out(**_: object) -> None:
         raise Exception(  # as Ray 2.60 does, ray/_private/node.py
             "The current node timed out during startup. This could happen because some of the raylet failed "
@@ -226,7 +228,7 @@ def test_a_start_that_times_out_is_one_sentence(monkeypatch: pytest.MonkeyPatch)
     )
 
 
-def test_ray_gets_the_cpus_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_gets_as_many_cpus_as_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
 
     def note(**options: object) -> None:
@@ -243,7 +245,7 @@ def test_ray_gets_the_cpus_that_this_process_may_use(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.long
-def test_a_raylet_that_does_not_come_up_is_one_sentence_within_a_minute(
+def test_a_raylet_that_does_not_start_is_reported_in_one_sentence_within_a_minute(
     connect_in_process: Connect, tmp_path: Path
 ) -> None:
     stuck = tmp_path / "raylet"
@@ -259,7 +261,7 @@ def test_a_raylet_that_does_not_come_up_is_one_sentence_within_a_minute(
     assert time.monotonic() - started_s < SECONDS
 
 
-def test_ray_on_one_machine_listens_on_loopback_and_leaves_the_environment_as_it_was() -> None:
+def test_ray_on_one_machine_listens_on_loopback_and_the_environment_is_restored() -> None:
     environment = {name: value for name, value in os.environ.items() if name != LOOPBACK_VARIABLE}
     done = subprocess.run(
         [sys.executable, "-c", PYTHON_TASK], capture_output=True, text=True, timeout=120, env=environment
@@ -271,7 +273,7 @@ def test_ray_on_one_machine_listens_on_loopback_and_leaves_the_environment_as_it
     assert not found["left"]
 
 
-def test_ray_is_given_loopback_while_it_starts_and_a_user_s_choice_stays(
+def test_on_loopback_applies_inside_the_block_only_and_keeps_the_value_of_the_user(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv(LOOPBACK_VARIABLE, raising=False)
@@ -298,7 +300,7 @@ def commands() -> list[str]:
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_no_process_watches_logs_and_idle_workers_go() -> None:
+def test_there_is_no_log_monitor_and_idle_workers_end() -> None:
     ray.get(ray.remote(num_cpus=1)(lambda: None).remote())  # one worker has worked, and is idle from now on
     assert any("raylet" in command for command in commands())
     assert not any("log_monitor.py" in command for command in commands())

@@ -89,7 +89,7 @@ def epochs_done(nodes: Nodes, run_name: str) -> int:
     return len(list((nodes.folder / "runs" / run_name).glob("epoch-*")))
 
 
-def test_a_job_trains_on_two_buckets_and_streams_its_table(make_cluster, work, folder):
+def test_a_job_trains_on_two_buckets_and_prints_its_table(make_cluster, work, folder):
     nodes = make_cluster(others=1)
     nodes.add("--resources", '{"decode": 1000}')
     settings = {"PHYSIQ_NUM_WORKERS": "2", "PHYSIQ_DECODE_RESOURCE": "decode"}
@@ -107,7 +107,7 @@ def test_a_job_trains_on_two_buckets_and_streams_its_table(make_cluster, work, f
     assert (folder / "model" / "pose_classifier.pth").exists()
 
 
-def test_a_job_outlives_a_node_that_is_lost(make_cluster, work):
+def test_a_job_succeeds_after_a_node_was_lost(make_cluster, work):
     nodes = make_cluster(others=1)
     lost = nodes.add()
 
@@ -138,7 +138,7 @@ def test_a_job_outlives_a_node_that_is_lost(make_cluster, work):
     assert nodes.client().get_job_status("lossy") == JobStatus.SUCCEEDED
 
 
-def test_a_stopped_job_is_gone_on_with(make_cluster, work):
+def test_a_stopped_job_is_resumed(make_cluster, work):
     nodes = make_cluster(others=1)
     flags = ("train", "--epochs", "60", "--patience", "60", "--run-name", "stopped")
     submit(nodes, work, *flags, wait=False, job_id="long")
@@ -164,7 +164,7 @@ def test_a_stopped_job_is_gone_on_with(make_cluster, work):
     assert "resumed after epoch" in resumed.stdout
 
 
-def test_a_job_with_a_wrong_setting_fails_and_says_so_last(make_cluster, work):
+def test_a_job_with_a_wrong_setting_fails_and_names_it_at_the_end_of_its_log(make_cluster, work):
     nodes = make_cluster(others=0)
 
     done = submit(nodes, work | {"PHYSIQ_EPOCHS": "zero"}, "train", job_id="wrong")
@@ -185,7 +185,7 @@ def test_a_job_with_a_wrong_setting_fails_and_says_so_last(make_cluster, work):
         (("--object-store-memory", str(80 * 10**6)), 2, {}, "object store"),
     ],
 )
-def test_what_the_cluster_lacks_is_said_within_half_a_minute(
+def test_a_cluster_that_is_too_small_is_reported_within_half_a_minute(
     make_cluster, work, flags, num_cpus, settings, message
 ):
     nodes = make_cluster(*flags, others=0, num_cpus=num_cpus)

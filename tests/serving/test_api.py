@@ -75,7 +75,7 @@ def ask(service: RunningService, value: object) -> requests.Response:
 # One photo
 
 
-def test_the_answer_is_that_of_a_single_prediction(
+def test_an_answer_has_the_probabilities_of_a_single_prediction(
     service: RunningService, make_photo: MakePhoto, model_folder: str
 ) -> None:
     photo = make_photo(1)
@@ -102,7 +102,7 @@ def test_the_answer_is_that_of_a_single_prediction(
     ["image/jpeg", "image/png", "IMAGE/JPEG; q=1", "application/octet-stream",
      "application/x-www-form-urlencoded", None],
 )  # fmt: skip
-def test_a_photo_as_the_body_is_read_whatever_the_client_calls_it(
+def test_a_photo_as_the_body_is_read_with_any_content_type_for_bytes(
     service: RunningService, make_photo: MakePhoto, content_type: str | None
 ) -> None:
     photo = make_photo(1)
@@ -137,7 +137,7 @@ def test_the_same_photo_in_another_format_has_the_same_answer(
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
-def test_a_photo_on_its_side_has_the_answer_of_the_upright_one(
+def test_a_photo_with_an_exif_orientation_has_the_answer_of_the_upright_one(
     service: RunningService, make_photo: MakePhoto, orientation: int
 ) -> None:
     turned = make_photo(1, size=(200, 120), orientation=orientation, quality=95)
@@ -164,7 +164,9 @@ def test_a_chunked_body_without_a_length_is_read(service: RunningService, make_p
 # Forms
 
 
-def test_one_photo_in_a_form_is_answered_as_one(service: RunningService, make_photo: MakePhoto) -> None:
+def test_one_photo_in_a_form_has_the_answer_of_one_photo(
+    service: RunningService, make_photo: MakePhoto
+) -> None:
     response = requests.post(
         f"{service.url}/v1/predict", files={"photo": ("a.jpg", make_photo(1), "image/jpeg")}, timeout=60
     )
@@ -172,7 +174,7 @@ def test_one_photo_in_a_form_is_answered_as_one(service: RunningService, make_ph
     assert answered(response).keys() == {"pose", "confidence", "min_confidence", "probabilities", "model"}
 
 
-def test_several_photos_in_a_form_are_answered_in_their_order_by_name_and_a_broken_one_alone(
+def test_photos_in_a_form_are_answered_in_their_order_and_each_error_is_separate(
     service: RunningService, make_photo: MakePhoto
 ) -> None:
     photos = [make_photo(1), make_photo(2)]
@@ -199,7 +201,7 @@ def test_several_photos_in_a_form_are_answered_in_their_order_by_name_and_a_brok
         assert shares(answer) == pytest.approx(shares(answered(service.post(photo))), abs=1e-2)
 
 
-def test_a_photo_of_more_than_a_megabyte_in_a_form_is_read_whole(
+def test_a_photo_of_more_than_a_megabyte_in_a_form_is_read_completely(
     service: RunningService, make_photo: MakePhoto
 ) -> None:
     photo = make_photo(1, size=(800, 600), format="BMP")
@@ -238,7 +240,7 @@ def test_a_photo_is_read_from_an_allowed_address(
     assert shares(answer) == pytest.approx(shares(answered(service.post(make_photo(1)))), abs=1e-6)
 
 
-def test_a_key_with_all_kinds_of_letters_is_read_as_it_is(
+def test_a_key_with_special_characters_is_read_unchanged(
     service: RunningService, make_photo: MakePhoto, athletes: str
 ) -> None:
     answer = answered(ask(service, {"uri": f"{athletes}/open/2024/sécond photo+&?#%25.jpg"}))
@@ -246,7 +248,7 @@ def test_a_key_with_all_kinds_of_letters_is_read_as_it_is(
     assert shares(answer) == pytest.approx(shares(answered(service.post(make_photo(2)))), abs=1e-6)
 
 
-def test_several_addresses_are_answered_in_their_order_and_each_fault_alone(
+def test_addresses_are_answered_in_their_order_and_each_error_is_separate(
     service: RunningService, make_photo: MakePhoto, athletes: str
 ) -> None:
     uris = [f"{athletes}/open/{name}" for name in ("huge.jpg", "first.jpg", "none.jpg", "broken.jpg")]
@@ -271,13 +273,15 @@ def test_several_addresses_are_answered_in_their_order_and_each_fault_alone(
         ("secret.jpg", 422, "uri_not_allowed"),
     ],
 )
-def test_an_address_that_gives_no_photo_is_refused_with_its_reason(
+def test_an_address_without_a_readable_photo_is_refused_with_the_reason(
     service: RunningService, athletes: str, key: str, status: int, code: str
 ) -> None:
     assert refused(ask(service, {"uri": f"{athletes}/{key}"})) == (status, code)
 
 
-def test_whether_a_photo_is_missing_or_denied_is_not_told(service: RunningService, athletes: str) -> None:
+def test_the_error_does_not_reveal_whether_a_photo_is_missing_or_denied(
+    service: RunningService, athletes: str
+) -> None:
     response = ask(service, {"uri": f"{athletes}/open/none.jpg"})
 
     assert response.json()["error"]["message"] == "no photo can be read at this uri"
@@ -286,7 +290,9 @@ def test_whether_a_photo_is_missing_or_denied_is_not_told(service: RunningServic
 # The other pages
 
 
-def test_model_says_who_answers(service: RunningService, make_photo: MakePhoto, model_folder: str) -> None:
+def test_v1_model_describes_the_model_that_answers(
+    service: RunningService, make_photo: MakePhoto, model_folder: str
+) -> None:
     before = answered(service.get("/v1/model"))
     answered(service.post(make_photo(1)))
     after = answered(service.get("/v1/model"))
@@ -333,7 +339,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_answer_keeps_browsers_careful(service: RunningService, path: str) -> None:
+def test_every_response_has_the_headers_that_protect_browsers(service: RunningService, path: str) -> None:
     headers = service.get(path).headers
 
     assert headers["content-type"] == PAGES[path]
@@ -350,7 +356,7 @@ def test_every_answer_keeps_browsers_careful(service: RunningService, path: str)
         )
 
 
-def test_a_request_id_of_the_clients_comes_back(service: RunningService, make_photo: MakePhoto) -> None:
+def test_the_request_id_of_the_client_is_returned(service: RunningService, make_photo: MakePhoto) -> None:
     response = service.post(make_photo(1), headers={"X-Request-Id": "gym-17"})
 
     assert response.headers["x-request-id"] == "gym-17"
@@ -378,7 +384,7 @@ def test_other_paths_and_methods_are_refused_in_the_form_of_all_errors(
     assert ("allow" in response.headers) == (status == 405)
 
 
-def test_an_error_is_exactly_a_code_and_a_sentence(service: RunningService) -> None:
+def test_an_error_has_exactly_a_code_and_a_message(service: RunningService) -> None:
     response = service.post(b"")
 
     assert response.status_code == 400
@@ -398,7 +404,7 @@ def test_an_error_is_exactly_a_code_and_a_sentence(service: RunningService) -> N
         ("multipart/form-data", b"a", 400, "bad_form"),
     ],
 )
-def test_what_is_wrong_with_a_request_is_said_without_a_trace(
+def test_a_bad_request_is_refused_without_a_traceback(
     service: RunningService, content_type: str, body: bytes, status: int, code: str
 ) -> None:
     assert refused(service.post(body, headers={"Content-Type": content_type})) == (status, code)
@@ -445,7 +451,7 @@ def get_model(counting: Counting) -> list[Any]:
     return sent
 
 
-def test_a_fault_of_the_service_tells_the_client_nothing_and_is_counted() -> None:
+def test_an_error_of_the_service_is_counted_and_reveals_nothing_to_the_client() -> None:
     counting = Counting()
 
     start, body = get_model(counting)
@@ -458,7 +464,7 @@ def test_a_fault_of_the_service_tells_the_client_nothing_and_is_counted() -> Non
     assert counting.counted == [("/v1/model", 500)]
 
 
-def test_requests_are_counted_by_one_thread_as_the_counting_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_are_counted_in_the_thread_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     # Of two threads in RateLimit at once, the second finds its client unknown and gives it a new minute.
     threads = []
     monkeypatch.setattr(RateLimit, "wait_s", lambda *_: threads.append(threading.current_thread()) or 0)

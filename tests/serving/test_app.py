@@ -17,7 +17,7 @@ from physiq_ray.serving.app import build_app
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_shipped_configuration_has_no_key_that_serve_does_not_know() -> None:
+def test_serve_knows_every_key_of_the_shipped_configuration() -> None:
     """Serve passes over a key that it does not know, in silence."""
     config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
     schema = ServeDeploySchema.model_validate(config)
@@ -29,14 +29,14 @@ def test_the_shipped_configuration_has_no_key_that_serve_does_not_know() -> None
     ServingSettings.model_validate(application["args"])
 
 
-def test_the_documented_address_of_the_application_is_build_app() -> None:
+def test_the_import_path_of_the_shipped_configuration_is_build_app() -> None:
     config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
     module, _, name = config["applications"][0]["import_path"].partition(":")
 
     assert getattr(importlib.import_module(module), name) is build_app
 
 
-def test_a_misspelt_key_is_found() -> None:
+def test_misspelt_keys_of_a_configuration_are_found() -> None:
     config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
     config["http_options"]["keep_alive_timout_s"] = 5
     config["applications"][0]["deployments"][0]["max_ongoing_request"] = 5
@@ -44,7 +44,7 @@ def test_a_misspelt_key_is_found() -> None:
     assert unknown_keys(config, schema) == ["keep_alive_timout_s", "max_ongoing_request"]
 
 
-def test_heic_that_is_allowed_and_cannot_be_read_is_found_before_the_start(
+def test_heic_is_refused_before_the_start_if_it_is_allowed_and_cannot_be_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(app, "why_no_heic", lambda: "not read here; pip install 'physiq-ray[heic]'")

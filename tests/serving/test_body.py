@@ -13,7 +13,7 @@ from physiq_ray.serving.refusals import RequestError
     [None, "", "image/jpeg", "IMAGE/JPEG", "image/png; q=1", "application/octet-stream",
      "application/x-www-form-urlencoded"],
 )  # fmt: skip
-def test_a_body_is_one_photo_whatever_kind_of_image_it_is_said_to_be(content_type: str | None) -> None:
+def test_a_body_is_one_photo_for_every_image_type(content_type: str | None) -> None:
     assert read(request_of(b"one ", b"photo", content_type=content_type)) == (Upload(None, b"one photo"),)
 
 
@@ -37,7 +37,7 @@ def test_addresses_become_uploads_in_their_order() -> None:
     )
 
 
-def test_one_address_that_may_not_be_read_refuses_the_request() -> None:
+def test_a_request_with_one_address_that_is_not_allowed_is_refused() -> None:
     body = b'{"uris": ["s3://athletes/open/b.jpg", "s3://athletes/secret.jpg"]}'
 
     error = refusal(request_of(body, content_type="application/json"), "s3://athletes/open")
@@ -49,7 +49,7 @@ def test_one_address_that_may_not_be_read_refuses_the_request() -> None:
 @pytest.mark.parametrize(
     "charset", ["utf-8", "undefined", "unicode_escape", "punycode", "idna", "utf-16", "rot13"]
 )
-def test_a_forms_charset_leads_to_no_other_error_than_ours_and_to_names_that_can_be_sent(
+def test_a_form_of_any_charset_is_refused_with_400_or_gives_names_that_can_be_sent(
     charset: str,
 ) -> None:
     body = (
@@ -102,7 +102,7 @@ def test_a_photo_in_json_may_be_as_long_as_a_body() -> None:
     assert read(request_of(body, content_type="application/json", max_bytes=2**20)) == (Upload(None, photo),)
 
 
-def test_long_json_of_something_else_is_refused_before_it_is_parsed() -> None:
+def test_long_json_without_photos_is_refused_before_it_is_parsed() -> None:
     body = b'{"image": [' + b"[]," * 100_000 + b"[]]}"
 
     error = refusal(request_of(body, content_type="application/json", max_bytes=2**20))

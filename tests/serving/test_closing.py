@@ -49,7 +49,7 @@ async def connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
     raise TimeoutError
 
 
-def test_a_proxy_that_closes_takes_no_connection_and_gives_the_last_answers() -> None:
+def test_a_closing_proxy_refuses_connections_and_completes_its_last_answers() -> None:
     close, is_closed, end = _calls()
 
     async def run() -> None:

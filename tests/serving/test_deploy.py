@@ -207,7 +207,7 @@ def deployed(cluster: Cluster, make_model: MakeModel, model_folder: str) -> Clus
     return cluster
 
 
-def test_prometheus_is_told_of_requests_poses_stages_and_batches(deployed: Cluster, photo: bytes) -> None:
+def test_prometheus_receives_requests_poses_stages_and_batches(deployed: Cluster, photo: bytes) -> None:
     for data in (photo, photo, b"no photo"):
         headers = {"Content-Type": "image/jpeg"}
         requests.post(f"{deployed.url}/v1/predict", data=data, headers=headers, timeout=60)
@@ -225,7 +225,7 @@ def test_prometheus_is_told_of_requests_poses_stages_and_batches(deployed: Clust
     assert lines("batch_photos_count")
 
 
-def test_a_swap_of_the_model_under_load_loses_no_request(
+def test_replacing_the_model_under_load_loses_no_request(
     deployed: Cluster, make_model: MakeModel, model_folder: str, photo: bytes
 ) -> None:
     before, other = deployed.model()["version"], make_model(seed=1)
@@ -244,7 +244,7 @@ def test_a_swap_of_the_model_under_load_loses_no_request(
     assert [process.pid for process in deployed.replicas()] == [replica.pid]  # beside, not in place of it
 
 
-def test_a_swap_to_a_damaged_file_is_refused_and_the_old_model_answers_on(
+def test_a_damaged_model_is_refused_and_the_previous_one_continues_to_answer(
     deployed: Cluster, tmp_path: Path, model_folder: str, photo: bytes
 ) -> None:
     before = deployed.model()["version"]
@@ -264,7 +264,7 @@ def test_a_swap_to_a_damaged_file_is_refused_and_the_old_model_answers_on(
     assert set(load.versions) == {before}
 
 
-def test_a_killed_replica_loses_no_more_than_what_was_inside_it_and_comes_back(
+def test_a_killed_replica_loses_only_the_requests_inside_it_and_is_replaced(
     deployed: Cluster, model_folder: str, photo: bytes
 ) -> None:
     deployed.deploy(
@@ -285,7 +285,7 @@ def test_a_killed_replica_loses_no_more_than_what_was_inside_it_and_comes_back(
     assert lost <= 0.01 * sum(load.statuses.values()), load.statuses
 
 
-def test_a_replaced_model_file_waits_for_a_deployment_and_then_reaches_all_replicas(
+def test_a_replaced_model_file_is_used_by_all_replicas_after_a_deployment_and_by_none_before(
     deployed: Cluster, make_model: MakeModel, photo: bytes, tmp_path: Path
 ) -> None:
     name = "pose_classifier_complete.pth"
@@ -318,7 +318,7 @@ def test_a_replaced_model_file_waits_for_a_deployment_and_then_reaches_all_repli
     assert set(load.versions) == {versions[1]}
 
 
-def test_replicas_are_added_under_load_and_taken_away_after_it(
+def test_replicas_are_added_under_load_and_removed_after_it(
     deployed: Cluster, model_folder: str, photo: bytes
 ) -> None:
     deployed.deploy(
@@ -335,7 +335,7 @@ def test_replicas_are_added_under_load_and_taken_away_after_it(
     assert set(load.statuses) <= {"200", "503"}
 
 
-def test_an_idle_service_may_go_and_comes_back_for_a_request(
+def test_an_idle_service_may_have_no_replica_and_starts_one_for_a_request(
     deployed: Cluster, model_folder: str, photo: bytes
 ) -> None:
     deployed.deploy(
@@ -353,7 +353,7 @@ def test_an_idle_service_may_go_and_comes_back_for_a_request(
     assert deployed.num_replicas() == 1
 
 
-def test_serve_shutdown_finishes_the_requests_at_hand(deployed: Cluster, photo: bytes) -> None:
+def test_serve_shutdown_completes_the_received_requests(deployed: Cluster, photo: bytes) -> None:
     with Load(deployed.url, photo, clients=4) as load:
         run("serve", "shutdown", "--address", deployed.dashboard, "--yes")
         time.sleep(5)

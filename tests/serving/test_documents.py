@@ -36,7 +36,9 @@ def here(example: str, service: RunningService) -> str:
 
 
 @pytest.mark.parametrize("line", CURL_LINES)
-def test_the_documents_curl_lines_answer(service: RunningService, folder: Path, line: str) -> None:
+def test_the_curl_commands_of_the_documents_are_answered(
+    service: RunningService, folder: Path, line: str
+) -> None:
     done = subprocess.run(
         here(line, service).replace("curl ", "curl --silent --fail ", 1),
         shell=True,
@@ -49,7 +51,7 @@ def test_the_documents_curl_lines_answer(service: RunningService, folder: Path, 
     assert done.stdout.count('"confidence"') == (2 if "second.jpg" in line else 1)
 
 
-def test_the_pages_python_example_prints_pose_and_confidence(service: RunningService, folder: Path) -> None:
+def test_the_python_example_of_the_serving_page_prints_a_pose(service: RunningService, folder: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     done = subprocess.run(
         [sys.executable, "-c", here(example, service)], cwd=folder, capture_output=True, text=True, timeout=60

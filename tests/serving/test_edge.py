@@ -96,7 +96,9 @@ def ask(
         ("POST", "/v1/predict", 7.2, 503),
     ],
 )
-def test_a_page_elsewhere_can_read_every_answer(method: str, path: str, wait_s: float, status: int) -> None:
+def test_a_page_of_an_allowed_origin_can_read_every_response(
+    method: str, path: str, wait_s: float, status: int
+) -> None:
     asked = ask(method, path, wait_s=wait_s)
 
     assert asked.status == status
@@ -106,11 +108,11 @@ def test_a_page_elsewhere_can_read_every_answer(method: str, path: str, wait_s: 
     assert asked.headers.get("retry-after") == ("8" if status == 503 else None)
 
 
-def test_a_page_of_another_origin_reads_nothing() -> None:
+def test_a_page_of_another_origin_cannot_read_responses() -> None:
     assert "access-control-allow-origin" not in ask("GET", "/healthz", origin="https://evil.example").headers
 
 
-def test_a_page_elsewhere_may_ask_as_programs_do() -> None:
+def test_a_page_of_an_allowed_origin_may_send_what_programs_send() -> None:
     asked = ask(
         "OPTIONS",
         "/v1/predict",
@@ -123,7 +125,7 @@ def test_a_page_elsewhere_may_ask_as_programs_do() -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/page.js", "/docs", "/openapi.json", "/healthz"])
-def test_head_is_answered_where_get_is(path: str) -> None:
+def test_head_is_answered_for_every_path_of_get(path: str) -> None:
     got, head = ask("GET", path), ask("HEAD", path)
 
     assert (got.status, head.status) == (200, 200)
@@ -132,7 +134,7 @@ def test_head_is_answered_where_get_is(path: str) -> None:
     assert head.counted[0][1] == 200
 
 
-def test_head_of_the_model_is_answered_as_get_is() -> None:
+def test_head_of_v1_model_has_the_status_of_get() -> None:
     got, head = ask("GET", "/v1/model"), ask("HEAD", "/v1/model")
 
     assert got.status == head.status == 500  # here there is none
@@ -143,14 +145,14 @@ def test_head_of_the_model_is_answered_as_get_is() -> None:
     ("method", "path", "allow"),
     [("POST", "/healthz", "GET, HEAD"), ("DELETE", "/", "GET, HEAD"), ("HEAD", "/v1/predict", "POST")],
 )
-def test_a_method_that_is_not_allowed_is_told_which_are(method: str, path: str, allow: str) -> None:
+def test_the_response_to_a_wrong_method_names_the_allowed_ones(method: str, path: str, allow: str) -> None:
     asked = ask(method, path)
 
     assert (asked.status, asked.headers["allow"]) == (405, allow)
 
 
 @pytest.mark.parametrize("path", ["/a/poses/v1/predict", "/a/poses/a/poses/v1/predict"])
-def test_under_a_path_a_busy_service_says_so_and_counts_by_its_routes(path: str) -> None:
+def test_under_a_path_a_busy_service_answers_503_and_counts_by_route(path: str) -> None:
     asked = ask("POST", path, root_path="/a/poses", wait_s=7.2)
 
     assert asked.status == 503
@@ -158,7 +160,7 @@ def test_under_a_path_a_busy_service_says_so_and_counts_by_its_routes(path: str)
 
 
 @pytest.mark.parametrize("path", ["/poses/docs", "/poses/poses/docs"])
-def test_under_a_path_the_docs_have_no_policy_and_name_their_document(path: str) -> None:
+def test_under_a_path_the_docs_have_no_policy_and_link_to_their_document(path: str) -> None:
     asked = ask("GET", path, root_path="/poses")
 
     assert asked.status == 200
@@ -183,7 +185,7 @@ def test_under_a_path_the_document_names_it_as_the_server() -> None:
         ("/poses", "/poses/poses", "/poses/?a=1"),
     ],
 )
-def test_a_redirect_stays_on_the_address_and_path_that_the_client_used(
+def test_a_redirect_keeps_the_host_and_path_that_the_client_used(
     root_path: str, path: str, location: str
 ) -> None:
     asked = ask("GET", path, root_path=root_path)

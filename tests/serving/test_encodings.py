@@ -32,16 +32,16 @@ assert base64.b64encode(PHOTO).decode() == PLAIN
         f"{PLAIN}====",
     ],
 )
-def test_a_photo_in_json_is_read_as_clients_write_base64(text: str) -> None:
+def test_a_photo_in_json_is_read_in_each_way_in_which_clients_write_base64(text: str) -> None:
     assert read(json_of({"image": text})) == (Upload(None, PHOTO),)
 
 
 @pytest.mark.parametrize(("text", "data"), [("QQ==", b"A"), ("QQ", b"A"), ("QUI=", b"AB"), ("QUI", b"AB")])
-def test_base64_is_read_with_its_padding_or_without(text: str, data: bytes) -> None:
+def test_base64_is_read_with_and_without_padding(text: str, data: bytes) -> None:
     assert read(json_of({"image": text})) == (Upload(None, data),)
 
 
-def test_base64_with_line_breaks_as_a_shell_puts_them_into_json_is_read() -> None:
+def test_base64_with_raw_line_breaks_inside_the_json_is_read() -> None:
     body = b'{"image": "' + base64.encodebytes(PHOTO * 20) + b'"}'
 
     assert read(request_of(body, content_type="application/json")) == (Upload(None, PHOTO * 20),)
@@ -67,7 +67,7 @@ def test_base64_with_line_breaks_as_a_shell_puts_them_into_json_is_read() -> Non
         ({"images": ["QQ=="] * 3}, 413, "too_many", "more than 2 photos in one request"),
     ],
 )  # fmt: skip
-def test_what_is_no_base64_is_refused_with_its_place(
+def test_an_image_that_is_not_base64_is_refused_with_its_place(
     value: object, status: int, code: str, message: str
 ) -> None:
     error = refusal(json_of(value))
@@ -94,12 +94,12 @@ def test_json_in_gzip_is_read() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["", "identity", "identity, identity"])
-def test_a_body_in_no_encoding_is_read_as_it_is(encoding: str) -> None:
+def test_a_body_without_an_encoding_is_read_unchanged(encoding: str) -> None:
     assert read(request_of(PHOTO, encoding=encoding)) == (Upload(None, PHOTO),)
 
 
 @pytest.mark.parametrize("encoding", ["br", "deflate", "zstd", "gzip, gzip", "gzip, br", "x" * 200])
-def test_another_encoding_is_refused_by_its_name(encoding: str) -> None:
+def test_another_encoding_is_refused_with_its_name(encoding: str) -> None:
     error = refusal(request_of(PHOTO, encoding=encoding))
 
     assert (error.status, error.code) == (415, "unsupported_encoding")
@@ -116,18 +116,18 @@ def test_another_encoding_is_refused_by_its_name(encoding: str) -> None:
     ],
     ids=["a photo", "zlib", "cut", "more after its end"],
 )
-def test_what_is_no_gzip_is_refused(body: bytes, message: str) -> None:
+def test_a_body_that_is_not_gzip_is_refused(body: bytes, message: str) -> None:
     error = refusal(request_of(body, encoding="gzip"))
 
     assert (error.status, error.code, error.message) == (400, "bad_encoding", message)
 
 
-def test_an_empty_body_in_gzip_is_empty() -> None:
+def test_an_empty_body_with_the_encoding_gzip_is_refused_as_empty() -> None:
     assert refusal(request_of(b"", encoding="gzip")).code == "empty"
     assert refusal(request_of(gzip.compress(b""), encoding="gzip")).code == "empty"
 
 
-def test_gzip_is_decoded_to_the_limit_and_no_further() -> None:
+def test_gzip_is_decoded_up_to_the_limit() -> None:
     exact, bomb = gzip.compress(bytes(5 * 2**20)), gzip.compress(bytes(5 * 2**20 + 1))
 
     assert read(request_of(exact, encoding="gzip", max_bytes=2**20), max_body_bytes=5 * 2**20) == (
@@ -138,7 +138,7 @@ def test_gzip_is_decoded_to_the_limit_and_no_further() -> None:
 
 
 @given(st.binary(max_size=300), st.integers(1, 50))
-def test_whatever_is_called_gzip_is_read_or_refused_as_the_clients_fault(data: bytes, size: int) -> None:
+def test_any_data_sent_as_gzip_is_read_or_refused_as_a_client_error(data: bytes, size: int) -> None:
     body = gzip.compress(data, mtime=0)[: -size if size < 20 else None] + data[:size]
 
     try:

@@ -68,7 +68,7 @@ def firsts(futures: list["Future[Computed]"]) -> list[float]:
     return [float(future.result(WAIT_S).logits[0]) for future in futures]
 
 
-def test_a_lone_photo_is_computed_at_once(engine: Engine) -> None:
+def test_a_single_photo_is_computed_at_once(engine: Engine) -> None:
     network = Gate()
     started_s = time.monotonic()
 
@@ -83,7 +83,7 @@ def test_a_lone_photo_is_computed_at_once(engine: Engine) -> None:
     assert time.monotonic() - started_s < 0.5
 
 
-def test_whatever_waits_forms_the_next_batch(engine: Engine) -> None:
+def test_all_waiting_photos_form_the_next_batch(engine: Engine) -> None:
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, 1, 2, 3)
 
@@ -94,7 +94,7 @@ def test_whatever_waits_forms_the_next_batch(engine: Engine) -> None:
     assert [future.result().batch_size for future in futures] == [3, 3, 3]
 
 
-def test_a_batch_holds_no_more_photos_than_it_may(engine: Engine) -> None:
+def test_a_batch_has_at_most_max_batch_size_photos(engine: Engine) -> None:
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, *range(1, 11))
 
@@ -118,7 +118,7 @@ def test_photos_of_two_networks_never_share_a_batch_and_keep_their_order(engine:
     assert other.batches == [[2, 4, 8]]
 
 
-def test_photos_of_many_threads_get_each_its_own_answer(engine: Engine) -> None:
+def test_each_photo_of_many_threads_gets_its_own_answer(engine: Engine) -> None:
     network = Gate()
 
     def ask(number: int) -> float:
@@ -133,7 +133,7 @@ def test_photos_of_many_threads_get_each_its_own_answer(engine: Engine) -> None:
     assert len(network.threads) == 1
 
 
-def test_a_photo_whose_client_has_gone_is_not_computed(engine: Engine) -> None:
+def test_a_cancelled_photo_is_not_computed(engine: Engine) -> None:
     network = Gate(is_open=False)
     first, gone, last = submit_behind(engine, network, 1, 2, 3)
 
@@ -147,7 +147,7 @@ def test_a_photo_whose_client_has_gone_is_not_computed(engine: Engine) -> None:
         gone.result(WAIT_S)
 
 
-def test_a_queue_of_which_all_clients_have_gone_is_no_batch(engine: Engine) -> None:
+def test_a_queue_of_cancelled_photos_forms_no_batch(engine: Engine) -> None:
     network = Gate(is_open=False)
     gone = submit_behind(engine, network, 1, 2, 3, 4, 5)
 
@@ -159,7 +159,7 @@ def test_a_queue_of_which_all_clients_have_gone_is_no_batch(engine: Engine) -> N
     assert network.batches == [[0], [9]]
 
 
-def test_a_fault_in_a_batch_is_that_batchs_and_the_thread_goes_on(engine: Engine) -> None:
+def test_an_error_in_a_batch_fails_only_that_batch(engine: Engine) -> None:
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, 1, 251, 3, 4, 5, 6)
 
@@ -172,7 +172,7 @@ def test_a_fault_in_a_batch_is_that_batchs_and_the_thread_goes_on(engine: Engine
     assert firsts(submit(engine, network, 7)) == [7]
 
 
-def test_images_of_two_sizes_in_a_batch_do_not_end_the_thread(engine: Engine) -> None:
+def test_a_batch_with_images_of_two_sizes_fails_and_the_thread_continues(engine: Engine) -> None:
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, 1)
     futures.append(engine.submit(np.zeros((5, 5, 3), np.uint8), network))  # type: ignore[arg-type]
@@ -192,7 +192,7 @@ class TooFew(Gate):
         return super().logits(images)[1:]
 
 
-def test_a_network_with_too_few_answers_leaves_no_photo_waiting(engine: Engine) -> None:
+def test_no_photo_waits_forever_if_a_network_gives_too_few_outputs(engine: Engine) -> None:
     [future] = submit(engine, TooFew(), 1)
 
     with pytest.raises(PredictionError):
@@ -200,7 +200,7 @@ def test_a_network_with_too_few_answers_leaves_no_photo_waiting(engine: Engine) 
     assert firsts(submit(engine, Gate(), 7)) == [7]
 
 
-def test_an_answer_that_is_no_number_fails_alone(engine: Engine) -> None:
+def test_an_output_that_is_not_a_number_fails_only_its_photo(engine: Engine) -> None:
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, 1, 250, 3)
 
@@ -214,7 +214,7 @@ def test_an_answer_that_is_no_number_fails_alone(engine: Engine) -> None:
     assert network.batches == [[0], [1, 250, 3]]
 
 
-def test_closing_computes_what_waits_and_refuses_what_comes_later() -> None:
+def test_close_computes_the_waiting_photos_and_refuses_later_ones() -> None:
     engine = Engine(max_batch_size=4, threads=1)
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, *range(1, 8))
@@ -235,7 +235,7 @@ def test_closing_computes_what_waits_and_refuses_what_comes_later() -> None:
     assert [9] not in network.batches
 
 
-def test_closing_twice_is_closing_once() -> None:
+def test_close_may_be_called_twice() -> None:
     engine = Engine(max_batch_size=4, threads=1)
 
     engine.close()
@@ -245,7 +245,7 @@ def test_closing_twice_is_closing_once() -> None:
         submit(engine, Gate(), 1)[0].result(WAIT_S)
 
 
-def test_a_call_comes_between_two_batches_and_in_their_thread(engine: Engine) -> None:
+def test_a_call_runs_between_two_batches_and_in_their_thread(engine: Engine) -> None:
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, 1, 2)
 
@@ -258,7 +258,7 @@ def test_a_call_comes_between_two_batches_and_in_their_thread(engine: Engine) ->
     assert firsts(futures) == [1, 2]
 
 
-def test_a_call_computes_with_the_engines_number_of_threads() -> None:
+def test_a_call_runs_with_the_number_of_threads_of_the_engine() -> None:
     before = torch.get_num_threads()
     engine = Engine(max_batch_size=4, threads=2)
     try:
@@ -268,7 +268,7 @@ def test_a_call_computes_with_the_engines_number_of_threads() -> None:
         torch.set_num_threads(before)
 
 
-def test_a_fault_in_a_call_is_its_callers_and_the_thread_goes_on(engine: Engine) -> None:
+def test_an_error_in_a_call_is_raised_to_its_caller_and_the_thread_continues(engine: Engine) -> None:
     def fail() -> None:
         raise ValueError("a bad model")
 
@@ -277,7 +277,7 @@ def test_a_fault_in_a_call_is_its_callers_and_the_thread_goes_on(engine: Engine)
     assert firsts(submit(engine, Gate(), 7)) == [7]
 
 
-def test_a_call_that_nobody_waits_for_any_more_is_not_made(engine: Engine) -> None:
+def test_a_cancelled_call_does_not_run(engine: Engine) -> None:
     network = Gate(is_open=False)
     submit_behind(engine, network)
     made = []

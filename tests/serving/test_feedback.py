@@ -27,7 +27,7 @@ def with_exif(photo: bytes) -> bytes:
     return file.getvalue()
 
 
-def test_a_doubtful_photo_is_kept_upright_and_without_exif_beside_its_answer(
+def test_a_doubtful_photo_is_stored_upright_and_without_exif_next_to_its_answer(
     make_photo: MakePhoto, run: Run, told: Told, tmp_path: Path
 ) -> None:
     photo = with_exif(make_photo(3, size=(120, 90)))
@@ -48,7 +48,7 @@ def test_a_doubtful_photo_is_kept_upright_and_without_exif_beside_its_answer(
     assert len(list(kept.parent.iterdir())) == 2
 
 
-def test_a_photo_that_the_model_is_sure_of_is_not_kept(
+def test_a_photo_with_a_high_confidence_is_not_stored(
     make_photo: MakePhoto, run: Run, told: Told, tmp_path: Path
 ) -> None:
     run(answer_to(make_photo()), feedback=str(tmp_path / "kept"), feedback_below=0.1)
@@ -57,7 +57,7 @@ def test_a_photo_that_the_model_is_sure_of_is_not_kept(
     assert told.feedback == {}
 
 
-def test_nothing_is_kept_where_nobody_asked_for_it(
+def test_without_the_setting_no_photo_is_stored(
     make_photo: MakePhoto, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -67,7 +67,7 @@ def test_nothing_is_kept_where_nobody_asked_for_it(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_photos_that_come_faster_than_they_are_written_are_dropped_and_nobody_waits(
+def test_photos_that_arrive_faster_than_they_are_written_are_dropped_without_a_wait(
     make_photo: MakePhoto, told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_go_on = threading.Event()
@@ -93,7 +93,7 @@ def test_photos_that_come_faster_than_they_are_written_are_dropped_and_nobody_wa
     assert len(list(tmp_path.glob("*/*.jpg"))) == len(list(tmp_path.glob("*/*.json"))) == 1 + MAX_WAITING
 
 
-def test_a_folder_that_cannot_be_written_to_costs_no_answer(
+def test_a_folder_that_cannot_be_written_does_not_prevent_answers(
     make_photo: MakePhoto, run: Run, told: Told, tmp_path: Path
 ) -> None:
     (tmp_path / "kept").write_text("a file in its place")
@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_written_to_costs_no_answer(
 @pytest.mark.parametrize(
     "fault", [MemoryError(), ValueError("cannot write"), RuntimeError("storage")], ids=repr
 )
-def test_no_fault_of_one_photo_ends_the_keeping_of_others(
+def test_an_error_with_one_photo_does_not_prevent_the_storing_of_others(
     make_photo: MakePhoto, told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
     decode = feedback.decode_image
@@ -131,7 +131,7 @@ def test_no_fault_of_one_photo_ends_the_keeping_of_others(
     assert told.feedback == {"failed": 1, "kept": 1}
 
 
-def test_a_photo_too_long_for_a_jpeg_costs_no_answer_and_no_keeping_of_others(
+def test_a_photo_too_long_for_jpeg_is_answered_and_does_not_prevent_the_storing_of_others(
     make_photo: MakePhoto, run: Run, told: Told, tmp_path: Path
 ) -> None:
     file = io.BytesIO()

@@ -131,7 +131,7 @@ def test_a_body_of_exactly_the_limit_is_read(service: RunningService) -> None:
 @pytest.mark.parametrize(
     "content_type", ["image/jpeg", "application/json", "multipart/form-data; boundary=b"]
 )
-def test_an_endless_body_is_ended_at_the_limit_whatever_it_is_called(
+def test_an_endless_body_of_any_content_type_is_refused_at_the_limit(
     service: RunningService, replica: psutil.Process, content_type: str
 ) -> None:
     before = replica.memory_info().rss
@@ -156,7 +156,7 @@ def test_an_endless_body_is_ended_at_the_limit_whatever_it_is_called(
 @pytest.mark.parametrize(
     ("width", "height"), [(30_000, 30_000), (50_000, 50_000), (10_000, 10_000), (8_000, 5_001)]
 )
-def test_a_photo_of_too_many_pixels_is_refused_by_its_header(
+def test_a_photo_with_too_many_pixels_is_refused_before_it_is_decoded(
     service: RunningService, replica: psutil.Process, width: int, height: int
 ) -> None:
     before = replica.memory_info().rss
@@ -170,7 +170,7 @@ def test_a_photo_of_too_many_pixels_is_refused_by_its_header(
     assert replica.memory_info().rss - before < 100 * MIB
 
 
-def test_a_bomb_with_all_of_its_pixels_is_refused_without_unpacking_them(
+def test_a_complete_decompression_bomb_is_refused_before_it_is_decoded(
     service: RunningService, replica: psutil.Process
 ) -> None:
     photo = png(30_000, 30_000)
@@ -183,14 +183,14 @@ def test_a_bomb_with_all_of_its_pixels_is_refused_without_unpacking_them(
     assert replica.memory_info().rss - before < 100 * MIB
 
 
-def test_a_side_of_fifty_thousand_pixels_is_no_fault_where_the_other_is_short(
+def test_a_photo_with_a_side_of_fifty_thousand_pixels_is_answered_if_the_other_is_short(
     service: RunningService,
 ) -> None:
     assert service.post(png(50_000, 10)).status_code == 200
     assert service.post(png(10, 50_000)).status_code == 200
 
 
-def test_a_png_whose_text_unpacks_to_a_gigabyte_is_refused(
+def test_a_png_whose_text_decompresses_to_a_gigabyte_needs_little_memory(
     service: RunningService, replica: psutil.Process
 ) -> None:
     before = replica.memory_info().rss
@@ -240,7 +240,7 @@ def test_other_clients_are_answered_while_a_slow_one_sends(slow_client: SlowClie
     assert max(slow_client.seconds) < 5
 
 
-def test_a_client_that_goes_in_the_middle_of_its_upload_is_no_fault(service: RunningService) -> None:
+def test_clients_that_disconnect_during_an_upload_do_no_harm(service: RunningService) -> None:
     for _ in range(20):
         with service.connect() as connection:
             connection.sendall(f"{PREDICT}Content-Length: 100000\r\n\r\n".encode() + bytes(5000))
@@ -248,7 +248,7 @@ def test_a_client_that_goes_in_the_middle_of_its_upload_is_no_fault(service: Run
     assert service.get("/healthz").status_code == 200
 
 
-def test_a_hundred_connections_that_say_nothing_do_not_shut_others_out(
+def test_a_hundred_silent_connections_do_not_block_other_clients(
     service: RunningService, make_photo: MakePhoto
 ) -> None:
     silent = [service.connect() for _ in range(100)]
@@ -278,7 +278,7 @@ def test_a_hundred_connections_that_say_nothing_do_not_shut_others_out(
     ],
     ids=str,
 )  # fmt: skip
-def test_what_is_no_photo_is_refused(
+def test_data_that_is_not_a_photo_is_refused(
     service: RunningService, content_type: str, body: bytes, status: int, code: str
 ) -> None:
     response = service.post(body, headers={"Content-Type": content_type.encode("latin-1")})
@@ -298,7 +298,7 @@ def test_a_truncated_photo_is_refused(
     assert (status, code) in {(422, "unreadable"), (415, "unsupported_format")}
 
 
-def test_html_in_a_form_under_a_photos_name_is_refused_and_not_sent_back_as_html(
+def test_html_with_the_name_of_a_photo_is_refused_and_not_returned_as_html(
     service: RunningService,
 ) -> None:
     files = [("a", (name, b"<script>alert(1)</script>", "image/jpeg")) for name in ("<b>.jpg", "b.jpg")]
@@ -330,7 +330,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("kind", FORMS)
-def test_a_broken_form_is_refused(service: RunningService, kind: str) -> None:
+def test_a_malformed_form_is_refused(service: RunningService, kind: str) -> None:
     content_type, body = FORMS[kind]
 
     status, code = refused(service.post(body, headers={"Content-Type": content_type}))
@@ -343,7 +343,7 @@ def test_a_broken_form_is_refused(service: RunningService, kind: str) -> None:
     "charset", ["utf-8", "unicode_escape", "utf-16", "punycode", "idna", "utf-7", "x" * 999]
 )
 @pytest.mark.parametrize("name", [b"\xff\xfe.jpg", b"\\ud800.jpg", b"+2AA-.jpg", b"a\0b\r.jpg", b"n" * 5000])
-def test_a_file_name_that_is_no_text_is_no_fault_of_the_service(
+def test_a_file_name_that_is_not_text_causes_no_error_of_the_service(
     service: RunningService, make_photo: MakePhoto, charset: str, name: bytes
 ) -> None:
     part = b'--b\r\nContent-Disposition: form-data; name="a"; filename="' + name + b'"\r\n\r\n'
@@ -389,7 +389,7 @@ def test_a_file_name_that_is_no_text_is_no_fault_of_the_service(
     ],
     ids=lambda uri: repr(uri[:40]),
 )
-def test_an_address_outside_what_is_allowed_is_not_read(
+def test_an_address_outside_the_allowed_ones_is_not_read(
     service: RunningService, athletes: str, uri: str
 ) -> None:
     for body in ({"uri": uri}, {"uris": [uri, uri]}):
@@ -402,7 +402,7 @@ def test_an_address_outside_what_is_allowed_is_not_read(
 @pytest.mark.parametrize(
     "key", ["%2e%2e/secret.jpg", "..%2fsecret.jpg", "%252e%252e/secret.jpg", "..;/secret.jpg"]
 )
-def test_a_key_that_only_looks_encoded_leads_to_no_other_photo(
+def test_a_key_that_looks_percent_encoded_is_not_decoded(
     service: RunningService, athletes: str, key: str
 ) -> None:
     response = requests.post(f"{service.url}/v1/predict", json={"uri": f"{athletes}/open/{key}"}, timeout=60)
@@ -423,7 +423,7 @@ def test_a_key_that_only_looks_encoded_leads_to_no_other_photo(
         "/%ff%fe",
     ],
 )
-def test_a_path_leads_to_no_file(service: RunningService, path: str) -> None:
+def test_a_path_with_parent_folders_gives_no_file(service: RunningService, path: str) -> None:
     with service.connect() as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         answer = receive(connection)
@@ -462,7 +462,7 @@ def test_a_path_leads_to_no_file(service: RunningService, path: str) -> None:
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_json_of_another_shape_is_refused(
+def test_json_of_another_structure_is_refused(
     service: RunningService, body: bytes, status: int, code: str
 ) -> None:
     assert refused(service.post(body, headers={"Content-Type": "application/json"})) == (status, code)
@@ -490,7 +490,9 @@ def test_headers_of_64_kib_are_refused(service: RunningService, make_photo: Make
     ],
     ids=str,
 )
-def test_what_is_no_http_is_refused_or_closed(service: RunningService, request_line: bytes) -> None:
+def test_a_request_that_is_not_http_is_refused_or_closed(
+    service: RunningService, request_line: bytes
+) -> None:
     with service.connect() as connection:
         connection.sendall(request_line + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
         answer = receive(connection)
@@ -499,7 +501,7 @@ def test_what_is_no_http_is_refused_or_closed(service: RunningService, request_l
 
 
 @pytest.mark.parametrize("length", ["-1", "9" * 5000, "1e3", "0x10", "5, 6", "5\r\nContent-Length: 6"])
-def test_a_length_that_is_none_is_refused_or_closed(service: RunningService, length: str) -> None:
+def test_an_invalid_content_length_is_refused_or_closed(service: RunningService, length: str) -> None:
     with service.connect() as connection:
         connection.sendall(f"{PREDICT}Content-Length: {length}\r\nConnection: close\r\n\r\nabcdef".encode())
         answer = receive(connection)
@@ -507,7 +509,7 @@ def test_a_length_that_is_none_is_refused_or_closed(service: RunningService, len
     assert status_of(answer) in {400, 413, None}
 
 
-def test_two_lengths_of_one_body_smuggle_no_second_request(service: RunningService) -> None:
+def test_a_body_with_two_lengths_contains_no_second_request(service: RunningService) -> None:
     with service.connect() as connection:
         connection.sendall(
             f"{PREDICT}Content-Length: 4\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n".encode()
@@ -522,7 +524,7 @@ def test_two_lengths_of_one_body_smuggle_no_second_request(service: RunningServi
 @pytest.mark.parametrize(
     "header", ["Authorization", "Cookie", "X-Anything", "User-Agent", "Origin", "Accept"]
 )
-def test_headers_that_are_no_text_are_no_fault_of_the_service(
+def test_headers_that_are_not_text_cause_no_error_of_the_service(
     service: RunningService, make_photo: MakePhoto, header: str
 ) -> None:
     response = service.post(make_photo(1), headers={header: b"\xff\xfe \x80"})
@@ -535,7 +537,7 @@ def test_headers_that_are_no_text_are_no_fault_of_the_service(
     reason="Ray 2.60 decodes these of its own as UTF-8, before the application is asked",
 )
 @pytest.mark.parametrize("header", ["X-Request-Id", "X-Session-Id", "Serve_multiplexed_model_id"])
-def test_rays_own_headers_that_are_no_text_are_no_fault_of_the_service(
+def test_headers_of_ray_that_are_not_text_cause_no_error_of_the_service(
     service: RunningService, make_photo: MakePhoto, header: str
 ) -> None:
     response = service.post(make_photo(1), headers={header: b"\xff\xfe"})
@@ -616,7 +618,7 @@ def send_mutated(service: RunningService, photos: list[bytes], seeds: range) -> 
         return Counter(threads.map(send, seeds))
 
 
-def test_five_hundred_photos_with_changed_bytes_are_answered_or_refused(
+def test_five_hundred_corrupted_photos_are_answered_or_refused(
     service: RunningService, small_photos: list[bytes]
 ) -> None:
     statuses = send_mutated(service, small_photos, range(500))
@@ -628,7 +630,7 @@ def test_five_hundred_photos_with_changed_bytes_are_answered_or_refused(
 
 
 @pytest.mark.long
-def test_ten_thousand_photos_with_changed_bytes_leave_the_replica_as_it_was(
+def test_ten_thousand_corrupted_photos_do_not_harm_the_replica(
     service: RunningService, small_photos: list[bytes], replica: psutil.Process
 ) -> None:
     # The most that a photo may take, in both decoding threads: that much a replica keeps for the next.

@@ -78,7 +78,7 @@ def ask_from(
         return answer.status, {name.lower(): value for name, value in answer.getheaders()}
 
 
-def test_no_client_chooses_its_own_address(fronted: RunningService) -> None:
+def test_a_client_cannot_choose_its_address(fronted: RunningService) -> None:
     claims = ["10.0.0.1", "10.0.0.2:99", "[2001:db8::1]:80", "10.0.0.4, 10.0.0.5", "127.0.0.2", "nobody"]
 
     statuses = [ask_from(fronted, "127.0.0.1", claim)[0] for claim in claims]
@@ -86,14 +86,14 @@ def test_no_client_chooses_its_own_address(fronted: RunningService) -> None:
     assert statuses == [200, 200, 200, 429, 429, 429]
 
 
-def test_clients_at_other_addresses_have_their_own_allowance(fronted: RunningService) -> None:
+def test_each_address_has_its_own_limit(fronted: RunningService) -> None:
     statuses = [ask_from(fronted, "127.0.0.3")[0] for _ in range(4)]
     others = [ask_from(fronted, "127.0.0.4")[0] for _ in range(4)]
 
     assert statuses == others == [200, 200, 200, 429]
 
 
-def test_a_trusted_proxy_is_believed_in_what_it_wrote_last(fronted: RunningService) -> None:
+def test_the_last_address_that_a_trusted_proxy_wrote_is_the_client(fronted: RunningService) -> None:
     claimed = [ask_from(fronted, TRUSTED, f"10.1.0.{number}, 9.9.9.9")[0] for number in range(5)]
     another = ask_from(fronted, TRUSTED, "9.9.9.9, 9.9.9.8")[0]
 
@@ -101,7 +101,7 @@ def test_a_trusted_proxy_is_believed_in_what_it_wrote_last(fronted: RunningServi
     assert another == 200
 
 
-def test_a_page_elsewhere_reads_every_answer_and_when_to_come_again(
+def test_a_page_of_an_allowed_origin_can_read_every_response_and_retry_after(
     fronted: RunningService, make_photo: MakePhoto
 ) -> None:
     for _ in range(PER_MINUTE):
@@ -131,7 +131,7 @@ def test_head_has_the_headers_of_get_and_no_body(fronted: RunningService, path: 
 
 
 @pytest.mark.parametrize("is_taken_away", [True, False])
-def test_docs_page_and_redirects_stay_under_the_path_of_the_service(
+def test_docs_page_and_redirects_use_the_path_of_the_service(
     fronted: RunningService, is_taken_away: bool
 ) -> None:
     # Some reverse proxies take the path away, and some leave it.
@@ -151,7 +151,7 @@ def test_docs_page_and_redirects_stay_under_the_path_of_the_service(
     assert redirect.headers["location"] == f"{ROOT}/healthz?a=1"
 
 
-def test_the_path_itself_leads_to_the_page(fronted: RunningService) -> None:
+def test_the_path_without_a_slash_redirects_to_the_page(fronted: RunningService) -> None:
     answer = requests.get(fronted.url, timeout=60)
 
     assert answer.url == f"{fronted.url}/"
@@ -182,7 +182,7 @@ async def upload_slowly(port: int, until_s: float) -> tuple[bytes, float]:
         writer.close()
 
 
-def test_slow_uploads_take_no_place_from_complete_requests_and_end_with_408(
+def test_slow_uploads_do_not_block_complete_requests_and_end_with_408(
     loaded: RunningService, make_photo: MakePhoto
 ) -> None:
     photo = make_photo(1)
@@ -242,7 +242,7 @@ def test_other_clients_are_answered_while_a_slow_one_sends(slow_client: SlowClie
 # The log
 
 
-def test_the_requests_line_in_the_log_names_the_model(loaded: RunningService, make_photo: MakePhoto) -> None:
+def test_the_log_line_of_a_request_names_the_model(loaded: RunningService, make_photo: MakePhoto) -> None:
     request_id = f"gym-{time.time_ns()}"
     answer = loaded.post(make_photo(1), headers={"X-Request-Id": request_id}).json()
 
@@ -264,7 +264,7 @@ def test_the_requests_line_in_the_log_names_the_model(loaded: RunningService, ma
 # The end
 
 
-def test_at_its_end_a_service_answers_200_or_503_or_closes_the_connection(
+def test_a_stopping_service_answers_200_or_503_or_closes_the_connection(
     loaded: RunningService, make_photo: MakePhoto
 ) -> None:
     photo, url = make_photo(1), f"{loaded.url}/v1/predict"

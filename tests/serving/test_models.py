@@ -61,7 +61,7 @@ def test_a_replica_computes_on_a_gpu_only_if_it_reserved_one(
 # Starting
 
 
-def test_what_serve_says_counts_more_than_what_the_deployment_was_built_with(
+def test_the_settings_of_user_config_override_those_of_the_deployment(
     make_photo: MakePhoto, run: Run, other_folder: str
 ) -> None:
     [answer] = run(answer_to(make_photo()), {"model": other_folder, "min_confidence": 0.25})
@@ -90,7 +90,7 @@ def test_a_replica_without_any_model_does_not_start(
     ],
     ids=["missing", "misspelt", "out of range", "canary"],
 )
-def test_a_replica_that_starts_after_a_bad_change_answers_with_what_it_was_built_with(
+def test_a_replica_that_starts_with_an_invalid_user_config_uses_the_model_of_the_deployment(
     make_photo: MakePhoto, run: Run, model_folder: str, live: dict[str, Any], reason: str
 ) -> None:
     photo = make_photo()
@@ -105,7 +105,7 @@ def test_a_replica_that_starts_after_a_bad_change_answers_with_what_it_was_built
     assert answer["model"]["temperature"] == 1.3
 
 
-def test_before_a_model_is_loaded_there_is_none(told: Told) -> None:
+def test_before_the_first_model_is_loaded_current_raises(told: Told) -> None:
     service = Service(ServingSettings(), told, AnyVersion())  # type: ignore[arg-type]
     try:
         with pytest.raises(ServingError, match=r"^no model is loaded yet$"):
@@ -117,7 +117,7 @@ def test_before_a_model_is_loaded_there_is_none(told: Told) -> None:
 # Changing
 
 
-def test_a_change_takes_over_with_another_version_and_counts_from_nought(
+def test_a_change_answers_with_the_other_version_and_counts_from_zero(
     make_photo: MakePhoto, run: Run, model_folder: str, other_folder: str
 ) -> None:
     before, after, answer, refused = run(changed_to({"model": other_folder}, make_photo()))
@@ -141,7 +141,7 @@ def test_a_change_of_another_setting_keeps_the_loaded_model_and_its_count(
 
 
 @pytest.mark.parametrize("fault", ["missing", "damaged", "misspelt", "true", "text"])
-def test_a_change_gone_wrong_keeps_the_model_and_says_why(
+def test_a_failed_change_keeps_the_model_and_gives_the_reason(
     make_photo: MakePhoto, run: Run, damaged: str, tmp_path: Path, fault: str
 ) -> None:
     live, reason = {
@@ -159,7 +159,7 @@ def test_a_change_gone_wrong_keeps_the_model_and_says_why(
     assert reason in refused
 
 
-def test_a_model_whose_answer_is_no_number_is_refused(
+def test_a_model_whose_output_is_not_a_number_is_refused(
     make_photo: MakePhoto, run: Run, other_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Files with weights that are not finite are refused on loading; those too large for bfloat16 only here.
@@ -178,7 +178,7 @@ def test_a_model_whose_answer_is_no_number_is_refused(
     assert answer["model"]["temperature"] == 1.3
 
 
-def test_a_good_change_after_a_refused_one_forgets_why(
+def test_a_successful_change_removes_the_reason_of_a_refused_one(
     make_photo: MakePhoto, run: Run, other_folder: str
 ) -> None:
     async def act(service: Service) -> Any:
@@ -190,7 +190,7 @@ def test_a_good_change_after_a_refused_one_forgets_why(
     assert run(act) == (None, other_folder)
 
 
-def test_changes_asked_for_at_once_are_made_in_their_order(
+def test_concurrent_changes_are_made_in_the_order_of_the_calls(
     run: Run, model_folder: str, other_folder: str
 ) -> None:
     async def act(service: Service) -> str:
@@ -201,7 +201,7 @@ def test_changes_asked_for_at_once_are_made_in_their_order(
     assert run(act) == model_folder
 
 
-def test_requests_are_answered_without_a_break_while_a_model_is_changed(
+def test_requests_are_answered_while_a_model_is_changed(
     make_photo: MakePhoto, run: Run, other_folder: str
 ) -> None:
     photo = make_photo()
@@ -227,7 +227,7 @@ def test_requests_are_answered_without_a_break_while_a_model_is_changed(
 @pytest.mark.parametrize(
     ("share", "least", "most"), [(0.0, 0, 0), (1.0, 60, 60), (0.5, 18, 42)], ids=["none", "all", "half"]
 )
-def test_the_canary_answers_its_share_of_the_requests_and_is_counted_apart(
+def test_the_canary_answers_its_share_of_the_requests_and_is_counted_separately(
     make_photo: MakePhoto, run: Run, told: Told, other_folder: str, share: float, least: int, most: int
 ) -> None:
     photo = make_photo(size=(16, 16))
@@ -248,7 +248,7 @@ def test_the_canary_answers_its_share_of_the_requests_and_is_counted_apart(
     }
 
 
-def test_a_canary_takes_over_without_being_loaded_again(run: Run, other_folder: str) -> None:
+def test_a_canary_becomes_the_main_model_without_being_loaded_again(run: Run, other_folder: str) -> None:
     async def act(service: Service) -> Any:
         before = service.models.current
         await service.models.change({"model": other_folder})

@@ -17,7 +17,7 @@ def document(service: RunningService) -> Any:
 @pytest.mark.parametrize(
     ("method", "path"), [("post", "/v1/predict"), ("get", "/v1/model"), ("get", "/healthz")]
 )
-def test_whatever_is_sent_the_answer_is_as_the_document_says(document: Any, method: str, path: str) -> None:
+def test_every_response_conforms_to_the_openapi_document(document: Any, method: str, path: str) -> None:
     # By hand: schemathesis' own parametrize does not work with pytest 9.2.
     @settings(
         max_examples=150 if method == "post" else 15,

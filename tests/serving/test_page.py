@@ -220,7 +220,7 @@ def test_the_bars_are_as_long_as_their_shares(page: Page, photo: Path) -> None:
     assert lengths == pytest.approx(list(shares_of(card).values()), abs=0.5)
 
 
-def test_the_page_shows_what_the_service_answers_a_program(
+def test_the_page_shows_the_probabilities_that_the_service_returns(
     page: Page, service: Any, make_photo: MakePhoto, photo: Path
 ) -> None:
     page.choose(photo)
@@ -232,7 +232,7 @@ def test_the_page_shows_what_the_service_answers_a_program(
     }
 
 
-def test_many_photos_are_all_answered_and_stay_in_their_order(
+def test_many_photos_are_all_answered_and_keep_their_order(
     page: Page, tmp_path: Path, make_photo: MakePhoto
 ) -> None:
     names = [f"{number}.jpg" for number in range(12)]
@@ -300,7 +300,7 @@ def test_a_pasted_photo_is_answered(page: Page, make_photo: MakePhoto) -> None:
     assert card.find_element(By.CLASS_NAME, "file").text == "image.png"
 
 
-def test_a_photo_that_the_browser_cannot_show_is_answered_all_the_same(
+def test_a_photo_that_the_browser_cannot_show_is_answered(
     page: Page, tmp_path: Path, make_photo: MakePhoto
 ) -> None:
     page.choose(saved(tmp_path / "scan.tiff", make_photo(format="TIFF")))
@@ -326,7 +326,7 @@ def damaged(data: bytes) -> bytes:
     ],
     ids=["empty", "no photo", "damaged", "too large"],
 )
-def test_a_file_without_an_answer_says_why(
+def test_a_refused_file_is_shown_with_the_reason(
     page: Page, photo: Path, make_photo: MakePhoto, change: Callable[[bytes], bytes], words: str
 ) -> None:
     page.choose(saved(photo.with_name("wrong.jpg"), change(make_photo())), photo)
@@ -347,7 +347,9 @@ def test_a_file_without_an_answer_says_why(
     ],
     ids=["503", "429", "503 of a proxy"],
 )
-def test_a_busy_service_is_asked_again_when_it_said(page: Page, photo: Path, busy: list[object]) -> None:
+def test_a_request_to_a_busy_service_is_retried_after_the_time_that_it_gives(
+    page: Page, photo: Path, busy: list[object]
+) -> None:
     page.run(STUB_ANSWERS, [busy])
 
     page.choose(photo)
@@ -359,7 +361,7 @@ def test_a_busy_service_is_asked_again_when_it_said(page: Page, photo: Path, bus
     assert second_ms - first_ms >= 1000
 
 
-def test_a_service_that_stays_busy_is_left_alone_until_the_button_is_pressed(page: Page, photo: Path) -> None:
+def test_after_five_busy_responses_the_page_waits_for_the_button(page: Page, photo: Path) -> None:
     busy = [503, {"Retry-After": "0.01"}, '{"error": {"code": "busy", "message": "come again"}}']
     page.run(STUB_ANSWERS, [busy] * 5)
 
@@ -373,7 +375,7 @@ def test_a_service_that_stays_busy_is_left_alone_until_the_button_is_pressed(pag
     assert "failed" not in str(card.get_attribute("class"))
 
 
-def test_a_service_out_of_reach_is_said_and_asked_again_by_the_button(page: Page, photo: Path) -> None:
+def test_an_unreachable_service_is_reported_and_the_button_retries(page: Page, photo: Path) -> None:
     page.go_offline(True)
     page.choose(photo)
 
@@ -386,7 +388,7 @@ def test_a_service_out_of_reach_is_said_and_asked_again_by_the_button(page: Page
     assert not card.find_element(By.TAG_NAME, "button").is_displayed()
 
 
-def test_a_file_that_is_gone_is_not_taken_for_a_service_that_is(page: Page, photo: Path) -> None:
+def test_a_deleted_file_is_not_reported_as_an_unreachable_service(page: Page, photo: Path) -> None:
     page.go_offline(True)
     page.choose(photo)
     [card] = page.answered()
@@ -399,7 +401,7 @@ def test_a_file_that_is_gone_is_not_taken_for_a_service_that_is(page: Page, phot
 
 
 @pytest.mark.parametrize("body", ["<h1>It works!</h1>", '{"status": "ok"}'])
-def test_an_answer_that_is_none_is_said_and_the_next_photo_is_answered(
+def test_a_response_of_another_server_is_reported_and_the_next_photo_is_answered(
     page: Page, photo: Path, body: str
 ) -> None:
     page.run(STUB_ANSWERS, [[200, {}, body]])
@@ -413,7 +415,7 @@ def test_an_answer_that_is_none_is_said_and_the_next_photo_is_answered(
     assert set(shares_of(second)) == POSES
 
 
-def test_tab_comes_to_the_choice_of_photos_and_shows_where_it_is(page: Page) -> None:
+def test_tab_moves_the_focus_to_the_file_field_and_shows_it(page: Page) -> None:
     page.press(Keys.TAB)
 
     assert page.run("return document.activeElement.id") == "files"
@@ -426,7 +428,7 @@ def test_tab_comes_to_the_choice_of_photos_and_shows_where_it_is(page: Page) -> 
     assert page.run(ringed) == ["Choose photos"]
 
 
-def test_enter_opens_the_choice_of_photos(page: Page) -> None:
+def test_enter_opens_the_file_chooser(page: Page) -> None:
     page.browser.execute_cdp_cmd("Page.enable", {})
     page.browser.execute_cdp_cmd("Page.setInterceptFileChooserDialog", {"enabled": True})
     page.press(Keys.TAB, Keys.ENTER)
@@ -450,7 +452,7 @@ def test_every_field_and_photo_has_a_name(page: Page, photo: Path) -> None:
     assert page.find("#answers table").accessible_name == "Probability of each pose"
 
 
-def test_only_what_came_out_is_read_aloud(page: Page, tmp_path: Path, photo: Path) -> None:
+def test_screen_readers_announce_only_the_results(page: Page, tmp_path: Path, photo: Path) -> None:
     page.run(STUB_ANSWERS, [[503, {"Retry-After": "0.01"}, "{}"]])
     page.run(
         "window.heard = [];"
@@ -469,7 +471,7 @@ def test_only_what_came_out_is_read_aloud(page: Page, tmp_path: Path, photo: Pat
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_from_what_is_behind_it(page: Page, photo: Path, scheme: str) -> None:
+def test_every_text_has_enough_contrast(page: Page, photo: Path, scheme: str) -> None:
     page.emulate("setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     page.run("document.getElementById('access').hidden = false")
     page.choose(photo, saved(photo.with_name("notes.jpg"), b"no photo"))
@@ -484,7 +486,7 @@ def test_every_text_stands_out_from_what_is_behind_it(page: Page, photo: Path, s
     assert is_dark == (scheme == "dark")
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen(
+def test_on_a_phone_no_element_is_wider_than_the_screen(
     page: Page, tmp_path: Path, make_photo: MakePhoto
 ) -> None:
     page.emulate("setDeviceMetricsOverride", width=375, height=700, deviceScaleFactor=2, mobile=True)
@@ -509,7 +511,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(
     assert min(bar.size["width"] for bar in page.browser.find_elements(By.CLASS_NAME, "track")) >= 60
 
 
-def test_the_camera_is_offered_to_fingers_only(page: Page) -> None:
+def test_the_camera_is_offered_on_touch_screens_only(page: Page) -> None:
     camera = page.find("label:has(#camera)")
     assert not camera.is_displayed()
 
@@ -527,7 +529,7 @@ def test_a_photo_from_the_camera_is_answered(page: Page, photo: Path) -> None:
     assert set(shares_of(card)) == POSES
 
 
-def test_nothing_is_asked_of_another_host_and_nothing_is_complained_of(
+def test_the_page_sends_no_request_to_other_hosts_and_the_browser_logs_no_error(
     page: Page, service: Any, photo: Path
 ) -> None:
     page.choose(photo)
@@ -539,7 +541,7 @@ def test_nothing_is_asked_of_another_host_and_nothing_is_complained_of(
     assert page.messages() == []
 
 
-def test_the_browser_holds_to_the_policy_that_comes_with_the_page(page: Page, service: Any) -> None:
+def test_the_browser_enforces_the_content_security_policy_of_the_page(page: Page, service: Any) -> None:
     assert "script-src 'self'" in service.get("/").headers["Content-Security-Policy"]
     page.run(
         "const script = document.createElement('script');"
@@ -587,7 +589,7 @@ def test_a_closed_service_is_opened_by_its_token_with_the_keyboard_alone(
     assert not form.is_displayed()
 
 
-def test_a_token_that_no_header_can_carry_is_not_sent(page: Page, photo: Path) -> None:
+def test_a_token_that_is_invalid_in_a_header_is_not_sent(page: Page, photo: Path) -> None:
     refused = [401, {}, '{"error": {"code": "unauthorised", "message": "…"}}']
     page.run(STUB_ANSWERS, [refused])
     page.choose(photo)

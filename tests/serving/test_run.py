@@ -21,7 +21,7 @@ from physiq_ray.serving.run import fit_to_machine
 RunCli = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_a_missing_model_is_said_before_ray_starts(run_cli: RunCli) -> None:
+def test_a_missing_model_is_reported_before_ray_starts(run_cli: RunCli) -> None:
     done = run_cli("serve", "--model", "nowhere")
     assert done.returncode == 1
     assert "nowhere" in done.stderr
@@ -29,7 +29,7 @@ def test_a_missing_model_is_said_before_ray_starts(run_cli: RunCli) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_that_is_taken_is_said_with_the_flag_to_change(run_cli: RunCli, model_folder: str) -> None:
+def test_a_port_in_use_is_reported_with_the_flag_to_change(run_cli: RunCli, model_folder: str) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -39,7 +39,7 @@ def test_a_port_that_is_taken_is_said_with_the_flag_to_change(run_cli: RunCli, m
     assert "--port" in done.stderr
 
 
-def test_tokens_that_cannot_be_had_keep_the_service_from_starting(
+def test_the_service_does_not_start_without_its_token_file(
     run_cli: RunCli, model_folder: str, tmp_path: Path
 ) -> None:
     done = run_cli(
@@ -61,7 +61,7 @@ def test_the_local_service_sets_its_environment_before_ray_serve_is_loaded() -> 
     assert done.stdout == "False\n", done.stderr
 
 
-def test_as_many_replicas_as_the_machine_has_cpus_for() -> None:
+def test_max_replicas_is_lowered_to_what_the_cpus_allow() -> None:
     settings = ServingSettings(cpus_per_replica=2, max_replicas=4)
     assert fit_to_machine(settings, 5).max_replicas == 2
     assert fit_to_machine(settings, 64).max_replicas == 4
@@ -74,13 +74,17 @@ def test_as_many_replicas_as_the_machine_has_cpus_for() -> None:
         ({"cpus_per_replica": 1, "min_replicas": 3}, "min_replicas=3: 2 CPUs hold 2"),
     ],
 )
-def test_replicas_that_do_not_fit_are_refused_in_words(settings: dict[str, int], message: str) -> None:
+def test_replicas_that_do_not_fit_are_refused_with_the_number_of_cpus(
+    settings: dict[str, int], message: str
+) -> None:
     with pytest.raises(ServingError, match=message):
         fit_to_machine(ServingSettings.model_validate(settings), 2)
 
 
 @pytest.mark.long
-def test_sigterm_lets_the_requests_at_hand_finish(start_service: StartService, make_photo: MakePhoto) -> None:
+def test_after_sigterm_the_received_requests_are_answered(
+    start_service: StartService, make_photo: MakePhoto
+) -> None:
     service, photo = start_service(), make_photo(1)
     told_s: list[float] = []
     outcomes: list[tuple[float, str]] = []

@@ -102,7 +102,7 @@ def test_below_min_confidence_there_is_no_pose_but_all_probabilities(
     assert told.predictions == [(None, answer["model"]["version"], "main")]
 
 
-def test_each_answer_is_told_to_prometheus(make_photo: MakePhoto, run: Run, told: Told) -> None:
+def test_each_answer_is_reported_to_prometheus(make_photo: MakePhoto, run: Run, told: Told) -> None:
     first, second = run(answer_to(make_photo(1), make_photo(2)))
 
     version = first["model"]["version"]
@@ -119,7 +119,7 @@ def test_each_answer_is_told_to_prometheus(make_photo: MakePhoto, run: Run, told
         (b"\xff\xd8\xff\xe0 and no more", PhotoError),
     ],
 )
-def test_what_is_no_photo_is_refused_and_leaves_no_place_taken(
+def test_data_that_is_not_a_photo_is_refused_and_leaves_the_queue(
     run: Run, data: bytes, error: type[PhysiqError]
 ) -> None:
     async def act(service: Service) -> int:
@@ -130,7 +130,7 @@ def test_what_is_no_photo_is_refused_and_leaves_no_place_taken(
     assert run(act) == 0
 
 
-def test_a_photo_of_more_pixels_than_allowed_is_refused_by_its_header(
+def test_a_photo_with_too_many_pixels_is_refused_before_it_is_decoded(
     make_photo: MakePhoto, run: Run
 ) -> None:
     photo = make_photo(size=(101, 100), format="PNG")
@@ -145,7 +145,7 @@ def test_a_photo_of_more_pixels_than_allowed_is_refused_by_its_header(
 
 
 @pytest.mark.parametrize("format", ["AVIF", "HEIF"])
-def test_heic_and_avif_are_read_only_where_a_setting_allows_them(
+def test_heic_and_avif_are_read_only_if_a_setting_allows_them(
     make_photo: MakePhoto, run: Run, format: str
 ) -> None:
     file = io.BytesIO()
@@ -163,7 +163,7 @@ def test_heic_and_avif_are_read_only_where_a_setting_allows_them(
     assert run(act, extra_formats="avif,heic")["confidence"] > 0
 
 
-def test_a_client_that_goes_leaves_no_place_taken(make_photo: MakePhoto, run: Run) -> None:
+def test_cancelled_requests_leave_the_queue(make_photo: MakePhoto, run: Run) -> None:
     async def act(service: Service) -> tuple[int, dict[str, int]]:
         asked = [asyncio.ensure_future(ask(service, make_photo(seed))) for seed in range(8)]
         await asyncio.sleep(0)
@@ -180,7 +180,7 @@ def test_a_client_that_goes_leaves_no_place_taken(make_photo: MakePhoto, run: Ru
 # Health
 
 
-def test_a_check_asks_the_model_and_a_recent_answer_spares_it(
+def test_a_health_check_runs_the_model_unless_it_answered_recently(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -198,7 +198,7 @@ def test_a_check_asks_the_model_and_a_recent_answer_spares_it(
     assert asked == [(1, 64, 64, 3)]
 
 
-def test_a_check_fails_where_the_model_does(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_health_check_fails_if_the_model_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_self: Network, _images: object) -> None:
         raise RuntimeError("CUDA error: the device is lost")
 

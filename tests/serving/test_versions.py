@@ -68,7 +68,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     return serve
 
 
-def test_a_replica_that_finds_another_version_than_the_others_is_refused(serve: Serve) -> None:
+def test_a_replica_that_finds_another_version_than_the_others_does_not_start(serve: Serve) -> None:
     first, second = DeployedVersions("build"), DeployedVersions("build")
     first.fix("s3://models/poses", "aaa")
     serve.replica_states = {"RUNNING": 1, "STARTING": 1}
@@ -90,7 +90,7 @@ def test_a_running_replica_does_not_count_itself_among_the_others(serve: Serve) 
         alone.fix("s3://models/poses", "ccc")
 
 
-def test_where_no_replica_is_left_the_version_found_counts(serve: Serve) -> None:
+def test_if_no_replica_runs_the_version_found_becomes_the_fixed_one(serve: Serve) -> None:
     DeployedVersions("build").fix("s3://models/poses", "aaa")
     DeployedVersions("build").fix("s3://models/poses", "bbb")
     serve.replica_states = {"RUNNING": 1, "STARTING": 1}
@@ -156,7 +156,7 @@ def replaced(tmp_path: Path, make_model: MakeModel) -> tuple[str, Callable[[], N
     return str(tmp_path / "model"), lambda: shutil.copy(other, tmp_path / "model") and None
 
 
-def test_a_change_that_names_the_same_address_loads_what_the_file_holds_by_then(
+def test_a_change_with_the_same_address_loads_the_replaced_file(
     replaced: tuple[str, Callable[[], None]],
 ) -> None:
     folder, replace = replaced
@@ -173,7 +173,7 @@ def test_a_change_that_names_the_same_address_loads_what_the_file_holds_by_then(
     serve_once(act, Pinned(), model=folder)
 
 
-def test_another_version_than_is_meant_is_refused_by_a_change_and_by_a_start(
+def test_another_version_than_the_fixed_one_is_refused_by_a_change_and_by_a_start(
     replaced: tuple[str, Callable[[], None]], model_folder: str
 ) -> None:
     folder, replace = replaced
