@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from replica import WAIT_S, Act, AnyVersion, Clock, Run, Told, load_again
+from replica import WAIT_S, Act, AnyVersion, Clock, Reported, Run, load_again
 from running import (
     ALLOWED_BUCKET,
     IMAGE_SIZE,
@@ -40,7 +40,7 @@ def clock() -> Clock:
 
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
-    """Give a function that writes a model with random weights and gives its folder."""
+    """Give a function that writes a model with random weights and returns its folder."""
 
     def make(seed: int = 0, *, temperature: float = 1.3, image_size: int = IMAGE_SIZE) -> str:
         torch.manual_seed(seed)
@@ -60,7 +60,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
 
 @pytest.fixture(scope="session")
 def model_folder(make_model: MakeModel) -> str:
-    """Give the folder of the model that the services answer with."""
+    """Give the folder of the model that most services use."""
     return make_model()
 
 
@@ -116,19 +116,19 @@ def other_folder(make_model: MakeModel) -> str:
 
 
 @pytest.fixture
-def told() -> Told:
-    """Take what a replica tells Prometheus."""
-    return Told()
+def reported() -> Reported:
+    """Give an object that records the metrics of a replica."""
+    return Reported()
 
 
 @pytest.fixture
-def run(told: Told, model_folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Give a function that starts a service, lets act use it, and closes it.
+def run(reported: Reported, model_folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Give a function that starts a service, passes it to `act`, and closes it.
 
-    live: what Serve's user_config says; the other settings are those that the deployment is built with.
+    live: Serve's user_config; the other settings are those with which the deployment is built.
     """
     before = torch.get_num_threads()
-    monkeypatch.setattr(models, "_load", load_again)
+    monkeypatch.setattr(models, "load_served", load_again)
 
     def run(act: Act | None = None, live: dict[str, Any] | None = None, **settings: Any) -> Any:
         built_with = {
@@ -139,7 +139,7 @@ def run(told: Told, model_folder: str, monkeypatch: pytest.MonkeyPatch) -> Itera
         }
 
         async def all_of_it() -> Any:
-            service = Service(ServingSettings(**(built_with | settings)), told, AnyVersion())  # type: ignore[arg-type]
+            service = Service(ServingSettings(**(built_with | settings)), reported, AnyVersion())  # type: ignore[arg-type]
             try:
                 await asyncio.wait_for(service.models.start(live or {}), WAIT_S)
                 return await asyncio.wait_for(act(service), WAIT_S) if act else None

@@ -1,4 +1,4 @@
-"""A replica's work without Serve and without HTTP: answers, counts, health."""
+"""The work of a replica without Serve and without HTTP: answers, counts, health."""
 
 import asyncio
 import io
@@ -7,7 +7,7 @@ from typing import Any
 import pillow_heif
 import pytest
 from PIL import Image
-from replica import AnyVersion, MakePhoto, Run, Told, answer_to, ask
+from replica import AnyVersion, MakePhoto, Reported, Run, answer_to, ask
 from running import MakeModel
 
 from physiq_ray.checkpoint import load_model_state
@@ -33,7 +33,7 @@ POSE_NAMES = {1: "Front Lat Spread", 5: "Back Double Biceps", 11: "Abs & Thighs"
 @pytest.mark.parametrize(
     "options",
     [{}, {"format": "PNG", "mode": "RGBA"}, {"orientation": 6, "size": (200, 120)}],
-    ids=["jpeg", "transparent png", "turned"],
+    ids=["jpeg", "transparent png", "exif orientation"],
 )
 def test_an_answer_has_the_probabilities_of_a_single_prediction(
     make_photo: MakePhoto, model_folder: str, run: Run, options: dict[str, Any]
@@ -55,7 +55,9 @@ def test_an_answer_has_the_probabilities_of_a_single_prediction(
     assert answer["model"] == {"version": expected.model_version, "temperature": 1.3}
 
 
-def test_a_photo_has_the_same_answer_in_a_batch_as_alone(make_photo: MakePhoto, run: Run, told: Told) -> None:
+def test_a_photo_has_the_same_answer_in_a_batch_as_alone(
+    make_photo: MakePhoto, run: Run, reported: Reported
+) -> None:
     photos = [make_photo(seed) for seed in range(12)]
 
     async def act(service: Service) -> Any:
@@ -65,7 +67,7 @@ def test_a_photo_has_the_same_answer_in_a_batch_as_alone(make_photo: MakePhoto, 
 
     alone, together = run(act)
 
-    assert max(told.batch_sizes) > 1
+    assert max(reported.batch_sizes) > 1
     for one, other in zip(alone, together, strict=True):
         shares = {item["id"]: item["probability"] for item in other["probabilities"]}
         assert {item["id"]: item["probability"] for item in one["probabilities"]} == pytest.approx(
@@ -91,7 +93,7 @@ def test_a_higher_temperature_gives_less_confidence_by_its_formula(
 
 
 def test_below_min_confidence_there_is_no_pose_but_all_probabilities(
-    make_photo: MakePhoto, run: Run, told: Told
+    make_photo: MakePhoto, run: Run, reported: Reported
 ) -> None:
     [answer] = run(answer_to(make_photo()), min_confidence=0.99)
 
@@ -99,16 +101,16 @@ def test_below_min_confidence_there_is_no_pose_but_all_probabilities(
     assert answer["min_confidence"] == 0.99
     assert 0.33 < answer["confidence"] < 0.99
     assert len(answer["probabilities"]) == 3
-    assert told.predictions == [(None, answer["model"]["version"], "main")]
+    assert reported.predictions == [(None, answer["model"]["version"], "main")]
 
 
-def test_each_answer_is_reported_to_prometheus(make_photo: MakePhoto, run: Run, told: Told) -> None:
+def test_each_answer_is_reported_to_prometheus(make_photo: MakePhoto, run: Run, reported: Reported) -> None:
     first, second = run(answer_to(make_photo(1), make_photo(2)))
 
     version = first["model"]["version"]
-    assert told.predictions == [(answer["pose"]["id"], version, "main") for answer in (first, second)]
-    assert told.stages["decode"] == 2
-    assert told.batch_sizes == [1, 1]
+    assert reported.predictions == [(answer["pose"]["id"], version, "main") for answer in (first, second)]
+    assert reported.stages["decode"] == 2
+    assert reported.batch_sizes == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_a_photo_with_too_many_pixels_is_refused_before_it_is_decoded(
         with pytest.raises(TooLargeError, match=r"^101 × 100 is more than 10000 pixels$"):
             await ask(service, photo)
         await service.answer(make_photo(size=(100, 100), format="PNG"), name="a")
-        await service.answer(make_photo(size=(192, 192)), name="a")  # a JPEG, decoded at a half
+        await service.answer(make_photo(size=(192, 192)), name="a")  # a JPEG that is decoded at half its size
 
     run(act, max_pixels=10_000)
 
@@ -165,11 +167,11 @@ def test_heic_and_avif_are_read_only_if_a_setting_allows_them(
 
 def test_cancelled_requests_leave_the_queue(make_photo: MakePhoto, run: Run) -> None:
     async def act(service: Service) -> tuple[int, dict[str, int]]:
-        asked = [asyncio.ensure_future(ask(service, make_photo(seed))) for seed in range(8)]
+        requests = [asyncio.ensure_future(ask(service, make_photo(seed))) for seed in range(8)]
         await asyncio.sleep(0)
-        for task in asked:
+        for task in requests:
             task.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
+        await asyncio.gather(*requests, return_exceptions=True)
         inside = service.pace.num_inside
         await ask(service, make_photo())
         return inside, service.models.num_answers
@@ -183,19 +185,19 @@ def test_cancelled_requests_leave_the_queue(make_photo: MakePhoto, run: Run) -> 
 def test_a_health_check_runs_the_model_unless_it_answered_recently(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    shapes = []
     logits = Network.logits
 
     async def act(service: Service) -> None:
         monkeypatch.setattr(
-            Network, "logits", lambda self, images: asked.append(images.shape) or logits(self, images)
+            Network, "logits", lambda self, images: shapes.append(images.shape) or logits(self, images)
         )
         await service.check()
         await service.check()
 
     run(act)
 
-    assert asked == [(1, 64, 64, 3)]
+    assert shapes == [(1, 64, 64, 3)]
 
 
 def test_a_health_check_fails_if_the_model_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,13 +209,13 @@ def test_a_health_check_fails_if_the_model_fails(run: Run, monkeypatch: pytest.M
         with pytest.raises(PredictionError, match="the device is lost"):
             await service.check()
         with pytest.raises(PredictionError, match="the device is lost"):
-            await service.check()  # a failure is no answer that spares the next check
+            await service.check()  # after a failure, the next check is made, too
 
     run(act)
 
 
-def test_a_service_without_a_model_is_not_healthy(told: Told) -> None:
-    service = Service(ServingSettings(), told, AnyVersion())  # type: ignore[arg-type]
+def test_a_service_without_a_model_is_not_healthy(reported: Reported) -> None:
+    service = Service(ServingSettings(), reported, AnyVersion())  # type: ignore[arg-type]
     try:
         with pytest.raises(ServingError):
             asyncio.run(service.check())
