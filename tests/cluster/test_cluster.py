@@ -1,4 +1,4 @@
-"""Joining and starting Ray on machines as they are: one sentence within a minute, no trace, no open token."""
+"""Joining a cluster and starting Ray: problems are reported in one sentence within a minute."""
 
 import json
 import os
@@ -20,6 +20,7 @@ from running import is_this_machine
 from physiq_ray import cluster
 from physiq_ray.cluster import LOOPBACK_VARIABLE, on_loopback
 from physiq_ray.errors import ClusterError
+from physiq_ray.sample import LocalS3
 
 Connect = Callable[..., str]
 
@@ -52,7 +53,7 @@ SESSION = "/ray/session_2026-11-26_23-35-41_653852_1234567/sockets/plasma_store"
 
 @pytest.fixture
 def connect_in_process(tmp_path: Path) -> Connect:
-    """Give a function that connects in a process of its own and returns all it said, within SECONDS."""
+    """Give a function that connects in a new process, within SECONDS, and returns what it prints."""
 
     def call(env: Mapping[str, str], *, before: str = "", after: str = "") -> str:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -79,7 +80,7 @@ def closed_port() -> int:
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """Give a port that takes connections and never answers, as where a firewall swallows packets."""
+    """Give a port that accepts connections and never answers."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
@@ -107,15 +108,17 @@ def test_an_address_that_never_answers_is_reported_within_a_minute(
 def test_an_address_whose_packets_are_dropped_is_reported_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def swallow(address: tuple[str, int], timeout: float) -> None:
+    def drop(address: tuple[str, int], timeout: float) -> None:
         assert (address, timeout) == (("10.255.255.1", 6379), 10.0)
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr(socket, "create_connection", swallow)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "10.255.255.1:6379")
+    monkeypatch.setattr(socket, "create_connection", drop)
     with pytest.raises(
         ClusterError, match=r"^RAY_ADDRESS=10\.255\.255\.1:6379: .*there: no answer; start it"
     ):
-        cluster._check_answers("10.255.255.1:6379")
+        cluster.check_cluster()
 
 
 def test_a_host_without_an_address_is_reported(connect_in_process: Connect) -> None:
@@ -126,10 +129,14 @@ def test_a_host_without_an_address_is_reported(connect_in_process: Connect) -> N
     assert len(said.splitlines()) == 1
 
 
-def test_another_server_at_the_address_is_not_taken_for_a_cluster(silent_port: int, s3) -> None:  # type: ignore[no-untyped-def]
+def test_another_server_at_the_address_is_not_taken_for_a_cluster(
+    s3: LocalS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     address = s3.environment["AWS_ENDPOINT_URL"].removeprefix("http://")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ClusterError, match=rf"^RAY_ADDRESS={address}: the server there is not the head"):
-        cluster._check_answers(address)
+        cluster.check_cluster()
 
 
 @pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
@@ -173,10 +180,11 @@ def test_a_home_that_cannot_be_written_is_reported_with_two_remedies(
 def test_ray_starts_with_a_token_file_that_only_its_user_can_read(
     connect_in_process: Connect, tmp_path: Path
 ) -> None:
-    # What listens there is a head, as the look before joining a cluster must find.
-    look = "from physiq_ray.cluster import _check_answers as check; "
-    look += "check(ray.get_runtime_context().gcs_address); print('a head')"
-    said = connect_in_process({"HOME": str(tmp_path)}, before="import os; os.umask(0o022)", after=look)
+    # The check before a cluster is joined must accept this head.
+    check = "import os; from physiq_ray.cluster import check_cluster; "
+    check += "os.environ['RAY_ADDRESS'] = ray.get_runtime_context().gcs_address; "
+    check += "ray.is_initialized = lambda: False; check_cluster(); print('a head')"
+    said = connect_in_process({"HOME": str(tmp_path)}, before="import os; os.umask(0o022)", after=check)
     assert said == "a head"
     token = tmp_path / ".ray" / "auth_token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
@@ -193,7 +201,8 @@ def test_a_token_file_that_all_can_read_is_closed_and_its_token_is_kept(
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    cluster._make_private_token()
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    cluster.check_cluster(local=True)
     assert (stat.S_IMODE(token.stat().st_mode), token.read_text()) == (0o600, "a" * 64)
 
 
@@ -206,7 +215,8 @@ def test_no_token_file_is_written_if_the_user_gives_a_token_or_wants_none(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv(name, value)
-    cluster._make_private_token()
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    cluster.check_cluster(local=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -241,7 +251,7 @@ def test_ray_gets_as_many_cpus_as_this_process_may_use(monkeypatch: pytest.Monke
         monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, cpus=cpus: cpus)
         with pytest.raises(ClusterError, match="not start on this machine: ValueError"):
             cluster.connect(local=True)
-    assert given == [2, 3]  # training and decoding need one each
+    assert given == [2, 3]  # at least two: training and decoding need one CPU each
 
 
 @pytest.mark.long
@@ -289,7 +299,7 @@ def test_on_loopback_applies_inside_the_block_only_and_keeps_the_value_of_the_us
 
 
 def commands() -> list[str]:
-    """Give the command lines of all processes that came from this one."""
+    """Give the command lines of all processes that this one has started, also indirectly."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -301,11 +311,11 @@ def commands() -> list[str]:
 
 @pytest.mark.usefixtures("ray_local")
 def test_there_is_no_log_monitor_and_idle_workers_end() -> None:
-    ray.get(ray.remote(num_cpus=1)(lambda: None).remote())  # one worker has worked, and is idle from now on
+    ray.get(ray.remote(num_cpus=1)(lambda: None).remote())  # one worker has worked and is idle now
     assert any("raylet" in command for command in commands())
     assert not any("log_monitor.py" in command for command in commands())
     deadline_s = time.monotonic() + PATIENCE_S
     while any(command.startswith("ray::IDLE") for command in commands()):
-        assert time.monotonic() < deadline_s, "idle workers stay"
+        assert time.monotonic() < deadline_s, "idle workers did not end"
         time.sleep(0.5)
-    assert time.monotonic() > deadline_s - PATIENCE_S + IDLE_S / 2, "workers went before they could be used"
+    assert time.monotonic() > deadline_s - PATIENCE_S + IDLE_S / 2, "idle workers ended too early"

@@ -1,4 +1,4 @@
-"""cluster.yaml and the Kubernetes objects of docs/ against Ray's and AWS's own descriptions; no network."""
+"""cluster.yaml and the Kubernetes objects of docs/, checked by the schemas of Ray and AWS without network."""
 
 import copy
 import json
@@ -51,7 +51,7 @@ def config() -> Config:
 
 @pytest.fixture
 def no_aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let whoever asks AWS for anything fail."""
+    """Make every request to AWS fail."""
 
     def refuse(name: str, config: Config) -> None:
         raise ConnectionRefusedError(name)
@@ -69,7 +69,7 @@ def test_ray_accepts_the_file(config: Config) -> None:
 
 
 def misspell(path: str) -> Callable[[Config], None]:
-    """Give a function that takes the last letter off the last key of a path."""
+    """Give a function that removes the last letter of the last key of a path."""
     *way, last = path.split("/")
 
     def change(config: Config) -> None:
@@ -97,14 +97,14 @@ def test_a_misspelt_key_is_refused(config: Config, path: str) -> None:
 
 
 def test_the_provider_has_only_keys_that_ray_reads(config: Config) -> None:
-    """Ray lets any key of the provider pass; those its source reads are these."""
+    # Ray accepts any key of the provider. Its source reads these.
     assert set(config["provider"]) <= {
         *("type", "region", "availability_zone", "cache_stopped_nodes", "use_internal_ips", "key_pair")
     }
 
 
 def launch_errors(node_config: Config) -> str:
-    """Say what EC2's description of RunInstances has against a group's machines."""
+    """Give the errors that EC2's description of RunInstances finds in the machines of a group."""
     call = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances")
     report = ParamValidator().validate({**node_config, "MinCount": 1, "MaxCount": 1}, call.input_shape)
     return str(report.generate_report())
@@ -124,7 +124,7 @@ def test_no_rule_allows_all_addresses() -> None:
 
 
 def test_ray_neither_creates_nor_opens_a_security_group(config: Config, no_aws: None) -> None:
-    """A group of Ray's own opens port 22 to the world; what `provider` says of rules only comes on top."""
+    # A group that Ray creates opens port 22 to all addresses; rules in `provider` are only added to that one.
     assert "security_group" not in config["provider"]
     assert aws._configure_security_group(copy.deepcopy(config)) == config
     assert aws._create_default_ssh_inbound_rules()[0]["IpRanges"] == [{"CidrIp": "0.0.0.0/0"}]
@@ -168,14 +168,17 @@ def test_ray_starts_only_with_the_token(config: Config, who: str) -> None:
     assert before == "export RAY_AUTH_MODE=token; ulimit -n 65536; "
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
 
-    asked = start.make_context("ray start", shlex.split(options.replace("$RAY_HEAD_IP", "10.0.0.1"))).params
-    assert asked["head"] == (who == "head")
-    assert asked["dashboard_host"] in ("127.0.0.1", "localhost")
-    assert bool(asked["autoscaling_config"]) == (who == "head")
+    params = start.make_context("ray start", shlex.split(options.replace("$RAY_HEAD_IP", "10.0.0.1"))).params
+    assert params["head"] == (who == "head")
+    assert params["dashboard_host"] in ("127.0.0.1", "localhost")
+    assert bool(params["autoscaling_config"]) == (who == "head")
 
 
 def nodes_for(config: Config, *demands: dict[str, float], gone: str = "") -> dict[str, int]:
-    """Ask Ray's autoscaler which nodes it would start for these, with AWS lately out of one group's."""
+    """Ask Ray's autoscaler which nodes it would start for these demands.
+
+    gone: the group of which AWS had no machines recently.
+    """
     types = AutoscalingConfig(copy.deepcopy(config), skip_content_hash=True)
     request = SchedulingRequest(
         disable_launch_config_check=True,
@@ -203,7 +206,7 @@ def test_decoding_and_replicas_on_cpus_start_no_gpu_machines(config: Config) -> 
 
 def test_the_head_has_no_cpus_or_gpus_for_work(config: Config) -> None:
     assert config["available_node_types"]["head"]["resources"] == {"CPU": 0, "GPU": 0}
-    assert "max_workers" not in config["available_node_types"]["head"]  # Ray: none of its kind but itself
+    assert "max_workers" not in config["available_node_types"]["head"]  # Ray starts no other head
 
 
 def test_the_groups_together_have_as_many_nodes_as_the_limit(config: Config) -> None:
@@ -231,12 +234,12 @@ def test_the_nodes_install_the_versions_of_the_submitter(config: Config, tmp_pat
 def test_the_environment_of_the_nodes(config: Config, tmp_path: Path) -> None:
     (write,) = (command for command in config["setup_commands"] if "physiq.env" in command[-20:])
     subprocess.run(["bash", "-c", write], env={"HOME": str(tmp_path)}, check=True)
-    told = subprocess.check_output(
+    printed = subprocess.check_output(
         ["/bin/bash", "-c", ". ~/physiq.env; /usr/bin/env"],
         env={"HOME": str(tmp_path), "PATH": "/bin"},
         text=True,
     )
-    found = dict(row.split("=", 1) for row in told.splitlines())
+    found = dict(row.split("=", 1) for row in printed.splitlines())
 
     assert found["PATH"] == f"{tmp_path}/venv/bin:/bin"
     assert {name: value for name, value in found.items() if name.startswith("RAY_")} == {
@@ -263,7 +266,7 @@ def test_the_policies_contain_no_wildcards() -> None:
     for statement in (statement for policy in policies for statement in policy["Statement"]):
         actions = statement["Action"]
         assert not any("*" in action for action in actions), actions
-        if statement["Resource"] == "*":  # EC2 cannot narrow these down
+        if statement["Resource"] == "*":  # EC2 cannot restrict these to resources
             assert all(action.startswith("ec2:Describe") for action in actions)
         if "iam:PassRole" in actions:
             assert statement["Resource"].endswith(":role/physiq-ray-worker")
@@ -308,5 +311,5 @@ def test_the_working_directory_of_a_job_contains_only_what_it_needs(tmp_path: Pa
         tops = {name.split("/")[0] for name in names.namelist()}
     assert {"physiq_ray", "mappings"} <= tops
     assert not tops & {".git", ".venv", "docs", "tests", "benchmarks", "dist", "demo", "runs", "output"}
-    # Ray does not compress it. The package itself is 1 MiB; the tests or the pictures would double it.
+    # Ray does not compress the package. The code has 1 MiB; tests or pictures would double that.
     assert package.stat().st_size < 1.5 * 2**20

@@ -1,4 +1,4 @@
-"""`ray job submit` on three nodes, as operators do it: trained, a node lost, stopped and gone on with."""
+"""`ray job submit` on a cluster of several nodes: a job trains, loses a node, stops and resumes."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def make_cluster(s3: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Nodes]]:
-    """Give a function that starts a cluster; its nodes know the S3 server by their environment."""
+    """Give a function that starts a cluster; its nodes find the S3 server in their environment."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     nodes = Nodes(folder, *free_ports(2))
@@ -74,7 +74,7 @@ def work(folder: Path, make_bucket: Any, make_photo: Any) -> dict[str, str]:
 def submit(
     nodes: Nodes, environment: dict[str, str], *entrypoint: str, wait: bool = True, job_id: str
 ) -> Any:
-    """Run `ray job submit` as docs/aws.md has it."""
+    """Run `ray job submit` as in docs/aws.md."""
     words = command(
         *("ray", "job", "submit", "--address", nodes.dashboard, "--submission-id", job_id),
         *("--working-dir", str(nodes.folder / "work")),
@@ -151,7 +151,7 @@ def test_a_stopped_job_is_resumed(make_cluster, work):
     took_s = time.monotonic() - start
     logs = nodes.client().get_job_logs("long")
     resumed = submit(
-        nodes, work, "train", "--resume", "--run-name", "stopped", "--epochs", "4", job_id="goes-on"
+        nodes, work, "train", "--resume", "--run-name", "stopped", "--epochs", "4", job_id="resumed"
     )
 
     assert stopped.returncode == 0
