@@ -1,4 +1,4 @@
-"""A `physiq-ray serve` in a process of its own, and what its tests share."""
+"""A `physiq-ray serve` in its own process, and what its tests share."""
 
 import contextlib
 import os
@@ -35,7 +35,7 @@ StartService = Callable[..., "RunningService"]
 
 @dataclass
 class RunningService:
-    """A `physiq-ray serve` in a process of its own."""
+    """A `physiq-ray serve` in its own process."""
 
     url: str
     process: subprocess.Popen[str]

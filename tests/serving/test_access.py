@@ -37,7 +37,7 @@ def test_each_token_of_the_file_has_a_name_that_is_not_the_token(file: Path, clo
 
 def test_comments_empty_lines_and_spaces_around_a_token_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "tokens.txt"
-    path.write_text(f"# of the coaches\n\n  {FIRST}  \r\n# of the scales\n{SECOND}\n")
+    path.write_text(f"# for the coaches\n\n  {FIRST}  \r\n# for the scales\n{SECOND}\n")
 
     tokens = Tokens(str(path))
 
@@ -63,7 +63,7 @@ def test_comments_empty_lines_and_spaces_around_a_token_are_ignored(tmp_path: Pa
         f"Bearer {FIRST}\n{SECOND}",
         "Bearer é\xff",
         "Bearer token 1",
-        "Bearer # of the coaches",
+        "Bearer # for the coaches",
     ],
 )
 def test_a_header_that_is_not_exactly_bearer_and_a_token_is_refused(
@@ -141,7 +141,9 @@ def test_a_byte_order_mark_is_not_part_of_the_first_token(tmp_path: Path) -> Non
 def test_a_token_with_letters_outside_ascii_is_accepted_as_clients_send_it(tmp_path: Path) -> None:
     path = tmp_path / "tokens.txt"
     path.write_text("schlüssel-der-trainerin", encoding="utf-8")
-    as_received = "Bearer schlüssel-der-trainerin".encode().decode("latin-1")  # as ASGI servers read headers
+    as_received = "Bearer schlüssel-der-trainerin".encode().decode(
+        "latin-1"
+    )  # as ASGI servers decode headers
 
     assert Tokens(str(path)).name_of(as_received) == "token 1"
 
@@ -219,7 +221,7 @@ def test_an_environment_without_tokens_is_refused_with_the_name_of_the_variable(
 def test_the_given_token_is_compared_with_every_token(
     file: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
-    # How long an answer takes must not tell where in the file a token stands; only a count can show it.
+    # The time of an answer must not reveal where in the file a token is. Only a count can show this.
     compared = []
     compare = access.hmac.compare_digest
 
@@ -259,10 +261,10 @@ def test_the_wait_is_the_whole_seconds_until_the_next_request_is_allowed(
     for _ in range(per_minute):
         rate.wait_s("one")
 
-    told = rate.wait_s("one")
-    clock.now_s += told
+    given_s = rate.wait_s("one")
+    clock.now_s += given_s
 
-    assert told == wait_s
+    assert given_s == wait_s
     assert rate.wait_s("one") == 0
 
 
@@ -270,7 +272,7 @@ def test_a_client_that_sends_without_a_break_gets_the_rate_and_is_not_locked_out
     rate = RateLimit(60, clock)
     num_passed = 0
 
-    for _ in range(6000):  # ten minutes at ten a second
+    for _ in range(6000):  # ten requests a second for ten minutes
         num_passed += rate.wait_s("one") == 0
         clock.now_s += 0.1
 
@@ -294,18 +296,18 @@ def test_the_requests_of_each_client_are_counted_separately(clock: Clock) -> Non
     assert rate.wait_s("other") == 0
 
 
-def test_the_client_whose_last_request_is_oldest_is_forgotten_first(clock: Clock) -> None:
+def test_at_most_max_clients_are_remembered_and_the_oldest_is_forgotten_first(clock: Clock) -> None:
     rate = RateLimit(2, clock)
     for number in range(MAX_CLIENTS):
         rate.wait_s(f"address {number}")
-    rate.wait_s("address 0")  # no longer the one who was quiet for longest
+    rate.wait_s("address 0")  # it is now the latest one
 
     for number in range(MAX_CLIENTS - 1):
         rate.wait_s(f"later {number}")
 
-    assert len(rate._clients) == MAX_CLIENTS
     assert rate.wait_s("address 0") == 30
-    assert [rate.wait_s("address 1") for _ in range(3)] == [0, 0, 30]  # forgotten, and new again
+    for forgotten in (f"address {MAX_CLIENTS - 1}", "address 1"):  # the latest and the oldest
+        assert [rate.wait_s(forgotten) for _ in range(3)] == [0, 0, 30]  # as for a new client
 
 
 # Addresses
@@ -347,7 +349,7 @@ def test_a_photo_below_an_allowed_address_may_be_read(uri: str) -> None:
         "s3://evil/athletes/open/a.jpg",
         "s3://wholesale/a.jpg",
         "s3://slashed/opened/a.jpg",
-        # leads out of the prefix on servers that resolve it
+        # addresses outside the prefix on servers that resolve keys
         "s3://athletes/open/../secret.jpg",
         "s3://athletes/open/./a.jpg",
         "s3://athletes/open/x/../../secret.jpg",
@@ -365,7 +367,7 @@ def test_a_photo_below_an_allowed_address_may_be_read(uri: str) -> None:
         "s3:///",
         "s3:///athletes/open/a.jpg",
         "",
-        # ends a line, a string or a header
+        # characters that end a line, a string or a header
         "s3://athletes/open/a\0.jpg",
         "s3://athletes/open/a\n.jpg",
         "s3://athletes/open/a\r\nHost: evil",
@@ -416,7 +418,7 @@ PARTS = st.sampled_from(
 
 
 def leads_below_open(uri: str) -> bool:
-    """Tell whether a server that resolves a key as a path would end below open/ in athletes."""
+    """Say whether a server that resolves a key as a path would find it below open/ in athletes."""
     address = uri.removeprefix("s3://").replace("\\", "/")
     resolved: list[str] = []
     for part in address.split("/"):

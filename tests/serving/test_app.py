@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_serve_knows_every_key_of_the_shipped_configuration() -> None:
-    """Serve passes over a key that it does not know, in silence."""
+    # Serve ignores an unknown key without a message.
     config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
     schema = ServeDeploySchema.model_validate(config)
 
@@ -54,7 +54,7 @@ def test_heic_is_refused_before_the_start_if_it_is_allowed_and_cannot_be_read(
 
 
 def unknown_keys(config: Any, parsed: Any) -> list[str]:
-    """List the keys of a configuration that its parsed form has no field for."""
+    """List the keys of a configuration for which its parsed form has no field."""
     if isinstance(parsed, BaseModel):
         here = [key for key in config if key not in type(parsed).model_fields]
         return here + [

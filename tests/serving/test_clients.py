@@ -1,4 +1,4 @@
-"""Whose address counts; with real connections: test_ingress."""
+"""Which address counts as the client; test_ingress uses real connections."""
 
 from collections.abc import Sequence
 
@@ -66,7 +66,7 @@ def test_the_header_is_ignored_unless_a_trusted_proxy_wrote_it(claim: str) -> No
 def test_an_address_that_uvicorn_took_from_the_header_counts_as_this_machine(
     connection: str, claim: str
 ) -> None:
-    # uvicorn believes whoever connects from 127.0.0.1, and says what the header says as the connection's.
+    # uvicorn trusts connections from 127.0.0.1, and replaces their address by the one in the header.
     assert name(connection, claim) == "127.0.0.1"
 
 
@@ -74,14 +74,14 @@ def test_an_address_that_uvicorn_took_from_the_header_counts_as_this_machine(
     ("forwarded", "expected"),
     [
         (["203.0.113.7"], "203.0.113.7"),
-        (["198.51.100.1, 203.0.113.7"], "203.0.113.7"),  # the client wrote the first by itself
+        (["198.51.100.1, 203.0.113.7"], "203.0.113.7"),  # the client itself wrote the first
         (["198.51.100.1", "203.0.113.7"], "203.0.113.7"),
         (["198.51.100.1, 203.0.113.7, 10.1.2.3"], "203.0.113.7"),  # two proxies
         (["203.0.113.7:61000"], "203.0.113.7"),
         (["[2001:db8::7]:61000"], "2001:db8::/64"),
         (["203.0.113.7, unknown"], "10.0.0.1"),
         (["203.0.113.7, "], "10.0.0.1"),
-        (["10.5.5.5, 10.1.2.3"], "10.5.5.5"),  # a proxy asks for itself
+        (["10.5.5.5, 10.1.2.3"], "10.5.5.5"),  # a proxy sent its own request
         ([], "10.0.0.1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A service that asks for tokens, beside one that does not."""
+"""A service that requires tokens, next to one that requires none."""
 
 import time
 from collections import Counter

@@ -18,7 +18,7 @@ CURL_LINES = sorted(set(re.findall(r"^(?:echo .*\| )?curl .*$", PAGE + README, r
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, make_photo: MakePhoto, s3_direct: Any) -> Path:
-    """Give a folder, and a bucket, with the photos that the documents' examples name."""
+    """Give a folder with the photos that the examples name, and fill the bucket."""
     folder = tmp_path_factory.mktemp("documents")
     for seed, name in enumerate(("photo.jpg", "first.jpg", "second.jpg")):
         (folder / name).write_bytes(make_photo(seed))
@@ -28,8 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_photo: MakePhoto, s3_d
     return folder
 
 
-def here(example: str, service: RunningService) -> str:
-    """Let an example of the documents ask the tests' service and bucket."""
+def adapt(example: str, service: RunningService) -> str:
+    """Replace the addresses of the service and of the bucket in an example."""
     return example.replace("http://127.0.0.1:8000", service.url).replace(
         "s3://checkin-poses/photo.jpg", f"s3://{ALLOWED_BUCKET}/open/readme.jpg"
     )
@@ -40,7 +40,7 @@ def test_the_curl_commands_of_the_documents_are_answered(
     service: RunningService, folder: Path, line: str
 ) -> None:
     done = subprocess.run(
-        here(line, service).replace("curl ", "curl --silent --fail ", 1),
+        adapt(line, service).replace("curl ", "curl --silent --fail ", 1),
         shell=True,
         cwd=folder,
         capture_output=True,
@@ -54,6 +54,10 @@ def test_the_curl_commands_of_the_documents_are_answered(
 def test_the_python_example_of_the_serving_page_prints_a_pose(service: RunningService, folder: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     done = subprocess.run(
-        [sys.executable, "-c", here(example, service)], cwd=folder, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", adapt(example, service)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert any(name in done.stdout for name in POSES.values()), done.stderr

@@ -15,7 +15,7 @@ from physiq_ray.serving.refusals import RequestError
 
 PHOTO = b"\xff\xd8\xff\xe0 a photo \xfb\xff\xbf?>"
 PLAIN = "/9j/4CBhIHBob3RvIPv/vz8+"
-GZIPPED = gzip.compress(PHOTO, mtime=0)  # gzip writes the time, but all processes must name the tests alike
+GZIPPED = gzip.compress(PHOTO, mtime=0)  # without the time, so that all processes give the tests equal names
 assert base64.b64encode(PHOTO).decode() == PLAIN
 
 
@@ -81,7 +81,7 @@ def test_an_image_that_is_not_base64_is_refused_with_its_place(
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", " identity , gzip"])
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 1000])
 def test_a_body_in_gzip_is_read(encoding: str, chunk_bytes: int) -> None:
-    body = GZIPPED + GZIPPED  # as `cat` puts two together
+    body = GZIPPED + GZIPPED  # two files, joined as `cat` does
     chunks = [body[start : start + chunk_bytes] for start in range(0, len(body), chunk_bytes)]
 
     assert read(request_of(*chunks, encoding=encoding)) == (Upload(None, PHOTO + PHOTO),)
@@ -114,7 +114,7 @@ def test_another_encoding_is_refused_with_its_name(encoding: str) -> None:
         (GZIPPED[:-9], "Content-Encoding 'gzip': the body ends before the end of its gzip data"),
         (GZIPPED + b"rest", "Content-Encoding 'gzip': the body is not gzip"),
     ],
-    ids=["a photo", "zlib", "cut", "more after its end"],
+    ids=["a photo", "zlib", "truncated", "bytes after its end"],
 )
 def test_a_body_that_is_not_gzip_is_refused(body: bytes, message: str) -> None:
     error = refusal(request_of(body, encoding="gzip"))

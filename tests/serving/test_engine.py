@@ -16,26 +16,26 @@ WAIT_S = 10
 
 
 class Gate:
-    """A network whose passes wait until they may go on, and that writes down what it was asked.
+    """A network whose passes wait until they may continue, and that records its batches.
 
-    Its logits are the number that a photo is filled with, twice: 250 stands for weights that are damaged,
-    251 for a GPU that is gone.
+    Its logits are twice the number that fills the photo. 250 stands for damaged weights, and 251 for a lost
+    GPU.
     """
 
     def __init__(self, *, is_open: bool = True) -> None:
         self.batches: list[list[int]] = []
         self.started = threading.Event()
-        self.may_go_on = threading.Event()
+        self.may_continue = threading.Event()
         self.threads: set[int] = set()
         if is_open:
-            self.may_go_on.set()
+            self.may_continue.set()
 
     def logits(self, images: Tensor) -> Tensor:
         numbers = images[:, 0, 0, 0].float()  # (B,)
         self.batches.append(numbers.int().tolist())
         self.threads.add(threading.get_ident())
         self.started.set()
-        assert self.may_go_on.wait(WAIT_S)
+        assert self.may_continue.wait(WAIT_S)
         if (numbers == 251).any():
             raise RuntimeError("CUDA error: the device is lost")
         numbers[numbers == 250] = float("nan")
@@ -58,7 +58,7 @@ def submit(engine: Engine, network: Gate, *numbers: int) -> list["Future[Compute
 
 
 def submit_behind(engine: Engine, network: Gate, *numbers: int) -> list["Future[Computed]"]:
-    """Queue photos while a pass of `network` with photo 0 is at work, which then may go on."""
+    """Queue photos while a pass of `network` with photo 0 runs."""
     submit(engine, network, 0)
     assert network.started.wait(WAIT_S)
     return submit(engine, network, *numbers)
@@ -87,7 +87,7 @@ def test_all_waiting_photos_form_the_next_batch(engine: Engine) -> None:
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, 1, 2, 3)
 
-    network.may_go_on.set()
+    network.may_continue.set()
 
     assert firsts(futures) == [1, 2, 3]
     assert network.batches == [[0], [1, 2, 3]]
@@ -98,7 +98,7 @@ def test_a_batch_has_at_most_max_batch_size_photos(engine: Engine) -> None:
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, *range(1, 11))
 
-    network.may_go_on.set()
+    network.may_continue.set()
 
     assert firsts(futures) == list(range(1, 11))
     assert network.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
@@ -111,7 +111,7 @@ def test_photos_of_two_networks_never_share_a_batch_and_keep_their_order(engine:
     order = [(one, 1), (other, 2), (one, 3), (other, 4), (one, 5), (one, 6), (one, 7), (other, 8)]
     futures = [future for network, number in order for future in submit(engine, network, number)]
 
-    gate.may_go_on.set()
+    gate.may_continue.set()
 
     assert firsts(futures) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert one.batches == [[1, 3, 5, 6], [7]]
@@ -138,7 +138,7 @@ def test_a_cancelled_photo_is_not_computed(engine: Engine) -> None:
     first, gone, last = submit_behind(engine, network, 1, 2, 3)
 
     is_cancelled = gone.cancel()
-    network.may_go_on.set()
+    network.may_continue.set()
 
     assert is_cancelled
     assert firsts([first, last]) == [1, 3]
@@ -153,7 +153,7 @@ def test_a_queue_of_cancelled_photos_forms_no_batch(engine: Engine) -> None:
 
     for future in gone:
         future.cancel()
-    network.may_go_on.set()
+    network.may_continue.set()
 
     assert firsts(submit(engine, network, 9)) == [9]
     assert network.batches == [[0], [9]]
@@ -163,7 +163,7 @@ def test_an_error_in_a_batch_fails_only_that_batch(engine: Engine) -> None:
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, 1, 251, 3, 4, 5, 6)
 
-    network.may_go_on.set()
+    network.may_continue.set()
 
     for future in futures[:4]:
         with pytest.raises(PredictionError, match=r"^the network failed: CUDA error: the device is lost$"):
@@ -177,7 +177,7 @@ def test_a_batch_with_images_of_two_sizes_fails_and_the_thread_continues(engine:
     futures = submit_behind(engine, network, 1)
     futures.append(engine.submit(np.zeros((5, 5, 3), np.uint8), network))  # type: ignore[arg-type]
 
-    network.may_go_on.set()
+    network.may_continue.set()
 
     for future in futures:
         with pytest.raises(PredictionError, match="the network failed: "):
@@ -186,7 +186,7 @@ def test_a_batch_with_images_of_two_sizes_fails_and_the_thread_continues(engine:
 
 
 class TooFew(Gate):
-    """A network that loses an answer."""
+    """A network that gives one output too few."""
 
     def logits(self, images: Tensor) -> Tensor:
         return super().logits(images)[1:]
@@ -204,7 +204,7 @@ def test_an_output_that_is_not_a_number_fails_only_its_photo(engine: Engine) -> 
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, 1, 250, 3)
 
-    network.may_go_on.set()
+    network.may_continue.set()
 
     assert firsts([futures[0], futures[2]]) == [1, 3]
     with pytest.raises(
@@ -220,11 +220,11 @@ def test_close_computes_the_waiting_photos_and_refuses_later_ones() -> None:
     futures = submit_behind(engine, network, *range(1, 8))
     closing = threading.Thread(target=engine.close)
     closing.start()
-    while engine._is_open:
+    while not engine.call(lambda: None).done():  # an open engine is still in its pass; a closed one refuses
         time.sleep(0.001)
 
     late, called = submit(engine, network, 9)[0], engine.call(lambda: 1)
-    network.may_go_on.set()
+    network.may_continue.set()
     closing.join(WAIT_S)
 
     assert not closing.is_alive()
@@ -250,10 +250,10 @@ def test_a_call_runs_between_two_batches_and_in_their_thread(engine: Engine) -> 
     futures = submit_behind(engine, network, 1, 2)
 
     called = engine.call(lambda: (threading.get_ident(), len(network.batches)))
-    network.may_go_on.set()
+    network.may_continue.set()
     thread, num_batches = called.result(WAIT_S)
 
-    assert num_batches == 1  # the batch at work was done, that which waited was not begun
+    assert num_batches == 1  # the call ran after the running batch and before the waiting one
     assert {thread} == network.threads
     assert firsts(futures) == [1, 2]
 
@@ -284,7 +284,7 @@ def test_a_cancelled_call_does_not_run(engine: Engine) -> None:
 
     called = engine.call(lambda: made.append(1))
     called.cancel()
-    network.may_go_on.set()
+    network.may_continue.set()
 
     assert firsts(submit(engine, network, 7)) == [7]
     assert made == []

@@ -1,4 +1,4 @@
-"""What a hostile client sends: refused in words, at no one else's cost."""
+"""Requests of hostile clients are refused and do not harm other clients."""
 
 import io
 import json
@@ -34,7 +34,7 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def athletes(s3_direct: Any, make_photo: MakePhoto) -> str:
-    """Put a secret beside the prefix that may be read; give the bucket's address."""
+    """Put photos outside the prefix that the service may read; give the address of the bucket."""
     if ALLOWED_BUCKET not in [bucket["Name"] for bucket in s3_direct.list_buckets()["Buckets"]]:
         s3_direct.create_bucket(Bucket=ALLOWED_BUCKET)
     for key in ("secret.jpg", "opened/a.jpg"):
@@ -43,7 +43,7 @@ def athletes(s3_direct: Any, make_photo: MakePhoto) -> str:
 
 
 def find_replica(service: RunningService) -> psutil.Process:
-    """Find the process that answers, among those that this service has started."""
+    """Find the replica among the processes of a service."""
     [replica] = [
         process
         for process in service.processes()
@@ -58,8 +58,8 @@ def replica(service: RunningService) -> psutil.Process:
 
 
 @pytest.fixture(autouse=True)
-def is_well_afterwards(service: RunningService, make_photo: MakePhoto) -> Iterator[None]:
-    """Whatever a test sent: the same process goes on, and answers the next client."""
+def unharmed_service(service: RunningService, make_photo: MakePhoto) -> Iterator[None]:
+    """Check after each test that the same replica answers the next client."""
     before = find_replica(service).pid
     yield
     assert service.post(make_photo(1)).status_code == 200
@@ -72,7 +72,7 @@ def refused(response: requests.Response) -> tuple[int, str]:
 
 
 def receive(connection: socket.socket) -> bytes:
-    """Read what comes until there is no more, or nothing comes for two seconds."""
+    """Read until the connection ends or nothing arrives for two seconds."""
     connection.settimeout(2)
     data = b""
     try:
@@ -84,7 +84,7 @@ def receive(connection: socket.socket) -> bytes:
 
 
 def png(width: int, height: int) -> bytes:
-    """Make a black PNG of one bit a pixel, without holding its pixels."""
+    """Make a black PNG of one bit per pixel without all pixels in memory."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -97,12 +97,12 @@ def png(width: int, height: int) -> bytes:
 
 
 def with_size(photo: bytes, width: int, height: int) -> bytes:
-    """Have a PNG's header say another size than the photo has."""
+    """Write another size into the header of a PNG."""
     header = b"IHDR" + struct.pack(">II", width, height) + photo[24:29]
     return photo[:12] + header + struct.pack(">I", zlib.crc32(header)) + photo[33:]
 
 
-# Too much
+# Too large
 
 
 def test_a_declared_gigabyte_is_refused_before_any_of_it_is_read(
@@ -141,8 +141,7 @@ def test_an_endless_body_of_any_content_type_is_refused_at_the_limit(
     num_sent = 0
     with service.connect() as connection:
         connection.sendall(head.encode() + b"%x\r\n%s\r\n" % (len(start), start))
-        # HAProxy would swallow more for as long as it is sent, after the answer: that costs no replica.
-        # Not as fast as it can: on a busy machine the answer would come after all of it.
+        # The pause gives a busy service time to respond before the whole body is sent.
         while not select.select([connection], [], [], 0.005)[0] and num_sent < 1024:
             connection.sendall(chunk)
             num_sent += 1
@@ -160,7 +159,7 @@ def test_a_photo_with_too_many_pixels_is_refused_before_it_is_decoded(
     service: RunningService, replica: psutil.Process, width: int, height: int
 ) -> None:
     before = replica.memory_info().rss
-    photo = with_size(png(width, 500), width, height)  # the header is all that may be looked at
+    photo = with_size(png(width, 500), width, height)  # only the header may be read
     started_s = time.monotonic()
 
     response = service.post(photo)
@@ -259,7 +258,7 @@ def test_a_hundred_silent_connections_do_not_block_other_clients(
             connection.close()
 
 
-# No photo
+# Not a photo
 
 
 @pytest.mark.parametrize(
@@ -359,7 +358,7 @@ def test_a_file_name_that_is_not_text_causes_no_error_of_the_service(
         assert all(len(answer["name"] or "") <= 200 for answer in response.json()["answers"])
 
 
-# Where photos must not be read from
+# Addresses and paths that must not be read
 
 
 @pytest.mark.parametrize(
@@ -534,7 +533,7 @@ def test_headers_that_are_not_text_cause_no_error_of_the_service(
 
 @pytest.mark.xfail(
     strict=True,
-    reason="Ray 2.60 decodes these of its own as UTF-8, before the application is asked",
+    reason="Ray 2.60 decodes its own headers as UTF-8 before it calls the application",
 )
 @pytest.mark.parametrize("header", ["X-Request-Id", "X-Session-Id", "Serve_multiplexed_model_id"])
 def test_headers_of_ray_that_are_not_text_cause_no_error_of_the_service(
@@ -545,17 +544,17 @@ def test_headers_of_ray_that_are_not_text_cause_no_error_of_the_service(
     assert response.status_code in {200, 400}
 
 
-# Photos of which some bytes were changed
+# Corrupted photos
 
 ALLOWED_STATUSES = {200, 400, 413, 415, 422, 503}
 
 
-def mutated(photos: list[bytes], seed: int) -> bytes:
-    """Change a photo in one to eight places: bytes, bits, pieces lost, doubled, swapped or made up."""
+def corrupted(photos: list[bytes], seed: int) -> bytes:
+    """Change a photo in one to eight places: change, remove, repeat or insert bytes."""
     rng = random.Random(seed)
     data = bytearray(rng.choice(photos))
     for _ in range(rng.randint(1, 8)):
-        # headers, where a change leads furthest, as often as the pixels
+        # half of the changes are in the header, where they have most effect
         end = len(data) if rng.random() < 0.5 else min(64, len(data))
         start = rng.randrange(max(end, 1))
         length = rng.randint(1, 40)
@@ -597,8 +596,8 @@ def small_photos(make_photo: MakePhoto) -> list[bytes]:
     return [make_photo(7, size=(48, 36), **option) for option in options]
 
 
-def send_mutated(service: RunningService, photos: list[bytes], seeds: range) -> Counter[int]:
-    """Send them by four clients that each keep their connection; a 503 counts as an answer."""
+def send_corrupted(service: RunningService, photos: list[bytes], seeds: range) -> Counter[int]:
+    """Send corrupted photos by four clients that each keep their connection; count the statuses."""
     local = threading.local()
 
     def send(seed: int) -> int:
@@ -606,7 +605,7 @@ def send_mutated(service: RunningService, photos: list[bytes], seeds: range) -> 
             local.session = requests.Session()
         response = local.session.post(
             f"{service.url}/v1/predict",
-            data=mutated(photos, seed),
+            data=corrupted(photos, seed),
             headers={"Content-Type": "image/jpeg"},
             timeout=60,
         )
@@ -621,7 +620,7 @@ def send_mutated(service: RunningService, photos: list[bytes], seeds: range) -> 
 def test_five_hundred_corrupted_photos_are_answered_or_refused(
     service: RunningService, small_photos: list[bytes]
 ) -> None:
-    statuses = send_mutated(service, small_photos, range(500))
+    statuses = send_corrupted(service, small_photos, range(500))
 
     assert statuses.total() == 500
     assert statuses[200] > 50
@@ -633,16 +632,16 @@ def test_five_hundred_corrupted_photos_are_answered_or_refused(
 def test_ten_thousand_corrupted_photos_do_not_harm_the_replica(
     service: RunningService, small_photos: list[bytes], replica: psutil.Process
 ) -> None:
-    # The most that a photo may take, in both decoding threads: that much a replica keeps for the next.
+    # First use the most memory that photos can need in both decoding threads: a replica keeps that memory.
     largest = io.BytesIO()
     Image.new("RGBA", (6300, 6300)).save(largest, "PNG", compress_level=1)
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(service.post, [largest.getvalue()] * 4))
     assert {answer.status_code for answer in answers} == {200}
-    send_mutated(service, small_photos, range(1_000))
+    send_corrupted(service, small_photos, range(1_000))
     before = replica.memory_info().rss
 
-    statuses = send_mutated(service, small_photos, range(1_000, 11_000))
+    statuses = send_corrupted(service, small_photos, range(1_000, 11_000))
 
     assert statuses.total() == 10_000
     assert replica.is_running()

@@ -1,4 +1,4 @@
-"""The OpenAPI document against what is answered, and who may ask at all."""
+"""The responses of the service conform to its OpenAPI document."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def document(service: RunningService) -> Any:
     ("method", "path"), [("post", "/v1/predict"), ("get", "/v1/model"), ("get", "/healthz")]
 )
 def test_every_response_conforms_to_the_openapi_document(document: Any, method: str, path: str) -> None:
-    # By hand: schemathesis' own parametrize does not work with pytest 9.2.
+    # schemathesis' own parametrize does not work with pytest 9.2.
     @settings(
         max_examples=150 if method == "post" else 15,
         deadline=None,
@@ -27,11 +27,11 @@ def test_every_response_conforms_to_the_openapi_document(document: Any, method: 
         suppress_health_check=list(HealthCheck),
     )
     @given(case=document[path][method].as_strategy())
-    def ask(case: Any) -> None:
+    def send(case: Any) -> None:
         response = case.call(timeout=60)
         assert response.status_code < 500 or response.status_code == 503
-        # The document names the token that a closed service asks for, while this one is open; and it cannot
-        # say which bytes are a photo.
+        # The document describes the token that a closed service requires, but this service is open. And it
+        # cannot describe which bytes are a photo.
         case.validate_response(response, excluded_checks=[ignored_auth, positive_data_acceptance])
 
-    ask()
+    send()

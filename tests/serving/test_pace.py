@@ -10,7 +10,7 @@ from physiq_ray.serving.pace import Pace, Room
 
 
 def run_batches(pace: Pace, clock: Clock, *, batch_size: int, photo_s: float, num_photos: int) -> None:
-    """Keep two batches inside, of which one leaves, all of it at once, every batch_size × photo_s."""
+    """Keep two batches inside; every batch_size × photo_s, all photos of one batch leave and others enter."""
     for _ in range(2 * batch_size):
         pace.enter()
     for _ in range(num_photos // batch_size):
@@ -44,7 +44,7 @@ def test_the_expected_wait_is_within_two_fifths_if_photos_leave_in_batches(
     run_batches(pace, clock, batch_size=batch_size, photo_s=0.02, num_photos=1600)
     seen = []
 
-    for _ in range(batch_size):  # over one whole batch, as the average swings within it
+    for _ in range(batch_size):  # over one whole batch, because the average varies within it
         seen.append(pace.expected_wait_s / pace.num_inside)
         clock.now_s += batch_size * 0.02 if not len(seen) - 1 else 0
         pace.leave()

@@ -1,4 +1,4 @@
-"""The page in a real browser, which alone can tell what a coach sees."""
+"""The page in a real browser: what a coach sees."""
 
 import base64
 import json
@@ -30,24 +30,24 @@ pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver on the PATH"),
 ]
 
-# A file with these bytes, as the browser itself hands it over when one is dropped or pasted.
+# A file with these bytes, as the browser gives it to the page when it is dropped or pasted.
 TRANSFER = """
 const [data, name, type] = arguments;
 const transfer = new DataTransfer();
 transfer.items.add(new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], name, { type }));
 """
-# The service fills up only for a moment and only under load: its answers are given in its place, in this
-# order; then the service itself is asked.
+# The service is busy only for moments and only under load. So the page first gets these responses in their
+# order; later requests go to the service.
 STUB_ANSWERS = """
 const answers = arguments[0].map(([status, headers, body]) => new Response(body, { status, headers }));
-const ask = window.fetch;
-window.asked = [];
+const fetchOriginal = window.fetch;
+window.sent = [];
 window.fetch = (...request) => {
-  window.asked.push(performance.now());
-  return answers.length ? Promise.resolve(answers.shift()) : ask(...request);
+  window.sent.push(performance.now());
+  return answers.length ? Promise.resolve(answers.shift()) : fetchOriginal(...request);
 };
 """
-# Contrast as WCAG 2 defines it, of each text that is seen, with what lies behind it.
+# The contrast of each visible text with its background, as WCAG 2 defines it.
 CONTRASTS = """
 const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
 const luminance = (colour) => channels(colour).slice(0, 3)
@@ -72,7 +72,7 @@ MakePhoto = Callable[..., bytes]
 
 
 class Page:
-    """The page as a coach finds it: new, in a window of its own."""
+    """The page in a new window."""
 
     def __init__(self, browser: webdriver.Chrome) -> None:
         self.browser = browser
@@ -89,11 +89,11 @@ class Page:
     def choose(self, *paths: Path) -> None:
         self.find("#files").send_keys("\n".join(str(path) for path in paths))
 
-    def hand_over(self, script: str, data: bytes, name: str = "photo.jpg", type: str = "image/jpeg") -> None:
+    def transfer(self, script: str, data: bytes, name: str = "photo.jpg", type: str = "image/jpeg") -> None:
         self.run(TRANSFER + script, base64.b64encode(data).decode(), name, type)
 
     def press(self, *keys: str) -> None:
-        """Press keys wherever the focus is, as a keyboard does."""
+        """Press keys at the current focus, as a keyboard does."""
         webdriver.ActionChains(self.browser).send_keys(*keys).perform()
 
     def emulate(self, command: str, **parameters: object) -> None:
@@ -111,7 +111,7 @@ class Page:
         return self.browser.find_elements(By.CSS_SELECTOR, "#answers > li")
 
     def answered(self, num_cards: int = 1) -> list[WebElement]:
-        """Wait until that many cards are there, each with an answer or the reason why not."""
+        """Wait until there are that many cards, each with an answer or the reason why there is none."""
         unsettled = "#answers > li:not(.failed):has(table[hidden])"
 
         def settled() -> list[WebElement] | None:
@@ -123,11 +123,11 @@ class Page:
         return found
 
     def messages(self) -> list[str]:
-        """What the browser complained of since the last call."""
+        """The messages that the browser logged since the last call."""
         return [entry["message"] for entry in self.browser.get_log("browser")]  # type: ignore[no-untyped-call]
 
     def events(self, method: str) -> list[dict[str, Any]]:
-        """DevTools events of that name since the last call."""
+        """The DevTools events of that name since the last call."""
         entries = self.browser.get_log("performance")  # type: ignore[no-untyped-call]
         found = [json.loads(entry["message"])["message"] for entry in entries]
         return [event["params"] for event in found if event["method"] == method]
@@ -147,7 +147,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 @pytest.fixture
 def blank(browser: webdriver.Chrome) -> Iterator[Page]:
-    """Give a new window: what a test emulates and stores ends with it."""
+    """Give a new window, with which all that a test emulates and stores ends."""
     first = browser.current_window_handle
     browser.switch_to.new_window("window")
     page = Page(browser)
@@ -175,7 +175,7 @@ def saved(path: Path, data: bytes) -> Path:
 
 
 def shares_of(card: WebElement) -> dict[str, float]:
-    """Read the percentages beside the bars, from the top down."""
+    """Read the percentages next to the bars, from top to bottom."""
     rows = card.find_elements(By.CSS_SELECTOR, "tbody tr")
     texts = [
         (row.find_element(By.TAG_NAME, "th").text, row.find_element(By.CLASS_NAME, "share").text)
@@ -259,13 +259,13 @@ def test_the_same_photo_may_be_chosen_again(page: Page, photo: Path) -> None:
 
 @pytest.mark.parametrize("place", ["#drop", "h1"])
 def test_a_photo_dropped_anywhere_is_answered(page: Page, make_photo: MakePhoto, place: str) -> None:
-    page.hand_over(
+    page.transfer(
         f"const place = document.querySelector({place!r});"
         "for (const kind of ['dragover', 'drop']) {"
         "  const event = new DragEvent(kind, {dataTransfer: transfer, bubbles: true, cancelable: true});"
         "  place.dispatchEvent(event);"
-        # What nobody prevents, the browser does: it would show the photo in place of the page.
-        "  if (!event.defaultPrevented) throw new Error(`${kind} is left to the browser`);"
+        # If the page did not prevent the default, the browser would show the photo instead of the page.
+        "  if (!event.defaultPrevented) throw new Error(`${kind} is not prevented`);"
         "}",
         make_photo(),
     )
@@ -288,7 +288,7 @@ def test_the_box_shows_that_a_photo_is_dragged_over_the_page(page: Page) -> None
 
 
 def test_a_pasted_photo_is_answered(page: Page, make_photo: MakePhoto) -> None:
-    page.hand_over(
+    page.transfer(
         "document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData: transfer, bubbles: true}))",
         make_photo(format="PNG"),
         name="image.png",
@@ -334,15 +334,15 @@ def test_a_refused_file_is_shown_with_the_reason(
     wrong, right = page.answered(2)
     assert heading_of(wrong) == "No answer"
     assert state_of(wrong).startswith(words)
-    assert not wrong.find_element(By.TAG_NAME, "button").is_displayed()  # it would stay as it is
+    assert not wrong.find_element(By.TAG_NAME, "button").is_displayed()  # a retry would give the same result
     assert set(shares_of(right)) == POSES
 
 
 @pytest.mark.parametrize(
     "busy",
     [
-        [503, {"Retry-After": "1"}, '{"error": {"code": "busy", "message": "come again"}}'],
-        [429, {"Retry-After": "1"}, '{"error": {"code": "too_many_requests", "message": "come again"}}'],
+        [503, {"Retry-After": "1"}, '{"error": {"code": "busy", "message": "try again"}}'],
+        [429, {"Retry-After": "1"}, '{"error": {"code": "too_many_requests", "message": "try again"}}'],
         [503, {"Retry-After": "1"}, "<h1>503 Service Unavailable</h1>"],
     ],
     ids=["503", "429", "503 of a proxy"],
@@ -357,19 +357,19 @@ def test_a_request_to_a_busy_service_is_retried_after_the_time_that_it_gives(
     page.wait(lambda: "busy; trying again in 1 s" in page.find("#answers").text)
     [card] = page.answered()
     assert set(shares_of(card)) == POSES
-    first_ms, second_ms = page.run("return window.asked")
+    first_ms, second_ms = page.run("return window.sent")
     assert second_ms - first_ms >= 1000
 
 
 def test_after_five_busy_responses_the_page_waits_for_the_button(page: Page, photo: Path) -> None:
-    busy = [503, {"Retry-After": "0.01"}, '{"error": {"code": "busy", "message": "come again"}}']
+    busy = [503, {"Retry-After": "0.01"}, '{"error": {"code": "busy", "message": "try again"}}']
     page.run(STUB_ANSWERS, [busy] * 5)
 
     page.choose(photo)
 
     [card] = page.answered()
     assert state_of(card) == "The service is busy. Try again in a moment."
-    assert len(page.run("return window.asked")) == 5
+    assert len(page.run("return window.sent")) == 5
     card.find_element(By.TAG_NAME, "button").click()
     page.wait(lambda: set(shares_of(card)) == POSES)
     assert "failed" not in str(card.get_attribute("class"))
@@ -455,16 +455,16 @@ def test_every_field_and_photo_has_a_name(page: Page, photo: Path) -> None:
 def test_screen_readers_announce_only_the_results(page: Page, tmp_path: Path, photo: Path) -> None:
     page.run(STUB_ANSWERS, [[503, {"Retry-After": "0.01"}, "{}"]])
     page.run(
-        "window.heard = [];"
+        "window.announced = [];"
         "for (const region of document.querySelectorAll('[aria-live], [role=status], [role=alert]'))"
-        "  new MutationObserver(() => window.heard.push(region.textContent.trim()))"
+        "  new MutationObserver(() => window.announced.push(region.textContent.trim()))"
         "    .observe(region, {childList: true, subtree: true, characterData: true});"
     )
     page.choose(photo, saved(tmp_path / "notes.jpg", b"no photo"))
 
     card, _ = page.answered(2)
-    heard = page.wait(lambda: len(said := page.run("return window.heard")) > 1 and said)
-    assert heard == [
+    announced = page.wait(lambda: len(texts := page.run("return window.announced")) > 1 and texts)
+    assert announced == [
         f"photo.jpg: {heading_of(card)}. {state_of(card)}",
         "notes.jpg: No answer. This is not a photo that can be read. Use JPEG, PNG, WebP, GIF, BMP or TIFF.",
     ]
@@ -536,8 +536,8 @@ def test_the_page_sends_no_request_to_other_hosts_and_the_browser_logs_no_error(
     page.answered()
 
     urls = [event["request"]["url"] for event in page.events("Network.requestWillBeSent")]
-    asked = {url for url in urls if not url.startswith("blob:")}
-    assert asked == {f"{service.url}{path}" for path in ("/", "/page.css", "/page.js", "/v1/predict")}
+    requested = {url for url in urls if not url.startswith("blob:")}
+    assert requested == {f"{service.url}{path}" for path in ("/", "/page.css", "/page.js", "/v1/predict")}
     assert page.messages() == []
 
 
@@ -555,9 +555,9 @@ def test_the_browser_enforces_the_content_security_policy_of_the_page(page: Page
 
     assert page.wait(lambda: page.run("return window.outcome")) == "refused"
     assert page.run("return window.intruder ?? null") is None
-    complaints = "\n".join(page.messages())
-    assert "inline script violates" in complaints
-    assert "connect-src 'self'" in complaints
+    messages = "\n".join(page.messages())
+    assert "inline script violates" in messages
+    assert "connect-src 'self'" in messages
 
 
 def test_a_closed_service_is_opened_by_its_token_with_the_keyboard_alone(
@@ -572,7 +572,7 @@ def test_a_closed_service_is_opened_by_its_token_with_the_keyboard_alone(
     [card] = blank.cards()
     assert (heading_of(card), refusal.text) == ("Waiting for a token …", "")
 
-    blank.press("of-nobody-at-all", Keys.ENTER)
+    blank.press("of-no-coach-at-all", Keys.ENTER)
     blank.wait(lambda: refusal.text == "The token was refused.")
     assert form.is_displayed()
 
@@ -584,7 +584,7 @@ def test_a_closed_service_is_opened_by_its_token_with_the_keyboard_alone(
     assert not form.is_displayed()
     assert blank.run("return document.activeElement.id") == "files"
 
-    blank.choose(photo)  # no second question
+    blank.choose(photo)  # the token is not required again
     blank.answered(2)
     assert not form.is_displayed()
 
@@ -599,4 +599,4 @@ def test_a_token_that_is_invalid_in_a_header_is_not_sent(page: Page, photo: Path
 
     assert page.run("return document.getElementById('token').validity.patternMismatch")
     assert page.find("#access").is_displayed()
-    assert len(page.run("return window.asked")) == 1
+    assert len(page.run("return window.sent")) == 1

@@ -1,4 +1,4 @@
-"""Which ports a service of one machine opens, and what strangers get there."""
+"""The ports that a service on one machine opens, and what clients without the token can do there."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ from running import RunningService, StartService, is_this_machine
 from physiq_ray.cluster import LOOPBACK_VARIABLE
 from physiq_ray.machine import is_loopback
 
-# Ray's services; that of the object store, which photos go through, is not among its Python modules.
+# Ray's gRPC services. The service of the object store has no Python module.
 FILES: list[FileDescriptor] = [
     module.DESCRIPTOR
     for module in (core_worker_pb2, gcs_service_pb2, node_manager_pb2, reporter_pb2, serve_pb2)
@@ -39,16 +39,16 @@ RAYS_HTTP = [
 
 
 def own_address() -> str:
-    """Give an address by which other machines reach this one."""
+    """Give an address at which other machines reach this one."""
     for addresses in psutil.net_if_addrs().values():
         for address in addresses:
             if address.family == socket.AF_INET and not is_loopback(address.address):
                 return address.address
-    pytest.skip("this machine is in no network")
+    pytest.skip("this machine has no network")
 
 
-def answers(host: str, port: int) -> bool:
-    """Tell whether somebody listens."""
+def is_open(host: str, port: int) -> bool:
+    """Say whether a process listens at a port."""
     try:
         socket.create_connection((host, port), timeout=5).close()
     except OSError:
@@ -57,7 +57,7 @@ def answers(host: str, port: int) -> bool:
 
 
 def accepted(host: str, port: int) -> list[str]:
-    """Call each of Ray's methods without a token, and give those that were not refused."""
+    """Call each of Ray's methods without a token; give those that were not refused."""
     found = []
     with grpc.insecure_channel(f"{host}:{port}") as channel:
         for method in METHODS:
@@ -80,7 +80,7 @@ def test_a_service_on_loopback_opens_no_port_to_other_machines(service: RunningS
     assert not any("haproxy" in process.name() for process in service.processes())
     assert service.get("/healthz").status_code == 200
     host = own_address()
-    assert [port for _, port in found if answers(host, port)] == []
+    assert [port for _, port in found if is_open(host, port)] == []
 
 
 @pytest.mark.long
@@ -89,7 +89,7 @@ def test_where_other_machines_reach_rays_ports_nothing_runs_or_is_read_without_t
 ) -> None:
     host = own_address()
     service = start_service(**{LOOPBACK_VARIABLE: "1"})
-    ports = {port for ip, port in service.listening() if not is_this_machine(ip) and answers(host, port)}
+    ports = {port for ip, port in service.listening() if not is_this_machine(ip) and is_open(host, port)}
     assert len(ports) >= 8  # head, raylet, agents, workers, replica
     assert [line for port in ports for line in accepted(host, port)] == []
     for port in ports:

@@ -1,4 +1,4 @@
-"""Uploads in progress, without a server; real ones: test_ingress."""
+"""Uploads in progress, without a server; test_ingress sends uploads to a service."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ def uploads_of(
 
 
 async def upload(uploads: Uploads, client: str, *, takes_s: float, timeout_s: float = 0.4) -> str:
-    """Take some seconds; give the code of the refusal, or that it came through."""
+    """Upload for some seconds; give the code of the refusal, or "read"."""
     try:
         async with uploads.receiving(client, timeout_s=timeout_s):
             await asyncio.sleep(takes_s)
