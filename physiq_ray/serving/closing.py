@@ -23,7 +23,7 @@ CALL_TIMEOUT_S = 10.0
 def close_ingress(*, timeout_s: float) -> None:
     """Close the port, and wait until all requests that were received are answered, for timeout_s at most."""
     with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
-        close, is_closed, end = _calls()
+        close, is_closed, end = proxy_calls()
         proxies = _actors(PROXY_PREFIX)
         _call_all(proxies, close)
         end_s = time.monotonic() + timeout_s
@@ -37,7 +37,7 @@ def close_ingress(*, timeout_s: float) -> None:
         _call_all(proxies, end)
 
 
-def _calls() -> tuple[Any, Any, Any]:
+def proxy_calls() -> tuple[Any, Any, Any]:
     """Give the functions that the proxies' actors call on themselves: close, is_closed, end.
 
     Functions inside a function are sent as code. For a function of a module, the proxy would import the

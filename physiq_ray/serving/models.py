@@ -180,7 +180,7 @@ class ServedModels:
         return Models(live, main, canary)
 
     async def _load_one(self, address: str, before: Served | None) -> Served:
-        served = await self._in_thread(_load, address, self._settings)
+        served = await self._in_thread(load_served, address, self._settings)
         await self._in_thread(self._versions.fix, address, served.state.version)
         if before is not None and before.state.version == served.state.version:
             return before  # it is warmed up, and its answers are counted
@@ -194,7 +194,11 @@ class ServedModels:
         return await asyncio.get_running_loop().run_in_executor(self._loader, function, *args)
 
 
-def _load(address: str, settings: ServingSettings) -> Served:
+def load_served(address: str, settings: ServingSettings) -> Served:
+    """Load a model from its file; it has not computed a batch yet.
+
+    Raises PhysiqError: it cannot be loaded.
+    """
     # One thread, and therefore no OpenMP team: a second team would slow the engine's down permanently.
     torch.set_num_threads(1)
     state = load_model_state(address, pose_names=load_configured_poses(settings))

@@ -1,5 +1,6 @@
-"""Joining and starting Ray on machines as they are: one sentence within a minute, no trace, no open token."""
+"""Joining a cluster and starting Ray: problems are reported in one sentence within a minute."""
 
+import contextlib
 import os
 import re
 import socket
@@ -10,11 +11,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
+from ray._private import ray_constants
+from running import is_this_machine
 
 from physiq_ray import cluster
+from physiq_ray.cluster import LOOPBACK_VARIABLE, on_loopback
 from physiq_ray.errors import ClusterError
+from physiq_ray.sample import LocalS3
 
 Connect = Callable[..., str]
 
@@ -31,12 +37,14 @@ import ray
 {after}
 """
 SECONDS = 60
+IDLE_S = 5.0
+PATIENCE_S = 30.0
 SESSION = "/ray/session_2026-11-26_23-35-41_653852_1234567/sockets/plasma_store"  # by a process of 7 digits
 
 
 @pytest.fixture
 def connect_in_process(tmp_path: Path) -> Connect:
-    """Give a function that connects in a process of its own and returns all it said, within SECONDS."""
+    """Give a function that connects in a new process, within SECONDS, and returns what it prints."""
 
     def call(env: Mapping[str, str], *, before: str = "", after: str = "") -> str:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -63,14 +71,14 @@ def closed_port() -> int:
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """Give a port that takes connections and never answers, as where a firewall swallows packets."""
+    """Give a port that accepts connections and never answers."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         yield server.getsockname()[1]
 
 
-def test_an_address_where_nothing_listens_is_said_at_once(
+def test_an_address_at_which_no_process_listens_is_reported_at_once(
     connect_in_process: Connect, closed_port: int
 ) -> None:
     assert connect_in_process({"RAY_ADDRESS": f"127.0.0.1:{closed_port}"}) == (
@@ -80,7 +88,7 @@ def test_an_address_where_nothing_listens_is_said_at_once(
     )
 
 
-def test_an_address_that_never_answers_is_said_within_a_minute(
+def test_an_address_that_never_answers_is_reported_within_a_minute(
     connect_in_process: Connect, silent_port: int
 ) -> None:
     said = connect_in_process({"RAY_ADDRESS": f"ray://127.0.0.1:{silent_port}"})
@@ -88,21 +96,23 @@ def test_an_address_that_never_answers_is_said_within_a_minute(
     assert said.startswith(f"ClusterError: {address}: no Ray cluster answers there: no answer; start it")
 
 
-def test_an_address_whose_packets_are_swallowed_is_said_with_its_remedy(
+def test_an_address_whose_packets_are_dropped_is_reported_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def swallow(address: tuple[str, int], timeout: float) -> None:
+    def drop(address: tuple[str, int], timeout: float) -> None:
         assert (address, timeout) == (("10.255.255.1", 6379), 10.0)
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr(socket, "create_connection", swallow)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "10.255.255.1:6379")
+    monkeypatch.setattr(socket, "create_connection", drop)
     with pytest.raises(
         ClusterError, match=r"^RAY_ADDRESS=10\.255\.255\.1:6379: .*there: no answer; start it"
     ):
-        cluster._check_answers("10.255.255.1:6379")
+        cluster.check_cluster()
 
 
-def test_a_host_that_has_no_address_is_said(connect_in_process: Connect) -> None:
+def test_a_host_without_an_address_is_reported(connect_in_process: Connect) -> None:
     said = connect_in_process({"RAY_ADDRESS": "no-such-host.invalid:6379"})
     assert said.startswith(
         "ClusterError: RAY_ADDRESS=no-such-host.invalid:6379: no Ray cluster answers there: "
@@ -110,14 +120,18 @@ def test_a_host_that_has_no_address_is_said(connect_in_process: Connect) -> None
     assert len(said.splitlines()) == 1
 
 
-def test_another_service_at_the_address_is_told_from_a_cluster(silent_port: int, s3) -> None:  # type: ignore[no-untyped-def]
+def test_another_server_at_the_address_is_not_taken_for_a_cluster(
+    s3: LocalS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     address = s3.environment["AWS_ENDPOINT_URL"].removeprefix("http://")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ClusterError, match=rf"^RAY_ADDRESS={address}: the server there is not the head"):
-        cluster._check_answers(address)
+        cluster.check_cluster()
 
 
 @pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
-def test_a_folder_too_long_for_sockets_is_said_with_the_length_there_is(
+def test_a_folder_too_long_for_sockets_is_reported_with_the_longest_possible_length(
     connect_in_process: Connect, tmp_path: Path, name: str
 ) -> None:
     folder = tmp_path / ("x" * 100)
@@ -132,7 +146,9 @@ def test_a_folder_too_long_for_sockets_is_said_with_the_length_there_is(
     assert 107 - len(SESSION) <= int(found[1]) <= 107 - len(SESSION) + 6
 
 
-def test_a_folder_of_ray_that_cannot_be_written_is_named(connect_in_process: Connect, tmp_path: Path) -> None:
+def test_a_folder_of_ray_that_cannot_be_written_is_reported(
+    connect_in_process: Connect, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     assert connect_in_process({"RAY_TMPDIR": f"{tmp_path}/file", "HOME": str(tmp_path)}) == (
         f"ClusterError: RAY_TMPDIR={tmp_path}/file/ray: cannot be written: Not a directory; set "
@@ -140,7 +156,7 @@ def test_a_folder_of_ray_that_cannot_be_written_is_named(connect_in_process: Con
     )
 
 
-def test_a_home_that_cannot_be_written_is_named_with_both_ways_out(
+def test_a_home_that_cannot_be_written_is_reported_with_two_remedies(
     connect_in_process: Connect, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -152,20 +168,21 @@ def test_a_home_that_cannot_be_written_is_named_with_both_ways_out(
 
 
 @pytest.mark.slow
-def test_ray_starts_with_a_token_that_only_its_user_can_read(
+def test_ray_starts_with_a_token_file_that_only_its_user_can_read(
     connect_in_process: Connect, tmp_path: Path
 ) -> None:
-    # What listens there is a head, as the look before joining a cluster must find.
-    look = "from physiq_ray.cluster import _check_answers as check; "
-    look += "check(ray.get_runtime_context().gcs_address); print('a head')"
-    said = connect_in_process({"HOME": str(tmp_path)}, before="import os; os.umask(0o022)", after=look)
+    # The check before a cluster is joined must accept this head.
+    check = "import os; from physiq_ray.cluster import check_cluster; "
+    check += "os.environ['RAY_ADDRESS'] = ray.get_runtime_context().gcs_address; "
+    check += "ray.is_initialized = lambda: False; check_cluster(); print('a head')"
+    said = connect_in_process({"HOME": str(tmp_path)}, before="import os; os.umask(0o022)", after=check)
     assert said == "a head"
     token = tmp_path / ".ray" / "auth_token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert re.fullmatch("[0-9a-f]{64}", token.read_text())
 
 
-def test_a_token_that_all_can_read_is_closed_and_kept(
+def test_a_token_file_that_all_can_read_is_closed_and_its_token_is_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     token = tmp_path / ".ray" / "auth_token"
@@ -175,7 +192,8 @@ def test_a_token_that_all_can_read_is_closed_and_kept(
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    cluster._make_private_token()
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    cluster.check_cluster(local=True)
     assert (stat.S_IMODE(token.stat().st_mode), token.read_text()) == (0o600, "a" * 64)
 
 
@@ -183,16 +201,17 @@ def test_a_token_that_all_can_read_is_closed_and_kept(
     ("name", "value"),
     [("RAY_AUTH_MODE", "disabled"), ("RAY_AUTH_TOKEN", "mine"), ("RAY_AUTH_TOKEN_PATH", "/k")],
 )
-def test_who_brings_a_token_or_wants_none_gets_no_file(
+def test_no_token_file_is_written_if_the_user_gives_a_token_or_wants_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv(name, value)
-    cluster._make_private_token()
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    cluster.check_cluster(local=True)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_start_that_times_out_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_that_times_out_is_reported_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def time_out(**_: object) -> None:
         raise Exception(  # as Ray 2.60 does, ray/_private/node.py
             "The current node timed out during startup. This could happen because some of the raylet failed "
@@ -210,7 +229,7 @@ def test_a_start_that_times_out_is_one_sentence(monkeypatch: pytest.MonkeyPatch)
     )
 
 
-def test_ray_gets_the_cpus_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_gets_as_many_cpus_as_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
 
     def note(**options: object) -> None:
@@ -223,11 +242,11 @@ def test_ray_gets_the_cpus_that_this_process_may_use(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, cpus=cpus: cpus)
         with pytest.raises(ClusterError, match="not start on this machine: ValueError"):
             cluster.connect(local=True)
-    assert given == [2, 3]  # training and decoding need one each
+    assert given == [2, 3]  # at least two: training and decoding need one CPU each
 
 
 @pytest.mark.long
-def test_a_raylet_that_does_not_come_up_is_one_sentence_within_a_minute(
+def test_a_raylet_that_does_not_start_is_reported_in_one_sentence_within_a_minute(
     connect_in_process: Connect, tmp_path: Path
 ) -> None:
     stuck = tmp_path / "raylet"
@@ -241,3 +260,55 @@ def test_a_raylet_that_does_not_come_up_is_one_sentence_within_a_minute(
     assert "Traceback" not in said
     assert "ClusterError: Ray does not start on this machine: " in said.splitlines()[-1]
     assert time.monotonic() - started_s < SECONDS
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_ray_on_one_machine_listens_on_loopback_and_the_environment_is_restored() -> None:
+    ray.get(ray.remote(num_cpus=1)(lambda: None).remote())  # at least one worker has started
+    found = []
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # it ended meanwhile
+            if process.pid == os.getpid() or "ray" in " ".join(process.cmdline()):
+                connections = process.net_connections()
+                found += [each.laddr for each in connections if each.status == psutil.CONN_LISTEN]
+    assert len(found) >= 8  # head, raylet, agents, workers
+    assert [ip for ip, _ in found if not is_this_machine(ip)] == []
+    assert LOOPBACK_VARIABLE not in os.environ
+
+
+def test_on_loopback_applies_inside_the_block_only_and_keeps_the_value_of_the_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(LOOPBACK_VARIABLE, raising=False)
+    with on_loopback():
+        assert ray.util.get_node_ip_address() == "127.0.0.1"  # type: ignore[no-untyped-call]
+        assert os.environ[LOOPBACK_VARIABLE] == "0"
+    assert LOOPBACK_VARIABLE not in os.environ
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    monkeypatch.setenv(LOOPBACK_VARIABLE, "1")
+    with on_loopback():
+        assert os.environ[LOOPBACK_VARIABLE] == "1"
+        assert ray_constants.ENABLE_RAY_CLUSTER
+
+
+def commands() -> list[str]:
+    """Give the command lines of all processes that this one has started, also indirectly."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            found.append(" ".join(process.cmdline()))
+        except psutil.Error:  # it ended meanwhile
+            continue
+    return found
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_there_is_no_log_monitor_and_idle_workers_end() -> None:
+    ray.get(ray.remote(num_cpus=1)(lambda: None).remote())  # one worker has worked and is idle now
+    assert any("raylet" in command for command in commands())
+    assert not any("log_monitor.py" in command for command in commands())
+    deadline_s = time.monotonic() + PATIENCE_S
+    while any(command.startswith("ray::IDLE") for command in commands()):
+        assert time.monotonic() < deadline_s, "idle workers did not end"
+        time.sleep(0.5)
+    assert time.monotonic() > deadline_s - PATIENCE_S + IDLE_S / 2, "idle workers ended too early"

@@ -1,4 +1,4 @@
-"""cluster.yaml and the Kubernetes objects of docs/ against Ray's and AWS's own descriptions; no network."""
+"""cluster.yaml and the Kubernetes objects of docs/, checked by the schemas of Ray and AWS without network."""
 
 import copy
 import json
@@ -51,7 +51,7 @@ def config() -> Config:
 
 @pytest.fixture
 def no_aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let whoever asks AWS for anything fail."""
+    """Make every request to AWS fail."""
 
     def refuse(name: str, config: Config) -> None:
         raise ConnectionRefusedError(name)
@@ -69,7 +69,7 @@ def test_ray_accepts_the_file(config: Config) -> None:
 
 
 def misspell(path: str) -> Callable[[Config], None]:
-    """Give a function that takes the last letter off the last key of a path."""
+    """Give a function that removes the last letter of the last key of a path."""
     *way, last = path.split("/")
 
     def change(config: Config) -> None:
@@ -96,22 +96,22 @@ def test_a_misspelt_key_is_refused(config: Config, path: str) -> None:
         check(config)
 
 
-def test_a_misspelt_provider_key_is_found(config: Config) -> None:
-    """Ray lets any key of the provider pass; those its source reads are these."""
+def test_the_provider_has_only_keys_that_ray_reads(config: Config) -> None:
+    # Ray accepts any key of the provider. Its source reads these.
     assert set(config["provider"]) <= {
         *("type", "region", "availability_zone", "cache_stopped_nodes", "use_internal_ips", "key_pair")
     }
 
 
 def launch_errors(node_config: Config) -> str:
-    """Say what EC2's description of RunInstances has against a group's machines."""
+    """Give the errors that EC2's description of RunInstances finds in the machines of a group."""
     call = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances")
     report = ParamValidator().validate({**node_config, "MinCount": 1, "MaxCount": 1}, call.input_shape)
     return str(report.generate_report())
 
 
 @pytest.mark.parametrize("group", ["head", *WORKERS])
-def test_ec2_knows_every_key_of_the_machines(config: Config, group: str) -> None:
+def test_ec2_accepts_every_key_of_the_machines(config: Config, group: str) -> None:
     machine = config["available_node_types"][group]["node_config"]
     assert launch_errors(machine) == ""
 
@@ -119,19 +119,21 @@ def test_ec2_knows_every_key_of_the_machines(config: Config, group: str) -> None
     assert 'Unknown parameter in MetadataOptions: "HttpToken"' in launch_errors(machine)
 
 
-def test_no_rule_lets_the_world_in() -> None:
+def test_no_rule_allows_all_addresses() -> None:
     assert not re.search(r"0\.0\.0\.0|::/0|\[::\]", SHIPPED)
 
 
-def test_ray_neither_makes_nor_opens_a_security_group(config: Config, no_aws: None) -> None:
-    """A group of Ray's own opens port 22 to the world; what `provider` says of rules only comes on top."""
+def test_ray_neither_creates_nor_opens_a_security_group(config: Config, no_aws: None) -> None:
+    # A group that Ray creates opens port 22 to all addresses; rules in `provider` are only added to that one.
     assert "security_group" not in config["provider"]
     assert aws._configure_security_group(copy.deepcopy(config)) == config
     assert aws._create_default_ssh_inbound_rules()[0]["IpRanges"] == [{"CidrIp": "0.0.0.0/0"}]
 
 
 @pytest.mark.parametrize("group", ["head", *WORKERS])
-def test_a_group_without_a_security_group_would_get_rays(config: Config, no_aws: None, group: str) -> None:
+def test_ray_would_create_a_security_group_for_machines_without_one(
+    config: Config, no_aws: None, group: str
+) -> None:
     node_type = config["available_node_types"][group]["node_config"]
     del node_type["SecurityGroupIds"]
     node_type["SubnetIds"] = ["subnet-1"]
@@ -139,7 +141,7 @@ def test_a_group_without_a_security_group_would_get_rays(config: Config, no_aws:
         aws._configure_security_group(config)
 
 
-def test_every_node_has_a_profile_and_ray_makes_none(config: Config, no_aws: None) -> None:
+def test_every_node_has_an_instance_profile_and_ray_creates_none(config: Config, no_aws: None) -> None:
     machines = {name: group["node_config"] for name, group in config["available_node_types"].items()}
     profiles = {name: machine["IamInstanceProfile"]["Name"] for name, machine in machines.items()}
     assert profiles == {"head": "physiq-ray-head", **dict.fromkeys(WORKERS, "physiq-ray-worker")}
@@ -151,27 +153,32 @@ def test_every_node_has_a_profile_and_ray_makes_none(config: Config, no_aws: Non
 
 
 @pytest.mark.parametrize("group", ["head", *WORKERS])
-def test_a_nodes_keys_are_not_for_other_machines(config: Config, group: str) -> None:
+def test_containers_and_other_machines_cannot_get_the_credentials_of_a_node(
+    config: Config, group: str
+) -> None:
     machine = config["available_node_types"][group]["node_config"]
     assert machine["MetadataOptions"] == {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}
     assert machine["BlockDeviceMappings"][0]["Ebs"]["Encrypted"] is True
 
 
 @pytest.mark.parametrize("who", ["head", "worker"])
-def test_ray_starts_with_the_token_or_not_at_all(config: Config, who: str) -> None:
+def test_ray_starts_only_with_the_token(config: Config, who: str) -> None:
     (command,) = (line for line in config[f"{who}_start_ray_commands"] if "ray start" in line)
     before, options = command.split("ray start")
     assert before == "export RAY_AUTH_MODE=token; ulimit -n 65536; "
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
 
-    asked = start.make_context("ray start", shlex.split(options.replace("$RAY_HEAD_IP", "10.0.0.1"))).params
-    assert asked["head"] == (who == "head")
-    assert asked["dashboard_host"] in ("127.0.0.1", "localhost")
-    assert bool(asked["autoscaling_config"]) == (who == "head")
+    params = start.make_context("ray start", shlex.split(options.replace("$RAY_HEAD_IP", "10.0.0.1"))).params
+    assert params["head"] == (who == "head")
+    assert params["dashboard_host"] in ("127.0.0.1", "localhost")
+    assert bool(params["autoscaling_config"]) == (who == "head")
 
 
 def nodes_for(config: Config, *demands: dict[str, float], gone: str = "") -> dict[str, int]:
-    """Ask Ray's autoscaler which nodes it would start for these, with AWS lately out of one group's."""
+    """Ask Ray's autoscaler which nodes it would start for these demands.
+
+    gone: the group of which AWS had no machines recently.
+    """
     types = AutoscalingConfig(copy.deepcopy(config), skip_content_hash=True)
     request = SchedulingRequest(
         disable_launch_config_check=True,
@@ -184,30 +191,30 @@ def nodes_for(config: Config, *demands: dict[str, float], gone: str = "") -> dic
     return {launched.instance_type: launched.count for launched in reply.to_launch}
 
 
-def test_training_goes_to_spot_machines_first_and_to_others_where_there_are_none(config: Config) -> None:
+def test_training_uses_spot_machines_first_and_others_if_there_are_none(config: Config) -> None:
     assert nodes_for(config, TRAINING) == {"gpu_spot": 1}
     assert nodes_for(config, *[TRAINING] * 5) == {"gpu_spot": 4, "gpu_on_demand": 1}
     assert nodes_for(config, TRAINING, gone="gpu_spot") == {"gpu_on_demand": 1}
 
 
-def test_decoding_and_replicas_on_cpus_leave_the_gpus_alone(config: Config) -> None:
+def test_decoding_and_replicas_on_cpus_start_no_gpu_machines(config: Config) -> None:
     assert nodes_for(config, *[DECODING] * 20) == {"cpu": 2}
     assert nodes_for(config, *[REPLICA] * 8) == {"cpu": 1}
     assert nodes_for(config, TRAINING, *[DECODING] * 16) == {"gpu_spot": 1, "cpu": 1}
     assert nodes_for(config, *[{"CPU": 1, "GPU": 0.5}] * 2) == {"gpu_spot": 1}
 
 
-def test_the_head_computes_nothing(config: Config) -> None:
+def test_the_head_has_no_cpus_or_gpus_for_work(config: Config) -> None:
     assert config["available_node_types"]["head"]["resources"] == {"CPU": 0, "GPU": 0}
-    assert "max_workers" not in config["available_node_types"]["head"]  # Ray: none of its kind but itself
+    assert "max_workers" not in config["available_node_types"]["head"]  # Ray starts no other head
 
 
-def test_the_groups_together_keep_to_the_limit(config: Config) -> None:
+def test_the_groups_together_have_as_many_nodes_as_the_limit(config: Config) -> None:
     groups = config["available_node_types"]
     assert sum(groups[name]["max_workers"] for name in WORKERS) == config["max_workers"]
 
 
-def test_the_nodes_install_the_submitters_versions(config: Config, tmp_path: Path) -> None:
+def test_the_nodes_install_the_versions_of_the_submitter(config: Config, tmp_path: Path) -> None:
     (line,) = re.findall(r"^#   (pip list .*)$", SHIPPED, re.MULTILINE)
     (tmp_path / "dist").mkdir()
     command = line.replace("pip", f"{sys.executable} -m pip", 1)
@@ -224,15 +231,15 @@ def test_the_nodes_install_the_submitters_versions(config: Config, tmp_path: Pat
     assert not re.search(r"nightly|latest/|ray-wheels|\bray\[", SHIPPED)
 
 
-def test_the_nodes_environment(config: Config, tmp_path: Path) -> None:
+def test_the_environment_of_the_nodes(config: Config, tmp_path: Path) -> None:
     (write,) = (command for command in config["setup_commands"] if "physiq.env" in command[-20:])
     subprocess.run(["bash", "-c", write], env={"HOME": str(tmp_path)}, check=True)
-    told = subprocess.check_output(
+    printed = subprocess.check_output(
         ["/bin/bash", "-c", ". ~/physiq.env; /usr/bin/env"],
         env={"HOME": str(tmp_path), "PATH": "/bin"},
         text=True,
     )
-    found = dict(row.split("=", 1) for row in told.splitlines())
+    found = dict(row.split("=", 1) for row in printed.splitlines())
 
     assert found["PATH"] == f"{tmp_path}/venv/bin:/bin"
     assert {name: value for name, value in found.items() if name.startswith("RAY_")} == {
@@ -253,19 +260,19 @@ def read(path: str) -> str:
     return (DOCS / path).read_text(encoding="utf-8")
 
 
-def test_the_policies_grant_no_more_than_they_name() -> None:
+def test_the_policies_contain_no_wildcards() -> None:
     assert {path.name for path in (DOCS / "aws").iterdir()} == {"buckets.json", "trust.json", "workers.json"}
     policies = [json.loads(read(f"aws/{name}.json")) for name in ("buckets", "workers")]
     for statement in (statement for policy in policies for statement in policy["Statement"]):
         actions = statement["Action"]
         assert not any("*" in action for action in actions), actions
-        if statement["Resource"] == "*":  # EC2 cannot narrow these down
+        if statement["Resource"] == "*":  # EC2 cannot restrict these to resources
             assert all(action.startswith("ec2:Describe") for action in actions)
         if "iam:PassRole" in actions:
             assert statement["Resource"].endswith(":role/physiq-ray-worker")
 
 
-def test_only_ec2_s_own_instances_take_the_roles() -> None:
+def test_only_ec2_instances_can_assume_the_roles() -> None:
     (statement,) = json.loads(read("aws/trust.json"))["Statement"]
     assert statement == {
         "Effect": "Allow",
@@ -274,12 +281,12 @@ def test_only_ec2_s_own_instances_take_the_roles() -> None:
     }
 
 
-def test_the_page_on_aws_uses_each_policy_where_it_lies() -> None:
+def test_the_page_on_aws_names_each_policy_file() -> None:
     files = set(re.findall(r"file://(\S+\.json)", read("aws.md")))
     assert files == {f"docs/aws/{name}.json" for name in ("buckets", "trust", "workers")}
 
 
-def test_the_kubernetes_objects_are_what_kuberay_reads() -> None:
+def test_kuberay_and_serve_accept_the_kubernetes_objects() -> None:
     objects = [yaml.safe_load(read(f"kubernetes/{name}.yaml")) for name in ("rayjob", "rayservice")]
     assert [(each["apiVersion"], each["kind"]) for each in objects] == [
         ("ray.io/v1", "RayJob"),
@@ -297,12 +304,12 @@ def test_the_kubernetes_objects_are_what_kuberay_reads() -> None:
     LiveSettings.model_validate(application.deployments[0].user_config)
 
 
-def test_a_job_s_working_directory_is_what_it_needs_and_no_more(tmp_path: Path) -> None:
+def test_the_working_directory_of_a_job_contains_only_what_it_needs(tmp_path: Path) -> None:
     package = tmp_path / "package.zip"
     create_package(str(ROOT), package, include_gitignore=True, include_parent_dir=False, excludes=[])
     with zipfile.ZipFile(package) as names:
         tops = {name.split("/")[0] for name in names.namelist()}
     assert {"physiq_ray", "mappings"} <= tops
     assert not tops & {".git", ".venv", "docs", "tests", "benchmarks", "dist", "demo", "runs", "output"}
-    # Ray does not compress it. The package itself is 1 MiB; the tests or the pictures would double it.
+    # Ray does not compress the package. The code has 1 MiB; tests or pictures would double that.
     assert package.stat().st_size < 1.5 * 2**20

@@ -1,4 +1,4 @@
-"""`ray job submit` on three nodes, as operators do it: trained, a node lost, stopped and gone on with."""
+"""`ray job submit` on a cluster of several nodes: a job trains, loses a node, stops and resumes."""
 
 import json
 import subprocess
@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import Nodes, command, free_ports, wait_for
+from nodes import Nodes, command
 from ray.job_submission import JobStatus
+from running import free_ports, wait_for
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -26,7 +27,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def make_cluster(s3: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Nodes]]:
-    """Give a function that starts a cluster; its nodes know the S3 server by their environment."""
+    """Give a function that starts a cluster; its nodes find the S3 server in their environment."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     nodes = Nodes(folder, *free_ports(2))
@@ -73,7 +74,7 @@ def work(folder: Path, make_bucket: Any, make_photo: Any) -> dict[str, str]:
 def submit(
     nodes: Nodes, environment: dict[str, str], *entrypoint: str, wait: bool = True, job_id: str
 ) -> Any:
-    """Run `ray job submit` as docs/aws.md has it."""
+    """Run `ray job submit` as in docs/aws.md."""
     words = command(
         *("ray", "job", "submit", "--address", nodes.dashboard, "--submission-id", job_id),
         *("--working-dir", str(nodes.folder / "work")),
@@ -88,7 +89,7 @@ def epochs_done(nodes: Nodes, run_name: str) -> int:
     return len(list((nodes.folder / "runs" / run_name).glob("epoch-*")))
 
 
-def test_a_job_trains_on_two_buckets_and_streams_its_table(make_cluster, work, folder):
+def test_a_job_trains_on_two_buckets_and_prints_its_table(make_cluster, work, folder):
     nodes = make_cluster(others=1)
     nodes.add("--resources", '{"decode": 1000}')
     settings = {"PHYSIQ_NUM_WORKERS": "2", "PHYSIQ_DECODE_RESOURCE": "decode"}
@@ -106,7 +107,7 @@ def test_a_job_trains_on_two_buckets_and_streams_its_table(make_cluster, work, f
     assert (folder / "model" / "pose_classifier.pth").exists()
 
 
-def test_a_job_outlives_a_node_that_is_lost(make_cluster, work):
+def test_a_job_succeeds_after_a_node_was_lost(make_cluster, work):
     nodes = make_cluster(others=1)
     lost = nodes.add()
 
@@ -137,7 +138,7 @@ def test_a_job_outlives_a_node_that_is_lost(make_cluster, work):
     assert nodes.client().get_job_status("lossy") == JobStatus.SUCCEEDED
 
 
-def test_a_stopped_job_is_gone_on_with(make_cluster, work):
+def test_a_stopped_job_is_resumed(make_cluster, work):
     nodes = make_cluster(others=1)
     flags = ("train", "--epochs", "60", "--patience", "60", "--run-name", "stopped")
     submit(nodes, work, *flags, wait=False, job_id="long")
@@ -150,7 +151,7 @@ def test_a_stopped_job_is_gone_on_with(make_cluster, work):
     took_s = time.monotonic() - start
     logs = nodes.client().get_job_logs("long")
     resumed = submit(
-        nodes, work, "train", "--resume", "--run-name", "stopped", "--epochs", "4", job_id="goes-on"
+        nodes, work, "train", "--resume", "--run-name", "stopped", "--epochs", "4", job_id="resumed"
     )
 
     assert stopped.returncode == 0
@@ -163,7 +164,7 @@ def test_a_stopped_job_is_gone_on_with(make_cluster, work):
     assert "resumed after epoch" in resumed.stdout
 
 
-def test_a_job_with_a_wrong_setting_fails_and_says_so_last(make_cluster, work):
+def test_a_job_with_a_wrong_setting_fails_and_names_it_at_the_end_of_its_log(make_cluster, work):
     nodes = make_cluster(others=0)
 
     done = submit(nodes, work | {"PHYSIQ_EPOCHS": "zero"}, "train", job_id="wrong")
@@ -184,7 +185,7 @@ def test_a_job_with_a_wrong_setting_fails_and_says_so_last(make_cluster, work):
         (("--object-store-memory", str(80 * 10**6)), 2, {}, "object store"),
     ],
 )
-def test_what_the_cluster_lacks_is_said_within_half_a_minute(
+def test_a_cluster_that_is_too_small_is_reported_within_half_a_minute(
     make_cluster, work, flags, num_cpus, settings, message
 ):
     nodes = make_cluster(*flags, others=0, num_cpus=num_cpus)

@@ -1,19 +1,18 @@
-"""A Ray cluster of several nodes on this machine, each started by `ray start` as on a machine of its own."""
+"""A Ray cluster of several nodes on this machine, each started by `ray start`."""
 
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 import requests
 from ray.job_submission import JobStatus, JobSubmissionClient
+from running import free_ports, responds, wait_for
 
 BIN = Path(sys.executable).parent
 STORE_BYTES = 200 * 2**20
@@ -22,9 +21,9 @@ ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 @dataclass
 class Nodes:
-    """A head, and what joined it; all end with `stop`."""
+    """A head and the nodes that joined it; `stop` ends all of them."""
 
-    folder: Path  # of a short path: a socket's has 108 bytes at most
+    folder: Path  # a short path: that of a socket has at most 108 bytes
     port: int
     dashboard_port: int
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -32,16 +31,16 @@ class Nodes:
 
     @property
     def address(self) -> str:
-        """What RAY_ADDRESS is for those who join the cluster."""
+        """The value of RAY_ADDRESS for processes that join the cluster."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def dashboard(self) -> str:
-        """Where jobs are submitted."""
+        """The URL to which jobs are submitted."""
         return f"http://127.0.0.1:{self.dashboard_port}"
 
     def start_head(self, *flags: str, num_cpus: int = 2) -> None:
-        """Start the head and wait until it takes jobs."""
+        """Start the head and wait until it accepts jobs."""
         agent, client, export = free_ports(3)
         self._start(
             *("--head", "--port", str(self.port), "--dashboard-port", str(self.dashboard_port)),
@@ -50,11 +49,11 @@ class Nodes:
             *flags,
             num_cpus=num_cpus,
         )
-        wait_for(lambda: is_there(f"{self.dashboard}/api/version"), timeout_s=60, what="the dashboard")
+        wait_for(lambda: responds(f"{self.dashboard}/api/version"), timeout_s=60, what="the dashboard")
         self._wait_for_all()
 
     def add(self, *flags: str, num_cpus: int = 2) -> subprocess.Popen[bytes]:
-        """Let one more node join, and wait for it: two that start at once reach for the same ports."""
+        """Add one node and wait for it: two nodes that start at the same time would choose the same ports."""
         agent, export = free_ports(2)
         process = self._start(
             *("--address", self.address, "--dashboard-agent-listen-port", str(agent)),
@@ -72,7 +71,7 @@ class Nodes:
         store = () if "--object-store-memory" in flags else ("--object-store-memory", str(STORE_BYTES))
         self._num_started += 1
         name = f"node-{self._num_started}"
-        # A folder each: a node that has no more use for a job's files would else remove another's.
+        # Each node has its own folder: one that removes the files of a job would remove those of others.
         own = ("--block", "--num-cpus", str(num_cpus), "--temp-dir", str(self.folder / name), *store)
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
@@ -86,12 +85,12 @@ class Nodes:
         return process
 
     def num_alive(self) -> int:
-        """Count the nodes that are alive, by the dashboard."""
+        """Count the nodes that are alive according to the dashboard."""
         answer = requests.get(f"{self.dashboard}/nodes?view=summary", timeout=10).json()
         return sum(node["raylet"].get("state") == "ALIVE" for node in answer["data"]["summary"])
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
-        """End a node as a power cut would."""
+        """Kill the processes of a node at once, as a power failure does."""
         for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
@@ -113,11 +112,11 @@ class Nodes:
             process.wait()
 
     def client(self) -> JobSubmissionClient:
-        """Speak to the job API."""
+        """Give a client of the job API."""
         return JobSubmissionClient(self.dashboard)
 
     def wait_for_job(self, job_id: str, *, timeout_s: float = 240) -> JobStatus:
-        """Wait until a job has ended; give how."""
+        """Wait until a job has ended; give its status."""
         client = self.client()
         wait_for(
             lambda: client.get_job_status(job_id).is_terminal(),
@@ -127,31 +126,6 @@ class Nodes:
         return client.get_job_status(job_id)
 
 
-def free_ports(count: int) -> list[int]:
-    """Find ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
-def is_there(url: str) -> bool:
-    """Tell whether a server answers at a URL."""
-    try:
-        return requests.get(url, timeout=5).ok
-    except requests.RequestException:
-        return False
-
-
-def wait_for(condition: Callable[[], object], *, timeout_s: float, what: str) -> None:
-    """Wait until condition holds."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, f"waited {timeout_s:g} s for {what}"
-        time.sleep(0.2)
-
-
 def command(*words: str) -> Sequence[str]:
-    """Give the words of a command of this environment."""
+    """Give the words of a command with its path in this environment."""
     return [str(BIN / words[0]), *words[1:]]

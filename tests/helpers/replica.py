@@ -1,4 +1,4 @@
-"""A replica without Serve and without HTTP, and what tests of it share."""
+"""A replica without Serve and without HTTP, and what its tests share."""
 
 import dataclasses
 import functools
@@ -7,16 +7,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from physiq_ray.config import ServingSettings
-from physiq_ray.serving import models
 from physiq_ray.serving.engine import Computed
-from physiq_ray.serving.models import Served
+from physiq_ray.serving.models import Served, load_served
 from physiq_ray.serving.service import Service
 
 MakePhoto = Callable[..., bytes]
 Act = Callable[[Service], Awaitable[Any]]
 Run = Callable[..., Any]
 WAIT_S = 30
-LOAD = models._load
 
 
 class Clock:
@@ -29,8 +27,8 @@ class Clock:
         return self.now_s
 
 
-class Told:
-    """What a service tells Prometheus."""
+class Reported:
+    """The metrics that a service reports to Prometheus."""
 
     def __init__(self) -> None:
         self.predictions: list[tuple[int | None, str, str]] = []
@@ -63,16 +61,16 @@ class AnyVersion:
 @functools.cache
 def loaded(address: str) -> Served:
     """Load a model from its file."""
-    return LOAD(address, ServingSettings(runtime="torch"))
+    return load_served(address, ServingSettings(runtime="torch"))
 
 
 def load_again(address: str, _settings: ServingSettings) -> Served:
-    """Load each model from its file once a run: that takes a second, and is the same each time."""
-    return dataclasses.replace(loaded(address))  # another object, as if it were loaded again
+    """Load each model from its file once in a test run, because loading takes a second."""
+    return dataclasses.replace(loaded(address))  # a new object, as if the model were loaded again
 
 
 async def ask(service: Service, photo: bytes) -> dict[str, Any]:
-    """Give the answer for one photo as it is sent."""
+    """Give the answer for one photo as it is sent to the client."""
     return (await service.answer(photo, name="a")).model_dump()
 
 

@@ -1,4 +1,4 @@
-"""One service for all tests that only ask, each other one its own; and replicas without a service."""
+"""Services that several tests use, a function that starts one for one test, and replicas without HTTP."""
 
 import asyncio
 import contextlib
@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from replica import WAIT_S, Act, AnyVersion, Clock, Run, Told, load_again
+from replica import WAIT_S, Act, AnyVersion, Clock, Reported, Run, load_again
 from running import (
     ALLOWED_BUCKET,
     IMAGE_SIZE,
+    PAGE_TOKEN,
     POSES,
+    REQUEST_TIMEOUT_S,
+    REQUESTS_PER_MINUTE,
+    TOKENS,
+    ClosedService,
     MakeModel,
     RunningService,
     StartService,
@@ -35,7 +40,7 @@ def clock() -> Clock:
 
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
-    """Give a function that writes a model with random weights and gives its folder."""
+    """Give a function that writes a model with random weights and returns its folder."""
 
     def make(seed: int = 0, *, temperature: float = 1.3, image_size: int = IMAGE_SIZE) -> str:
         torch.manual_seed(seed)
@@ -55,13 +60,13 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
 
 @pytest.fixture(scope="session")
 def model_folder(make_model: MakeModel) -> str:
-    """Give the folder of the model that the services answer with."""
+    """Give the folder of the model that most services use."""
     return make_model()
 
 
 @pytest.fixture
 def start_service(s3: LocalS3, tmp_path: Path, model_folder: str) -> Iterator[StartService]:
-    """Give a function that starts a service of the test's own."""
+    """Give a function that starts a service for one test only."""
     with contextlib.ExitStack() as stack:
 
         def start(*flags: str, model: str = model_folder, **environment: str) -> RunningService:
@@ -75,15 +80,33 @@ def start_service(s3: LocalS3, tmp_path: Path, model_folder: str) -> Iterator[St
 def service(
     s3: LocalS3, tmp_path_factory: pytest.TempPathFactory, model_folder: str
 ) -> Iterator[RunningService]:
-    """Give a service that tests only ask."""
+    """Give the service to which most tests send their requests."""
     with running_service(
         tmp_path_factory.mktemp("service"),
         model_folder,
         *("--max-body-bytes", str(4 * 2**20), "--max-photos", "4", "--max-pixels", "40000000"),
-        *("--allowed-sources", f"s3://{ALLOWED_BUCKET}/open", "--request-timeout-s", "10"),
+        *("--allowed-sources", f"s3://{ALLOWED_BUCKET}/open", "--request-timeout-s", str(REQUEST_TIMEOUT_S)),
         environment={},
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def closed_service(
+    s3: LocalS3, tmp_path_factory: pytest.TempPathFactory, model_folder: str
+) -> Iterator[ClosedService]:
+    """Give the service that requires a token."""
+    folder = tmp_path_factory.mktemp("closed")
+    tokens = folder / "tokens.txt"
+    tokens.write_text("\n".join(["# of the gym", *TOKENS, PAGE_TOKEN, ""]))
+    with running_service(
+        folder,
+        model_folder,
+        *("--tokens", str(tokens), "--requests-per-minute", str(REQUESTS_PER_MINUTE)),
+        *("--min-confidence", "1"),
+        environment={},
+    ) as running:
+        yield ClosedService(running, tokens)
 
 
 @pytest.fixture(scope="session")
@@ -93,19 +116,19 @@ def other_folder(make_model: MakeModel) -> str:
 
 
 @pytest.fixture
-def told() -> Told:
-    """Take what a replica tells Prometheus."""
-    return Told()
+def reported() -> Reported:
+    """Give an object that records the metrics of a replica."""
+    return Reported()
 
 
 @pytest.fixture
-def run(told: Told, model_folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Give a function that starts a service, lets act use it, and closes it.
+def run(reported: Reported, model_folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Give a function that starts a service, passes it to `act`, and closes it.
 
-    live: what Serve's user_config says; the other settings are those that the deployment is built with.
+    live: Serve's user_config; the other settings are those with which the deployment is built.
     """
     before = torch.get_num_threads()
-    monkeypatch.setattr(models, "_load", load_again)
+    monkeypatch.setattr(models, "load_served", load_again)
 
     def run(act: Act | None = None, live: dict[str, Any] | None = None, **settings: Any) -> Any:
         built_with = {
@@ -116,7 +139,7 @@ def run(told: Told, model_folder: str, monkeypatch: pytest.MonkeyPatch) -> Itera
         }
 
         async def all_of_it() -> Any:
-            service = Service(ServingSettings(**(built_with | settings)), told, AnyVersion())  # type: ignore[arg-type]
+            service = Service(ServingSettings(**(built_with | settings)), reported, AnyVersion())  # type: ignore[arg-type]
             try:
                 await asyncio.wait_for(service.models.start(live or {}), WAIT_S)
                 return await asyncio.wait_for(act(service), WAIT_S) if act else None

@@ -23,7 +23,7 @@ def file(tmp_path: Path) -> Path:
 # Tokens
 
 
-def test_without_the_setting_no_token_is_asked_for() -> None:
+def test_without_the_setting_no_token_is_required() -> None:
     assert Tokens(None).is_open
 
 
@@ -35,9 +35,9 @@ def test_each_token_of_the_file_has_a_name_that_is_not_the_token(file: Path, clo
     assert tokens.name_of(f"Bearer {SECOND}") == "token 2"
 
 
-def test_comments_empty_lines_and_blanks_around_a_token_are_no_part_of_it(tmp_path: Path) -> None:
+def test_comments_empty_lines_and_spaces_around_a_token_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "tokens.txt"
-    path.write_text(f"# of the coaches\n\n  {FIRST}  \r\n# of the scales\n{SECOND}\n")
+    path.write_text(f"# for the coaches\n\n  {FIRST}  \r\n# for the scales\n{SECOND}\n")
 
     tokens = Tokens(str(path))
 
@@ -63,19 +63,21 @@ def test_comments_empty_lines_and_blanks_around_a_token_are_no_part_of_it(tmp_pa
         f"Bearer {FIRST}\n{SECOND}",
         "Bearer é\xff",
         "Bearer token 1",
-        "Bearer # of the coaches",
+        "Bearer # for the coaches",
     ],
 )
-def test_what_is_not_exactly_bearer_and_a_token_is_refused(file: Path, authorization: str | None) -> None:
+def test_a_header_that_is_not_exactly_bearer_and_a_token_is_refused(
+    file: Path, authorization: str | None
+) -> None:
     assert Tokens(str(file)).name_of(authorization) is None
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-def test_the_scheme_is_read_in_either_case_as_http_has_it(file: Path, scheme: str) -> None:
+def test_the_scheme_is_accepted_in_upper_and_lower_case(file: Path, scheme: str) -> None:
     assert Tokens(str(file)).name_of(f"{scheme} {FIRST}") == "token 1"
 
 
-def test_a_token_put_into_the_file_counts_after_five_seconds(file: Path, clock: Clock) -> None:
+def test_a_token_added_to_the_file_is_accepted_after_five_seconds(file: Path, clock: Clock) -> None:
     tokens = Tokens(str(file), clock=clock)
     file.write_text(f"{FIRST}\n{SECOND}\n{THIRD}\n")
 
@@ -88,7 +90,7 @@ def test_a_token_put_into_the_file_counts_after_five_seconds(file: Path, clock: 
     assert after == "token 3"
 
 
-def test_a_token_taken_out_of_the_file_is_refused_after_five_seconds(file: Path, clock: Clock) -> None:
+def test_a_token_removed_from_the_file_is_refused_after_five_seconds(file: Path, clock: Clock) -> None:
     tokens = Tokens(str(file), clock=clock)
     file.write_text(f"{SECOND}\n")
 
@@ -103,7 +105,7 @@ def test_a_token_taken_out_of_the_file_is_refused_after_five_seconds(file: Path,
 
 
 @pytest.mark.parametrize("content", [b"", b"# none\n", b"short\n", b"\xff\xfe\x00"], ids=repr)
-def test_a_file_that_breaks_while_serving_keeps_the_tokens_known(
+def test_while_the_file_has_no_valid_token_the_previous_tokens_stay_valid(
     file: Path, clock: Clock, content: bytes
 ) -> None:
     tokens = Tokens(str(file), clock=clock)
@@ -116,9 +118,7 @@ def test_a_file_that_breaks_while_serving_keeps_the_tokens_known(
     assert tokens.name_of("Bearer ") is None
 
 
-def test_a_file_that_is_lost_while_serving_keeps_its_tokens_until_it_is_back(
-    file: Path, clock: Clock
-) -> None:
+def test_while_the_file_is_missing_the_previous_tokens_stay_valid(file: Path, clock: Clock) -> None:
     tokens = Tokens(str(file), clock=clock)
     file.unlink()
     clock.now_s += 6
@@ -131,22 +131,24 @@ def test_a_file_that_is_lost_while_serving_keeps_its_tokens_until_it_is_back(
     assert tokens.name_of(f"Bearer {THIRD}") == "token 1"
 
 
-def test_a_file_that_windows_saved_with_a_byte_order_mark_opens_by_its_first_token(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_first_token(tmp_path: Path) -> None:
     path = tmp_path / "tokens.txt"
     path.write_text(FIRST, encoding="utf-8-sig")
 
     assert Tokens(str(path)).name_of(f"Bearer {FIRST}") == "token 1"
 
 
-def test_a_token_of_other_letters_than_ascii_is_known_as_clients_send_it(tmp_path: Path) -> None:
+def test_a_token_with_letters_outside_ascii_is_accepted_as_clients_send_it(tmp_path: Path) -> None:
     path = tmp_path / "tokens.txt"
     path.write_text("schlüssel-der-trainerin", encoding="utf-8")
-    as_received = "Bearer schlüssel-der-trainerin".encode().decode("latin-1")  # as ASGI servers read headers
+    as_received = "Bearer schlüssel-der-trainerin".encode().decode(
+        "latin-1"
+    )  # as ASGI servers decode headers
 
     assert Tokens(str(path)).name_of(as_received) == "token 1"
 
 
-def test_a_missing_file_is_refused_at_start_by_the_settings_name(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_at_start_with_the_name_of_the_setting(tmp_path: Path) -> None:
     path = tmp_path / "tokens.txt"
 
     with pytest.raises(ServingError) as caught:
@@ -163,7 +165,7 @@ def test_a_setting_that_names_no_file_does_not_start_an_open_service(setting: st
         Tokens(setting)
 
 
-def test_a_file_without_a_token_is_refused_at_start_with_what_to_do(tmp_path: Path) -> None:
+def test_a_file_without_a_token_is_refused_at_start_with_a_remedy(tmp_path: Path) -> None:
     path = tmp_path / "tokens.txt"
     path.write_text("# later\n")
 
@@ -175,7 +177,7 @@ def test_a_file_without_a_token_is_refused_at_start_with_what_to_do(tmp_path: Pa
     )
 
 
-def test_a_short_token_is_refused_by_its_number_and_is_not_told(tmp_path: Path) -> None:
+def test_the_error_for_a_short_token_gives_its_number_and_not_the_token(tmp_path: Path) -> None:
     path = tmp_path / "tokens.txt"
     path.write_text(f"{FIRST}\nhunter2\n")
 
@@ -189,7 +191,7 @@ def test_a_short_token_is_refused_by_its_number_and_is_not_told(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("length", "is_enough"), [(15, False), (16, True)])
-def test_a_token_has_sixteen_characters_at_least(length: int, is_enough: bool) -> None:
+def test_a_token_has_at_least_sixteen_characters(length: int, is_enough: bool) -> None:
     environment = {"PHYSIQ_TOKENS": "x" * length}
 
     if is_enough:
@@ -199,7 +201,7 @@ def test_a_token_has_sixteen_characters_at_least(length: int, is_enough: bool) -
             Tokens("environment", environment=environment)
 
 
-def test_tokens_of_the_environment_stand_between_commas() -> None:
+def test_tokens_in_the_environment_are_separated_by_commas() -> None:
     tokens = Tokens("environment", environment={"PHYSIQ_TOKENS": f"{FIRST}, {SECOND},"})
 
     assert tokens.name_of(f"Bearer {FIRST}") == "token 1"
@@ -208,16 +210,18 @@ def test_tokens_of_the_environment_stand_between_commas() -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, {"PHYSIQ_TOKENS": ""}, {"PHYSIQ_TOKENS": " , "}])
-def test_an_environment_without_tokens_is_refused_by_the_variables_name(environment: dict[str, str]) -> None:
+def test_an_environment_without_tokens_is_refused_with_the_name_of_the_variable(
+    environment: dict[str, str],
+) -> None:
     with pytest.raises(ServingError, match=r"^tokens=environment: PHYSIQ_TOKENS: no token found; "):
         Tokens("environment", environment=environment)
 
 
 @pytest.mark.parametrize("given", [FIRST, SECOND, "wrong"])
-def test_every_token_is_compared_whichever_was_given(
+def test_the_given_token_is_compared_with_every_token(
     file: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
-    # How long an answer takes must not tell where in the file a token stands; only a count can show it.
+    # The time of an answer must not reveal where in the file a token is. Only a count can show this.
     compared = []
     compare = access.hmac.compare_digest
 
@@ -235,13 +239,13 @@ def test_every_token_is_compared_whichever_was_given(
 # Rates
 
 
-def test_without_a_rate_all_requests_pass(clock: Clock) -> None:
+def test_without_a_limit_all_requests_are_allowed(clock: Clock) -> None:
     rate = RateLimit(None, clock)
 
     assert {rate.wait_s("one") for _ in range(10_000)} == {0}
 
 
-def test_a_minutes_worth_of_requests_passes_at_once_and_no_more(clock: Clock) -> None:
+def test_a_client_may_send_the_requests_of_one_minute_at_once_and_no_more(clock: Clock) -> None:
     rate = RateLimit(30, clock)
 
     waits = [rate.wait_s("one") for _ in range(32)]
@@ -250,32 +254,32 @@ def test_a_minutes_worth_of_requests_passes_at_once_and_no_more(clock: Clock) ->
 
 
 @pytest.mark.parametrize(("per_minute", "wait_s"), [(1, 60), (7, 9), (60, 1), (1000, 1)])
-def test_retry_after_is_the_whole_seconds_until_one_may_pass(
+def test_the_wait_is_the_whole_seconds_until_the_next_request_is_allowed(
     clock: Clock, per_minute: int, wait_s: int
 ) -> None:
     rate = RateLimit(per_minute, clock)
     for _ in range(per_minute):
         rate.wait_s("one")
 
-    told = rate.wait_s("one")
-    clock.now_s += told
+    given_s = rate.wait_s("one")
+    clock.now_s += given_s
 
-    assert told == wait_s
+    assert given_s == wait_s
     assert rate.wait_s("one") == 0
 
 
-def test_who_asks_all_the_time_gets_the_rate_and_is_not_locked_out(clock: Clock) -> None:
+def test_a_client_that_sends_without_a_break_gets_the_rate_and_is_not_locked_out(clock: Clock) -> None:
     rate = RateLimit(60, clock)
     num_passed = 0
 
-    for _ in range(6000):  # ten minutes at ten a second
+    for _ in range(6000):  # ten requests a second for ten minutes
         num_passed += rate.wait_s("one") == 0
         clock.now_s += 0.1
 
     assert num_passed in range(60 + 590, 60 + 601)
 
 
-def test_a_quiet_hour_saves_up_one_minutes_worth_only(clock: Clock) -> None:
+def test_after_an_idle_hour_only_the_requests_of_one_minute_are_allowed_at_once(clock: Clock) -> None:
     rate = RateLimit(10, clock)
     for _ in range(10):
         rate.wait_s("one")
@@ -284,7 +288,7 @@ def test_a_quiet_hour_saves_up_one_minutes_worth_only(clock: Clock) -> None:
     assert [rate.wait_s("one") for _ in range(11)] == [0] * 10 + [6]
 
 
-def test_the_requests_of_one_client_are_not_anothers(clock: Clock) -> None:
+def test_the_requests_of_each_client_are_counted_separately(clock: Clock) -> None:
     rate = RateLimit(1, clock)
     rate.wait_s("one")
 
@@ -292,18 +296,18 @@ def test_the_requests_of_one_client_are_not_anothers(clock: Clock) -> None:
     assert rate.wait_s("other") == 0
 
 
-def test_no_more_clients_are_remembered_than_memory_is_meant_for(clock: Clock) -> None:
+def test_at_most_max_clients_are_remembered_and_the_oldest_is_forgotten_first(clock: Clock) -> None:
     rate = RateLimit(2, clock)
     for number in range(MAX_CLIENTS):
         rate.wait_s(f"address {number}")
-    rate.wait_s("address 0")  # no longer the one who was quiet for longest
+    rate.wait_s("address 0")  # it is now the latest one
 
     for number in range(MAX_CLIENTS - 1):
         rate.wait_s(f"later {number}")
 
-    assert len(rate._clients) == MAX_CLIENTS
     assert rate.wait_s("address 0") == 30
-    assert [rate.wait_s("address 1") for _ in range(3)] == [0, 0, 30]  # forgotten, and new again
+    for forgotten in (f"address {MAX_CLIENTS - 1}", "address 1"):  # the latest and the oldest
+        assert [rate.wait_s(forgotten) for _ in range(3)] == [0, 0, 30]  # as for a new client
 
 
 # Addresses
@@ -345,7 +349,7 @@ def test_a_photo_below_an_allowed_address_may_be_read(uri: str) -> None:
         "s3://evil/athletes/open/a.jpg",
         "s3://wholesale/a.jpg",
         "s3://slashed/opened/a.jpg",
-        # leads out of the prefix on servers that resolve it
+        # addresses outside the prefix on servers that resolve keys
         "s3://athletes/open/../secret.jpg",
         "s3://athletes/open/./a.jpg",
         "s3://athletes/open/x/../../secret.jpg",
@@ -363,7 +367,7 @@ def test_a_photo_below_an_allowed_address_may_be_read(uri: str) -> None:
         "s3:///",
         "s3:///athletes/open/a.jpg",
         "",
-        # ends a line, a string or a header
+        # characters that end a line, a string or a header
         "s3://athletes/open/a\0.jpg",
         "s3://athletes/open/a\n.jpg",
         "s3://athletes/open/a\r\nHost: evil",
@@ -384,11 +388,11 @@ def test_a_photo_below_an_allowed_address_may_be_read(uri: str) -> None:
         "s3://s3://athletes/open/a.jpg",
     ],
 )
-def test_what_lies_elsewhere_may_not_be_read(uri: str) -> None:
+def test_an_address_outside_the_allowed_ones_may_not_be_read(uri: str) -> None:
     assert not is_allowed(uri, ALLOWED)
 
 
-def test_nothing_may_be_read_where_nothing_is_allowed() -> None:
+def test_without_an_allowed_address_nothing_may_be_read() -> None:
     assert not is_allowed("s3://athletes/open/a.jpg", ())
 
 
@@ -414,7 +418,7 @@ PARTS = st.sampled_from(
 
 
 def leads_below_open(uri: str) -> bool:
-    """Tell whether a server that resolves a key as a path would end below open/ in athletes."""
+    """Say whether a server that resolves a key as a path would find it below open/ in athletes."""
     address = uri.removeprefix("s3://").replace("\\", "/")
     resolved: list[str] = []
     for part in address.split("/"):
@@ -427,7 +431,7 @@ def leads_below_open(uri: str) -> bool:
 
 @given(st.one_of(st.lists(PARTS, max_size=12).map("".join), st.text(max_size=40)))
 @example("s3://athletes/open/a.jpg")
-def test_what_may_be_read_is_below_the_prefix_even_where_a_server_resolves_its_key(uri: str) -> None:
+def test_an_allowed_address_is_below_the_prefix_even_if_a_server_resolves_its_key(uri: str) -> None:
     if is_allowed(uri, ["s3://athletes/open"]):
         assert uri.startswith("s3://athletes/open/")
         assert leads_below_open(uri)
@@ -437,7 +441,7 @@ def test_what_may_be_read_is_below_the_prefix_even_where_a_server_resolves_its_k
     prefix=st.lists(st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True), max_size=3),
     key=st.lists(st.from_regex(r"[A-Za-z0-9 _é-]{1,8}", fullmatch=True), min_size=1, max_size=3),
 )
-def test_every_plain_key_below_a_prefix_may_be_read_and_none_beside_it(
+def test_every_plain_key_below_a_prefix_is_allowed_and_none_outside_it(
     prefix: Sequence[str], key: Sequence[str]
 ) -> None:
     allowed = "/".join(["s3://athletes", *prefix])

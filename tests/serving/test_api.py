@@ -1,35 +1,26 @@
-"""What a client sees of the running service, asked as clients ask."""
+"""What a client of the running service sees."""
 
-import asyncio
-import contextlib
 import io
-import json
 import re
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
 from PIL import Image, ImageOps
+from replica import MakePhoto
 from running import ALLOWED_BUCKET, POSES, RunningService
 
 from physiq_ray.checkpoint import load_model_state
-from physiq_ray.config import ServingSettings
 from physiq_ray.prediction.single import Predictor
-from physiq_ray.serving.access import RateLimit
-from physiq_ray.serving.api import build_api
-from physiq_ray.serving.pace import Pace
-from physiq_ray.serving.requestlog import RequestLog
 
-MakePhoto = Callable[..., bytes]
 Answer = dict[str, Any]
 ERROR_KEYS = {"code", "message"}
 
 
 @pytest.fixture(scope="module")
 def athletes(s3_direct: Any, make_photo: MakePhoto) -> str:
-    """Fill the bucket whose prefix open/ the service may read; give its address."""
+    """Fill the bucket of which the service may read the prefix open/; give its address."""
     if ALLOWED_BUCKET not in [bucket["Name"] for bucket in s3_direct.list_buckets()["Buckets"]]:
         s3_direct.create_bucket(Bucket=ALLOWED_BUCKET)
     files = {
@@ -68,14 +59,14 @@ def refused(response: requests.Response) -> tuple[int, str]:
     return response.status_code, body["error"]["code"]
 
 
-def ask(service: RunningService, value: object) -> requests.Response:
+def post_json(service: RunningService, value: object) -> requests.Response:
     return requests.post(f"{service.url}/v1/predict", json=value, timeout=60)
 
 
 # One photo
 
 
-def test_the_answer_is_that_of_a_single_prediction(
+def test_an_answer_has_the_probabilities_of_a_single_prediction(
     service: RunningService, make_photo: MakePhoto, model_folder: str
 ) -> None:
     photo = make_photo(1)
@@ -102,12 +93,12 @@ def test_the_answer_is_that_of_a_single_prediction(
     ["image/jpeg", "image/png", "IMAGE/JPEG; q=1", "application/octet-stream",
      "application/x-www-form-urlencoded", None],
 )  # fmt: skip
-def test_a_photo_as_the_body_is_read_whatever_the_client_calls_it(
+def test_a_photo_as_the_body_is_read_with_any_content_type_for_bytes(
     service: RunningService, make_photo: MakePhoto, content_type: str | None
 ) -> None:
     photo = make_photo(1)
 
-    # None: the header is left out, as the test client would else send its own
+    # With None, requests sends no header; without this entry, it would be image/jpeg.
     answer = answered(service.post(photo, headers={"Content-Type": content_type}))
 
     assert shares(answer) == pytest.approx(shares(answered(service.post(photo))), abs=1e-6)
@@ -137,7 +128,7 @@ def test_the_same_photo_in_another_format_has_the_same_answer(
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
-def test_a_photo_on_its_side_has_the_answer_of_the_upright_one(
+def test_a_photo_with_an_exif_orientation_has_the_answer_of_the_upright_one(
     service: RunningService, make_photo: MakePhoto, orientation: int
 ) -> None:
     turned = make_photo(1, size=(200, 120), orientation=orientation, quality=95)
@@ -164,7 +155,9 @@ def test_a_chunked_body_without_a_length_is_read(service: RunningService, make_p
 # Forms
 
 
-def test_one_photo_in_a_form_is_answered_as_one(service: RunningService, make_photo: MakePhoto) -> None:
+def test_one_photo_in_a_form_has_the_answer_of_one_photo(
+    service: RunningService, make_photo: MakePhoto
+) -> None:
     response = requests.post(
         f"{service.url}/v1/predict", files={"photo": ("a.jpg", make_photo(1), "image/jpeg")}, timeout=60
     )
@@ -172,7 +165,7 @@ def test_one_photo_in_a_form_is_answered_as_one(service: RunningService, make_ph
     assert answered(response).keys() == {"pose", "confidence", "min_confidence", "probabilities", "model"}
 
 
-def test_several_photos_in_a_form_are_answered_in_their_order_by_name_and_a_broken_one_alone(
+def test_photos_in_a_form_are_answered_in_their_order_and_each_error_is_separate(
     service: RunningService, make_photo: MakePhoto
 ) -> None:
     photos = [make_photo(1), make_photo(2)]
@@ -199,11 +192,11 @@ def test_several_photos_in_a_form_are_answered_in_their_order_by_name_and_a_brok
         assert shares(answer) == pytest.approx(shares(answered(service.post(photo))), abs=1e-2)
 
 
-def test_a_photo_of_more_than_a_megabyte_in_a_form_is_read_whole(
+def test_a_photo_of_more_than_a_megabyte_in_a_form_is_read_completely(
     service: RunningService, make_photo: MakePhoto
 ) -> None:
     photo = make_photo(1, size=(800, 600), format="BMP")
-    assert len(photo) > 2**20  # above it Starlette puts parts on the disk
+    assert len(photo) > 2**20  # Starlette writes such parts to the disk
 
     response = requests.post(f"{service.url}/v1/predict", files={"a": ("a.bmp", photo)}, timeout=60)
 
@@ -233,25 +226,25 @@ def test_a_form_without_a_file_is_empty(service: RunningService) -> None:
 def test_a_photo_is_read_from_an_allowed_address(
     service: RunningService, make_photo: MakePhoto, athletes: str
 ) -> None:
-    answer = answered(ask(service, {"uri": f"{athletes}/open/first.jpg"}))
+    answer = answered(post_json(service, {"uri": f"{athletes}/open/first.jpg"}))
 
     assert shares(answer) == pytest.approx(shares(answered(service.post(make_photo(1)))), abs=1e-6)
 
 
-def test_a_key_with_all_kinds_of_letters_is_read_as_it_is(
+def test_a_key_with_special_characters_is_read_unchanged(
     service: RunningService, make_photo: MakePhoto, athletes: str
 ) -> None:
-    answer = answered(ask(service, {"uri": f"{athletes}/open/2024/sécond photo+&?#%25.jpg"}))
+    answer = answered(post_json(service, {"uri": f"{athletes}/open/2024/sécond photo+&?#%25.jpg"}))
 
     assert shares(answer) == pytest.approx(shares(answered(service.post(make_photo(2)))), abs=1e-6)
 
 
-def test_several_addresses_are_answered_in_their_order_and_each_fault_alone(
+def test_addresses_are_answered_in_their_order_and_each_error_is_separate(
     service: RunningService, make_photo: MakePhoto, athletes: str
 ) -> None:
     uris = [f"{athletes}/open/{name}" for name in ("huge.jpg", "first.jpg", "none.jpg", "broken.jpg")]
 
-    answers = answered(ask(service, {"uris": uris}))["answers"]
+    answers = answered(post_json(service, {"uris": uris}))["answers"]
 
     assert [answer["name"] for answer in answers] == uris
     assert [answer.get("error", {}).get("code") for answer in answers] == [
@@ -271,22 +264,26 @@ def test_several_addresses_are_answered_in_their_order_and_each_fault_alone(
         ("secret.jpg", 422, "uri_not_allowed"),
     ],
 )
-def test_an_address_that_gives_no_photo_is_refused_with_its_reason(
+def test_an_address_without_a_readable_photo_is_refused_with_the_reason(
     service: RunningService, athletes: str, key: str, status: int, code: str
 ) -> None:
-    assert refused(ask(service, {"uri": f"{athletes}/{key}"})) == (status, code)
+    assert refused(post_json(service, {"uri": f"{athletes}/{key}"})) == (status, code)
 
 
-def test_whether_a_photo_is_missing_or_denied_is_not_told(service: RunningService, athletes: str) -> None:
-    response = ask(service, {"uri": f"{athletes}/open/none.jpg"})
+def test_the_error_does_not_reveal_whether_a_photo_is_missing_or_denied(
+    service: RunningService, athletes: str
+) -> None:
+    response = post_json(service, {"uri": f"{athletes}/open/none.jpg"})
 
     assert response.json()["error"]["message"] == "no photo can be read at this uri"
 
 
-# The other pages
+# The other paths
 
 
-def test_model_says_who_answers(service: RunningService, make_photo: MakePhoto, model_folder: str) -> None:
+def test_v1_model_describes_the_model_that_answers(
+    service: RunningService, make_photo: MakePhoto, model_folder: str
+) -> None:
     before = answered(service.get("/v1/model"))
     answered(service.post(make_photo(1)))
     after = answered(service.get("/v1/model"))
@@ -333,7 +330,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_answer_keeps_browsers_careful(service: RunningService, path: str) -> None:
+def test_every_response_has_the_headers_that_protect_browsers(service: RunningService, path: str) -> None:
     headers = service.get(path).headers
 
     assert headers["content-type"] == PAGES[path]
@@ -344,13 +341,13 @@ def test_every_answer_keeps_browsers_careful(service: RunningService, path: str)
     assert headers["cache-control"] == "no-store"
     assert re.fullmatch(r"[0-9a-f-]{36}", headers["x-request-id"])
     assert "access-control-allow-origin" not in headers
-    if path != "/docs":  # FastAPI's, whose scripts come from another host
+    if path != "/docs":  # a page of FastAPI, whose scripts come from another host
         assert headers["content-security-policy"].startswith(
             "default-src 'none'; script-src 'self'; style-src 'self'; "
         )
 
 
-def test_a_request_id_of_the_clients_comes_back(service: RunningService, make_photo: MakePhoto) -> None:
+def test_the_request_id_of_the_client_is_returned(service: RunningService, make_photo: MakePhoto) -> None:
     response = service.post(make_photo(1), headers={"X-Request-Id": "gym-17"})
 
     assert response.headers["x-request-id"] == "gym-17"
@@ -378,7 +375,7 @@ def test_other_paths_and_methods_are_refused_in_the_form_of_all_errors(
     assert ("allow" in response.headers) == (status == 405)
 
 
-def test_an_error_is_exactly_a_code_and_a_sentence(service: RunningService) -> None:
+def test_an_error_has_exactly_a_code_and_a_message(service: RunningService) -> None:
     response = service.post(b"")
 
     assert response.status_code == 400
@@ -398,71 +395,7 @@ def test_an_error_is_exactly_a_code_and_a_sentence(service: RunningService) -> N
         ("multipart/form-data", b"a", 400, "bad_form"),
     ],
 )
-def test_what_is_wrong_with_a_request_is_said_without_a_trace(
+def test_a_bad_request_is_refused_without_a_traceback(
     service: RunningService, content_type: str, body: bytes, status: int, code: str
 ) -> None:
     assert refused(service.post(body, headers={"Content-Type": content_type})) == (status, code)
-
-
-# A fault of the service itself, which the running one must not have
-
-
-class Faulty:
-    settings = ServingSettings()
-    pace = Pace()
-
-    @property
-    def models(self) -> None:
-        raise RuntimeError("at /home/coach/secret.py")
-
-
-class Counting:
-    def __init__(self) -> None:
-        self.counted: list[tuple[str, int]] = []
-
-    def count_request(self, path: str, status: int) -> None:
-        self.counted.append((path, status))
-
-
-def get_model(counting: Counting) -> list[Any]:
-    """Ask an application in this process; give the messages that it answers with."""
-    api = build_api(Faulty(), counting, RequestLog())  # type: ignore[arg-type]
-    scope = {
-        "type": "http", "http_version": "1.1", "method": "GET", "path": "/v1/model", "raw_path": b"/v1/model",
-        "root_path": "", "query_string": b"", "headers": [], "client": ("127.0.0.1", 1), "scheme": "http",
-        "server": ("127.0.0.1", 80),
-    }  # fmt: skip
-    sent: list[Any] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    with contextlib.suppress(RuntimeError):  # which may be raised on, for the server's log
-        asyncio.run(api(scope, receive, send))
-    return sent
-
-
-def test_a_fault_of_the_service_tells_the_client_nothing_and_is_counted() -> None:
-    counting = Counting()
-
-    start, body = get_model(counting)
-
-    headers = dict(start["headers"])
-    assert start["status"] == 500
-    assert json.loads(body["body"]) == {"error": {"code": "internal", "message": "a fault of the service"}}
-    assert headers.get(b"x-content-type-options") == b"nosniff"
-    assert headers.get(b"cache-control") == b"no-store"
-    assert counting.counted == [("/v1/model", 500)]
-
-
-def test_requests_are_counted_by_one_thread_as_the_counting_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Of two threads in RateLimit at once, the second finds its client unknown and gives it a new minute.
-    threads = []
-    monkeypatch.setattr(RateLimit, "wait_s", lambda *_: threads.append(threading.current_thread()) or 0)
-
-    get_model(Counting())
-
-    assert threads == [threading.current_thread()]

@@ -1,4 +1,4 @@
-"""Whose address counts; with real connections: test_ingress."""
+"""Which address counts as the client; test_ingress uses real connections."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,9 @@ def name(
         (None, "unknown"),
     ],
 )
-def test_without_the_header_a_client_is_its_connection(connection: str | None, expected: str) -> None:
+def test_without_the_header_a_client_is_the_address_of_its_connection(
+    connection: str | None, expected: str
+) -> None:
     assert name(connection) == expected
 
 
@@ -45,7 +47,7 @@ def test_without_the_header_a_client_is_its_connection(connection: str | None, e
         "",
     ],
 )
-def test_nobody_is_believed_unless_trusted(claim: str) -> None:
+def test_the_header_is_ignored_unless_a_trusted_proxy_wrote_it(claim: str) -> None:
     assert name("203.0.113.7", claim) == "203.0.113.7"
     assert name("203.0.113.7", claim, "192.0.2.1", trusted=["10.0.0.0/8"]) == "203.0.113.7"
 
@@ -61,10 +63,10 @@ def test_nobody_is_believed_unless_trusted(claim: str) -> None:
         ("[2001:db8::1", "[2001:db8::1"),
     ],
 )
-def test_what_the_server_took_from_the_header_is_a_connection_from_this_machine(
+def test_an_address_that_uvicorn_took_from_the_header_counts_as_this_machine(
     connection: str, claim: str
 ) -> None:
-    # uvicorn believes whoever connects from 127.0.0.1, and says what the header says as the connection's.
+    # uvicorn trusts connections from 127.0.0.1, and replaces their address by the one in the header.
     assert name(connection, claim) == "127.0.0.1"
 
 
@@ -72,22 +74,22 @@ def test_what_the_server_took_from_the_header_is_a_connection_from_this_machine(
     ("forwarded", "expected"),
     [
         (["203.0.113.7"], "203.0.113.7"),
-        (["198.51.100.1, 203.0.113.7"], "203.0.113.7"),  # the client wrote the first by itself
+        (["198.51.100.1, 203.0.113.7"], "203.0.113.7"),  # the client itself wrote the first
         (["198.51.100.1", "203.0.113.7"], "203.0.113.7"),
         (["198.51.100.1, 203.0.113.7, 10.1.2.3"], "203.0.113.7"),  # two proxies
         (["203.0.113.7:61000"], "203.0.113.7"),
         (["[2001:db8::7]:61000"], "2001:db8::/64"),
         (["203.0.113.7, unknown"], "10.0.0.1"),
         (["203.0.113.7, "], "10.0.0.1"),
-        (["10.5.5.5, 10.1.2.3"], "10.5.5.5"),  # a proxy asks for itself
+        (["10.5.5.5, 10.1.2.3"], "10.5.5.5"),  # a proxy sent its own request
         ([], "10.0.0.1"),
     ],
 )
-def test_a_trusted_proxy_is_believed_from_the_end_on(forwarded: Sequence[str], expected: str) -> None:
+def test_the_header_of_a_trusted_proxy_is_read_from_its_end(forwarded: Sequence[str], expected: str) -> None:
     assert name("10.0.0.1", *forwarded, trusted=["10.0.0.0/8", "127.0.0.1"]) == expected
 
 
-def test_behind_this_machines_haproxy_the_client_is_whom_it_names_last() -> None:
+def test_behind_haproxy_the_client_is_the_last_peer_that_it_names() -> None:
     assert name("127.0.0.1", peers=["203.0.113.7"]) == "203.0.113.7"
     assert name("127.0.0.1", "192.0.2.1", peers=["203.0.113.7"]) == "203.0.113.7"
     assert name("192.0.2.1", "192.0.2.1", peers=["192.0.2.9", "127.0.0.1"]) == "127.0.0.1"
@@ -98,12 +100,12 @@ ADDRESSES = st.one_of(st.ip_addresses().map(str), st.text(max_size=12), st.just(
 
 
 @given(st.lists(st.lists(ADDRESSES, max_size=3).map(",".join), max_size=3))
-def test_whatever_is_claimed_the_connection_or_this_machine_is_the_client(forwarded: list[str]) -> None:
+def test_for_any_header_the_client_is_the_connection_or_this_machine(forwarded: list[str]) -> None:
     assert name("203.0.113.7", *forwarded) in {"203.0.113.7", "127.0.0.1"}
 
 
 @pytest.mark.parametrize("value", ["10.0.0.0/33", "proxy.example", "10.0.0.1-10.0.0.9", "*"])
-def test_a_proxy_that_is_no_address_is_refused_by_its_name(value: str) -> None:
+def test_a_trusted_proxy_that_is_not_an_address_is_refused(value: str) -> None:
     with pytest.raises(SettingError, match=r"--trusted-proxies=.* is no address or network, such as 10"):
         load_settings({"trusted_proxies": ["10.0.0.1", value]}, kind=LocalServingSettings, environment={})
 
@@ -120,6 +122,6 @@ def test_the_path_of_the_service_ends_without_a_slash(value: str, path: str | No
 @pytest.mark.parametrize(
     "value", ["poses", "//evil.example", "/po ses", "/poses?x", "http://a/b", "/p/../q", "/%2e"]
 )
-def test_another_kind_of_path_is_refused(value: str) -> None:
+def test_an_invalid_path_of_the_service_is_refused(value: str) -> None:
     with pytest.raises(SettingError, match=r"--root-path='.*a path starts with /"):
         load_settings({"root_path": value}, kind=LocalServingSettings, environment={})

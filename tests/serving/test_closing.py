@@ -1,4 +1,4 @@
-"""What closes Serve's proxies, on the server that a proxy runs; with the whole service: test_ingress."""
+"""Closing the server of a Serve proxy; test_ingress closes the ingress of a whole service."""
 
 import asyncio
 import socket
@@ -8,7 +8,7 @@ import pytest
 from ray.serve._private.http_util import start_asgi_http_server
 from ray.serve.config import HTTPOptions
 
-from physiq_ray.serving.closing import _calls
+from physiq_ray.serving.closing import proxy_calls
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -20,7 +20,7 @@ def free_port() -> int:
 
 
 class Proxy:
-    """As much of Serve's proxy as its port needs."""
+    """The parts of Serve's proxy that open and close its port."""
 
     def __init__(self, port: int, loop: asyncio.AbstractEventLoop) -> None:
         self.is_inside, self.may_answer = asyncio.Event(), asyncio.Event()
@@ -49,8 +49,8 @@ async def connect(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
     raise TimeoutError
 
 
-def test_a_proxy_that_closes_takes_no_connection_and_gives_the_last_answers() -> None:
-    close, is_closed, end = _calls()
+def test_a_closing_proxy_refuses_connections_and_completes_its_last_answers() -> None:
+    close, is_closed, end = proxy_calls()
 
     async def run() -> None:
         port = free_port()
@@ -68,7 +68,7 @@ def test_a_proxy_that_closes_takes_no_connection_and_gives_the_last_answers() ->
         assert not is_closed(proxy)
 
         proxy.may_answer.set()
-        answer = await asyncio.wait_for(reader.read(), 5)  # to the connection's end
+        answer = await asyncio.wait_for(reader.read(), 5)  # until the connection ends
         assert answer.startswith(b"HTTP/1.1 200 OK")
         assert answer.endswith(b"ok")
         for _ in range(100):

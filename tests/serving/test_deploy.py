@@ -1,10 +1,9 @@
-"""The shipped serve_config.yaml on a Ray of its own, as operators use it: swap, kill, scale, drain."""
+"""The shipped serve_config.yaml on a Ray cluster: deploy, replace the model, lose a replica, scale, stop."""
 
 import contextlib
 import hashlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import psutil
 import pytest
 import requests
 import yaml
-from running import MakeModel, wait_for
+from running import MakeModel, free_ports, responds, wait_for
 
 from physiq_ray.sample import LocalS3
 
@@ -29,18 +28,9 @@ SHIPPED = Path(__file__).parents[2] / "serve_config.yaml"
 BIN = Path(sys.executable).parent
 
 
-def free_ports(count: int) -> list[int]:
-    """Find ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
 @dataclass
 class Cluster:
-    """A Ray head started as on a cluster's node, and a service deployed to it."""
+    """A Ray head and a service that is deployed to it."""
 
     folder: Path
     dashboard: str
@@ -50,7 +40,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """Where the service answers."""
+        """The address of the service."""
         return f"http://127.0.0.1:{self.http_port}"
 
     def deploy(self, *, live: dict[str, Any] | None = None, **args: Any) -> None:
@@ -66,21 +56,22 @@ class Cluster:
         wait_for(lambda: self.status() == "RUNNING", timeout_s=120, what="the application to run")
 
     def status(self) -> str:
-        """Give Serve's word for the application's state."""
-        return str(self._application().get("status"))
+        """Give Serve's name for the state of the application."""
+        return str(self.application().get("status"))
 
     def num_replicas(self) -> int:
         """Count the replicas that run."""
-        deployments = self._application().get("deployments", {})
+        deployments = self.application().get("deployments", {})
         return int(deployments.get("PoseService", {}).get("replica_states", {}).get("RUNNING", 0))
 
-    def _application(self) -> dict[str, Any]:
+    def application(self) -> dict[str, Any]:
+        """Give what Serve reports about the application."""
         out = run("serve", "status", "--address", self.dashboard)
         application: dict[str, Any] = (yaml.safe_load(out).get("applications") or {}).get("physiq_ray", {})
         return application
 
     def model(self) -> dict[str, Any]:
-        """Ask the service which model answers."""
+        """Get /v1/model."""
         answer: dict[str, Any] = requests.get(f"{self.url}/v1/model", timeout=30).json()
         return answer
 
@@ -94,7 +85,7 @@ class Cluster:
 
 
 def run(*words: str) -> str:
-    """Run a command of the environment and give what it prints."""
+    """Run a command of this environment and give its output."""
     done = subprocess.run([str(BIN / words[0]), *words[1:]], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -102,20 +93,20 @@ def run(*words: str) -> str:
 
 @dataclass
 class Load:
-    """Clients that ask without a break; counts of what came."""
+    """Clients that send photos without a break, and the counts of their responses."""
 
     url: str
     photo: bytes
     clients: int
     statuses: Counter[str] = field(default_factory=Counter)
     versions: Counter[str] = field(default_factory=Counter)
-    refusals: Counter[str] = field(default_factory=Counter)  # what they said
+    refusals: Counter[str] = field(default_factory=Counter)  # texts of responses other than 200
     _done: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def __enter__(self) -> "Load":
         for _ in range(self.clients):
-            self._threads.append(threading.Thread(target=self._ask))
+            self._threads.append(threading.Thread(target=self._send))
             self._threads[-1].start()
         wait_for(lambda: self.statuses["200"] > self.clients, timeout_s=30, what="first answers")
         return self
@@ -125,7 +116,7 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def _ask(self) -> None:
+    def _send(self) -> None:
         with requests.Session() as session:
             while not self._done.is_set():
                 try:
@@ -146,9 +137,9 @@ class Load:
 
 @pytest.fixture(scope="module")
 def cluster(s3: LocalS3) -> Iterator[Cluster]:
-    """Start a Ray head with the fast ingress, with ports and folders of its own, on four CPUs by its word."""
+    """Start a Ray head with the fast ingress, separate ports and folders, and four logical CPUs."""
     stack = contextlib.ExitStack()
-    # A short path: a socket's has 108 bytes at most, and Ray puts the node's id of 56 into it.
+    # A short path: that of a socket has at most 108 bytes, and Ray adds the node's id with 56.
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ps-", dir="/tmp")))
     port, dashboard, agent, client, http, metrics, stats, export = free_ports(8)
     environment = {
@@ -166,7 +157,7 @@ def cluster(s3: LocalS3) -> Iterator[Cluster]:
         "RAY_AUTH_MODE": "disabled",
     }
     with stack, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")  # for the commands that speak to it
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # for the commands that connect to it
         process = subprocess.Popen(
             [
                 *(str(BIN / "ray"), "start", "--head", "--block", "--num-cpus", "4"),
@@ -182,7 +173,7 @@ def cluster(s3: LocalS3) -> Iterator[Cluster]:
         )
         running = Cluster(folder, f"http://127.0.0.1:{dashboard}", http, export, process)
         try:
-            wait_for(lambda: answers(f"{running.dashboard}/api/version"), timeout_s=60, what="the dashboard")
+            wait_for(lambda: responds(f"{running.dashboard}/api/version"), timeout_s=60, what="the dashboard")
             yield running
         finally:
             children = psutil.Process(process.pid).children(recursive=True)
@@ -193,14 +184,6 @@ def cluster(s3: LocalS3) -> Iterator[Cluster]:
                     child.kill()
 
 
-def answers(url: str) -> bool:
-    """Tell whether a server answers at a URL."""
-    try:
-        return requests.get(url, timeout=5).ok
-    except requests.RequestException:
-        return False
-
-
 @pytest.fixture(scope="module")
 def photo(make_photo: Callable[..., bytes]) -> bytes:
     """Give one photo."""
@@ -209,7 +192,7 @@ def photo(make_photo: Callable[..., bytes]) -> bytes:
 
 @pytest.fixture
 def deployed(cluster: Cluster, make_model: MakeModel, model_folder: str) -> Cluster:
-    """Give the service as shipped, with small replicas of one model."""
+    """Deploy the shipped service with one small replica."""
     cluster.deploy(
         model=model_folder,
         cpus_per_replica=1,
@@ -218,14 +201,14 @@ def deployed(cluster: Cluster, make_model: MakeModel, model_folder: str) -> Clus
         live={"model": model_folder, "min_confidence": 0.0},
     )
     wait_for(lambda: cluster.num_replicas() == 1, timeout_s=120, what="one replica")
-    wait_for(lambda: answers(f"{cluster.url}/healthz"), timeout_s=30, what="the service")
+    wait_for(lambda: responds(f"{cluster.url}/healthz"), timeout_s=30, what="the service")
     file = Path(model_folder, "pose_classifier_complete.pth").read_bytes()
     version = hashlib.sha256(file).hexdigest()[:12]
     wait_for(lambda: cluster.model()["version"] == version, timeout_s=60, what="the model")
     return cluster
 
 
-def test_prometheus_is_told_of_requests_poses_stages_and_batches(deployed: Cluster, photo: bytes) -> None:
+def test_prometheus_receives_requests_poses_stages_and_batches(deployed: Cluster, photo: bytes) -> None:
     for data in (photo, photo, b"no photo"):
         headers = {"Content-Type": "image/jpeg"}
         requests.post(f"{deployed.url}/v1/predict", data=data, headers=headers, timeout=60)
@@ -243,7 +226,7 @@ def test_prometheus_is_told_of_requests_poses_stages_and_batches(deployed: Clust
     assert lines("batch_photos_count")
 
 
-def test_a_swap_of_the_model_under_load_loses_no_request(
+def test_replacing_the_model_under_load_loses_no_request(
     deployed: Cluster, make_model: MakeModel, model_folder: str, photo: bytes
 ) -> None:
     before, other = deployed.model()["version"], make_model(seed=1)
@@ -259,10 +242,10 @@ def test_a_swap_of_the_model_under_load_loses_no_request(
 
     assert set(load.statuses) == {"200"}, load.refusals
     assert set(load.versions) == {before, deployed.model()["version"]}
-    assert [process.pid for process in deployed.replicas()] == [replica.pid]  # beside, not in place of it
+    assert [process.pid for process in deployed.replicas()] == [replica.pid]  # the replica was not replaced
 
 
-def test_a_swap_to_a_damaged_file_is_refused_and_the_old_model_answers_on(
+def test_a_damaged_model_is_refused_and_the_previous_one_continues_to_answer(
     deployed: Cluster, tmp_path: Path, model_folder: str, photo: bytes
 ) -> None:
     before = deployed.model()["version"]
@@ -282,7 +265,7 @@ def test_a_swap_to_a_damaged_file_is_refused_and_the_old_model_answers_on(
     assert set(load.versions) == {before}
 
 
-def test_a_killed_replica_loses_no_more_than_what_was_inside_it_and_comes_back(
+def test_a_killed_replica_loses_only_the_requests_inside_it_and_is_replaced(
     deployed: Cluster, model_folder: str, photo: bytes
 ) -> None:
     deployed.deploy(
@@ -290,7 +273,7 @@ def test_a_killed_replica_loses_no_more_than_what_was_inside_it_and_comes_back(
         live={"model": model_folder, "min_confidence": 0.0},
     )
     wait_for(lambda: deployed.num_replicas() == 2, timeout_s=120, what="two replicas")
-    time.sleep(3)  # until the proxy has both
+    time.sleep(3)  # until the proxy knows both
 
     with Load(deployed.url, photo, clients=4) as load:
         victim, _ = deployed.replicas()
@@ -299,11 +282,11 @@ def test_a_killed_replica_loses_no_more_than_what_was_inside_it_and_comes_back(
         wait_for(lambda: deployed.num_replicas() == 2, timeout_s=120, what="the replica to come back")
 
     lost = sum(load.statuses.values()) - load.statuses["200"]
-    assert lost <= 4, load.statuses  # each client had one request inside at most
+    assert lost <= 4, load.statuses  # each client had at most one request inside
     assert lost <= 0.01 * sum(load.statuses.values()), load.statuses
 
 
-def test_a_replaced_model_file_waits_for_a_deployment_and_then_reaches_all_replicas(
+def test_a_replaced_model_file_is_used_by_all_replicas_after_a_deployment_and_by_none_before(
     deployed: Cluster, make_model: MakeModel, photo: bytes, tmp_path: Path
 ) -> None:
     name = "pose_classifier_complete.pth"
@@ -315,28 +298,28 @@ def test_a_replaced_model_file_waits_for_a_deployment_and_then_reaches_all_repli
     deployed.deploy(**settings, live=live)
     wait_for(lambda: deployed.num_replicas() == 2, timeout_s=120, what="two replicas")
     wait_for(lambda: deployed.model()["version"] == versions[0], timeout_s=60, what="the first model")
-    time.sleep(3)  # until the proxy has both
+    time.sleep(3)  # until the proxy knows both
 
     (tmp_path / name).write_bytes(second)
     with Load(deployed.url, photo, clients=2) as load:
         victim, _ = deployed.replicas()
         victim.kill()
-        time.sleep(25)  # Serve starts another, which finds the second file
+        time.sleep(25)  # Serve starts another replica, which finds the second file
     assert set(load.versions) == {versions[0]}
     assert deployed.num_replicas() == 1
-    message = deployed._application()["deployments"]["PoseService"]["message"]
+    message = deployed.application()["deployments"]["PoseService"]["message"]
     assert f"version {versions[0]} → {versions[1]}" in message
 
     deployed.deploy(**settings, live=live)
     wait_for(lambda: deployed.num_replicas() == 2, timeout_s=180, what="the second replica")
-    time.sleep(15)  # the other one looks every ten seconds
+    time.sleep(15)  # the other one checks every ten seconds
     with Load(deployed.url, photo, clients=4) as load:
         time.sleep(3)
     assert set(load.statuses) == {"200"}, load.refusals
     assert set(load.versions) == {versions[1]}
 
 
-def test_replicas_are_added_under_load_and_taken_away_after_it(
+def test_replicas_are_added_under_load_and_removed_after_it(
     deployed: Cluster, model_folder: str, photo: bytes
 ) -> None:
     deployed.deploy(
@@ -353,7 +336,7 @@ def test_replicas_are_added_under_load_and_taken_away_after_it(
     assert set(load.statuses) <= {"200", "503"}
 
 
-def test_an_idle_service_may_go_and_comes_back_for_a_request(
+def test_an_idle_service_may_have_no_replica_and_starts_one_for_a_request(
     deployed: Cluster, model_folder: str, photo: bytes
 ) -> None:
     deployed.deploy(
@@ -371,11 +354,11 @@ def test_an_idle_service_may_go_and_comes_back_for_a_request(
     assert deployed.num_replicas() == 1
 
 
-def test_serve_shutdown_finishes_the_requests_at_hand(deployed: Cluster, photo: bytes) -> None:
+def test_serve_shutdown_completes_the_received_requests(deployed: Cluster, photo: bytes) -> None:
     with Load(deployed.url, photo, clients=4) as load:
         run("serve", "shutdown", "--address", deployed.dashboard, "--yes")
         time.sleep(5)
 
-    # Refused or told that nothing is there, once it is gone; but no answer breaks off.
+    # After the end, requests may be refused or get an error; but no response may be incomplete.
     assert load.statuses["ChunkedEncodingError"] == 0
     assert load.statuses["500"] == 0

@@ -1,13 +1,15 @@
-"""What every answer has around it, of an application in this process that cannot answer by itself."""
+"""Headers, refusals and counts of every response, by an application in this process without a model."""
 
 import asyncio
 import json
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from physiq_ray.config import ServingSettings
+from physiq_ray.serving.access import RateLimit
 from physiq_ray.serving.api import build_api
 from physiq_ray.serving.requestlog import RequestLog
 
@@ -15,7 +17,7 @@ APP = "https://app.example"
 
 
 class Pace:
-    """Of a service with more inside than it can answer, or with nothing."""
+    """The pace of a service with a given expected wait."""
 
     def __init__(self, wait_s: float) -> None:
         self.num_inside = 1000
@@ -37,7 +39,9 @@ class Empty:
         return None
 
 
-class Counting:
+class Counts:
+    """The requests that the application counts."""
+
     def __init__(self) -> None:
         self.counted: list[tuple[str, int]] = []
 
@@ -46,19 +50,19 @@ class Counting:
 
 
 @dataclass
-class Asked:
+class Response:
     status: int
     headers: dict[str, str]
     body: bytes
     counted: list[tuple[str, int]]
 
 
-def ask(
+def send_request(
     method: str, path: str, *, root_path: str = "", wait_s: float = 0.0, origin: str | None = APP, **more: str
-) -> Asked:
-    """Ask the application as a server does."""
-    counting = Counting()
-    api = build_api(Empty(wait_s), counting, RequestLog())  # type: ignore[arg-type]
+) -> Response:
+    """Send a request to the application as a server does."""
+    counts = Counts()
+    api = build_api(Empty(wait_s), counts, RequestLog())  # type: ignore[arg-type]
     headers = {"host": "10.0.0.9:8000", "content-type": "image/jpeg", "content-length": "1"}
     headers |= ({"origin": origin} if origin else {}) | {key.replace("_", "-"): more[key] for key in more}
     scope = {
@@ -81,8 +85,8 @@ def ask(
 
     asyncio.run(api(scope, receive, send))
     found = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
-    return Asked(
-        sent[0]["status"], found, b"".join(message.get("body", b"") for message in sent[1:]), counting.counted
+    return Response(
+        sent[0]["status"], found, b"".join(message.get("body", b"") for message in sent[1:]), counts.counted
     )
 
 
@@ -96,35 +100,40 @@ def ask(
         ("POST", "/v1/predict", 7.2, 503),
     ],
 )
-def test_a_page_elsewhere_can_read_every_answer(method: str, path: str, wait_s: float, status: int) -> None:
-    asked = ask(method, path, wait_s=wait_s)
+def test_a_page_of_an_allowed_origin_can_read_every_response(
+    method: str, path: str, wait_s: float, status: int
+) -> None:
+    response = send_request(method, path, wait_s=wait_s)
 
-    assert asked.status == status
-    assert asked.headers["access-control-allow-origin"] == APP
-    assert asked.headers["access-control-expose-headers"] == "Retry-After, X-Request-Id"
-    assert asked.headers["x-content-type-options"] == "nosniff"
-    assert asked.headers.get("retry-after") == ("8" if status == 503 else None)
-
-
-def test_a_page_of_another_origin_reads_nothing() -> None:
-    assert "access-control-allow-origin" not in ask("GET", "/healthz", origin="https://evil.example").headers
+    assert response.status == status
+    assert response.headers["access-control-allow-origin"] == APP
+    assert response.headers["access-control-expose-headers"] == "Retry-After, X-Request-Id"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers.get("retry-after") == ("8" if status == 503 else None)
 
 
-def test_a_page_elsewhere_may_ask_as_programs_do() -> None:
-    asked = ask(
+def test_a_page_of_another_origin_cannot_read_responses() -> None:
+    assert (
+        "access-control-allow-origin"
+        not in send_request("GET", "/healthz", origin="https://evil.example").headers
+    )
+
+
+def test_a_page_of_an_allowed_origin_may_send_what_programs_send() -> None:
+    response = send_request(
         "OPTIONS",
         "/v1/predict",
         access_control_request_method="POST",
         access_control_request_headers="authorization,content-type,content-encoding,x-request-id",
     )
 
-    assert asked.status == 200
-    assert asked.headers["access-control-allow-methods"] == "GET, HEAD, POST"
+    assert response.status == 200
+    assert response.headers["access-control-allow-methods"] == "GET, HEAD, POST"
 
 
 @pytest.mark.parametrize("path", ["/", "/page.js", "/docs", "/openapi.json", "/healthz"])
-def test_head_is_answered_where_get_is(path: str) -> None:
-    got, head = ask("GET", path), ask("HEAD", path)
+def test_head_is_answered_for_every_path_of_get(path: str) -> None:
+    got, head = send_request("GET", path), send_request("HEAD", path)
 
     assert (got.status, head.status) == (200, 200)
     assert head.headers["content-length"] == got.headers["content-length"] == str(len(got.body))
@@ -132,10 +141,10 @@ def test_head_is_answered_where_get_is(path: str) -> None:
     assert head.counted[0][1] == 200
 
 
-def test_head_of_the_model_is_answered_as_get_is() -> None:
-    got, head = ask("GET", "/v1/model"), ask("HEAD", "/v1/model")
+def test_head_of_v1_model_has_the_status_of_get() -> None:
+    got, head = send_request("GET", "/v1/model"), send_request("HEAD", "/v1/model")
 
-    assert got.status == head.status == 500  # here there is none
+    assert got.status == head.status == 500  # this application has no model
     assert head.body == b""
 
 
@@ -143,31 +152,31 @@ def test_head_of_the_model_is_answered_as_get_is() -> None:
     ("method", "path", "allow"),
     [("POST", "/healthz", "GET, HEAD"), ("DELETE", "/", "GET, HEAD"), ("HEAD", "/v1/predict", "POST")],
 )
-def test_a_method_that_is_not_allowed_is_told_which_are(method: str, path: str, allow: str) -> None:
-    asked = ask(method, path)
+def test_the_response_to_a_wrong_method_names_the_allowed_ones(method: str, path: str, allow: str) -> None:
+    response = send_request(method, path)
 
-    assert (asked.status, asked.headers["allow"]) == (405, allow)
+    assert (response.status, response.headers["allow"]) == (405, allow)
 
 
 @pytest.mark.parametrize("path", ["/a/poses/v1/predict", "/a/poses/a/poses/v1/predict"])
-def test_under_a_path_a_busy_service_says_so_and_counts_by_its_routes(path: str) -> None:
-    asked = ask("POST", path, root_path="/a/poses", wait_s=7.2)
+def test_under_a_path_a_busy_service_answers_503_and_counts_by_route(path: str) -> None:
+    response = send_request("POST", path, root_path="/a/poses", wait_s=7.2)
 
-    assert asked.status == 503
-    assert asked.counted == [("/v1/predict", 503)]
+    assert response.status == 503
+    assert response.counted == [("/v1/predict", 503)]
 
 
 @pytest.mark.parametrize("path", ["/poses/docs", "/poses/poses/docs"])
-def test_under_a_path_the_docs_have_no_policy_and_name_their_document(path: str) -> None:
-    asked = ask("GET", path, root_path="/poses")
+def test_under_a_path_the_docs_have_no_policy_and_link_to_their_document(path: str) -> None:
+    response = send_request("GET", path, root_path="/poses")
 
-    assert asked.status == 200
-    assert "content-security-policy" not in asked.headers
-    assert b"'/poses/openapi.json'" in asked.body
+    assert response.status == 200
+    assert "content-security-policy" not in response.headers
+    assert b"'/poses/openapi.json'" in response.body
 
 
 def test_under_a_path_the_document_names_it_as_the_server() -> None:
-    document = json.loads(ask("GET", "/poses/openapi.json", root_path="/poses").body)
+    document = json.loads(send_request("GET", "/poses/openapi.json", root_path="/poses").body)
 
     assert document["servers"] == [{"url": "/poses"}]
     assert list(document["paths"]) == ["/v1/predict", "/v1/model", "/healthz"]
@@ -183,9 +192,29 @@ def test_under_a_path_the_document_names_it_as_the_server() -> None:
         ("/poses", "/poses/poses", "/poses/?a=1"),
     ],
 )
-def test_a_redirect_stays_on_the_address_and_path_that_the_client_used(
+def test_a_redirect_keeps_the_host_and_path_that_the_client_used(
     root_path: str, path: str, location: str
 ) -> None:
-    asked = ask("GET", path, root_path=root_path)
+    response = send_request("GET", path, root_path=root_path)
 
-    assert (asked.status, asked.headers["location"]) == (307, location)
+    assert (response.status, response.headers["location"]) == (307, location)
+
+
+def test_an_error_of_the_service_is_counted_and_reveals_nothing_to_the_client() -> None:
+    response = send_request("GET", "/v1/model")
+
+    assert response.status == 500
+    assert json.loads(response.body) == {"error": {"code": "internal", "message": "a fault of the service"}}
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["cache-control"] == "no-store"
+    assert response.counted == [("/v1/model", 500)]
+
+
+def test_requests_are_counted_in_the_thread_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With two threads in RateLimit, the second would not find its client and would count from zero.
+    threads = []
+    monkeypatch.setattr(RateLimit, "wait_s", lambda *_: threads.append(threading.current_thread()) or 0)
+
+    send_request("GET", "/v1/model")
+
+    assert threads == [threading.current_thread()]

@@ -16,26 +16,26 @@ WAIT_S = 10
 
 
 class Gate:
-    """A network whose passes wait until they may go on, and that writes down what it was asked.
+    """A network whose passes wait until they may continue, and that records its batches.
 
-    Its logits are the number that a photo is filled with, twice: 250 stands for weights that are damaged,
-    251 for a GPU that is gone.
+    Its logits are twice the number that fills the photo. 250 stands for damaged weights, and 251 for a lost
+    GPU.
     """
 
     def __init__(self, *, is_open: bool = True) -> None:
         self.batches: list[list[int]] = []
         self.started = threading.Event()
-        self.may_go_on = threading.Event()
+        self.may_continue = threading.Event()
         self.threads: set[int] = set()
         if is_open:
-            self.may_go_on.set()
+            self.may_continue.set()
 
     def logits(self, images: Tensor) -> Tensor:
         numbers = images[:, 0, 0, 0].float()  # (B,)
         self.batches.append(numbers.int().tolist())
         self.threads.add(threading.get_ident())
         self.started.set()
-        assert self.may_go_on.wait(WAIT_S)
+        assert self.may_continue.wait(WAIT_S)
         if (numbers == 251).any():
             raise RuntimeError("CUDA error: the device is lost")
         numbers[numbers == 250] = float("nan")
@@ -58,7 +58,7 @@ def submit(engine: Engine, network: Gate, *numbers: int) -> list["Future[Compute
 
 
 def submit_behind(engine: Engine, network: Gate, *numbers: int) -> list["Future[Computed]"]:
-    """Queue photos while a pass of `network` with photo 0 is at work, which then may go on."""
+    """Queue photos while a pass of `network` with photo 0 runs."""
     submit(engine, network, 0)
     assert network.started.wait(WAIT_S)
     return submit(engine, network, *numbers)
@@ -68,7 +68,7 @@ def firsts(futures: list["Future[Computed]"]) -> list[float]:
     return [float(future.result(WAIT_S).logits[0]) for future in futures]
 
 
-def test_a_lone_photo_is_computed_at_once(engine: Engine) -> None:
+def test_a_single_photo_is_computed_at_once(engine: Engine) -> None:
     network = Gate()
     started_s = time.monotonic()
 
@@ -83,22 +83,22 @@ def test_a_lone_photo_is_computed_at_once(engine: Engine) -> None:
     assert time.monotonic() - started_s < 0.5
 
 
-def test_whatever_waits_forms_the_next_batch(engine: Engine) -> None:
+def test_all_waiting_photos_form_the_next_batch(engine: Engine) -> None:
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, 1, 2, 3)
 
-    network.may_go_on.set()
+    network.may_continue.set()
 
     assert firsts(futures) == [1, 2, 3]
     assert network.batches == [[0], [1, 2, 3]]
     assert [future.result().batch_size for future in futures] == [3, 3, 3]
 
 
-def test_a_batch_holds_no_more_photos_than_it_may(engine: Engine) -> None:
+def test_a_batch_has_at_most_max_batch_size_photos(engine: Engine) -> None:
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, *range(1, 11))
 
-    network.may_go_on.set()
+    network.may_continue.set()
 
     assert firsts(futures) == list(range(1, 11))
     assert network.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
@@ -111,14 +111,14 @@ def test_photos_of_two_networks_never_share_a_batch_and_keep_their_order(engine:
     order = [(one, 1), (other, 2), (one, 3), (other, 4), (one, 5), (one, 6), (one, 7), (other, 8)]
     futures = [future for network, number in order for future in submit(engine, network, number)]
 
-    gate.may_go_on.set()
+    gate.may_continue.set()
 
     assert firsts(futures) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert one.batches == [[1, 3, 5, 6], [7]]
     assert other.batches == [[2, 4, 8]]
 
 
-def test_photos_of_many_threads_get_each_its_own_answer(engine: Engine) -> None:
+def test_each_photo_of_many_threads_gets_its_own_answer(engine: Engine) -> None:
     network = Gate()
 
     def ask(number: int) -> float:
@@ -133,12 +133,12 @@ def test_photos_of_many_threads_get_each_its_own_answer(engine: Engine) -> None:
     assert len(network.threads) == 1
 
 
-def test_a_photo_whose_client_has_gone_is_not_computed(engine: Engine) -> None:
+def test_a_cancelled_photo_is_not_computed(engine: Engine) -> None:
     network = Gate(is_open=False)
     first, gone, last = submit_behind(engine, network, 1, 2, 3)
 
     is_cancelled = gone.cancel()
-    network.may_go_on.set()
+    network.may_continue.set()
 
     assert is_cancelled
     assert firsts([first, last]) == [1, 3]
@@ -147,23 +147,23 @@ def test_a_photo_whose_client_has_gone_is_not_computed(engine: Engine) -> None:
         gone.result(WAIT_S)
 
 
-def test_a_queue_of_which_all_clients_have_gone_is_no_batch(engine: Engine) -> None:
+def test_a_queue_of_cancelled_photos_forms_no_batch(engine: Engine) -> None:
     network = Gate(is_open=False)
     gone = submit_behind(engine, network, 1, 2, 3, 4, 5)
 
     for future in gone:
         future.cancel()
-    network.may_go_on.set()
+    network.may_continue.set()
 
     assert firsts(submit(engine, network, 9)) == [9]
     assert network.batches == [[0], [9]]
 
 
-def test_a_fault_in_a_batch_is_that_batchs_and_the_thread_goes_on(engine: Engine) -> None:
+def test_an_error_in_a_batch_fails_only_that_batch(engine: Engine) -> None:
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, 1, 251, 3, 4, 5, 6)
 
-    network.may_go_on.set()
+    network.may_continue.set()
 
     for future in futures[:4]:
         with pytest.raises(PredictionError, match=r"^the network failed: CUDA error: the device is lost$"):
@@ -172,12 +172,12 @@ def test_a_fault_in_a_batch_is_that_batchs_and_the_thread_goes_on(engine: Engine
     assert firsts(submit(engine, network, 7)) == [7]
 
 
-def test_images_of_two_sizes_in_a_batch_do_not_end_the_thread(engine: Engine) -> None:
+def test_a_batch_with_images_of_two_sizes_fails_and_the_thread_continues(engine: Engine) -> None:
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, 1)
     futures.append(engine.submit(np.zeros((5, 5, 3), np.uint8), network))  # type: ignore[arg-type]
 
-    network.may_go_on.set()
+    network.may_continue.set()
 
     for future in futures:
         with pytest.raises(PredictionError, match="the network failed: "):
@@ -186,13 +186,13 @@ def test_images_of_two_sizes_in_a_batch_do_not_end_the_thread(engine: Engine) ->
 
 
 class TooFew(Gate):
-    """A network that loses an answer."""
+    """A network that gives one output too few."""
 
     def logits(self, images: Tensor) -> Tensor:
         return super().logits(images)[1:]
 
 
-def test_a_network_with_too_few_answers_leaves_no_photo_waiting(engine: Engine) -> None:
+def test_no_photo_waits_forever_if_a_network_gives_too_few_outputs(engine: Engine) -> None:
     [future] = submit(engine, TooFew(), 1)
 
     with pytest.raises(PredictionError):
@@ -200,11 +200,11 @@ def test_a_network_with_too_few_answers_leaves_no_photo_waiting(engine: Engine) 
     assert firsts(submit(engine, Gate(), 7)) == [7]
 
 
-def test_an_answer_that_is_no_number_fails_alone(engine: Engine) -> None:
+def test_an_output_that_is_not_a_number_fails_only_its_photo(engine: Engine) -> None:
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, 1, 250, 3)
 
-    network.may_go_on.set()
+    network.may_continue.set()
 
     assert firsts([futures[0], futures[2]]) == [1, 3]
     with pytest.raises(
@@ -214,17 +214,17 @@ def test_an_answer_that_is_no_number_fails_alone(engine: Engine) -> None:
     assert network.batches == [[0], [1, 250, 3]]
 
 
-def test_closing_computes_what_waits_and_refuses_what_comes_later() -> None:
+def test_close_computes_the_waiting_photos_and_refuses_later_ones() -> None:
     engine = Engine(max_batch_size=4, threads=1)
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, *range(1, 8))
     closing = threading.Thread(target=engine.close)
     closing.start()
-    while engine._is_open:
+    while not engine.call(lambda: None).done():  # an open engine is still in its pass; a closed one refuses
         time.sleep(0.001)
 
     late, called = submit(engine, network, 9)[0], engine.call(lambda: 1)
-    network.may_go_on.set()
+    network.may_continue.set()
     closing.join(WAIT_S)
 
     assert not closing.is_alive()
@@ -235,7 +235,7 @@ def test_closing_computes_what_waits_and_refuses_what_comes_later() -> None:
     assert [9] not in network.batches
 
 
-def test_closing_twice_is_closing_once() -> None:
+def test_close_may_be_called_twice() -> None:
     engine = Engine(max_batch_size=4, threads=1)
 
     engine.close()
@@ -245,20 +245,20 @@ def test_closing_twice_is_closing_once() -> None:
         submit(engine, Gate(), 1)[0].result(WAIT_S)
 
 
-def test_a_call_comes_between_two_batches_and_in_their_thread(engine: Engine) -> None:
+def test_a_call_runs_between_two_batches_and_in_their_thread(engine: Engine) -> None:
     network = Gate(is_open=False)
     futures = submit_behind(engine, network, 1, 2)
 
     called = engine.call(lambda: (threading.get_ident(), len(network.batches)))
-    network.may_go_on.set()
+    network.may_continue.set()
     thread, num_batches = called.result(WAIT_S)
 
-    assert num_batches == 1  # the batch at work was done, that which waited was not begun
+    assert num_batches == 1  # the call ran after the running batch and before the waiting one
     assert {thread} == network.threads
     assert firsts(futures) == [1, 2]
 
 
-def test_a_call_computes_with_the_engines_number_of_threads() -> None:
+def test_a_call_runs_with_the_number_of_threads_of_the_engine() -> None:
     before = torch.get_num_threads()
     engine = Engine(max_batch_size=4, threads=2)
     try:
@@ -268,7 +268,7 @@ def test_a_call_computes_with_the_engines_number_of_threads() -> None:
         torch.set_num_threads(before)
 
 
-def test_a_fault_in_a_call_is_its_callers_and_the_thread_goes_on(engine: Engine) -> None:
+def test_an_error_in_a_call_is_raised_to_its_caller_and_the_thread_continues(engine: Engine) -> None:
     def fail() -> None:
         raise ValueError("a bad model")
 
@@ -277,14 +277,14 @@ def test_a_fault_in_a_call_is_its_callers_and_the_thread_goes_on(engine: Engine)
     assert firsts(submit(engine, Gate(), 7)) == [7]
 
 
-def test_a_call_that_nobody_waits_for_any_more_is_not_made(engine: Engine) -> None:
+def test_a_cancelled_call_does_not_run(engine: Engine) -> None:
     network = Gate(is_open=False)
     submit_behind(engine, network)
     made = []
 
     called = engine.call(lambda: made.append(1))
     called.cancel()
-    network.may_go_on.set()
+    network.may_continue.set()
 
     assert firsts(submit(engine, network, 7)) == [7]
     assert made == []

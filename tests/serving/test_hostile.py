@@ -1,4 +1,4 @@
-"""What a hostile client sends: refused in words, at no one else's cost."""
+"""Requests of hostile clients are refused and do not harm other clients."""
 
 import io
 import json
@@ -10,7 +10,7 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,19 +18,23 @@ import psutil
 import pytest
 import requests
 from PIL import Image
-from running import ALLOWED_BUCKET, RunningService, running_service
+from replica import MakePhoto
+from running import (
+    ALLOWED_BUCKET,
+    PREDICT,
+    REQUEST_TIMEOUT_S,
+    RunningService,
+    SlowClient,
+    send_slowly,
+    status_of,
+)
 
-from physiq_ray.sample import LocalS3
-
-MakePhoto = Callable[..., bytes]
 MIB = 2**20
-TIMEOUT_S = 10  # --request-timeout-s of the service
-PREDICT = "POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
 
 
 @pytest.fixture(scope="module")
 def athletes(s3_direct: Any, make_photo: MakePhoto) -> str:
-    """Put a secret beside the prefix that may be read; give the bucket's address."""
+    """Put photos outside the prefix that the service may read; give the address of the bucket."""
     if ALLOWED_BUCKET not in [bucket["Name"] for bucket in s3_direct.list_buckets()["Buckets"]]:
         s3_direct.create_bucket(Bucket=ALLOWED_BUCKET)
     for key in ("secret.jpg", "opened/a.jpg"):
@@ -39,10 +43,10 @@ def athletes(s3_direct: Any, make_photo: MakePhoto) -> str:
 
 
 def find_replica(service: RunningService) -> psutil.Process:
-    """Find the process that answers, among those that this service has started."""
+    """Find the replica among the processes of a service."""
     [replica] = [
         process
-        for process in psutil.Process(service.process.pid).children(recursive=True)
+        for process in service.processes()
         if "".join(process.cmdline()[:1]).startswith("ray::ServeReplica")
     ]
     return replica
@@ -54,8 +58,8 @@ def replica(service: RunningService) -> psutil.Process:
 
 
 @pytest.fixture(autouse=True)
-def is_well_afterwards(service: RunningService, make_photo: MakePhoto) -> Iterator[None]:
-    """Whatever a test sent: the same process goes on, and answers the next client."""
+def unharmed_service(service: RunningService, make_photo: MakePhoto) -> Iterator[None]:
+    """Check after each test that the same replica answers the next client."""
     before = find_replica(service).pid
     yield
     assert service.post(make_photo(1)).status_code == 200
@@ -67,13 +71,8 @@ def refused(response: requests.Response) -> tuple[int, str]:
     return response.status_code, response.json()["error"]["code"]
 
 
-def connect(service: RunningService) -> socket.socket:
-    host, port = service.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=30)
-
-
 def receive(connection: socket.socket) -> bytes:
-    """Read what comes until there is no more, or nothing comes for two seconds."""
+    """Read until the connection ends or nothing arrives for two seconds."""
     connection.settimeout(2)
     data = b""
     try:
@@ -84,13 +83,8 @@ def receive(connection: socket.socket) -> bytes:
     return data
 
 
-def status_of(answer: bytes) -> int | None:
-    """Give the status in a raw answer; None: the connection was closed without one."""
-    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else None
-
-
 def png(width: int, height: int) -> bytes:
-    """Make a black PNG of one bit a pixel, without holding its pixels."""
+    """Make a black PNG of one bit per pixel without all pixels in memory."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -103,19 +97,19 @@ def png(width: int, height: int) -> bytes:
 
 
 def with_size(photo: bytes, width: int, height: int) -> bytes:
-    """Have a PNG's header say another size than the photo has."""
+    """Write another size into the header of a PNG."""
     header = b"IHDR" + struct.pack(">II", width, height) + photo[24:29]
     return photo[:12] + header + struct.pack(">I", zlib.crc32(header)) + photo[33:]
 
 
-# Too much
+# Too large
 
 
 def test_a_declared_gigabyte_is_refused_before_any_of_it_is_read(
     service: RunningService, replica: psutil.Process
 ) -> None:
     before = replica.memory_info().rss
-    with connect(service) as connection:
+    with service.connect() as connection:
         started_s = time.monotonic()
         connection.sendall(f"{PREDICT}Content-Length: {2**30}\r\n\r\n".encode())
         first = connection.recv(65536)
@@ -137,7 +131,7 @@ def test_a_body_of_exactly_the_limit_is_read(service: RunningService) -> None:
 @pytest.mark.parametrize(
     "content_type", ["image/jpeg", "application/json", "multipart/form-data; boundary=b"]
 )
-def test_an_endless_body_is_ended_at_the_limit_whatever_it_is_called(
+def test_an_endless_body_of_any_content_type_is_refused_at_the_limit(
     service: RunningService, replica: psutil.Process, content_type: str
 ) -> None:
     before = replica.memory_info().rss
@@ -145,10 +139,9 @@ def test_an_endless_body_is_ended_at_the_limit_whatever_it_is_called(
     chunk = b"%x\r\n%s\r\n" % (64 * 1024, bytes(64 * 1024))
     head = PREDICT.replace("image/jpeg", content_type) + "Transfer-Encoding: chunked\r\n\r\n"
     num_sent = 0
-    with connect(service) as connection:
+    with service.connect() as connection:
         connection.sendall(head.encode() + b"%x\r\n%s\r\n" % (len(start), start))
-        # HAProxy would swallow more for as long as it is sent, after the answer: that costs no replica.
-        # Not as fast as it can: on a busy machine the answer would come after all of it.
+        # The pause gives a busy service time to respond before the whole body is sent.
         while not select.select([connection], [], [], 0.005)[0] and num_sent < 1024:
             connection.sendall(chunk)
             num_sent += 1
@@ -162,11 +155,11 @@ def test_an_endless_body_is_ended_at_the_limit_whatever_it_is_called(
 @pytest.mark.parametrize(
     ("width", "height"), [(30_000, 30_000), (50_000, 50_000), (10_000, 10_000), (8_000, 5_001)]
 )
-def test_a_photo_of_too_many_pixels_is_refused_by_its_header(
+def test_a_photo_with_too_many_pixels_is_refused_before_it_is_decoded(
     service: RunningService, replica: psutil.Process, width: int, height: int
 ) -> None:
     before = replica.memory_info().rss
-    photo = with_size(png(width, 500), width, height)  # the header is all that may be looked at
+    photo = with_size(png(width, 500), width, height)  # only the header may be read
     started_s = time.monotonic()
 
     response = service.post(photo)
@@ -176,7 +169,7 @@ def test_a_photo_of_too_many_pixels_is_refused_by_its_header(
     assert replica.memory_info().rss - before < 100 * MIB
 
 
-def test_a_bomb_with_all_of_its_pixels_is_refused_without_unpacking_them(
+def test_a_complete_decompression_bomb_is_refused_before_it_is_decoded(
     service: RunningService, replica: psutil.Process
 ) -> None:
     photo = png(30_000, 30_000)
@@ -189,14 +182,14 @@ def test_a_bomb_with_all_of_its_pixels_is_refused_without_unpacking_them(
     assert replica.memory_info().rss - before < 100 * MIB
 
 
-def test_a_side_of_fifty_thousand_pixels_is_no_fault_where_the_other_is_short(
+def test_a_photo_with_a_side_of_fifty_thousand_pixels_is_answered_if_the_other_is_short(
     service: RunningService,
 ) -> None:
     assert service.post(png(50_000, 10)).status_code == 200
     assert service.post(png(10, 50_000)).status_code == 200
 
 
-def test_a_png_whose_text_unpacks_to_a_gigabyte_is_refused(
+def test_a_png_whose_text_decompresses_to_a_gigabyte_needs_little_memory(
     service: RunningService, replica: psutil.Process
 ) -> None:
     before = replica.memory_info().rss
@@ -226,95 +219,38 @@ def test_a_form_of_a_thousand_parts_is_refused(service: RunningService, has_file
 
 
 @pytest.fixture(scope="module")
-def behind_haproxy(
-    s3: LocalS3, tmp_path_factory: pytest.TempPathFactory, model_folder: str
-) -> Iterator[RunningService]:
-    """Give a service as on all networks; Serve's own proxy, for loopback, waits for half a header."""
-    folder = tmp_path_factory.mktemp("haproxy")
-    flags = ("--ingress", "haproxy", "--request-timeout-s", str(TIMEOUT_S))
-    with running_service(folder, model_folder, *flags, environment={}) as running:
-        yield running
+def slow_client(service: RunningService, make_photo: MakePhoto) -> SlowClient:
+    return send_slowly(service, make_photo(1), with_header=False)  # this takes ten seconds
 
 
-@pytest.fixture(scope="module")
-def slow(behind_haproxy: RunningService, make_photo: MakePhoto) -> dict[str, Any]:
-    """Send a body by the byte and half a header, both at a time, and ask meanwhile; ten seconds once."""
-    service = behind_haproxy
-    seen: dict[str, Any] = {"statuses": [], "seconds": []}
-    started_s = time.monotonic()
-
-    def send_body() -> None:
-        with connect(service) as connection:
-            connection.sendall(f"{PREDICT}Content-Length: 1000\r\n\r\n".encode())
-            connection.settimeout(1)
-            while time.monotonic() - started_s < TIMEOUT_S + 10:
-                try:
-                    connection.sendall(b"\xff")
-                    answer = connection.recv(65536)
-                except TimeoutError:
-                    continue
-                except OSError:
-                    answer = b""
-                seen["body"] = status_of(answer), time.monotonic() - started_s
-                return
-
-    def send_header() -> None:
-        with connect(service) as connection:
-            connection.sendall(PREDICT.encode())
-            connection.settimeout(TIMEOUT_S + 8)
-            try:
-                answer = connection.recv(65536)
-            except TimeoutError:
-                return
-            except OSError:
-                answer = b""
-            seen["header"] = status_of(answer), time.monotonic() - started_s
-
-    threads = [threading.Thread(target=send_body), threading.Thread(target=send_header)]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        asked_s = time.monotonic()
-        seen["statuses"].append(service.post(make_photo(1)).status_code)
-        seen["seconds"].append(time.monotonic() - asked_s)
-        time.sleep(0.2)
-    return seen
-
-
-def test_a_body_sent_by_the_byte_is_ended_after_the_request_timeout(slow: dict[str, Any]) -> None:
-    status, took_s = slow["body"]
+@pytest.mark.slow
+def test_a_body_sent_byte_by_byte_is_refused_after_the_request_timeout(slow_client: SlowClient) -> None:
+    assert slow_client.body is not None
+    status, took_s = slow_client.body
 
     assert status in {408, None}
-    assert TIMEOUT_S - 1 < took_s < TIMEOUT_S + 3
+    assert REQUEST_TIMEOUT_S - 1 < took_s < REQUEST_TIMEOUT_S + 3
 
 
-def test_half_a_header_does_not_hold_a_connection_for_longer_than_a_request_may_take(
-    slow: dict[str, Any],
-) -> None:
-    # HAProxy's own 3600 s would let 4096 of them shut everybody else out for an hour.
-    assert "header" in slow, f"still open after {TIMEOUT_S + 8} s"
-    status, _ = slow["header"]
-    assert status in {408, None}
+@pytest.mark.slow
+def test_other_clients_are_answered_while_a_slow_one_sends(slow_client: SlowClient) -> None:
+    assert len(slow_client.statuses) >= 10
+    assert set(slow_client.statuses) == {200}
+    assert max(slow_client.seconds) < 5
 
 
-def test_others_are_answered_while_a_slow_client_is_waited_for(slow: dict[str, Any]) -> None:
-    assert len(slow["statuses"]) >= 10
-    assert set(slow["statuses"]) == {200}
-    assert max(slow["seconds"]) < 5
-
-
-def test_a_client_that_goes_in_the_middle_of_its_upload_is_no_fault(service: RunningService) -> None:
+def test_clients_that_disconnect_during_an_upload_do_no_harm(service: RunningService) -> None:
     for _ in range(20):
-        with connect(service) as connection:
+        with service.connect() as connection:
             connection.sendall(f"{PREDICT}Content-Length: 100000\r\n\r\n".encode() + bytes(5000))
 
     assert service.get("/healthz").status_code == 200
 
 
-def test_a_hundred_connections_that_say_nothing_do_not_shut_others_out(
+def test_a_hundred_silent_connections_do_not_block_other_clients(
     service: RunningService, make_photo: MakePhoto
 ) -> None:
-    silent = [connect(service) for _ in range(100)]
+    silent = [service.connect() for _ in range(100)]
     try:
         assert service.post(make_photo(1)).status_code == 200
     finally:
@@ -322,7 +258,7 @@ def test_a_hundred_connections_that_say_nothing_do_not_shut_others_out(
             connection.close()
 
 
-# No photo
+# Not a photo
 
 
 @pytest.mark.parametrize(
@@ -341,7 +277,7 @@ def test_a_hundred_connections_that_say_nothing_do_not_shut_others_out(
     ],
     ids=str,
 )  # fmt: skip
-def test_what_is_no_photo_is_refused(
+def test_data_that_is_not_a_photo_is_refused(
     service: RunningService, content_type: str, body: bytes, status: int, code: str
 ) -> None:
     response = service.post(body, headers={"Content-Type": content_type.encode("latin-1")})
@@ -361,7 +297,7 @@ def test_a_truncated_photo_is_refused(
     assert (status, code) in {(422, "unreadable"), (415, "unsupported_format")}
 
 
-def test_html_in_a_form_under_a_photos_name_is_refused_and_not_sent_back_as_html(
+def test_html_with_the_name_of_a_photo_is_refused_and_not_returned_as_html(
     service: RunningService,
 ) -> None:
     files = [("a", (name, b"<script>alert(1)</script>", "image/jpeg")) for name in ("<b>.jpg", "b.jpg")]
@@ -393,7 +329,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("kind", FORMS)
-def test_a_broken_form_is_refused(service: RunningService, kind: str) -> None:
+def test_a_malformed_form_is_refused(service: RunningService, kind: str) -> None:
     content_type, body = FORMS[kind]
 
     status, code = refused(service.post(body, headers={"Content-Type": content_type}))
@@ -406,7 +342,7 @@ def test_a_broken_form_is_refused(service: RunningService, kind: str) -> None:
     "charset", ["utf-8", "unicode_escape", "utf-16", "punycode", "idna", "utf-7", "x" * 999]
 )
 @pytest.mark.parametrize("name", [b"\xff\xfe.jpg", b"\\ud800.jpg", b"+2AA-.jpg", b"a\0b\r.jpg", b"n" * 5000])
-def test_a_file_name_that_is_no_text_is_no_fault_of_the_service(
+def test_a_file_name_that_is_not_text_causes_no_error_of_the_service(
     service: RunningService, make_photo: MakePhoto, charset: str, name: bytes
 ) -> None:
     part = b'--b\r\nContent-Disposition: form-data; name="a"; filename="' + name + b'"\r\n\r\n'
@@ -422,7 +358,7 @@ def test_a_file_name_that_is_no_text_is_no_fault_of_the_service(
         assert all(len(answer["name"] or "") <= 200 for answer in response.json()["answers"])
 
 
-# Where photos must not be read from
+# Addresses and paths that must not be read
 
 
 @pytest.mark.parametrize(
@@ -452,7 +388,7 @@ def test_a_file_name_that_is_no_text_is_no_fault_of_the_service(
     ],
     ids=lambda uri: repr(uri[:40]),
 )
-def test_an_address_outside_what_is_allowed_is_not_read(
+def test_an_address_outside_the_allowed_ones_is_not_read(
     service: RunningService, athletes: str, uri: str
 ) -> None:
     for body in ({"uri": uri}, {"uris": [uri, uri]}):
@@ -465,7 +401,7 @@ def test_an_address_outside_what_is_allowed_is_not_read(
 @pytest.mark.parametrize(
     "key", ["%2e%2e/secret.jpg", "..%2fsecret.jpg", "%252e%252e/secret.jpg", "..;/secret.jpg"]
 )
-def test_a_key_that_only_looks_encoded_leads_to_no_other_photo(
+def test_a_key_that_looks_percent_encoded_is_not_decoded(
     service: RunningService, athletes: str, key: str
 ) -> None:
     response = requests.post(f"{service.url}/v1/predict", json={"uri": f"{athletes}/open/{key}"}, timeout=60)
@@ -486,8 +422,8 @@ def test_a_key_that_only_looks_encoded_leads_to_no_other_photo(
         "/%ff%fe",
     ],
 )
-def test_a_path_leads_to_no_file(service: RunningService, path: str) -> None:
-    with connect(service) as connection:
+def test_a_path_with_parent_folders_gives_no_file(service: RunningService, path: str) -> None:
+    with service.connect() as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         answer = receive(connection)
 
@@ -525,7 +461,7 @@ def test_a_path_leads_to_no_file(service: RunningService, path: str) -> None:
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_json_of_another_shape_is_refused(
+def test_json_of_another_structure_is_refused(
     service: RunningService, body: bytes, status: int, code: str
 ) -> None:
     assert refused(service.post(body, headers={"Content-Type": "application/json"})) == (status, code)
@@ -553,8 +489,10 @@ def test_headers_of_64_kib_are_refused(service: RunningService, make_photo: Make
     ],
     ids=str,
 )
-def test_what_is_no_http_is_refused_or_closed(service: RunningService, request_line: bytes) -> None:
-    with connect(service) as connection:
+def test_a_request_that_is_not_http_is_refused_or_closed(
+    service: RunningService, request_line: bytes
+) -> None:
+    with service.connect() as connection:
         connection.sendall(request_line + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
         answer = receive(connection)
 
@@ -562,16 +500,16 @@ def test_what_is_no_http_is_refused_or_closed(service: RunningService, request_l
 
 
 @pytest.mark.parametrize("length", ["-1", "9" * 5000, "1e3", "0x10", "5, 6", "5\r\nContent-Length: 6"])
-def test_a_length_that_is_none_is_refused_or_closed(service: RunningService, length: str) -> None:
-    with connect(service) as connection:
+def test_an_invalid_content_length_is_refused_or_closed(service: RunningService, length: str) -> None:
+    with service.connect() as connection:
         connection.sendall(f"{PREDICT}Content-Length: {length}\r\nConnection: close\r\n\r\nabcdef".encode())
         answer = receive(connection)
 
     assert status_of(answer) in {400, 413, None}
 
 
-def test_two_lengths_of_one_body_smuggle_no_second_request(service: RunningService) -> None:
-    with connect(service) as connection:
+def test_a_body_with_two_lengths_contains_no_second_request(service: RunningService) -> None:
+    with service.connect() as connection:
         connection.sendall(
             f"{PREDICT}Content-Length: 4\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n".encode()
             + b"0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -585,7 +523,7 @@ def test_two_lengths_of_one_body_smuggle_no_second_request(service: RunningServi
 @pytest.mark.parametrize(
     "header", ["Authorization", "Cookie", "X-Anything", "User-Agent", "Origin", "Accept"]
 )
-def test_headers_that_are_no_text_are_no_fault_of_the_service(
+def test_headers_that_are_not_text_cause_no_error_of_the_service(
     service: RunningService, make_photo: MakePhoto, header: str
 ) -> None:
     response = service.post(make_photo(1), headers={header: b"\xff\xfe \x80"})
@@ -595,10 +533,10 @@ def test_headers_that_are_no_text_are_no_fault_of_the_service(
 
 @pytest.mark.xfail(
     strict=True,
-    reason="Ray 2.60 decodes these of its own as UTF-8, before the application is asked",
+    reason="Ray 2.60 decodes its own headers as UTF-8 before it calls the application",
 )
 @pytest.mark.parametrize("header", ["X-Request-Id", "X-Session-Id", "Serve_multiplexed_model_id"])
-def test_rays_own_headers_that_are_no_text_are_no_fault_of_the_service(
+def test_headers_of_ray_that_are_not_text_cause_no_error_of_the_service(
     service: RunningService, make_photo: MakePhoto, header: str
 ) -> None:
     response = service.post(make_photo(1), headers={header: b"\xff\xfe"})
@@ -606,17 +544,17 @@ def test_rays_own_headers_that_are_no_text_are_no_fault_of_the_service(
     assert response.status_code in {200, 400}
 
 
-# Photos of which some bytes were changed
+# Corrupted photos
 
 ALLOWED_STATUSES = {200, 400, 413, 415, 422, 503}
 
 
-def mutated(photos: list[bytes], seed: int) -> bytes:
-    """Change a photo in one to eight places: bytes, bits, pieces lost, doubled, swapped or made up."""
+def corrupted(photos: list[bytes], seed: int) -> bytes:
+    """Change a photo in one to eight places: change, remove, repeat or insert bytes."""
     rng = random.Random(seed)
     data = bytearray(rng.choice(photos))
     for _ in range(rng.randint(1, 8)):
-        # headers, where a change leads furthest, as often as the pixels
+        # half of the changes are in the header, where they have most effect
         end = len(data) if rng.random() < 0.5 else min(64, len(data))
         start = rng.randrange(max(end, 1))
         length = rng.randint(1, 40)
@@ -658,8 +596,8 @@ def small_photos(make_photo: MakePhoto) -> list[bytes]:
     return [make_photo(7, size=(48, 36), **option) for option in options]
 
 
-def send_mutated(service: RunningService, photos: list[bytes], seeds: range) -> Counter[int]:
-    """Send them by four clients that each keep their connection; a 503 counts as an answer."""
+def send_corrupted(service: RunningService, photos: list[bytes], seeds: range) -> Counter[int]:
+    """Send corrupted photos by four clients that each keep their connection; count the statuses."""
     local = threading.local()
 
     def send(seed: int) -> int:
@@ -667,7 +605,7 @@ def send_mutated(service: RunningService, photos: list[bytes], seeds: range) -> 
             local.session = requests.Session()
         response = local.session.post(
             f"{service.url}/v1/predict",
-            data=mutated(photos, seed),
+            data=corrupted(photos, seed),
             headers={"Content-Type": "image/jpeg"},
             timeout=60,
         )
@@ -679,10 +617,10 @@ def send_mutated(service: RunningService, photos: list[bytes], seeds: range) -> 
         return Counter(threads.map(send, seeds))
 
 
-def test_five_hundred_photos_with_changed_bytes_are_answered_or_refused(
+def test_five_hundred_corrupted_photos_are_answered_or_refused(
     service: RunningService, small_photos: list[bytes]
 ) -> None:
-    statuses = send_mutated(service, small_photos, range(500))
+    statuses = send_corrupted(service, small_photos, range(500))
 
     assert statuses.total() == 500
     assert statuses[200] > 50
@@ -691,19 +629,19 @@ def test_five_hundred_photos_with_changed_bytes_are_answered_or_refused(
 
 
 @pytest.mark.long
-def test_ten_thousand_photos_with_changed_bytes_leave_the_replica_as_it_was(
+def test_ten_thousand_corrupted_photos_do_not_harm_the_replica(
     service: RunningService, small_photos: list[bytes], replica: psutil.Process
 ) -> None:
-    # The most that a photo may take, in both decoding threads: that much a replica keeps for the next.
+    # First use the most memory that photos can need in both decoding threads: a replica keeps that memory.
     largest = io.BytesIO()
     Image.new("RGBA", (6300, 6300)).save(largest, "PNG", compress_level=1)
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(service.post, [largest.getvalue()] * 4))
     assert {answer.status_code for answer in answers} == {200}
-    send_mutated(service, small_photos, range(1_000))
+    send_corrupted(service, small_photos, range(1_000))
     before = replica.memory_info().rss
 
-    statuses = send_mutated(service, small_photos, range(1_000, 11_000))
+    statuses = send_corrupted(service, small_photos, range(1_000, 11_000))
 
     assert statuses.total() == 10_000
     assert replica.is_running()

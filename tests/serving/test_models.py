@@ -1,17 +1,20 @@
-"""Which models a replica answers with: starting, changing, the second model."""
+"""The models with which a replica answers: start, change and canary."""
 
 import asyncio
+import functools
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from replica import LOAD, Act, AnyVersion, MakePhoto, Run, Told, answer_to, ask
+from replica import Act, AnyVersion, MakePhoto, Reported, Run, answer_to, ask
 
 from physiq_ray.checkpoint import load_model_state
 from physiq_ray.config import ServingSettings
 from physiq_ray.errors import NotFoundError, ServingError
 from physiq_ray.prediction.network import Network
+from physiq_ray.serving.models import load_served
 from physiq_ray.serving.service import Service
 
 
@@ -28,7 +31,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory, model_folder: str) -> str:
 
 
 def changed_to(live: dict[str, Any], photo: bytes | None = None) -> Act:
-    """Answer once, change, answer once more; give the service's state after each."""
+    """Answer a photo, change the models, answer it again; give the state before and after."""
 
     async def act(service: Service) -> Any:
         if photo is not None:
@@ -49,19 +52,19 @@ def changed_to(live: dict[str, Any], photo: bytes | None = None) -> Act:
 def test_a_replica_computes_on_a_gpu_only_if_it_reserved_one(
     monkeypatch: pytest.MonkeyPatch, model_folder: str, gpus_per_replica: float
 ) -> None:
-    # One that can be seen though it is not reserved, and one that is reserved though it cannot be seen.
+    # In the first case a GPU is visible but not reserved, in the second it is reserved but not visible.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus_per_replica == 0)
     settings = ServingSettings(runtime="torch", gpus_per_replica=gpus_per_replica)
-    network = LOAD(model_folder, settings).network
+    network = load_served(model_folder, settings).network
     assert isinstance(network, Network)
     assert network.device.type == "cpu"
     assert torch.isfinite(network.logits(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))).all()
 
 
-# Starting
+# Start
 
 
-def test_what_serve_says_counts_more_than_what_the_deployment_was_built_with(
+def test_the_settings_of_user_config_override_those_of_the_deployment(
     make_photo: MakePhoto, run: Run, other_folder: str
 ) -> None:
     [answer] = run(answer_to(make_photo()), {"model": other_folder, "min_confidence": 0.25})
@@ -90,7 +93,7 @@ def test_a_replica_without_any_model_does_not_start(
     ],
     ids=["missing", "misspelt", "out of range", "canary"],
 )
-def test_a_replica_that_starts_after_a_bad_change_answers_with_what_it_was_built_with(
+def test_a_replica_that_starts_with_an_invalid_user_config_uses_the_model_of_the_deployment(
     make_photo: MakePhoto, run: Run, model_folder: str, live: dict[str, Any], reason: str
 ) -> None:
     photo = make_photo()
@@ -105,8 +108,8 @@ def test_a_replica_that_starts_after_a_bad_change_answers_with_what_it_was_built
     assert answer["model"]["temperature"] == 1.3
 
 
-def test_before_a_model_is_loaded_there_is_none(told: Told) -> None:
-    service = Service(ServingSettings(), told, AnyVersion())  # type: ignore[arg-type]
+def test_before_the_first_model_is_loaded_current_raises(reported: Reported) -> None:
+    service = Service(ServingSettings(), reported, AnyVersion())  # type: ignore[arg-type]
     try:
         with pytest.raises(ServingError, match=r"^no model is loaded yet$"):
             _ = service.models.current
@@ -114,10 +117,10 @@ def test_before_a_model_is_loaded_there_is_none(told: Told) -> None:
         service.close()
 
 
-# Changing
+# Change
 
 
-def test_a_change_takes_over_with_another_version_and_counts_from_nought(
+def test_a_change_answers_with_the_other_version_and_counts_from_zero(
     make_photo: MakePhoto, run: Run, model_folder: str, other_folder: str
 ) -> None:
     before, after, answer, refused = run(changed_to({"model": other_folder}, make_photo()))
@@ -141,7 +144,7 @@ def test_a_change_of_another_setting_keeps_the_loaded_model_and_its_count(
 
 
 @pytest.mark.parametrize("fault", ["missing", "damaged", "misspelt", "true", "text"])
-def test_a_change_gone_wrong_keeps_the_model_and_says_why(
+def test_a_failed_change_keeps_the_model_and_gives_the_reason(
     make_photo: MakePhoto, run: Run, damaged: str, tmp_path: Path, fault: str
 ) -> None:
     live, reason = {
@@ -159,10 +162,10 @@ def test_a_change_gone_wrong_keeps_the_model_and_says_why(
     assert reason in refused
 
 
-def test_a_model_whose_answer_is_no_number_is_refused(
+def test_a_model_whose_output_is_not_a_number_is_refused(
     make_photo: MakePhoto, run: Run, other_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Files with weights that are not finite are refused on loading; those too large for bfloat16 only here.
+    # Loading refuses weights that are not finite; those too large for bfloat16 are found only here.
     logits = Network.logits
     photo = make_photo()
 
@@ -178,7 +181,7 @@ def test_a_model_whose_answer_is_no_number_is_refused(
     assert answer["model"]["temperature"] == 1.3
 
 
-def test_a_good_change_after_a_refused_one_forgets_why(
+def test_a_successful_change_removes_the_reason_of_a_refused_one(
     make_photo: MakePhoto, run: Run, other_folder: str
 ) -> None:
     async def act(service: Service) -> Any:
@@ -190,7 +193,7 @@ def test_a_good_change_after_a_refused_one_forgets_why(
     assert run(act) == (None, other_folder)
 
 
-def test_changes_asked_for_at_once_are_made_in_their_order(
+def test_concurrent_changes_are_made_in_the_order_of_the_calls(
     run: Run, model_folder: str, other_folder: str
 ) -> None:
     async def act(service: Service) -> str:
@@ -201,7 +204,7 @@ def test_changes_asked_for_at_once_are_made_in_their_order(
     assert run(act) == model_folder
 
 
-def test_requests_are_answered_without_a_break_while_a_model_is_changed(
+def test_requests_are_answered_while_a_model_is_changed(
     make_photo: MakePhoto, run: Run, other_folder: str
 ) -> None:
     photo = make_photo()
@@ -221,19 +224,26 @@ def test_requests_are_answered_without_a_break_while_a_model_is_changed(
     assert seen == sorted(seen)
 
 
-# The second model
+# Canary
 
 
 @pytest.mark.parametrize(
     ("share", "least", "most"), [(0.0, 0, 0), (1.0, 60, 60), (0.5, 18, 42)], ids=["none", "all", "half"]
 )
-def test_the_canary_answers_its_share_of_the_requests_and_is_counted_apart(
-    make_photo: MakePhoto, run: Run, told: Told, other_folder: str, share: float, least: int, most: int
+def test_the_canary_answers_its_share_of_the_requests_and_is_counted_separately(
+    make_photo: MakePhoto,
+    run: Run,
+    reported: Reported,
+    other_folder: str,
+    monkeypatch: pytest.MonkeyPatch,
+    share: float,
+    least: int,
+    most: int,
 ) -> None:
+    monkeypatch.setattr(random, "Random", functools.partial(random.Random, 7))
     photo = make_photo(size=(16, 16))
 
     async def act(service: Service) -> Any:
-        service._random.seed(7)
         answers = await asyncio.gather(*(ask(service, photo) for _ in range(60)))
         return answers, dict(service.models.num_answers), service.models.current
 
@@ -243,12 +253,12 @@ def test_the_canary_answers_its_share_of_the_requests_and_is_counted_apart(
     assert least <= num_canary <= most
     assert num_answers == {"main": 60 - num_canary, "canary": num_canary}
     versions = {"main": models.main.state.version, "canary": models.canary.state.version}
-    assert {(role, version) for _, version, role in told.predictions} == {
+    assert {(role, version) for _, version, role in reported.predictions} == {
         (role, versions[role]) for role, number in num_answers.items() if number
     }
 
 
-def test_a_canary_takes_over_without_being_loaded_again(run: Run, other_folder: str) -> None:
+def test_a_canary_becomes_the_main_model_without_being_loaded_again(run: Run, other_folder: str) -> None:
     async def act(service: Service) -> Any:
         before = service.models.current
         await service.models.change({"model": other_folder})

@@ -10,7 +10,7 @@ from physiq_ray.serving.pace import Pace, Room
 
 
 def run_batches(pace: Pace, clock: Clock, *, batch_size: int, photo_s: float, num_photos: int) -> None:
-    """Keep two batches inside, of which one leaves, all of it at once, every batch_size × photo_s."""
+    """Keep two batches inside; every batch_size × photo_s, all photos of one batch leave and others enter."""
     for _ in range(2 * batch_size):
         pace.enter()
     for _ in range(num_photos // batch_size):
@@ -21,14 +21,14 @@ def run_batches(pace: Pace, clock: Clock, *, batch_size: int, photo_s: float, nu
             pace.enter()
 
 
-def test_nothing_is_expected_before_anything_was_seen(clock: Clock) -> None:
+def test_without_a_measurement_no_wait_is_expected(clock: Clock) -> None:
     pace = Pace(clock)
     pace.enter()
 
     assert pace.expected_wait_s == 0
 
 
-def test_the_wait_comes_to_the_true_time_of_the_photos_inside(clock: Clock) -> None:
+def test_the_expected_wait_approaches_the_true_time_of_the_photos_inside(clock: Clock) -> None:
     pace = Pace(clock)
 
     run_batches(pace, clock, batch_size=1, photo_s=0.02, num_photos=300)
@@ -37,12 +37,14 @@ def test_the_wait_comes_to_the_true_time_of_the_photos_inside(clock: Clock) -> N
 
 
 @pytest.mark.parametrize("batch_size", [4, 16])
-def test_the_wait_is_within_two_fifths_where_photos_leave_by_the_batch(clock: Clock, batch_size: int) -> None:
+def test_the_expected_wait_is_within_two_fifths_if_photos_leave_in_batches(
+    clock: Clock, batch_size: int
+) -> None:
     pace = Pace(clock)
     run_batches(pace, clock, batch_size=batch_size, photo_s=0.02, num_photos=1600)
     seen = []
 
-    for _ in range(batch_size):  # over one whole batch, as the average swings within it
+    for _ in range(batch_size):  # over one whole batch, because the average varies within it
         seen.append(pace.expected_wait_s / pace.num_inside)
         clock.now_s += batch_size * 0.02 if not len(seen) - 1 else 0
         pace.leave()
@@ -52,7 +54,7 @@ def test_the_wait_is_within_two_fifths_where_photos_leave_by_the_batch(clock: Cl
     assert math.isclose(sum(seen) / batch_size, 0.02, rel_tol=0.05)
 
 
-def test_the_time_in_which_nobody_asked_is_no_photos_time(clock: Clock) -> None:
+def test_idle_time_is_not_counted_as_the_time_of_a_photo(clock: Clock) -> None:
     pace = Pace(clock)
     run_batches(pace, clock, batch_size=1, photo_s=0.02, num_photos=300)
     for _ in range(2):
@@ -77,7 +79,7 @@ def test_an_empty_replica_expects_no_wait_however_slow_it_was(clock: Clock) -> N
     assert pace.expected_wait_s == 0
 
 
-def test_a_replica_that_got_faster_is_believed_after_a_hundred_photos(clock: Clock) -> None:
+def test_the_expected_wait_follows_a_faster_replica_within_150_photos(clock: Clock) -> None:
     pace = Pace(clock)
     run_batches(pace, clock, batch_size=1, photo_s=1.0, num_photos=300)
     slow_s = pace.expected_wait_s
@@ -97,7 +99,7 @@ def room_of(pace: Pace) -> Room:
     return Room(pace, ServingSettings(max_requests=3, max_batch_size=2, max_wait_s=1.0))
 
 
-def test_as_many_requests_are_inside_as_max_requests_allows(clock: Clock) -> None:
+def test_requests_above_max_requests_are_refused(clock: Clock) -> None:
     room = room_of(Pace(clock))
 
     with room.occupied(), room.occupied():
@@ -111,7 +113,7 @@ def test_as_many_requests_are_inside_as_max_requests_allows(clock: Clock) -> Non
     assert (refusal.status, refusal.code, refusal.retry_after_s) == (503, "busy", 1)
 
 
-def test_a_request_that_fails_leaves_its_place(clock: Clock) -> None:
+def test_a_failed_request_makes_room_for_others(clock: Clock) -> None:
     room = room_of(Pace(clock))
 
     for _ in range(5):
@@ -122,7 +124,7 @@ def test_a_request_that_fails_leaves_its_place(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(("photo_s", "retry_after_s"), [(0.4, None), (0.7, 2), (2.4, 5)])
-def test_a_request_that_would_wait_longer_than_max_wait_is_refused_for_as_long(
+def test_a_request_that_would_wait_longer_than_max_wait_is_refused_with_the_expected_wait(
     clock: Clock, photo_s: float, retry_after_s: int | None
 ) -> None:
     pace = Pace(clock)
@@ -133,7 +135,7 @@ def test_a_request_that_would_wait_longer_than_max_wait_is_refused_for_as_long(
     assert (refusal.retry_after_s if refusal else None) == retry_after_s
 
 
-def test_photos_of_the_next_batch_do_not_wait_whatever_a_pause_made_of_the_average(clock: Clock) -> None:
+def test_photos_of_the_next_batch_are_accepted_even_if_a_pause_raised_the_average(clock: Clock) -> None:
     pace = Pace(clock)
     pace.enter()
     clock.now_s += 3600

@@ -1,4 +1,4 @@
-"""The page in a real browser, which alone can tell what a coach sees."""
+"""The page in a real browser: what a coach sees."""
 
 import base64
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import PAGE_TOKEN, ClosedService
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service as Driver
 from selenium.webdriver.common.by import By
@@ -22,7 +23,6 @@ FLAGS = (
     *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 TIMEOUT_S = 30
-TOKEN = "of-the-coaches-only"
 POSES = {"Front Lat Spread", "Back Double Biceps", "Abs & Thighs"}
 
 pytestmark = [
@@ -30,24 +30,24 @@ pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver on the PATH"),
 ]
 
-# A file with these bytes, as the browser itself hands it over when one is dropped or pasted.
+# A file with these bytes, as the browser gives it to the page when it is dropped or pasted.
 TRANSFER = """
 const [data, name, type] = arguments;
 const transfer = new DataTransfer();
 transfer.items.add(new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], name, { type }));
 """
-# The service fills up only for a moment and only under load: its answers are given in its place, in this
-# order; then the service itself is asked.
+# The service is busy only for moments and only under load. So the page first gets these responses in their
+# order; later requests go to the service.
 STUB_ANSWERS = """
 const answers = arguments[0].map(([status, headers, body]) => new Response(body, { status, headers }));
-const ask = window.fetch;
-window.asked = [];
+const fetchOriginal = window.fetch;
+window.sent = [];
 window.fetch = (...request) => {
-  window.asked.push(performance.now());
-  return answers.length ? Promise.resolve(answers.shift()) : ask(...request);
+  window.sent.push(performance.now());
+  return answers.length ? Promise.resolve(answers.shift()) : fetchOriginal(...request);
 };
 """
-# Contrast as WCAG 2 defines it, of each text that is seen, with what lies behind it.
+# The contrast of each visible text with its background, as WCAG 2 defines it.
 CONTRASTS = """
 const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
 const luminance = (colour) => channels(colour).slice(0, 3)
@@ -72,7 +72,7 @@ MakePhoto = Callable[..., bytes]
 
 
 class Page:
-    """The page as a coach finds it: new, in a window of its own."""
+    """The page in a new window."""
 
     def __init__(self, browser: webdriver.Chrome) -> None:
         self.browser = browser
@@ -89,11 +89,11 @@ class Page:
     def choose(self, *paths: Path) -> None:
         self.find("#files").send_keys("\n".join(str(path) for path in paths))
 
-    def hand_over(self, script: str, data: bytes, name: str = "photo.jpg", type: str = "image/jpeg") -> None:
+    def transfer(self, script: str, data: bytes, name: str = "photo.jpg", type: str = "image/jpeg") -> None:
         self.run(TRANSFER + script, base64.b64encode(data).decode(), name, type)
 
     def press(self, *keys: str) -> None:
-        """Press keys wherever the focus is, as a keyboard does."""
+        """Press keys at the current focus, as a keyboard does."""
         webdriver.ActionChains(self.browser).send_keys(*keys).perform()
 
     def emulate(self, command: str, **parameters: object) -> None:
@@ -111,7 +111,7 @@ class Page:
         return self.browser.find_elements(By.CSS_SELECTOR, "#answers > li")
 
     def answered(self, num_cards: int = 1) -> list[WebElement]:
-        """Wait until that many cards are there, each with an answer or the reason why not."""
+        """Wait until there are that many cards, each with an answer or the reason why there is none."""
         unsettled = "#answers > li:not(.failed):has(table[hidden])"
 
         def settled() -> list[WebElement] | None:
@@ -123,11 +123,11 @@ class Page:
         return found
 
     def messages(self) -> list[str]:
-        """What the browser complained of since the last call."""
+        """The messages that the browser logged since the last call."""
         return [entry["message"] for entry in self.browser.get_log("browser")]  # type: ignore[no-untyped-call]
 
     def events(self, method: str) -> list[dict[str, Any]]:
-        """DevTools events of that name since the last call."""
+        """The DevTools events of that name since the last call."""
         entries = self.browser.get_log("performance")  # type: ignore[no-untyped-call]
         found = [json.loads(entry["message"])["message"] for entry in entries]
         return [event["params"] for event in found if event["method"] == method]
@@ -147,7 +147,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 @pytest.fixture
 def blank(browser: webdriver.Chrome) -> Iterator[Page]:
-    """Give a new window: what a test emulates and stores ends with it."""
+    """Give a new window, with which all that a test emulates and stores ends."""
     first = browser.current_window_handle
     browser.switch_to.new_window("window")
     page = Page(browser)
@@ -175,7 +175,7 @@ def saved(path: Path, data: bytes) -> Path:
 
 
 def shares_of(card: WebElement) -> dict[str, float]:
-    """Read the percentages beside the bars, from the top down."""
+    """Read the percentages next to the bars, from top to bottom."""
     rows = card.find_elements(By.CSS_SELECTOR, "tbody tr")
     texts = [
         (row.find_element(By.TAG_NAME, "th").text, row.find_element(By.CLASS_NAME, "share").text)
@@ -220,7 +220,7 @@ def test_the_bars_are_as_long_as_their_shares(page: Page, photo: Path) -> None:
     assert lengths == pytest.approx(list(shares_of(card).values()), abs=0.5)
 
 
-def test_the_page_shows_what_the_service_answers_a_program(
+def test_the_page_shows_the_probabilities_that_the_service_returns(
     page: Page, service: Any, make_photo: MakePhoto, photo: Path
 ) -> None:
     page.choose(photo)
@@ -232,7 +232,7 @@ def test_the_page_shows_what_the_service_answers_a_program(
     }
 
 
-def test_many_photos_are_all_answered_and_stay_in_their_order(
+def test_many_photos_are_all_answered_and_keep_their_order(
     page: Page, tmp_path: Path, make_photo: MakePhoto
 ) -> None:
     names = [f"{number}.jpg" for number in range(12)]
@@ -259,13 +259,13 @@ def test_the_same_photo_may_be_chosen_again(page: Page, photo: Path) -> None:
 
 @pytest.mark.parametrize("place", ["#drop", "h1"])
 def test_a_photo_dropped_anywhere_is_answered(page: Page, make_photo: MakePhoto, place: str) -> None:
-    page.hand_over(
+    page.transfer(
         f"const place = document.querySelector({place!r});"
         "for (const kind of ['dragover', 'drop']) {"
         "  const event = new DragEvent(kind, {dataTransfer: transfer, bubbles: true, cancelable: true});"
         "  place.dispatchEvent(event);"
-        # What nobody prevents, the browser does: it would show the photo in place of the page.
-        "  if (!event.defaultPrevented) throw new Error(`${kind} is left to the browser`);"
+        # If the page did not prevent the default, the browser would show the photo instead of the page.
+        "  if (!event.defaultPrevented) throw new Error(`${kind} is not prevented`);"
         "}",
         make_photo(),
     )
@@ -288,7 +288,7 @@ def test_the_box_shows_that_a_photo_is_dragged_over_the_page(page: Page) -> None
 
 
 def test_a_pasted_photo_is_answered(page: Page, make_photo: MakePhoto) -> None:
-    page.hand_over(
+    page.transfer(
         "document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData: transfer, bubbles: true}))",
         make_photo(format="PNG"),
         name="image.png",
@@ -300,7 +300,7 @@ def test_a_pasted_photo_is_answered(page: Page, make_photo: MakePhoto) -> None:
     assert card.find_element(By.CLASS_NAME, "file").text == "image.png"
 
 
-def test_a_photo_that_the_browser_cannot_show_is_answered_all_the_same(
+def test_a_photo_that_the_browser_cannot_show_is_answered(
     page: Page, tmp_path: Path, make_photo: MakePhoto
 ) -> None:
     page.choose(saved(tmp_path / "scan.tiff", make_photo(format="TIFF")))
@@ -326,7 +326,7 @@ def damaged(data: bytes) -> bytes:
     ],
     ids=["empty", "no photo", "damaged", "too large"],
 )
-def test_a_file_without_an_answer_says_why(
+def test_a_refused_file_is_shown_with_the_reason(
     page: Page, photo: Path, make_photo: MakePhoto, change: Callable[[bytes], bytes], words: str
 ) -> None:
     page.choose(saved(photo.with_name("wrong.jpg"), change(make_photo())), photo)
@@ -334,20 +334,22 @@ def test_a_file_without_an_answer_says_why(
     wrong, right = page.answered(2)
     assert heading_of(wrong) == "No answer"
     assert state_of(wrong).startswith(words)
-    assert not wrong.find_element(By.TAG_NAME, "button").is_displayed()  # it would stay as it is
+    assert not wrong.find_element(By.TAG_NAME, "button").is_displayed()  # a retry would give the same result
     assert set(shares_of(right)) == POSES
 
 
 @pytest.mark.parametrize(
     "busy",
     [
-        [503, {"Retry-After": "1"}, '{"error": {"code": "busy", "message": "come again"}}'],
-        [429, {"Retry-After": "1"}, '{"error": {"code": "too_many_requests", "message": "come again"}}'],
+        [503, {"Retry-After": "1"}, '{"error": {"code": "busy", "message": "try again"}}'],
+        [429, {"Retry-After": "1"}, '{"error": {"code": "too_many_requests", "message": "try again"}}'],
         [503, {"Retry-After": "1"}, "<h1>503 Service Unavailable</h1>"],
     ],
     ids=["503", "429", "503 of a proxy"],
 )
-def test_a_busy_service_is_asked_again_when_it_said(page: Page, photo: Path, busy: list[object]) -> None:
+def test_a_request_to_a_busy_service_is_retried_after_the_time_that_it_gives(
+    page: Page, photo: Path, busy: list[object]
+) -> None:
     page.run(STUB_ANSWERS, [busy])
 
     page.choose(photo)
@@ -355,25 +357,25 @@ def test_a_busy_service_is_asked_again_when_it_said(page: Page, photo: Path, bus
     page.wait(lambda: "busy; trying again in 1 s" in page.find("#answers").text)
     [card] = page.answered()
     assert set(shares_of(card)) == POSES
-    first_ms, second_ms = page.run("return window.asked")
+    first_ms, second_ms = page.run("return window.sent")
     assert second_ms - first_ms >= 1000
 
 
-def test_a_service_that_stays_busy_is_left_alone_until_the_button_is_pressed(page: Page, photo: Path) -> None:
-    busy = [503, {"Retry-After": "0.01"}, '{"error": {"code": "busy", "message": "come again"}}']
+def test_after_five_busy_responses_the_page_waits_for_the_button(page: Page, photo: Path) -> None:
+    busy = [503, {"Retry-After": "0.01"}, '{"error": {"code": "busy", "message": "try again"}}']
     page.run(STUB_ANSWERS, [busy] * 5)
 
     page.choose(photo)
 
     [card] = page.answered()
     assert state_of(card) == "The service is busy. Try again in a moment."
-    assert len(page.run("return window.asked")) == 5
+    assert len(page.run("return window.sent")) == 5
     card.find_element(By.TAG_NAME, "button").click()
     page.wait(lambda: set(shares_of(card)) == POSES)
     assert "failed" not in str(card.get_attribute("class"))
 
 
-def test_a_service_out_of_reach_is_said_and_asked_again_by_the_button(page: Page, photo: Path) -> None:
+def test_an_unreachable_service_is_reported_and_the_button_retries(page: Page, photo: Path) -> None:
     page.go_offline(True)
     page.choose(photo)
 
@@ -386,7 +388,7 @@ def test_a_service_out_of_reach_is_said_and_asked_again_by_the_button(page: Page
     assert not card.find_element(By.TAG_NAME, "button").is_displayed()
 
 
-def test_a_file_that_is_gone_is_not_taken_for_a_service_that_is(page: Page, photo: Path) -> None:
+def test_a_deleted_file_is_not_reported_as_an_unreachable_service(page: Page, photo: Path) -> None:
     page.go_offline(True)
     page.choose(photo)
     [card] = page.answered()
@@ -399,7 +401,7 @@ def test_a_file_that_is_gone_is_not_taken_for_a_service_that_is(page: Page, phot
 
 
 @pytest.mark.parametrize("body", ["<h1>It works!</h1>", '{"status": "ok"}'])
-def test_an_answer_that_is_none_is_said_and_the_next_photo_is_answered(
+def test_a_response_of_another_server_is_reported_and_the_next_photo_is_answered(
     page: Page, photo: Path, body: str
 ) -> None:
     page.run(STUB_ANSWERS, [[200, {}, body]])
@@ -413,7 +415,7 @@ def test_an_answer_that_is_none_is_said_and_the_next_photo_is_answered(
     assert set(shares_of(second)) == POSES
 
 
-def test_tab_comes_to_the_choice_of_photos_and_shows_where_it_is(page: Page) -> None:
+def test_tab_moves_the_focus_to_the_file_field_and_shows_it(page: Page) -> None:
     page.press(Keys.TAB)
 
     assert page.run("return document.activeElement.id") == "files"
@@ -426,7 +428,7 @@ def test_tab_comes_to_the_choice_of_photos_and_shows_where_it_is(page: Page) -> 
     assert page.run(ringed) == ["Choose photos"]
 
 
-def test_enter_opens_the_choice_of_photos(page: Page) -> None:
+def test_enter_opens_the_file_chooser(page: Page) -> None:
     page.browser.execute_cdp_cmd("Page.enable", {})
     page.browser.execute_cdp_cmd("Page.setInterceptFileChooserDialog", {"enabled": True})
     page.press(Keys.TAB, Keys.ENTER)
@@ -450,26 +452,26 @@ def test_every_field_and_photo_has_a_name(page: Page, photo: Path) -> None:
     assert page.find("#answers table").accessible_name == "Probability of each pose"
 
 
-def test_only_what_came_out_is_read_aloud(page: Page, tmp_path: Path, photo: Path) -> None:
+def test_screen_readers_announce_only_the_results(page: Page, tmp_path: Path, photo: Path) -> None:
     page.run(STUB_ANSWERS, [[503, {"Retry-After": "0.01"}, "{}"]])
     page.run(
-        "window.heard = [];"
+        "window.announced = [];"
         "for (const region of document.querySelectorAll('[aria-live], [role=status], [role=alert]'))"
-        "  new MutationObserver(() => window.heard.push(region.textContent.trim()))"
+        "  new MutationObserver(() => window.announced.push(region.textContent.trim()))"
         "    .observe(region, {childList: true, subtree: true, characterData: true});"
     )
     page.choose(photo, saved(tmp_path / "notes.jpg", b"no photo"))
 
     card, _ = page.answered(2)
-    heard = page.wait(lambda: len(said := page.run("return window.heard")) > 1 and said)
-    assert heard == [
+    announced = page.wait(lambda: len(texts := page.run("return window.announced")) > 1 and texts)
+    assert announced == [
         f"photo.jpg: {heading_of(card)}. {state_of(card)}",
         "notes.jpg: No answer. This is not a photo that can be read. Use JPEG, PNG, WebP, GIF, BMP or TIFF.",
     ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_from_what_is_behind_it(page: Page, photo: Path, scheme: str) -> None:
+def test_every_text_has_enough_contrast(page: Page, photo: Path, scheme: str) -> None:
     page.emulate("setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     page.run("document.getElementById('access').hidden = false")
     page.choose(photo, saved(photo.with_name("notes.jpg"), b"no photo"))
@@ -484,7 +486,7 @@ def test_every_text_stands_out_from_what_is_behind_it(page: Page, photo: Path, s
     assert is_dark == (scheme == "dark")
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen(
+def test_on_a_phone_no_element_is_wider_than_the_screen(
     page: Page, tmp_path: Path, make_photo: MakePhoto
 ) -> None:
     page.emulate("setDeviceMetricsOverride", width=375, height=700, deviceScaleFactor=2, mobile=True)
@@ -509,7 +511,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(
     assert min(bar.size["width"] for bar in page.browser.find_elements(By.CLASS_NAME, "track")) >= 60
 
 
-def test_the_camera_is_offered_to_fingers_only(page: Page) -> None:
+def test_the_camera_is_offered_on_touch_screens_only(page: Page) -> None:
     camera = page.find("label:has(#camera)")
     assert not camera.is_displayed()
 
@@ -527,19 +529,19 @@ def test_a_photo_from_the_camera_is_answered(page: Page, photo: Path) -> None:
     assert set(shares_of(card)) == POSES
 
 
-def test_nothing_is_asked_of_another_host_and_nothing_is_complained_of(
+def test_the_page_sends_no_request_to_other_hosts_and_the_browser_logs_no_error(
     page: Page, service: Any, photo: Path
 ) -> None:
     page.choose(photo)
     page.answered()
 
     urls = [event["request"]["url"] for event in page.events("Network.requestWillBeSent")]
-    asked = {url for url in urls if not url.startswith("blob:")}
-    assert asked == {f"{service.url}{path}" for path in ("/", "/page.css", "/page.js", "/v1/predict")}
+    requested = {url for url in urls if not url.startswith("blob:")}
+    assert requested == {f"{service.url}{path}" for path in ("/", "/page.css", "/page.js", "/v1/predict")}
     assert page.messages() == []
 
 
-def test_the_browser_holds_to_the_policy_that_comes_with_the_page(page: Page, service: Any) -> None:
+def test_the_browser_enforces_the_content_security_policy_of_the_page(page: Page, service: Any) -> None:
     assert "script-src 'self'" in service.get("/").headers["Content-Security-Policy"]
     page.run(
         "const script = document.createElement('script');"
@@ -553,18 +555,15 @@ def test_the_browser_holds_to_the_policy_that_comes_with_the_page(page: Page, se
 
     assert page.wait(lambda: page.run("return window.outcome")) == "refused"
     assert page.run("return window.intruder ?? null") is None
-    complaints = "\n".join(page.messages())
-    assert "inline script violates" in complaints
-    assert "connect-src 'self'" in complaints
+    messages = "\n".join(page.messages())
+    assert "inline script violates" in messages
+    assert "connect-src 'self'" in messages
 
 
 def test_a_closed_service_is_opened_by_its_token_with_the_keyboard_alone(
-    blank: Page, start_service: Callable[..., Any], tmp_path: Path, photo: Path
+    blank: Page, closed_service: ClosedService, photo: Path
 ) -> None:
-    tokens = saved(tmp_path / "tokens.txt", TOKEN.encode())
-    # Nothing is ever so sure: the same service shows what is said of a photo below min_confidence.
-    closed = start_service("--tokens", str(tokens), "--min-confidence", "1")
-    blank.open(closed.url)
+    blank.open(closed_service.running.url)
     form, refusal = blank.find("#access"), blank.find("#refusal")
     assert not form.is_displayed()
 
@@ -573,11 +572,11 @@ def test_a_closed_service_is_opened_by_its_token_with_the_keyboard_alone(
     [card] = blank.cards()
     assert (heading_of(card), refusal.text) == ("Waiting for a token …", "")
 
-    blank.press("of-nobody-at-all", Keys.ENTER)
+    blank.press("of-no-coach-at-all", Keys.ENTER)
     blank.wait(lambda: refusal.text == "The token was refused.")
     assert form.is_displayed()
 
-    blank.press(TOKEN, Keys.ENTER)
+    blank.press(PAGE_TOKEN, Keys.ENTER)
     [card] = blank.answered()
     assert heading_of(card) == "No known pose"
     likeliest, share = next(iter(shares_of(card).items()))
@@ -585,12 +584,12 @@ def test_a_closed_service_is_opened_by_its_token_with_the_keyboard_alone(
     assert not form.is_displayed()
     assert blank.run("return document.activeElement.id") == "files"
 
-    blank.choose(photo)  # no second question
+    blank.choose(photo)  # the token is not required again
     blank.answered(2)
     assert not form.is_displayed()
 
 
-def test_a_token_that_no_header_can_carry_is_not_sent(page: Page, photo: Path) -> None:
+def test_a_token_that_is_invalid_in_a_header_is_not_sent(page: Page, photo: Path) -> None:
     refused = [401, {}, '{"error": {"code": "unauthorised", "message": "…"}}']
     page.run(STUB_ANSWERS, [refused])
     page.choose(photo)
@@ -600,4 +599,4 @@ def test_a_token_that_no_header_can_carry_is_not_sent(page: Page, photo: Path) -
 
     assert page.run("return document.getElementById('token').validity.patternMismatch")
     assert page.find("#access").is_displayed()
-    assert len(page.run("return window.asked")) == 1
+    assert len(page.run("return window.sent")) == 1

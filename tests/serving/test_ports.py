@@ -1,6 +1,5 @@
-"""Which ports a service of one machine opens, and what strangers get there."""
+"""The ports that a service on one machine opens, and what clients without the token can do there."""
 
-import json
 import os
 import socket
 import subprocess
@@ -9,19 +8,16 @@ import sys
 import grpc
 import psutil
 import pytest
-import ray
 import requests
 from google.protobuf.descriptor import FileDescriptor
-from ray._private import ray_constants
 from ray.core.generated import core_worker_pb2, gcs_service_pb2, node_manager_pb2, reporter_pb2
 from ray.serve.generated import serve_pb2
-from running import RunningService, StartService
+from running import RunningService, StartService, is_this_machine
 
-from physiq_ray.cluster import LOOPBACK_VARIABLE, on_loopback
+from physiq_ray.cluster import LOOPBACK_VARIABLE
 from physiq_ray.machine import is_loopback
 
-Address = tuple[str, int]
-# Ray's services; that of the object store, which photos go through, is not among its Python modules.
+# Ray's gRPC services. The service of the object store has no Python module.
 FILES: list[FileDescriptor] = [
     module.DESCRIPTOR
     for module in (core_worker_pb2, gcs_service_pb2, node_manager_pb2, reporter_pb2, serve_pb2)
@@ -40,46 +36,19 @@ RAYS_HTTP = [
     ("POST", "/get_or_create_runtime_env"),
     ("POST", "/get_runtime_envs_info"),
 ]
-PYTHON_TASK = """
-import json, os, psutil, ray
-from physiq_ray.cluster import LOOPBACK_VARIABLE, connect
-connect(local=True)
-ray.get(ray.remote(lambda: None).remote())
-mine = [psutil.Process(), *psutil.Process().children(recursive=True)]
-found = [c.laddr for p in mine for c in p.net_connections() if c.status == "LISTEN"]
-print(json.dumps({"ports": found, "left": LOOPBACK_VARIABLE in os.environ}))
-"""
-
-
-def listening(service: RunningService) -> set[Address]:
-    """Find where a service and the processes it has started listen."""
-    found = set()
-    process = psutil.Process(service.process.pid)
-    for one in [process, *process.children(recursive=True)]:
-        try:
-            connections = one.net_connections()
-        except psutil.Error:  # it ended meanwhile
-            continue
-        found |= {(c.laddr.ip, c.laddr.port) for c in connections if c.status == psutil.CONN_LISTEN}
-    return found
-
-
-def is_this_machine(ip: str) -> bool:
-    """Tell whether only this machine reaches an address, also one of IPv4 written as IPv6."""
-    return is_loopback(ip.removeprefix("::ffff:"))
 
 
 def own_address() -> str:
-    """Give an address by which other machines reach this one."""
+    """Give an address at which other machines reach this one."""
     for addresses in psutil.net_if_addrs().values():
         for address in addresses:
             if address.family == socket.AF_INET and not is_loopback(address.address):
                 return address.address
-    pytest.skip("this machine is in no network")
+    pytest.skip("this machine has no network")
 
 
-def answers(host: str, port: int) -> bool:
-    """Tell whether somebody listens."""
+def is_open(host: str, port: int) -> bool:
+    """Say whether a process listens at a port."""
     try:
         socket.create_connection((host, port), timeout=5).close()
     except OSError:
@@ -88,7 +57,7 @@ def answers(host: str, port: int) -> bool:
 
 
 def accepted(host: str, port: int) -> list[str]:
-    """Call each of Ray's methods without a token, and give those that were not refused."""
+    """Call each of Ray's methods without a token; give those that were not refused."""
     found = []
     with grpc.insecure_channel(f"{host}:{port}") as channel:
         for method in METHODS:
@@ -105,54 +74,22 @@ def accepted(host: str, port: int) -> list[str]:
     return found
 
 
-def test_ray_on_one_machine_listens_on_loopback_and_leaves_the_environment_as_it_was() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != LOOPBACK_VARIABLE}
-    done = subprocess.run(
-        [sys.executable, "-c", PYTHON_TASK], capture_output=True, text=True, timeout=120, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found["ports"]) >= 8  # head, raylet, agents, workers
-    assert [ip for ip, _ in found["ports"] if not is_this_machine(ip)] == []
-    assert not found["left"]
-
-
-def test_ray_is_given_loopback_while_it_starts_and_a_user_s_choice_stays(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv(LOOPBACK_VARIABLE, raising=False)
-    with on_loopback():
-        assert ray.util.get_node_ip_address() == "127.0.0.1"  # type: ignore[no-untyped-call]
-        assert os.environ[LOOPBACK_VARIABLE] == "0"
-    assert LOOPBACK_VARIABLE not in os.environ
-    assert ray_constants.ENABLE_RAY_CLUSTER
-    monkeypatch.setenv(LOOPBACK_VARIABLE, "1")
-    with on_loopback():
-        assert os.environ[LOOPBACK_VARIABLE] == "1"
-        assert ray_constants.ENABLE_RAY_CLUSTER
-
-
-@pytest.mark.slow
-def test_a_service_of_one_machine_opens_no_port_to_others(start_service: StartService) -> None:
-    service = start_service()
-    found = listening(service)
+def test_a_service_on_loopback_opens_no_port_to_other_machines(service: RunningService) -> None:
+    found = service.listening()
     assert [address for address in found if not is_this_machine(address[0])] == []
-    assert not any(
-        "haproxy" in p.name() for p in psutil.Process(service.process.pid).children(recursive=True)
-    )
+    assert not any("haproxy" in process.name() for process in service.processes())
     assert service.get("/healthz").status_code == 200
     host = own_address()
-    assert [port for _, port in found if answers(host, port)] == []
+    assert [port for _, port in found if is_open(host, port)] == []
 
 
-@pytest.mark.slow
 @pytest.mark.long
-def test_where_rays_ports_are_open_nobody_without_the_token_runs_or_reads_anything(
+def test_where_other_machines_reach_rays_ports_nothing_runs_or_is_read_without_the_token(
     start_service: StartService,
 ) -> None:
     host = own_address()
     service = start_service(**{LOOPBACK_VARIABLE: "1"})
-    ports = {port for ip, port in listening(service) if not is_this_machine(ip) and answers(host, port)}
+    ports = {port for ip, port in service.listening() if not is_this_machine(ip) and is_open(host, port)}
     assert len(ports) >= 8  # head, raylet, agents, workers, replica
     assert [line for port in ports for line in accepted(host, port)] == []
     for port in ports:
@@ -168,7 +105,7 @@ def test_where_rays_ports_are_open_nobody_without_the_token_runs_or_reads_anythi
     code = f"import ray; ray.init('{host}:{{port}}'); print(ray.get(ray.remote(lambda: 'ran').remote()))"
     head = next(
         c.laddr.port
-        for p in psutil.Process(service.process.pid).children(recursive=True)
+        for p in service.processes()
         if p.name() == "gcs_server"
         for c in p.net_connections()
         if c.status == psutil.CONN_LISTEN

@@ -42,7 +42,7 @@ def test_every_error_of_the_package_has_its_status_and_code() -> None:
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_every_error_is_answered_within_400_to_503_and_says_when_to_come_again_where_that_helps(
+def test_every_error_has_a_status_from_400_to_503_and_retry_after_with_503_only(
     error: type[PhysiqError],
 ) -> None:
     answer = to_request_error(error("is wrong"))
@@ -57,7 +57,9 @@ def test_every_error_is_answered_within_400_to_503_and_says_when_to_come_again_w
 @pytest.mark.parametrize(
     "error", [error for error in ERRORS if not issubclass(error, errors.PhotoError)], ids=lambda e: e.__name__
 )
-def test_what_is_not_of_the_photo_is_not_told_to_the_client(error: type[PhysiqError]) -> None:
+def test_details_that_do_not_concern_the_photo_are_not_revealed_to_the_client(
+    error: type[PhysiqError],
+) -> None:
     answer = to_request_error(
         error("read s3://athletes/secret as arn:aws:iam::1: AKIA123 at http://10.0.0.3")
     )

@@ -1,4 +1,4 @@
-"""The JSON of answers, byte by byte: programs may compare texts, and people read the keys in their order."""
+"""The JSON of answers as text: programs may compare it, and people read the keys in their order."""
 
 import json
 

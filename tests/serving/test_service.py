@@ -1,4 +1,4 @@
-"""A replica's work without Serve and without HTTP: answers, counts, health."""
+"""The work of a replica without Serve and without HTTP: answers, counts, health."""
 
 import asyncio
 import io
@@ -7,7 +7,7 @@ from typing import Any
 import pillow_heif
 import pytest
 from PIL import Image
-from replica import AnyVersion, MakePhoto, Run, Told, answer_to, ask
+from replica import AnyVersion, MakePhoto, Reported, Run, answer_to, ask
 from running import MakeModel
 
 from physiq_ray.checkpoint import load_model_state
@@ -22,7 +22,6 @@ from physiq_ray.errors import (
 )
 from physiq_ray.prediction.network import Network
 from physiq_ray.prediction.single import Predictor
-from physiq_ray.serving import app
 from physiq_ray.serving.service import Service
 
 POSE_NAMES = {1: "Front Lat Spread", 5: "Back Double Biceps", 11: "Abs & Thighs"}
@@ -34,7 +33,7 @@ POSE_NAMES = {1: "Front Lat Spread", 5: "Back Double Biceps", 11: "Abs & Thighs"
 @pytest.mark.parametrize(
     "options",
     [{}, {"format": "PNG", "mode": "RGBA"}, {"orientation": 6, "size": (200, 120)}],
-    ids=["jpeg", "transparent png", "turned"],
+    ids=["jpeg", "transparent png", "exif orientation"],
 )
 def test_an_answer_has_the_probabilities_of_a_single_prediction(
     make_photo: MakePhoto, model_folder: str, run: Run, options: dict[str, Any]
@@ -56,7 +55,9 @@ def test_an_answer_has_the_probabilities_of_a_single_prediction(
     assert answer["model"] == {"version": expected.model_version, "temperature": 1.3}
 
 
-def test_a_photo_has_the_same_answer_in_a_batch_as_alone(make_photo: MakePhoto, run: Run, told: Told) -> None:
+def test_a_photo_has_the_same_answer_in_a_batch_as_alone(
+    make_photo: MakePhoto, run: Run, reported: Reported
+) -> None:
     photos = [make_photo(seed) for seed in range(12)]
 
     async def act(service: Service) -> Any:
@@ -66,7 +67,7 @@ def test_a_photo_has_the_same_answer_in_a_batch_as_alone(make_photo: MakePhoto, 
 
     alone, together = run(act)
 
-    assert max(told.batch_sizes) > 1
+    assert max(reported.batch_sizes) > 1
     for one, other in zip(alone, together, strict=True):
         shares = {item["id"]: item["probability"] for item in other["probabilities"]}
         assert {item["id"]: item["probability"] for item in one["probabilities"]} == pytest.approx(
@@ -92,7 +93,7 @@ def test_a_higher_temperature_gives_less_confidence_by_its_formula(
 
 
 def test_below_min_confidence_there_is_no_pose_but_all_probabilities(
-    make_photo: MakePhoto, run: Run, told: Told
+    make_photo: MakePhoto, run: Run, reported: Reported
 ) -> None:
     [answer] = run(answer_to(make_photo()), min_confidence=0.99)
 
@@ -100,16 +101,16 @@ def test_below_min_confidence_there_is_no_pose_but_all_probabilities(
     assert answer["min_confidence"] == 0.99
     assert 0.33 < answer["confidence"] < 0.99
     assert len(answer["probabilities"]) == 3
-    assert told.predictions == [(None, answer["model"]["version"], "main")]
+    assert reported.predictions == [(None, answer["model"]["version"], "main")]
 
 
-def test_each_answer_is_told_to_prometheus(make_photo: MakePhoto, run: Run, told: Told) -> None:
+def test_each_answer_is_reported_to_prometheus(make_photo: MakePhoto, run: Run, reported: Reported) -> None:
     first, second = run(answer_to(make_photo(1), make_photo(2)))
 
     version = first["model"]["version"]
-    assert told.predictions == [(answer["pose"]["id"], version, "main") for answer in (first, second)]
-    assert told.stages["decode"] == 2
-    assert told.batch_sizes == [1, 1]
+    assert reported.predictions == [(answer["pose"]["id"], version, "main") for answer in (first, second)]
+    assert reported.stages["decode"] == 2
+    assert reported.batch_sizes == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_each_answer_is_told_to_prometheus(make_photo: MakePhoto, run: Run, told
         (b"\xff\xd8\xff\xe0 and no more", PhotoError),
     ],
 )
-def test_what_is_no_photo_is_refused_and_leaves_no_place_taken(
+def test_data_that_is_not_a_photo_is_refused_and_leaves_the_queue(
     run: Run, data: bytes, error: type[PhysiqError]
 ) -> None:
     async def act(service: Service) -> int:
@@ -131,7 +132,7 @@ def test_what_is_no_photo_is_refused_and_leaves_no_place_taken(
     assert run(act) == 0
 
 
-def test_a_photo_of_more_pixels_than_allowed_is_refused_by_its_header(
+def test_a_photo_with_too_many_pixels_is_refused_before_it_is_decoded(
     make_photo: MakePhoto, run: Run
 ) -> None:
     photo = make_photo(size=(101, 100), format="PNG")
@@ -140,13 +141,13 @@ def test_a_photo_of_more_pixels_than_allowed_is_refused_by_its_header(
         with pytest.raises(TooLargeError, match=r"^101 × 100 is more than 10000 pixels$"):
             await ask(service, photo)
         await service.answer(make_photo(size=(100, 100), format="PNG"), name="a")
-        await service.answer(make_photo(size=(192, 192)), name="a")  # a JPEG, decoded at a half
+        await service.answer(make_photo(size=(192, 192)), name="a")  # a JPEG that is decoded at half its size
 
     run(act, max_pixels=10_000)
 
 
 @pytest.mark.parametrize("format", ["AVIF", "HEIF"])
-def test_heic_and_avif_are_read_only_where_a_setting_allows_them(
+def test_heic_and_avif_are_read_only_if_a_setting_allows_them(
     make_photo: MakePhoto, run: Run, format: str
 ) -> None:
     file = io.BytesIO()
@@ -164,22 +165,13 @@ def test_heic_and_avif_are_read_only_where_a_setting_allows_them(
     assert run(act, extra_formats="avif,heic")["confidence"] > 0
 
 
-def test_heic_that_is_allowed_and_cannot_be_read_is_found_before_the_start(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(app, "why_no_heic", lambda: "not read here; pip install 'physiq-ray[heic]'")
-
-    with pytest.raises(ServingError, match=r"^extra_formats=heic: HEIC is not read here; pip install"):
-        app.build_app(ServingSettings(extra_formats="heic"))
-
-
-def test_a_client_that_goes_leaves_no_place_taken(make_photo: MakePhoto, run: Run) -> None:
+def test_cancelled_requests_leave_the_queue(make_photo: MakePhoto, run: Run) -> None:
     async def act(service: Service) -> tuple[int, dict[str, int]]:
-        asked = [asyncio.ensure_future(ask(service, make_photo(seed))) for seed in range(8)]
+        requests = [asyncio.ensure_future(ask(service, make_photo(seed))) for seed in range(8)]
         await asyncio.sleep(0)
-        for task in asked:
+        for task in requests:
             task.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
+        await asyncio.gather(*requests, return_exceptions=True)
         inside = service.pace.num_inside
         await ask(service, make_photo())
         return inside, service.models.num_answers
@@ -190,25 +182,25 @@ def test_a_client_that_goes_leaves_no_place_taken(make_photo: MakePhoto, run: Ru
 # Health
 
 
-def test_a_check_asks_the_model_and_a_recent_answer_spares_it(
+def test_a_health_check_runs_the_model_unless_it_answered_recently(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    shapes = []
     logits = Network.logits
 
     async def act(service: Service) -> None:
         monkeypatch.setattr(
-            Network, "logits", lambda self, images: asked.append(images.shape) or logits(self, images)
+            Network, "logits", lambda self, images: shapes.append(images.shape) or logits(self, images)
         )
         await service.check()
         await service.check()
 
     run(act)
 
-    assert asked == [(1, 64, 64, 3)]
+    assert shapes == [(1, 64, 64, 3)]
 
 
-def test_a_check_fails_where_the_model_does(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_health_check_fails_if_the_model_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_self: Network, _images: object) -> None:
         raise RuntimeError("CUDA error: the device is lost")
 
@@ -217,13 +209,13 @@ def test_a_check_fails_where_the_model_does(run: Run, monkeypatch: pytest.Monkey
         with pytest.raises(PredictionError, match="the device is lost"):
             await service.check()
         with pytest.raises(PredictionError, match="the device is lost"):
-            await service.check()  # a failure is no answer that spares the next check
+            await service.check()  # after a failure, the next check is made, too
 
     run(act)
 
 
-def test_a_service_without_a_model_is_not_healthy(told: Told) -> None:
-    service = Service(ServingSettings(), told, AnyVersion())  # type: ignore[arg-type]
+def test_a_service_without_a_model_is_not_healthy(reported: Reported) -> None:
+    service = Service(ServingSettings(), reported, AnyVersion())  # type: ignore[arg-type]
     try:
         with pytest.raises(ServingError):
             asyncio.run(service.check())

@@ -1,4 +1,4 @@
-"""Uploads in progress, without a server; real ones: test_ingress."""
+"""Uploads in progress, without a server; test_ingress sends uploads to a service."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ def uploads_of(
 
 
 async def upload(uploads: Uploads, client: str, *, takes_s: float, timeout_s: float = 0.4) -> str:
-    """Take some seconds; give the code of the refusal, or that it came through."""
+    """Upload for some seconds; give the code of the refusal, or "read"."""
     try:
         async with uploads.receiving(client, timeout_s=timeout_s):
             await asyncio.sleep(takes_s)
@@ -46,7 +46,7 @@ def test_an_upload_that_takes_too_long_ends_with_408() -> None:
     ]  # fmt: skip
 
 
-def test_the_slow_uploads_of_a_client_are_counted_and_those_above_end_with_408() -> None:
+def test_slow_uploads_of_a_client_above_its_limit_end_with_408() -> None:
     uploads = uploads_of(max_slow_per_client=2)
 
     results = run_all(
@@ -66,14 +66,14 @@ def test_half_of_all_uploads_may_be_slow() -> None:
     assert results == ["read"] * 4 + ["408 upload_timeout"] * 2
 
 
-def test_a_slow_upload_that_is_through_leaves_its_place_to_the_next() -> None:
+def test_a_complete_slow_upload_makes_room_for_the_next() -> None:
     uploads = uploads_of(max_slow_per_client=1)
 
     for _ in range(3):
         assert run_all(upload(uploads, "a", takes_s=2 * SLOW_S)) == ["read"]
 
 
-def test_one_upload_too_many_ends_the_oldest_of_the_client_that_has_most() -> None:
+def test_one_upload_too_many_ends_the_oldest_of_the_client_with_the_most_uploads() -> None:
     uploads = uploads_of(4, slow_after_s=9)
 
     results = run_all(
@@ -85,7 +85,7 @@ def test_one_upload_too_many_ends_the_oldest_of_the_client_that_has_most() -> No
     assert results == ["read", "503 busy", "read", "read", "read"]
 
 
-def test_a_place_is_free_again_whatever_became_of_the_upload() -> None:
+def test_failed_and_cancelled_uploads_make_room_for_others() -> None:
     async def fill() -> None:
         uploads = uploads_of(2, slow_after_s=9)
         for _ in range(10):
@@ -104,7 +104,7 @@ def test_a_place_is_free_again_whatever_became_of_the_upload() -> None:
 
 
 @pytest.mark.parametrize("num_uploads", [50, 500])
-def test_many_at_a_time_all_end_and_leave_nothing(num_uploads: int) -> None:
+def test_many_concurrent_uploads_all_end_and_make_room_for_others(num_uploads: int) -> None:
     uploads = uploads_of(20)
 
     results = run_all(

@@ -1,4 +1,4 @@
-"""Which version of a model's file the replicas answer with, decided without Serve."""
+"""Which version of a model file the replicas use, decided without Serve."""
 
 import asyncio
 import pickle
@@ -22,7 +22,7 @@ MESSAGE = (
 
 
 class Serve:
-    """What Serve would say: an application's last deployment, and how many replicas run."""
+    """The state that Serve reports: the last deployment of an application, and how many replicas run."""
 
     def __init__(self) -> None:
         self.app_name, self.deployment = "physiq_ray", "PoseService"
@@ -61,14 +61,14 @@ class Store:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
-    """Give a Serve that says what a test lets it say."""
+    """Replace Serve by one whose state a test sets."""
     serve = Serve()
     monkeypatch.setattr(versions, "serve", serve)
     monkeypatch.setattr(versions, "internal_kv", Store())
     return serve
 
 
-def test_a_replica_that_finds_another_version_than_the_others_is_refused(serve: Serve) -> None:
+def test_a_replica_that_finds_another_version_than_the_others_does_not_start(serve: Serve) -> None:
     first, second = DeployedVersions("build"), DeployedVersions("build")
     first.fix("s3://models/poses", "aaa")
     serve.replica_states = {"RUNNING": 1, "STARTING": 1}
@@ -84,13 +84,13 @@ def test_a_running_replica_does_not_count_itself_among_the_others(serve: Serve) 
     alone = DeployedVersions("build")
     alone.fix("s3://models/poses", "aaa")
     alone.is_running, serve.replica_states = True, {"RUNNING": 1}
-    alone.fix("s3://models/poses", "bbb")  # nobody to differ from
+    alone.fix("s3://models/poses", "bbb")  # there is no other replica
     serve.replica_states = {"RUNNING": 1, "UPDATING": 1}
     with pytest.raises(OtherVersionError, match=r"version bbb → ccc"):
         alone.fix("s3://models/poses", "ccc")
 
 
-def test_where_no_replica_is_left_the_version_found_counts(serve: Serve) -> None:
+def test_if_no_replica_runs_the_version_found_becomes_the_fixed_one(serve: Serve) -> None:
     DeployedVersions("build").fix("s3://models/poses", "aaa")
     DeployedVersions("build").fix("s3://models/poses", "bbb")
     serve.replica_states = {"RUNNING": 1, "STARTING": 1}
@@ -110,15 +110,15 @@ def test_each_deployment_and_each_build_fixes_the_versions_again(serve: Serve) -
     DeployedVersions("another build").fix("s3://models/poses", "ccc")
 
 
-class Told:
-    """Takes the service's measurements."""
+class AnyMetrics:
+    """Accepts all metrics of a service."""
 
     def __getattr__(self, _name: str) -> Callable[..., None]:
         return lambda *_args, **_named: None
 
 
-class Pinned:
-    """Accepts one version."""
+class Fixed:
+    """Accepts the given versions, or all if none is given."""
 
     def __init__(self, *accepted: str) -> None:
         self.accepted = accepted
@@ -128,11 +128,12 @@ class Pinned:
             raise OtherVersionError(f"model {address}: {version}")
 
 
-def serve_once(act: Callable[[Service], Any], pinned: Pinned, **settings: Any) -> Any:
-    """Start a service, act, and close it."""
+def serve_once(act: Callable[[Service], Any], fixed: Fixed, **settings: Any) -> Any:
+    """Start a service, pass it to `act`, and close it."""
 
     async def all_of_it() -> Any:
-        service = Service(ServingSettings(max_batch_size=1, cpus_per_replica=1, **settings), Told(), pinned)  # type: ignore[arg-type]
+        built_with = ServingSettings(max_batch_size=1, cpus_per_replica=1, **settings)
+        service = Service(built_with, AnyMetrics(), fixed)  # type: ignore[arg-type]
         try:
             await service.models.start({})
             return await act(service)
@@ -143,7 +144,7 @@ def serve_once(act: Callable[[Service], Any], pinned: Pinned, **settings: Any) -
 
 
 async def changed(service: Service, live: dict[str, Any]) -> tuple[str, str | None]:
-    """Change the models, and give the version that answers and what was refused."""
+    """Change the models; give the version that answers and why the change was refused."""
     await service.models.change(live)
     return service.models.current.main.state.version, service.models.refused
 
@@ -156,7 +157,7 @@ def replaced(tmp_path: Path, make_model: MakeModel) -> tuple[str, Callable[[], N
     return str(tmp_path / "model"), lambda: shutil.copy(other, tmp_path / "model") and None
 
 
-def test_a_change_that_names_the_same_address_loads_what_the_file_holds_by_then(
+def test_a_change_with_the_same_address_loads_the_replaced_file(
     replaced: tuple[str, Callable[[], None]],
 ) -> None:
     folder, replace = replaced
@@ -170,24 +171,24 @@ def test_a_change_that_names_the_same_address_loads_what_the_file_holds_by_then(
         assert version != before.state.version
         assert refused is None
 
-    serve_once(act, Pinned(), model=folder)
+    serve_once(act, Fixed(), model=folder)
 
 
-def test_another_version_than_is_meant_is_refused_by_a_change_and_by_a_start(
+def test_another_version_than_the_fixed_one_is_refused_by_a_change_and_by_a_start(
     replaced: tuple[str, Callable[[], None]], model_folder: str
 ) -> None:
     folder, replace = replaced
-    pinned = Pinned()
+    fixed = Fixed()
 
     async def act(service: Service) -> None:
         before = service.models.current.main.state.version
-        pinned.accepted = (before,)
+        fixed.accepted = (before,)
         replace()
         version, refused = await changed(service, {})
         assert version == before
         assert refused is not None
         assert refused.startswith(f"model {folder}: ")
 
-    serve_once(act, pinned, model=folder)
+    serve_once(act, fixed, model=folder)
     with pytest.raises(OtherVersionError):
-        serve_once(act, pinned, model=folder)
+        serve_once(act, fixed, model=folder)
