@@ -76,10 +76,8 @@ def run_tests(report: Report, folder: Path) -> None:
     # The other tests take minutes on a CPU.
     quick = ("tests/gpu/test_feed.py", "tests/gpu/test_prediction.py")
     paths = ("tests/gpu",) if report.sizes.is_cuda else quick
-    python_path = os.pathsep.join(
-        (str(ROOT / "tests" / "helpers"), str(ROOT), os.environ.get("PYTHONPATH", ""))
-    )
-    environment = {**os.environ, "PYTHONPATH": python_path}
+    modules = (str(ROOT / "tests" / "helpers"), str(ROOT), os.environ.get("PYTHONPATH", ""))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(modules)}
     if not report.sizes.is_cuda:
         environment["TEST_DEVICE"] = "cpu"
     with (folder / "tests.txt").open("w+") as file:

@@ -16,34 +16,50 @@ from physiq_ray.machine import check_writable
 # that of the training: if its sources were listed and split again, photos that the model was trained on could
 # be among those that are scored.
 NOT_IN_ENVIRONMENT = ("sources", "manifest")
+WORSE_STATUS = 3  # the new model is significantly worse: a script can refuse to deploy it
 SPLITS = ("validation", "train", "test", "all")  # a test compares them with evaluation's
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
-    """Score a model on labelled photos."""
+    """Score a model on labelled photos, and compare it with another one."""
     _load_settings(args)  # wrong values are reported before the model is read
     check_writable("--report", args.report)
     from physiq_ray.checkpoint import load_model_state
     from physiq_ray.evaluation import score, write_report
-    from physiq_ray.evaluation.candidates import find_candidates, split_defaults
+    from physiq_ray.evaluation.candidates import find_candidates, split_defaults, training_or_none
+    from physiq_ray.evaluation.compare import compare
     from physiq_ray.evaluation.evaluate import evaluate
     from physiq_ray.evaluation.facts import facts_of_evaluation
-    from physiq_ray.evaluation.text import describe_report
+    from physiq_ray.evaluation.text import describe_comparison, describe_report
     from physiq_ray.storage import absolute_uri
 
     state = load_model_state(args.model)
+    old = load_model_state(args.against) if args.against else None
     settings = _load_settings(args, defaults=split_defaults(state))
     candidates = find_candidates(settings, state)
     display = make_display(to_stderr=True)
     with display.live(), silence_ray(debug=args.debug):
-        found = evaluate(
-            candidates.manifest,
-            state,
-            split=args.split,
-            precision=settings.precision,
-            batch_size=settings.batch_size,
-            on_progress=lambda done, total: display.count("evaluating", done, total),
-            debug=args.debug,
+        found, *found_old = (
+            evaluate(
+                candidates.manifest,
+                model,
+                split=args.split,
+                precision=settings.precision,
+                batch_size=settings.batch_size,
+                on_progress=lambda done, total: display.count("evaluating", done, total),
+                debug=args.debug,
+            )
+            for model in (state, old)
+            if model is not None
+        )
+    comparison = None
+    if old is not None:
+        comparison = compare(
+            found,
+            found_old[0],
+            (state.class_mapping, old.class_mapping),
+            {**old.pose_names, **state.pose_names},
+            training=(candidates.training, training_or_none(old)),
         )
     report = score(found.answers, state.class_mapping, state.pose_names, temperature=state.temperature)
     facts = facts_of_evaluation(state, candidates, found, split=args.split, model=args.model)
@@ -55,15 +71,20 @@ def run_evaluate(args: argparse.Namespace) -> int:
             "unknown_poses": [{"id": id_, "photos": count} for id_, count in found.num_unknown.items()],
             "failed_sources": failed,
         }
-        print(as_json(report.to_dict() | left_out | {"files": list(files)}))
+        against = {"against": args.against, "comparison": comparison.to_dict()} if comparison else {}
+        print(as_json(report.to_dict() | against | left_out | {"files": list(files)}))
     else:
         print(*describe_report(report), "Files:", *(f"  {uri}" for uri in files), sep="\n")
+        if comparison:
+            print(*describe_comparison(comparison, new=args.model, old=args.against), sep="\n")
     for pose_id, count in found.num_unknown.items():
         print(f"left out: {count} photos of pose {pose_id}, which the model does not know", file=sys.stderr)
     for item in found.unreadable:
         print(f"physiq-ray evaluate: {item.uri}: {item.error}", file=sys.stderr)
     for sentence in failed:
         print(f"NOT COMPLETE: evaluated without {sentence}", file=sys.stderr)
+    if comparison and comparison.worse:
+        return WORSE_STATUS
     return 1 if found.unreadable or failed else 0
 
 
@@ -82,6 +103,12 @@ def _load_settings(args: argparse.Namespace, *, defaults: Mapping[str, Any] | No
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument(
+        "--against",
+        metavar="URI",
+        help="older model to compare with on the same photos; the exit status is 3 if --model is "
+        "significantly worse, overall or on a pose",
+    )
+    parser.add_argument(
         "--split",
         choices=SPLITS,
         default="validation",
@@ -94,10 +121,11 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 EVALUATE = Command(
     "evaluate",
-    "score a model on labelled photos",
+    "score a model on labelled photos, or compare two",
     (
         "physiq-ray evaluate",
         "physiq-ray evaluate --sources s3://new-athletes --split all --report new",
+        "physiq-ray evaluate --model output --against s3://models/live",
     ),
     run_evaluate,
     settings=(*SplitSettings.model_fields, "manifest", "batch_size", "precision"),

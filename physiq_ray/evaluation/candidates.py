@@ -69,11 +69,11 @@ def find_candidates(settings: Settings, state: ModelState) -> Candidates:
         raise _no_photos(error) from error
     if saved is not None:
         follow_settings(settings, saved.table["bucket"].unique().to_pylist())
-        return Candidates(saved, f"the manifest `{settings.manifest}`", _training_or_none(state))
+        return Candidates(saved, f"the manifest `{settings.manifest}`", training_or_none(state))
     if settings.sources:
         manifest = collect_manifest(settings, load_configured_poses(settings))
         return Candidates(
-            manifest, ", ".join(f"`{source}`" for source in settings.sources), _training_or_none(state)
+            manifest, ", ".join(f"`{source}`" for source in settings.sources), training_or_none(state)
         )
     training = find_training_manifest(state)
     follow_settings(settings, training.table["bucket"].unique().to_pylist())
@@ -102,8 +102,8 @@ def find_training_manifest(state: ModelState) -> Manifest:
     return manifest
 
 
-def _training_or_none(state: ModelState) -> Manifest | None:
-    # The scores do not depend on this manifest. If it cannot be read, only the card has fewer facts.
+def training_or_none(state: ModelState) -> Manifest | None:
+    """Read the manifest of the run that trained the model, if that is possible: no score depends on it."""
     try:
         return find_training_manifest(state)
     except PhysiqError:

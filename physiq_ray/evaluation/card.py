@@ -1,6 +1,5 @@
 """The model card: the training data of a model, its scores and its limits."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +65,6 @@ class Facts:
 
 def write_card(report: Report, facts: Facts) -> str:
     """Give the card as Markdown."""
-    low, high = wilson_interval(round(report.accuracy * report.num_photos), report.num_photos)
     epoch = f", the weights of epoch {facts.best_epoch} of {facts.num_epochs}" if facts.num_epochs else ""
     return "\n".join(
         [
@@ -81,12 +79,13 @@ def write_card(report: Report, facts: Facts) -> str:
             "",
             "## Results",
             "",
-            f"The model was scored on {facts.scored.words}, {report.num_photos} in total:",
+            f"The model was scored on {facts.scored.words}, {report.num_photos} in total"
+            f"{_in_groups(report)}:",
             "",
-            "| accuracy | 95 % interval | top 2 | macro precision | macro recall | macro F1 |",
-            "|---|---|---|---|---|---|",
-            f"| {report.accuracy:.1%} | {low:.1%} to {high:.1%} | {report.top2_accuracy:.1%} "
-            f"| {report.precision:.1%} | {report.recall:.1%} | {report.f1:.1%} |",
+            "| accuracy | 95 % interval | top 2 | macro precision | macro recall | macro F1 | interval |",
+            "|---|---|---|---|---|---|---|",
+            f"| {report.accuracy:.1%} | {report.accuracy_interval} | {report.top2_accuracy:.1%} "
+            f"| {report.precision:.1%} | {report.recall:.1%} | {report.f1:.1%} | {report.f1_interval} |",
             "",
             *_pose_table(report, facts.trained),
             "",
@@ -131,6 +130,12 @@ def _trained_on(facts: Facts) -> str:
     )
 
 
+def _in_groups(report: Report) -> str:
+    if report.num_groups == report.num_photos:
+        return ""
+    return f" from {report.num_groups} groups of photos that belong together, which widen the intervals"
+
+
 def _left_out(scored: ScoredPhotos) -> str:
     parts = [
         f"{count} {why}"
@@ -146,12 +151,12 @@ def _left_out(scored: ScoredPhotos) -> str:
 def _pose_table(report: Report, trained: TrainingPhotos | None) -> list[str]:
     """Give one line for each pose, with the photos of the training if they are known."""
     known = ["trained on", "validated with"] if trained is not None else []
-    titles = ["id", "pose", *known, "precision", "recall", "F1", "photos scored"]
+    titles = ["id", "pose", *known, "precision", "recall", "F1", "95 % interval of F1", "photos scored"]
     lines = [
         [
             *(pose.pose_id, pose.name),
             *(trained.counts.get(pose.pose_id, (0, 0)) if trained is not None else ()),
-            *(f"{pose.precision:.1%}", f"{pose.recall:.1%}", f"{pose.f1:.1%}", pose.count),
+            *(f"{pose.precision:.1%}", f"{pose.recall:.1%}", f"{pose.f1:.1%}", pose.f1_interval, pose.count),
         ]
         for pose in report.poses
     ]
@@ -167,16 +172,6 @@ def _made_with(versions: Mapping[str, str]) -> str:
     if not versions:
         return "The model file does not name the versions of the software that made it."
     return f"The model was made with {', '.join(f'{name} {number}' for name, number in versions.items())}."
-
-
-def wilson_interval(num_right: int, num_photos: int) -> tuple[float, float]:
-    """Give the 95 % interval of a share (Wilson 1927); unlike the normal interval, it stays in 0 … 1."""
-    z = 1.959964
-    share = num_right / num_photos
-    centre = (share + z**2 / (2 * num_photos)) / (1 + z**2 / num_photos)
-    spread = math.sqrt(share * (1 - share) / num_photos + z**2 / (4 * num_photos**2))
-    half = z * spread / (1 + z**2 / num_photos)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _limits(report: Report, facts: Facts) -> list[str]:

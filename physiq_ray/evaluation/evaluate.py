@@ -43,9 +43,11 @@ def evaluate(
     if not table.num_rows:
         raise DataError(f"nothing to evaluate: no photo of a pose the model knows in split {split!r}")
     index = {pose_id: number for number, pose_id in enumerate(state.class_mapping.pose_ids)}
-    labels = {
-        uri: index[pose_id]
-        for uri, pose_id in zip(table["uri"].to_pylist(), table["pose_id"].to_pylist(), strict=True)
+    known = {
+        uri: (index[pose_id], group)
+        for uri, pose_id, group in zip(
+            *(table[name].to_pylist() for name in ("uri", "pose_id", "group")), strict=True
+        )
     }
     connect(debug=debug)
     batches = list(
@@ -64,7 +66,8 @@ def evaluate(
         )
     answers = Answers(
         uris,
-        torch.tensor([labels[uri] for uri in uris], dtype=torch.int64),
+        torch.tensor([known[uri][0] for uri in uris], dtype=torch.int64),
         torch.from_numpy(np.concatenate([batch.logits for batch in batches])),
+        tuple(known[uri][1] for uri in uris),
     )
     return Evaluation(answers, unreadable, {item["values"]: item["counts"] for item in unknown})

@@ -70,6 +70,33 @@ def draw_confusion(report: Report) -> bytes:
     return _png(figure)
 
 
+def draw_scores(report: Report) -> bytes:
+    """Draw precision, recall and F1 of each pose with their 95 % intervals."""
+    names = [f"{pose.name} ({pose.count})" for pose in report.poses]
+    places = np.arange(len(names))
+    figure = Figure(figsize=(8, max(3.0, 1.2 + 0.5 * len(names))), layout="constrained")
+    axes = figure.subplots()
+    for offset, kind, colour in ((-0.22, "precision", QUIET), (0, "recall", DARK), (0.22, "f1", ACCENT)):
+        values = np.array([getattr(pose, kind) for pose in report.poses])
+        low, high = np.array([getattr(pose, f"{kind}_interval") for pose in report.poses]).T
+        axes.hlines(places + offset, low, high, color=colour, linewidth=2, alpha=0.6)
+        axes.scatter(values, places + offset, color=colour, s=24, zorder=3, label=kind.replace("f", "F"))
+    axes.set_yticks(places, names, **AS_IT_IS)
+    axes.invert_yaxis()
+    axes.set_xlim(-0.02, 1.02)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(axis="x", color="#e6ebf0")
+    axes.set_axisbelow(True)
+    axes.set_title(
+        f"{report.num_photos} photos: accuracy {report.accuracy:.1%} ({report.accuracy_interval}), "
+        "lines are 95 % intervals",
+        fontsize=10,
+    )
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return _png(figure)
+
+
 def draw_reliability(answers: Answers, report: Report) -> bytes:
     """Draw accuracy against confidence, without and with the temperature, and the photos of each bin."""
     figure = Figure(figsize=(10, 5), layout="constrained")

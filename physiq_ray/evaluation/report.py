@@ -5,7 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from physiq_ray.evaluation.card import Facts, write_card
-from physiq_ray.evaluation.figures import draw_confusion, draw_curves, draw_mistakes, draw_reliability
+from physiq_ray.evaluation.figures import (
+    draw_confusion,
+    draw_curves,
+    draw_mistakes,
+    draw_reliability,
+    draw_scores,
+)
 from physiq_ray.evaluation.scores import Answers, Report
 from physiq_ray.storage import join_uri, read_bytes, write_bytes
 
@@ -29,6 +35,7 @@ def write_report(
     files = {
         REPORT_FILE: _as_json(report.to_dict()).encode(),
         "confusion.png": draw_confusion(report),
+        "scores.png": draw_scores(report),
         "reliability.png": draw_reliability(answers, report),
     }
     if history:

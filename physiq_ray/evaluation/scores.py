@@ -19,6 +19,15 @@ from torchmetrics.functional.classification import (
 
 from physiq_ray.errors import DataError
 from physiq_ray.evaluation.calibration import calibration_error
+from physiq_ray.evaluation.intervals import (
+    FloatArray,
+    IntArray,
+    Interval,
+    f1_interval,
+    jackknife_interval,
+    number_groups,
+    share_interval,
+)
 from physiq_ray.labels import ClassMapping
 from physiq_ray.prediction.answer import to_probabilities
 from physiq_ray.quarantine import Unreadable
@@ -30,12 +39,14 @@ NUM_MISTAKES = 12
 class Answers:
     """The outputs of a model for labelled photos.
 
-    labels: int64 (N,), class indices; logits: float32 (N, classes).
+    labels: int64 (N,), class indices; logits: float32 (N, classes). groups: the group of each photo, such as
+    its athlete, which widens the intervals; empty if each photo is a group of its own.
     """
 
     uris: tuple[str, ...]
     labels: Tensor
     logits: Tensor
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,8 @@ class Evaluation:
 class PoseScore:
     """The scores of one pose, 0 … 1.
 
-    count: the number of its photos. predicted: the number of photos for which it was predicted.
+    count: the number of its photos. predicted: the number of photos for which it was predicted. The intervals
+    are 0 … 1 where there is no such photo.
     """
 
     pose_id: int
@@ -64,6 +76,9 @@ class PoseScore:
     f1: float
     count: int
     predicted: int
+    precision_interval: Interval
+    recall_interval: Interval
+    f1_interval: Interval
 
 
 @dataclass(frozen=True)
@@ -81,7 +96,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Report:
-    """The scores of a model on some photos.
+    """The scores of a model on some photos, with 95 % intervals that respect groups.
 
     precision, recall and f1 are means over the poses that have photos here; the precision of a pose that was
     never predicted counts as 0. confusion: int64 (classes, classes), rows are true poses, columns are
@@ -90,11 +105,14 @@ class Report:
     """
 
     num_photos: int
+    num_groups: int
     accuracy: float
+    accuracy_interval: Interval
     top2_accuracy: float
     precision: float
     recall: float
     f1: float
+    f1_interval: Interval
     loss: float
     temperature: float
     error_before: float
@@ -107,10 +125,17 @@ class Report:
         """Give plain values for report.json."""
         return {
             "num_photos": self.num_photos,
+            "num_groups": self.num_groups,
             "accuracy": self.accuracy,
+            "accuracy_interval": self.accuracy_interval,
             "top2_accuracy": self.top2_accuracy,
             "loss": self.loss,
-            "macro": {"precision": self.precision, "recall": self.recall, "f1": self.f1},
+            "macro": {
+                "precision": self.precision,
+                "recall": self.recall,
+                "f1": self.f1,
+                "f1_interval": self.f1_interval,
+            },
             "calibration": {
                 "temperature": self.temperature,
                 "error_before": self.error_before,
@@ -140,6 +165,9 @@ def score(
         for measure in (multiclass_precision, multiclass_recall, multiclass_f1_score)
     )
     names = [pose_names[pose_id] for pose_id in class_mapping.pose_ids]
+    groups = number_groups(answers.groups) if answers.groups else np.arange(len(labels))
+    truth, answer = labels.numpy(), predicted.numpy()
+    is_right = truth == answer
     poses = tuple(
         PoseScore(
             pose_id=pose_id,
@@ -149,6 +177,9 @@ def score(
             f1=f1[index],
             count=int(confusion[index].sum()),
             predicted=int(confusion[:, index].sum()),
+            precision_interval=share_interval(is_right, groups, answer == index),
+            recall_interval=share_interval(is_right, groups, truth == index),
+            f1_interval=f1_interval(is_right, groups, (truth == index) | (answer == index)),
         )
         for index, pose_id in enumerate(class_mapping.pose_ids)
     )
@@ -156,11 +187,14 @@ def score(
     top2 = multiclass_accuracy(logits, labels, num_classes, average="micro", top_k=min(2, num_classes))
     return Report(
         num_photos=len(labels),
-        accuracy=float((predicted == labels).double().mean()),
+        num_groups=int(groups.max()) + 1,
+        accuracy=float(is_right.mean()),
+        accuracy_interval=share_interval(is_right, groups),
         top2_accuracy=float(top2),
         precision=float(np.mean([pose.precision for pose in present])),
         recall=float(np.mean([pose.recall for pose in present])),
         f1=float(np.mean([pose.f1 for pose in present])),
+        f1_interval=_macro_f1_interval(truth, answer, groups, num_classes),
         loss=float(functional.cross_entropy(logits.double() / temperature, labels)),
         temperature=temperature,
         error_before=calibration_error(logits, labels, 1.0),
@@ -169,6 +203,23 @@ def score(
         confusion=confusion,
         mistakes=_worst(answers, names, temperature),
     )
+
+
+def _macro_f1_interval(truth: IntArray, answer: IntArray, groups: IntArray, num_classes: int) -> Interval:
+    counts = np.zeros((int(groups.max()) + 1, 3, num_classes), np.int64)
+    is_right = truth == answer
+    np.add.at(counts[:, 0], (groups[is_right], truth[is_right]), 1)
+    np.add.at(counts[:, 1], (groups, truth), 1)
+    np.add.at(counts[:, 2], (groups, answer), 1)
+
+    def macro_f1(cells: IntArray) -> FloatArray:
+        right, true, predicted = np.moveaxis(cells.reshape(-1, 3, num_classes), 1, 0)
+        is_there = true > 0
+        f1 = 2 * right / np.maximum(true + predicted, 1)
+        mean: FloatArray = (f1 * is_there).sum(axis=1) / np.maximum(is_there.sum(axis=1), 1)
+        return mean
+
+    return jackknife_interval(macro_f1, counts.reshape(len(counts), -1))
 
 
 def _worst(answers: Answers, names: list[str], temperature: float) -> tuple[Mistake, ...]:

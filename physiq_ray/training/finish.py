@@ -142,8 +142,9 @@ def _complete_set(output: str, resume_command: str) -> Iterator[str]:
 
 def _answers(validation: Mapping[str, Tensor], manifest: Manifest) -> Answers:
     """Name the validation photos of the best epoch."""
-    uris = manifest.split(VALIDATION)["uri"].take(pa.array(validation["rows"].numpy())).to_pylist()
-    return Answers(tuple(uris), validation["labels"], validation["logits"])
+    photos = manifest.split(VALIDATION).take(pa.array(validation["rows"].numpy()))
+    uris, groups = (tuple(photos[name].to_pylist()) for name in ("uri", "group"))
+    return Answers(uris, validation["labels"], validation["logits"], groups)
 
 
 def _diverged(

@@ -45,10 +45,14 @@ def photos(tmp_path, make_photo):
 
 @pytest.fixture
 def model(tmp_path):
-    """Save a model of poses 1 and 2 that says Pose 1, whatever it sees, with a chance of 3 : 1."""
+    """Save a model of poses 1 and 2 that predicts Pose 1 for every photo, with a chance of 3 : 1."""
+    save_constant_model(tmp_path, [3.0, 1.0], str(tmp_path / "output"))
+
+
+def save_constant_model(tmp_path, chances, output):
     weights = build_model(2).state_dict()
     weights["fc.weight"] = torch.zeros(2, 2048)
-    weights["fc.bias"] = torch.log(torch.tensor([3.0, 1.0]))
+    weights["fc.bias"] = torch.log(torch.tensor(chances))
     state = ModelState(
         weights,
         ClassMapping.of_poses([1, 2]),
@@ -61,7 +65,7 @@ def model(tmp_path):
         },
         versions={"torch": "2.14.7"},
     )
-    save_model_files(state, str(tmp_path / "output"))
+    save_model_files(state, output)
 
 
 def test_all_photos_are_scored_and_what_was_left_out_is_named(run_cli, photos, model, tmp_path):
@@ -79,7 +83,14 @@ def test_all_photos_are_scored_and_what_was_left_out_is_named(run_cli, photos, m
     assert "left out: 1 photos of pose 5, which the model does not know" in done.stderr
     assert "photos/1/5.jpeg: not an image of a supported format" in done.stderr
     files = {path.name for path in (tmp_path / "evaluation").iterdir()}
-    assert files == {"report.json", "confusion.png", "reliability.png", "mistakes.png", "model_card.md"}
+    assert files == {
+        "report.json",
+        "confusion.png",
+        "scores.png",
+        "reliability.png",
+        "mistakes.png",
+        "model_card.md",
+    }
     assert [(item["uri"].split("/")[-2:], item["step"]) for item in report["unreadable"]] == [
         (["1", "5.jpeg"], "decode")
     ]
@@ -140,6 +151,22 @@ def test_a_model_is_scored_on_the_validation_photos_of_its_own_run(
     ) in card
     assert "| 1 | Pose 1 | 2 | 1 |" in card
     assert "chosen on the validation photos of the training, so the scores are too high." in card
+
+
+def test_a_model_that_is_significantly_worse_on_a_pose_than_an_older_one_gives_status_3(
+    run_cli, model, tmp_path, make_photo
+):
+    make_manifest(tmp_path, make_photo, [(1, VALIDATION)] * 12 + [(2, VALIDATION)] * 4 + [(1, "train")])
+    save_constant_model(tmp_path, [1.0, 3.0], str(tmp_path / "new"))
+    done = run_cli("evaluate", "--model", "new", "--against", "output", timeout=250)
+    assert done.returncode == 3, done.stderr
+    table = [line.split() for line in done.stdout.splitlines() if line.startswith("  Pose ")][-2:]
+    assert table == [
+        ["Pose", "1", "100.0%", "0.0%", "-100.0", "0.001", "12"],
+        ["Pose", "2", "0.0%", "100.0%", "+100.0", "0.154", "4"],
+    ]
+    assert "16 of the 16 photos chose the epoch of the new model" in done.stdout
+    assert done.stdout.splitlines()[-1] == "The new model is significantly worse on Pose 1."
 
 
 @pytest.mark.long

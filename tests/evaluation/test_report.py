@@ -9,7 +9,7 @@ from PIL import Image
 
 from physiq_ray.errors import NotFoundError
 from physiq_ray.evaluation import Answers, Facts, score, write_report
-from physiq_ray.evaluation.card import ScoredPhotos, TrainingPhotos, wilson_interval, write_card
+from physiq_ray.evaluation.card import ScoredPhotos, TrainingPhotos, write_card
 from physiq_ray.evaluation.figures import draw_confusion, draw_mistakes
 from physiq_ray.evaluation.scores import Mistake
 from physiq_ray.labels import ClassMapping
@@ -66,7 +66,10 @@ def test_all_files_are_written_and_the_figures_agree_with_the_answers(answers, t
     uris = write_report(
         report, answers, FACTS, str(tmp_path), history=HISTORY, read=lambda _: make_photo(size=(60, 80))
     )
-    names = ["report.json", "confusion.png", "reliability.png", "curves.png", "mistakes.png", "model_card.md"]
+    names = [
+        *("report.json", "confusion.png", "scores.png", "reliability.png", "curves.png", "mistakes.png"),
+        "model_card.md",
+    ]
     assert [uri.rpartition("/")[2] for uri in uris] == names
     plain = json.loads((tmp_path / "report.json").read_text())
     told = answers.logits.argmax(dim=1)
@@ -85,7 +88,7 @@ def test_without_history_and_mistakes_their_pictures_are_left_out(tmp_path):
     report = score(answers, MAPPING, NAMES, temperature=1.0)
     uris = write_report(report, answers, FACTS, str(tmp_path))
     assert {uri.rpartition("/")[2] for uri in uris} == {
-        *("report.json", "confusion.png", "reliability.png", "model_card.md")
+        *("report.json", "confusion.png", "scores.png", "reliability.png", "model_card.md")
     }
 
 
@@ -122,7 +125,7 @@ def test_the_card_says_what_it_was_made_of_and_what_it_is_not(answers, tmp_path)
         "The model was trained on photos of `s3://checkins`: 89 training photos and 63 validation photos. "
         "Photos without a clear label were skipped: 4. Unreadable photos were quarantined: 1.\n"
     ) in card
-    assert "| id | pose | trained on | validated with | precision | recall | F1 | photos scored |" in card
+    assert "| trained on | validated with | precision | recall | F1 | 95 % interval of F1 | photos" in card
     assert "| 7 | Back Lat Spread | 11 | 3 |" in card
     assert "Few photos were scored for Back Lat Spread (3)" in card
     assert "The model was scored on the validation photos, 63 in total:" in card
@@ -139,7 +142,7 @@ def test_names_with_dollar_signs_are_no_formulas(answers, tmp_path, make_photo):
     report = score(dear, MAPPING, dict.fromkeys(NAMES, r"$\pose_$"), temperature=1.3)
     assert report.mistakes
     uris = write_report(report, dear, FACTS, str(tmp_path), history=HISTORY, read=lambda _: make_photo())
-    assert len(uris) == 6
+    assert len(uris) == 7
 
 
 def card_of(answers, **changed):
@@ -196,7 +199,7 @@ def test_a_card_of_an_unknown_training_counts_none_of_its_photos(answers):
         "of the run was not found. Some of the photos of `s3://new` were not scored: 2 unreadable, 1 with "
         "poses that the model does not know.\n"
     ) in card
-    assert "| id | pose | precision | recall | F1 | photos scored |\n" in card
+    assert "| id | pose | precision | recall | F1 | 95 % interval of F1 | photos scored |\n" in card
     assert "skipped" not in card
     assert "training photos and" not in card
 
@@ -225,10 +228,3 @@ def test_a_card_of_a_training_on_a_manifest_does_not_judge_that_manifest_s_split
     card = card_of(answers, settings={**FACTS.settings, "sources": [], "manifest": "s3://m/old.parquet"})
     assert "trained on photos of the manifest `s3://m/old.parquet`: 89 training photos" in card
     assert "same athlete" not in card
-
-
-def test_the_interval_of_a_share_is_wilson_s():
-    # Brown, Cai and DasGupta 2001 and any table: 8 of 10.
-    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson_interval(0, 5)[0] == 0
-    assert wilson_interval(5, 5)[1] == 1

@@ -6,6 +6,7 @@ import torch
 
 from physiq_ray.errors import DataError
 from physiq_ray.evaluation import Answers, score
+from physiq_ray.evaluation.intervals import wilson_interval
 from physiq_ray.labels import ClassMapping
 
 MAPPING = ClassMapping.of_poses([1, 2, 7])
@@ -64,7 +65,12 @@ def test_the_report_is_json_without_nan(answers):
         "f1": 0.5,
         "count": 2,
         "predicted": 2,
+        "precision_interval": list(wilson_interval(1, 2)),
+        "recall_interval": list(wilson_interval(1, 2)),
+        "f1_interval": pytest.approx([0.1159, 0.8841], abs=1e-4),  # of one in three: 0.0615 to 0.7923
     }
+    assert plain["accuracy_interval"] == pytest.approx(wilson_interval(3, 5))
+    assert plain["num_groups"] == 5
     assert plain["calibration"]["temperature"] == 2.0
     assert plain["mistakes"][0]["truth"] == "Double"
 

@@ -101,7 +101,8 @@ def finished(sources, tmp_path):
 
 NEW = {
     *("pose_classifier.pth", "pose_classifier_complete.pth", "class_mapping.json", "history.json"),
-    *("report.json", "model_card.md", "confusion.png", "reliability.png", "curves.png", "mistakes.png"),
+    *("report.json", "model_card.md", "confusion.png", "scores.png", "reliability.png", "curves.png"),
+    "mistakes.png",
 }
 
 
