@@ -10,13 +10,13 @@ from typing import Any
 from physiq_ray.cli.command import Command, add_model, load
 from physiq_ray.cli.output import as_json, make_display, silence_ray
 from physiq_ray.config import Settings, SplitSettings
+from physiq_ray.constants import SCORED_SPLITS, VALIDATION
 from physiq_ray.machine import check_writable
 
 # An evaluation uses the photos of the training unless the command itself names others. The environment may be
 # that of the training: if its sources were listed and split again, photos that the model was trained on could
 # be among those that are scored.
 NOT_IN_ENVIRONMENT = ("sources", "manifest")
-SPLITS = ("validation", "train", "test", "all")  # a test compares them with evaluation's
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
@@ -83,9 +83,9 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument(
         "--split",
-        choices=SPLITS,
-        default="validation",
-        help="photos to use, as the training divided them (default: validation)",
+        choices=SCORED_SPLITS,
+        default=VALIDATION,
+        help=f"photos to use, as the training divided them (default: {VALIDATION})",
     )
     parser.add_argument(
         "--report", default="evaluation", metavar="URI", help="folder for the report (default: evaluation)"

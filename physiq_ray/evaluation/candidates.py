@@ -5,21 +5,17 @@ from typing import Any
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.config import Settings
+from physiq_ray.constants import ALL, TEST, TRAIN, VALIDATION
 from physiq_ray.errors import NotFoundError, PhysiqError, SettingError
 from physiq_ray.labels import load_configured_poses
 from physiq_ray.manifest import (
     MANIFEST_FILE,
-    TEST,
-    TRAIN,
-    VALIDATION,
     Manifest,
     collect_manifest,
     read_manifest,
 )
 from physiq_ray.storage import absolute_uri, follow_settings, join_uri, read_bytes
 
-ALL = "all"
-SCORED_SPLITS = (VALIDATION, TRAIN, TEST, ALL)
 # These settings decide the split of a photo. They have the values of the training unless the user sets them.
 SPLIT_SETTINGS = ("source_buckets", "validation_share", "group_pattern", "group_field", "seed")
 ACCESS_SETTINGS = ("requester_pays", "anonymous")  # for the buckets of the training too

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from physiq_ray.constants import SPLITS, TRAIN, VALIDATION
 from physiq_ray.errors import DataError
 from physiq_ray.labels import ClassMapping
-from physiq_ray.manifest.fold import SPLITS, TRAIN, VALIDATION
 from physiq_ray.manifest.report import ManifestReport
 
 MANIFEST_SCHEMA = pa.schema(

@@ -10,7 +10,6 @@ import torch
 from physiq_ray.checkpoint import ModelState, load_model_state, save_model_files
 from physiq_ray.cli import build_parser
 from physiq_ray.cli import demo as demo_command
-from physiq_ray.cli import evaluate as evaluate_command
 from physiq_ray.config import Settings
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import build_model
@@ -89,12 +88,6 @@ def test_help_fits_80_columns_and_says_what_each_value_is(command, monkeypatch):
     text = find_parsers()[command].format_help()
     assert [line for line in text.splitlines() if len(line) > 80] == []
     assert not re.search(r"^  --[a-z-]+ (TEXT|STRING|X|N)\b", text, re.MULTILINE)
-
-
-def test_the_same_splits_can_be_evaluated_as_the_flag_offers():
-    from physiq_ray.evaluation.candidates import SCORED_SPLITS
-
-    assert set(evaluate_command.SPLITS) == set(SCORED_SPLITS)
 
 
 def test_help_gives_the_number_of_answers_in_a_file():

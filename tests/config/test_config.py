@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
 from physiq_ray import config, images
@@ -16,10 +17,10 @@ from physiq_ray.config import (
     load_settings,
 )
 from physiq_ray.config.load import KINDS
-from physiq_ray.config.serving import MAX_PIXELS
 from physiq_ray.config.settings import LABEL_FIELDS
+from physiq_ray.constants import MAX_PIXELS
 from physiq_ray.errors import SettingError
-from physiq_ray.images.formats import BASE_FORMATS, FORMATS
+from physiq_ray.images import BASE_FORMATS, FORMATS
 from physiq_ray.labels import LABEL_SCHEMA
 
 
@@ -377,7 +378,7 @@ def test_the_extra_formats_are_those_that_are_read_besides_the_usual_ones() -> N
 
 
 def test_a_photo_may_have_as_many_pixels_as_can_be_decoded_and_no_more() -> None:
-    assert MAX_PIXELS == images.MAX_PIXELS
+    assert MAX_PIXELS == Image.MAX_IMAGE_PIXELS == images.MAX_PIXELS
 
 
 def test_the_fields_of_a_label_are_those_that_its_table_has() -> None:

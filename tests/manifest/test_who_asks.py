@@ -11,8 +11,9 @@ from test_groups_and_splits import PLENTY, POSES, bucket, labels_of
 
 from physiq_ray.audit import audit_manifest, describe
 from physiq_ray.config import load_settings
+from physiq_ray.constants import SCORED_SPLITS
 from physiq_ray.errors import LabelError, UnreachableError
-from physiq_ray.evaluation.candidates import SCORED_SPLITS, Candidates
+from physiq_ray.evaluation.candidates import Candidates
 from physiq_ray.labels import LABEL_SCHEMA, Labels
 from physiq_ray.manifest import collect_manifest, find_labelled
 from physiq_ray.storage import Bucket, Folder, Listing
