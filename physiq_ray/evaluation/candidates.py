@@ -64,7 +64,7 @@ def find_candidates(settings: Settings, state: ModelState) -> Candidates:
     except NotFoundError as error:
         raise _no_photos(error) from error
     if saved is not None:
-        follow_settings(settings, saved.table["bucket"].unique().to_pylist())
+        follow_settings(settings, saved.buckets)
         return Candidates(saved, f"the manifest `{settings.manifest}`", _training_or_none(state))
     if settings.sources:
         manifest = collect_manifest(settings, load_configured_poses(settings))
@@ -72,7 +72,7 @@ def find_candidates(settings: Settings, state: ModelState) -> Candidates:
             manifest, ", ".join(f"`{source}`" for source in settings.sources), _training_or_none(state)
         )
     training = find_training_manifest(state)
-    follow_settings(settings, training.table["bucket"].unique().to_pylist())
+    follow_settings(settings, training.buckets)
     return Candidates(training, "", training)
 
 

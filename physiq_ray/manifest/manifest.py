@@ -36,6 +36,12 @@ class Manifest:
     class_mapping: ClassMapping
     report: ManifestReport = field(default_factory=lambda: ManifestReport(()))
 
+    @property
+    def buckets(self) -> list[str]:
+        """The buckets and folders of the photos."""
+        names: list[str] = self.table["bucket"].unique().to_pylist()
+        return names
+
     def split(self, name: str) -> pa.Table:
         """Return the rows of "train", "validation" or "test"."""
         return self.table.filter(pc.equal(self.table["split"], name))
