@@ -6,9 +6,7 @@ check is incomplete.
 """
 
 import itertools
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +21,7 @@ from physiq_ray.images import decode_square
 from physiq_ray.quarantine import Unreadable
 from physiq_ray.storage import read_bytes
 from physiq_ray.storage.etag import failed_step
+from physiq_ray.threads import map_ahead
 
 CHECK_THREADS = 16
 CHECKS_AHEAD = 4 * CHECK_THREADS  # photos queued at a time; all could be a million
@@ -103,7 +102,8 @@ def read_all(
     hashes: dict[int | str, tuple[str, int]] = {}  # by content: a thousand copies would give a million pairs
     num_checked = num_unreachable = 0
     gave_up = None
-    with closing(_call_ahead(check, photos)) as results:
+    ahead = map_ahead(check, photos, num_threads=CHECK_THREADS, most_calls=CHECKS_AHEAD)
+    with closing(ahead) as results:
         for num_checked, checked in enumerate(results, 1):
             on_progress(num_checked, len(photos))
             num_unreachable = num_unreachable + 1 if checked.is_unreachable else 0
@@ -154,23 +154,3 @@ class _Checked:
     bits: int = 0
     failure: Unreadable | None = None
     is_unreachable: bool = False
-
-
-def _call_ahead(
-    call: Callable[[ListedPhoto], _Checked], photos: Sequence[ListedPhoto]
-) -> Generator[_Checked, None, None]:
-    """Call a function for each photo in threads and yield the results in order.
-
-    If the generator is closed early, queued calls are cancelled.
-    """
-    threads = ThreadPoolExecutor(CHECK_THREADS)
-    ahead: deque[Future[_Checked]] = deque()
-    try:
-        for photo in photos:
-            if len(ahead) == CHECKS_AHEAD:
-                yield ahead.popleft().result()
-            ahead.append(threads.submit(call, photo))
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        threads.shutdown(cancel_futures=True)

@@ -1,14 +1,13 @@
 """The contact sheet: some photos of each pose next to each other, so that wrong labels are easy to see."""
 
-import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from physiq_ray.audit.check import CHECK_THREADS, ListedPhoto, listed_photos
+from physiq_ray.drawing import PLAIN_TEXT, to_png
 from physiq_ray.errors import PhotoError, StorageError
 from physiq_ray.images import UInt8Array, decode_image
 from physiq_ray.manifest import Manifest
@@ -25,8 +24,7 @@ def write_contact_sheet(
     The photos are chosen at random; an equal seed gives equal photos. An unreadable photo is replaced by its
     error. Raises StorageError: the sheet cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # the import takes half a second
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # the import takes half a second
 
     rng = np.random.default_rng(seed)
     rows = []
@@ -39,22 +37,21 @@ def write_contact_sheet(
     figure = Figure(figsize=(1.5 * SHEET_COLUMNS + 1.6, 2.1 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), SHEET_COLUMNS, squeeze=False)
     photos = iter(shown)
-    plain: dict[str, Any] = {"parse_math": False}  # $ in a name does not begin a formula
     for pose_id, row, row_axes in zip(manifest.class_mapping.pose_ids, rows, axes, strict=True):
         for cell in row_axes:
             cell.set(xticks=[], yticks=[])
             cell.spines[:].set_visible(False)
-        row_axes[0].set_ylabel(f"{pose_names.get(pose_id, '')}\n(id {pose_id})", fontsize=10, **plain)
+        row_axes[0].set_ylabel(f"{pose_names.get(pose_id, '')}\n(id {pose_id})", fontsize=10, **PLAIN_TEXT)
         for cell, (photo_uri, _) in zip(row_axes, row, strict=False):
             photo = next(photos)
             if isinstance(photo, str):
-                cell.text(*(0.5, 0.5, photo[:60]), **plain, fontsize=5, ha="center", va="center", wrap=True)
+                cell.text(
+                    *(0.5, 0.5, photo[:60]), **PLAIN_TEXT, fontsize=5, ha="center", va="center", wrap=True
+                )
             else:
                 cell.imshow(photo)
-            cell.set_title(photo_uri.rpartition("/")[2][-24:], fontsize=5, **plain)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-    write_bytes(buffer.getvalue(), uri)
+            cell.set_title(photo_uri.rpartition("/")[2][-24:], fontsize=5, **PLAIN_TEXT)
+    write_bytes(to_png(figure), uri)
 
 
 def _look(photo: ListedPhoto) -> UInt8Array | str:

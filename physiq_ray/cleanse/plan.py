@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from physiq_ray.errors import LabelError, SettingError, StorageError, quoted, shown
 from physiq_ray.labels import Labels
 from physiq_ray.manifest import NamedPhotos, find_labelled
+from physiq_ray.manifest.names import last_parts
 from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing, are_undecodable, split_uri
 
 EXAMPLES = 5
@@ -182,9 +183,8 @@ def _find_named(
 
 
 def _also_resembling(keys: pa.ChunkedArray, one: NamedPhotos, other: NamedPhotos) -> pa.StringArray:
-    names = pc.replace_substring_regex(keys, r"(?s)^.*/", "").combine_chunks()
     is_found = pc.and_not(other.is_labelled, one.is_labelled)
-    return pc.coalesce(one.resembles, pc.if_else(is_found, names, pa.scalar(None, pa.string())))
+    return pc.coalesce(one.resembles, pc.if_else(is_found, last_parts(keys), pa.scalar(None, pa.string())))
 
 
 def _look_at(listing: Listing, named: NamedPhotos | None, old_enough: datetime) -> BucketPlan:

@@ -10,6 +10,7 @@ from typing import Any
 from physiq_ray.cli.command import Command, add_model, load
 from physiq_ray.cli.output import as_json, make_display, silence_ray
 from physiq_ray.config import Settings, SplitSettings
+from physiq_ray.constants import SCORED_SPLITS, VALIDATION
 from physiq_ray.machine import check_writable
 
 # An evaluation uses the photos of the training unless the command itself names others. The environment may be
@@ -17,7 +18,6 @@ from physiq_ray.machine import check_writable
 # be among those that are scored.
 NOT_IN_ENVIRONMENT = ("sources", "manifest")
 WORSE_STATUS = 3  # the new model is significantly worse: a script can refuse to deploy it
-SPLITS = ("validation", "train", "test", "all")  # a test compares them with evaluation's
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
@@ -110,9 +110,9 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--split",
-        choices=SPLITS,
-        default="validation",
-        help="photos to use, as the training divided them (default: validation)",
+        choices=SCORED_SPLITS,
+        default=VALIDATION,
+        help=f"photos to use, as the training divided them (default: {VALIDATION})",
     )
     parser.add_argument(
         "--report", default="evaluation", metavar="URI", help="folder for the report (default: evaluation)"

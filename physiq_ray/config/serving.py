@@ -15,8 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from physiq_ray.config.base import BaseSettings, Precision, Share, Texts, split_commas
 from physiq_ray.config.groups import Group
-
-MAX_PIXELS = 89_478_485  # Pillow refuses more, and images.MAX_PIXELS is the same limit
+from physiq_ray.constants import MAX_PIXELS, ExtraFormat
 
 
 class LiveSettings(BaseSettings):
@@ -78,10 +77,8 @@ class ServingSettings(LiveSettings):
         ge=4096,
         le=MAX_PIXELS,
     )
-    extra_formats: Annotated[tuple[Literal["avif", "heic"], ...], BeforeValidator(split_commas)] = (
-        Group.ANSWERS.field(
-            (), "formats read besides JPEG, PNG, WebP, GIF, BMP and TIFF; heic needs physiq-ray[heic]"
-        )
+    extra_formats: Annotated[tuple[ExtraFormat, ...], BeforeValidator(split_commas)] = Group.ANSWERS.field(
+        (), "formats read besides JPEG, PNG, WebP, GIF, BMP and TIFF; heic needs physiq-ray[heic]"
     )
     max_photos: int = Group.ANSWERS.field(16, "maximum number of photos in one request", ge=1, le=256)
 

@@ -5,21 +5,17 @@ from typing import Any
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.config import Settings
+from physiq_ray.constants import ALL, TEST, TRAIN, VALIDATION
 from physiq_ray.errors import NotFoundError, PhysiqError, SettingError
 from physiq_ray.labels import load_configured_poses
 from physiq_ray.manifest import (
     MANIFEST_FILE,
-    TEST,
-    TRAIN,
-    VALIDATION,
     Manifest,
     collect_manifest,
     read_manifest,
 )
 from physiq_ray.storage import absolute_uri, follow_settings, join_uri, read_bytes
 
-ALL = "all"
-SCORED_SPLITS = (VALIDATION, TRAIN, TEST, ALL)
 # These settings decide the split of a photo. They have the values of the training unless the user sets them.
 SPLIT_SETTINGS = ("source_buckets", "validation_share", "group_pattern", "group_field", "seed")
 ACCESS_SETTINGS = ("requester_pays", "anonymous")  # for the buckets of the training too
@@ -68,7 +64,7 @@ def find_candidates(settings: Settings, state: ModelState) -> Candidates:
     except NotFoundError as error:
         raise _no_photos(error) from error
     if saved is not None:
-        follow_settings(settings, saved.table["bucket"].unique().to_pylist())
+        follow_settings(settings, saved.buckets)
         return Candidates(saved, f"the manifest `{settings.manifest}`", training_or_none(state))
     if settings.sources:
         manifest = collect_manifest(settings, load_configured_poses(settings))
@@ -76,7 +72,7 @@ def find_candidates(settings: Settings, state: ModelState) -> Candidates:
             manifest, ", ".join(f"`{source}`" for source in settings.sources), training_or_none(state)
         )
     training = find_training_manifest(state)
-    follow_settings(settings, training.table["bucket"].unique().to_pylist())
+    follow_settings(settings, training.buckets)
     return Candidates(training, "", training)
 
 

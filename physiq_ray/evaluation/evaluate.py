@@ -9,10 +9,10 @@ import torch
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.cluster import connect
+from physiq_ray.constants import ALL, VALIDATION
 from physiq_ray.errors import DataError
-from physiq_ray.evaluation.candidates import ALL
 from physiq_ray.evaluation.scores import Answers, Evaluation
-from physiq_ray.manifest import VALIDATION, Manifest
+from physiq_ray.manifest import Manifest
 from physiq_ray.prediction.batch import predict_table
 from physiq_ray.storage import PhotoSource
 

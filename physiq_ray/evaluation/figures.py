@@ -1,32 +1,29 @@
 """The figures of a report: learning curves, confusion matrix, reliability diagram, the worst mistakes.
 
-Each function draws on its own canvas, without the global state of pyplot, and returns PNG bytes.
+Each function returns the bytes of a PNG.
 """
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from physiq_ray.drawing import ACCENT, DARK, PLAIN_TEXT, QUIET, to_png
 from physiq_ray.errors import PhotoError, StorageError
 from physiq_ray.evaluation.calibration import NUM_BINS, reliability
 from physiq_ray.evaluation.scores import Answers, Mistake, Report
 from physiq_ray.images import decode_square
 
-ACCENT, QUIET, DARK = "#d1495b", "#9fb4c7", "#33475b"
+DPI = 120
 TILE_PX, TILES_A_ROW = 224, 4
-# For names from outside: matplotlib would parse text between two dollar signs as a formula, and fail.
-AS_IT_IS = {"parse_math": False}
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> bytes:
     """Draw the loss and the accuracy of training and validation by epoch, and mark the best epoch."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained", dpi=DPI)
     epochs = [epoch["epoch"] for epoch in history]
     for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for split, colour in (("train", QUIET), ("validation", ACCENT)):
@@ -40,14 +37,14 @@ def draw_curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[1].set_ylim(0, 1.02)
     figure.axes[1].yaxis.set_major_formatter(PercentFormatter(1))
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_confusion(report: Report) -> bytes:
     """Draw the confusion matrix: the counts, coloured by their share of the row."""
     names = [pose.name for pose in report.poses]
     side = max(5.0, 1.6 + 0.62 * len(names))
-    figure = Figure(figsize=(side + 3.2, side), layout="constrained")
+    figure = Figure(figsize=(side + 3.2, side), layout="constrained", dpi=DPI)
     axes = figure.subplots()
     rows = report.confusion.sum(axis=1, keepdims=True)
     shares = report.confusion / np.maximum(rows, 1)
@@ -56,18 +53,18 @@ def draw_confusion(report: Report) -> bytes:
         if count:
             colour = "white" if shares[row, column] > 0.5 else DARK
             axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", **AS_IT_IS)
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", **PLAIN_TEXT)
     axes.set_yticks(
         range(len(names)),
         [f"{name} ({count})" for name, count in zip(names, rows[:, 0], strict=True)],
-        **AS_IT_IS,
+        **PLAIN_TEXT,
     )
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (photos)")
     axes.set_title(f"{report.num_photos} photos, {report.accuracy:.1%} correct")
     bar = figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true pose's photos")
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1))
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_scores(report: Report) -> bytes:
@@ -81,7 +78,7 @@ def draw_scores(report: Report) -> bytes:
         low, high = np.array([getattr(pose, f"{kind}_interval") for pose in report.poses]).T
         axes.hlines(places + offset, low, high, color=colour, linewidth=2, alpha=0.6)
         axes.scatter(values, places + offset, color=colour, s=24, zorder=3, label=kind.replace("f", "F"))
-    axes.set_yticks(places, names, **AS_IT_IS)
+    axes.set_yticks(places, names, **PLAIN_TEXT)
     axes.invert_yaxis()
     axes.set_xlim(-0.02, 1.02)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
@@ -94,12 +91,12 @@ def draw_scores(report: Report) -> bytes:
     )
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_reliability(answers: Answers, report: Report) -> bytes:
     """Draw accuracy against confidence, without and with the temperature, and the photos of each bin."""
-    figure = Figure(figsize=(10, 5), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained", dpi=DPI)
     grid = figure.subplots(2, 2, height_ratios=(3, 1), sharex=True)
     edges = np.linspace(0, 1, NUM_BINS + 1)
     for column, (title, temperature, error) in enumerate(
@@ -128,7 +125,7 @@ def draw_reliability(answers: Answers, report: Report) -> bytes:
         lower.xaxis.set_major_formatter(PercentFormatter(1))
         for axes in (upper, lower):
             axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_mistakes(mistakes: Sequence[Mistake], read: Callable[[str], bytes]) -> bytes:
@@ -138,7 +135,7 @@ def draw_mistakes(mistakes: Sequence[Mistake], read: Callable[[str], bytes]) -> 
     """
     columns = min(TILES_A_ROW, len(mistakes))
     lines = -(-len(mistakes) // columns)
-    figure = Figure(figsize=(2.6 * columns, 3.1 * lines), layout="constrained")
+    figure = Figure(figsize=(2.6 * columns, 3.1 * lines), layout="constrained", dpi=DPI)
     for axes, mistake in zip(
         figure.subplots(lines, columns, squeeze=False).flat, [*mistakes, *[None] * columns], strict=False
     ):
@@ -151,16 +148,9 @@ def draw_mistakes(mistakes: Sequence[Mistake], read: Callable[[str], bytes]) -> 
             axes.imshow(np.full((TILE_PX, TILE_PX, 3), 235, np.uint8))
             axes.text(TILE_PX / 2, TILE_PX / 2, "unreadable", ha="center", va="center", color=DARK)
         title = f"{mistake.truth}\n→ {mistake.answer} {mistake.confidence:.0%}"
-        axes.set_title(title, fontsize=9, color=DARK, **AS_IT_IS)
+        axes.set_title(title, fontsize=9, color=DARK, **PLAIN_TEXT)
         name = PurePosixPath(mistake.uri).name[-34:]
         axes.text(
-            *(TILE_PX / 2, TILE_PX + 8, name), ha="center", va="top", fontsize=6, color=DARK, **AS_IT_IS
+            *(TILE_PX / 2, TILE_PX + 8, name), ha="center", va="top", fontsize=6, color=DARK, **PLAIN_TEXT
         )
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.dpi = 120
-    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
+    return to_png(figure)

@@ -11,15 +11,15 @@ orientation  the orientation that EXIF or XMP gives
 colour       embedded colour profiles → sRGB
 """
 
+from physiq_ray.constants import BASE_FORMATS, FORMATS, MAX_PIXELS
 from physiq_ray.images.decode import (
-    MAX_PIXELS,
     UInt8Array,
     decode_image,
     decode_square,
     decoder_version,
     read_size,
 )
-from physiq_ray.images.formats import BASE_FORMATS, FORMATS, MAX_BYTES, why_no_heic
+from physiq_ray.images.formats import MAX_BYTES, why_no_heic
 
 __all__ = [
     "BASE_FORMATS",

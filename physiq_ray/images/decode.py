@@ -8,15 +8,14 @@ import numpy.typing as npt
 import PIL
 from PIL import Image
 
+from physiq_ray.constants import FORMATS, MAX_PIXELS
 from physiq_ray.errors import PhotoError, TooLargeError
 from physiq_ray.images.colour import find_conversion
-from physiq_ray.images.formats import FORMATS, open_photo
+from physiq_ray.images.formats import open_photo
 from physiq_ray.images.jpeg import JpegFile, check_body, check_header
 from physiq_ray.images.orientation import UPRIGHT, read_orientation
 
 UInt8Array = npt.NDArray[np.uint8]
-
-MAX_PIXELS = 89_478_485  # Pillow's limit against decompression bombs: a quarter of a GiB in RGB
 
 # The DCT-scaled photo has at least this many times the wanted size. At 1, only the decoder's box filter
 # would reduce it, and sharp photos would differ by up to 0.9 of 255 from a full decode.

@@ -25,8 +25,6 @@ from PIL import (  # imported here, because Pillow's own search for plugins is n
 from physiq_ray.errors import FormatError, PhotoError, TooLargeError
 from physiq_ray.images.jpeg import JpegFile
 
-BASE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-FORMATS = (*BASE_FORMATS, "AVIF", "HEIC")
 MAX_BYTES = 100 * 2**20
 
 INSTALL_HEIC = "pip install 'physiq-ray[heic]'"

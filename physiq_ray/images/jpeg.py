@@ -176,7 +176,7 @@ def _is_scan_complete(data: bytes, scan: Scan) -> bool:
 def _read_header(data: bytes) -> tuple[Frame | None, Scan | None]:
     """Read the frame header and the first scan header."""
     frame = None
-    for marker, start, end in _segments(data, 2):
+    for marker, start, end in _segments(data):
         if marker in _FRAMES:
             frame = _parse_frame(marker, data[start:end])
         elif marker == _SCAN and frame is not None:
@@ -184,8 +184,9 @@ def _read_header(data: bytes) -> tuple[Frame | None, Scan | None]:
     return frame, None
 
 
-def _segments(data: bytes, position: int) -> Iterator[tuple[int, int, int]]:
-    """Yield each marker from here on, with the start and end of its content; the data of scans is skipped."""
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield each marker with the start and end of its content; the data of scans is skipped."""
+    position = 2  # after the marker that begins every JPEG
     while True:
         position = data.find(b"\xff", position)
         if position < 0 or position + 1 >= len(data):
@@ -233,7 +234,7 @@ def _count_dc_blocks(data: bytes, frame: Frame) -> bool:
     """
     tables: dict[int, list[int]] = {}
     interval = 0
-    for marker, start, end in _segments(data, 2):
+    for marker, start, end in _segments(data):
         if marker == _DC_TABLES:
             tables |= _parse_dc_tables(data[start:end])
         elif marker == _RESTART:

@@ -17,7 +17,7 @@ streamed  decode photos in each epoch, with one pipeline for all workers
 from physiq_ray.ingest.batches import Batch, Photos
 from physiq_ray.ingest.choose import CacheSettings, choose_cache, in_use, open_photos, open_splits
 from physiq_ray.ingest.dataset import build_dataset
-from physiq_ray.ingest.kept import KeptPhotos, keep_in_memory, keep_on_disk
+from physiq_ray.ingest.kept import KeptPhotos, keep_on_disk
 from physiq_ray.ingest.reading import PhotoReader, StoredPhotos
 from physiq_ray.ingest.streamed import Share, StreamedPhotos, shared_batches, start_stream
 
@@ -33,7 +33,6 @@ __all__ = [
     "build_dataset",
     "choose_cache",
     "in_use",
-    "keep_in_memory",
     "keep_on_disk",
     "open_photos",
     "open_splits",

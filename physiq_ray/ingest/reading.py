@@ -4,9 +4,7 @@ An unreadable photo keeps its row, with a black image and its error, so that eve
 steps in advance.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +16,7 @@ from physiq_ray.images import MAX_BYTES, UInt8Array, decode_square
 from physiq_ray.quarantine import Unreadable
 from physiq_ray.storage import Access, read_bytes, use_access
 from physiq_ray.storage.etag import check_num_bytes, failed_step
+from physiq_ray.threads import map_ahead
 
 # Each task fetches this far ahead of its decoder, so that decoding hides the latency of S3. The number of
 # threads is the limit for thumbnails, the bytes are the limit for phone photos.
@@ -103,33 +102,23 @@ def _fetch_ahead(
     reader: PhotoReader, uris: Sequence[str], sizes: Sequence[int], etags: Sequence[str]
 ) -> Iterator[bytes | Unreadable]:
     """Give the bytes of the photos in order; fetch the next photos ahead, within FETCH_AHEAD_BYTES."""
-    with ThreadPoolExecutor(FETCH_THREADS) as threads:
-        ahead: deque[tuple[Future[bytes | Unreadable], int]] = deque()
-        ahead_bytes = next_row = 0
-        while ahead or next_row < len(uris):
-            while (
-                next_row < len(uris)
-                and len(ahead) < 2 * FETCH_THREADS
-                and (not ahead or ahead_bytes + sizes[next_row] <= FETCH_AHEAD_BYTES)
-            ):
-                row = (uris[next_row], sizes[next_row], etags[next_row])
-                ahead.append((threads.submit(_fetch, reader, *row), sizes[next_row]))
-                ahead_bytes += sizes[next_row]
-                next_row += 1
-            future, size = ahead.popleft()
-            yield future.result()
-            ahead_bytes -= size
+    return map_ahead(
+        lambda photo: _fetch(reader, *photo),
+        zip(uris, sizes, etags, strict=True),
+        num_threads=FETCH_THREADS,
+        most_calls=2 * FETCH_THREADS,
+        num_bytes=lambda photo: photo[1],
+        most_bytes=FETCH_AHEAD_BYTES,
+    )
 
 
 def _decode_ahead(
     uris: Sequence[str], fetched: Iterable[bytes | Unreadable], image_size: int
 ) -> Iterator[UInt8Array | Unreadable]:
     """Give the decoded photos in order; decode DECODE_THREADS at a time, as Pillow releases the GIL."""
-    with ThreadPoolExecutor(DECODE_THREADS) as threads:
-        ahead: deque[Future[UInt8Array | Unreadable]] = deque()
-        for uri, data in zip(uris, fetched, strict=True):
-            ahead.append(threads.submit(_decode, uri, data, image_size))
-            if len(ahead) > DECODE_THREADS:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+    return map_ahead(
+        lambda photo: _decode(*photo, image_size),
+        zip(uris, fetched, strict=True),
+        num_threads=DECODE_THREADS,
+        most_calls=DECODE_THREADS + 1,  # one has ended, and its pixels are copied
+    )

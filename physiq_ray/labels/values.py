@@ -10,13 +10,14 @@ import re
 from decimal import Decimal
 from typing import Any
 
+from physiq_ray.constants import TEST, TRAIN, VALIDATION
 from physiq_ray.storage.address import is_bucket_name
 
 LARGEST_ID = 2**31 - 1
 SPLITS = {
-    **{"train": "train", "training": "train"},
-    **{"validation": "validation", "valid": "validation", "val": "validation"},
-    **{"test": "test", "testing": "test"},
+    **{"train": TRAIN, "training": TRAIN},
+    **{"validation": VALIDATION, "valid": VALIDATION, "val": VALIDATION},
+    **{"test": TEST, "testing": TEST},
 }
 _WHOLE_NUMBER = re.compile(r"\s*0*([0-9]{1,10})(?:\.0+)?\s*", re.ASCII)
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")

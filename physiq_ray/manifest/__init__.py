@@ -14,12 +14,12 @@ split     groups that must stay in one split, and the choice of the validation g
 manifest  the manifest: one Arrow table, and its file
 """
 
+from physiq_ray.constants import TEST, TRAIN, VALIDATION
 from physiq_ray.manifest.build import match_photos, require_trainable
 from physiq_ray.manifest.collect import collect_manifest, describe_manifest, read_manifest, survey_photos
-from physiq_ray.manifest.fold import TEST, TRAIN, VALIDATION
 from physiq_ray.manifest.manifest import MANIFEST_FILE, MANIFEST_SCHEMA, Manifest
 from physiq_ray.manifest.named import NamedPhotos, find_labelled
-from physiq_ray.manifest.report import Counted, ManifestReport, SourceReport
+from physiq_ray.manifest.report import SourceReport
 from physiq_ray.manifest.split import split_groups
 
 __all__ = [
@@ -28,9 +28,7 @@ __all__ = [
     "TEST",
     "TRAIN",
     "VALIDATION",
-    "Counted",
     "Manifest",
-    "ManifestReport",
     "NamedPhotos",
     "SourceReport",
     "collect_manifest",

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from physiq_ray.constants import SPLITS, TEST, TRAIN, VALIDATION
 from physiq_ray.errors import DataError, PhysiqError, SettingError, StorageError, quoted
 from physiq_ray.labels import ClassMapping, Labels
 from physiq_ray.manifest.findings import (
@@ -23,7 +24,7 @@ from physiq_ray.manifest.findings import (
     find_undecodable,
     report_sources,
 )
-from physiq_ray.manifest.fold import SPLITS, TEST, TRAIN, VALIDATION, extremes
+from physiq_ray.manifest.fold import extremes
 from physiq_ray.manifest.manifest import MANIFEST_SCHEMA, Manifest
 from physiq_ray.manifest.match import Matches, concat_photos, match_labels
 from physiq_ray.manifest.named import known_missing

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from physiq_ray.config import Settings, SplitSettings
+from physiq_ray.constants import TEST, TRAIN, VALIDATION
 from physiq_ray.errors import LabelError, NotFoundError, SettingError, quoted
 from physiq_ray.labels import LABEL_SCHEMA, Labels, load_configured_labels
 from physiq_ray.manifest.build import match_photos, require_trainable
-from physiq_ray.manifest.fold import TEST, TRAIN, VALIDATION
 from physiq_ray.manifest.manifest import Manifest
 from physiq_ray.manifest.report import Counted
 from physiq_ray.storage import (

@@ -9,12 +9,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from physiq_ray.constants import SPLITS
 from physiq_ray.labels import NAMED_SCHEMA, Labels
 from physiq_ray.manifest.split import BoolArray, IntArray, join_groups
 from physiq_ray.storage import parse_source
 
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
-SPLITS: Final = (TRAIN, VALIDATION, TEST)  # if the labels of one group disagree, the later split wins
 NO_POSE: Final = -1  # a person looked and saw no known pose
 _NOTHING_LOW, _NOTHING_HIGH = np.iinfo(np.int32).max, -2  # the name has no usable record
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from physiq_ray.constants import SPLITS, TRAIN, VALIDATION
 from physiq_ray.errors import DataError
 from physiq_ray.labels import ClassMapping
-from physiq_ray.manifest.fold import SPLITS, TRAIN, VALIDATION
 from physiq_ray.manifest.report import ManifestReport
 
 MANIFEST_SCHEMA = pa.schema(
@@ -35,6 +35,12 @@ class Manifest:
     table: pa.Table
     class_mapping: ClassMapping
     report: ManifestReport = field(default_factory=lambda: ManifestReport(()))
+
+    @property
+    def buckets(self) -> list[str]:
+        """The buckets and folders of the photos."""
+        names: list[str] = self.table["bucket"].unique().to_pylist()
+        return names
 
     def split(self, name: str) -> pa.Table:
         """Return the rows of "train", "validation" or "test"."""

@@ -187,7 +187,7 @@ def _fold_extensions(paths: pa.Array) -> pa.Array:
 
 
 def _read_each(
-    names: pa.Array, unusual: IntArray, read: "Callable[[str], tuple[Kind, str | None, Sequence[str]]]"
+    names: pa.Array, unusual: IntArray, read: Callable[[str], tuple[Kind, str | None, Sequence[str]]]
 ) -> Readings:
     rows: list[int] = []
     texts: list[str] = []

@@ -1,14 +1,11 @@
 """A prediction → a PNG for people: the photo next to its probability bars."""
 
-import io
-
+from physiq_ray.drawing import ACCENT, PLAIN_TEXT, QUIET, to_png
 from physiq_ray.images import decode_image
 from physiq_ray.prediction.single import Prediction
 from physiq_ray.storage import write_bytes
 
 FIGURE_PX = 640  # of the photo's shorter side in the figure
-# For names that users choose: matplotlib reads text between two dollar signs as a formula, and fails.
-AS_IT_IS = {"parse_math": False}
 
 
 def write_figure(prediction: Prediction, data: bytes, uri: str) -> None:
@@ -16,30 +13,25 @@ def write_figure(prediction: Prediction, data: bytes, uri: str) -> None:
 
     Raises PhotoError, StorageError.
     """
-    # Imported here, because matplotlib takes half a second. The object interface avoids pyplot's global state
-    # and its choice of a screen.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # the import takes half a second
 
     image = decode_image(data, min_side_px=FIGURE_PX)
     pose = prediction.pose
     figure = Figure(figsize=(10, 5.6), layout="constrained")
-    figure.suptitle(f"{pose.name} · {pose.probability:.1%}", fontsize=16, fontweight="bold", **AS_IT_IS)
+    figure.suptitle(f"{pose.name} · {pose.probability:.1%}", fontsize=16, fontweight="bold", **PLAIN_TEXT)
     photo_axes, bar_axes = figure.subplots(1, 2, width_ratios=(1, 1.2))
     photo_axes.imshow(image)
     photo_axes.set_axis_off()
     title = f"{prediction.uri.rpartition('/')[2]}\n{prediction.width} × {prediction.height} px"
-    photo_axes.set_title(title, fontsize=9, **AS_IT_IS)
+    photo_axes.set_title(title, fontsize=9, **PLAIN_TEXT)
     names = [f"{item.name} ({item.pose_id})" for item in prediction.probabilities]
     shares = [item.probability for item in prediction.probabilities]
-    bars = bar_axes.barh(range(len(names)), shares, color=["#d1495b"] + ["#9fb4c7"] * (len(names) - 1))
+    bars = bar_axes.barh(range(len(names)), shares, color=[ACCENT] + [QUIET] * (len(names) - 1))
     bar_axes.bar_label(bars, labels=[f"{share:.1%}" for share in shares], padding=4, fontsize=9)
-    bar_axes.set_yticks(range(len(names)), names, **AS_IT_IS)
+    bar_axes.set_yticks(range(len(names)), names, **PLAIN_TEXT)
     bar_axes.invert_yaxis()
     bar_axes.set_xlim(0, 1.12)
     bar_axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     bar_axes.set_xlabel("probability")
     bar_axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-    write_bytes(buffer.getvalue(), uri)
+    write_bytes(to_png(figure), uri)

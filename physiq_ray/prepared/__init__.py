@@ -7,17 +7,15 @@ shared  the same shards under an s3:// prefix; nodes copy them into their own fo
 """
 
 from physiq_ray.prepared.cache import Cache, open_cache
-from physiq_ray.prepared.folder import CacheFolder, CacheUse, Found, default_folder
+from physiq_ray.prepared.folder import CacheFolder, Found
 from physiq_ray.prepared.shards import open_images, photo_keys
 from physiq_ray.prepared.shared import SharedCache
 
 __all__ = [
     "Cache",
     "CacheFolder",
-    "CacheUse",
     "Found",
     "SharedCache",
-    "default_folder",
     "open_cache",
     "open_images",
     "photo_keys",

@@ -7,9 +7,9 @@ Photos are found by the .keys files, without reading shards; a shard without key
 The prefix has no size limit: let a lifecycle rule of the bucket delete old shards.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,11 +80,9 @@ class SharedCache:
                     self._copy(name, path, image_size)
         return folder
 
-    @contextmanager
-    def using(self, names: Sequence[str]) -> Iterator[None]:
+    def using(self, names: Sequence[str]) -> AbstractContextManager[None]:
         """Protect the copies on this node from deletion inside the block."""
-        with self.copies.using(names):
-            yield
+        return self.copies.using(names)
 
     def _copy(self, name: str, path: Path, image_size: int) -> None:
         base = self._base(image_size)

@@ -27,6 +27,7 @@ from physiq_ray.sample import weed
 
 REGION: Final = "us-east-1"
 
+UPLOAD_THREADS: Final = 8
 _PORT_TRIALS: Final = 5
 _LOG_LINES: Final = 15
 _STOP_TIMEOUT_S: Final = 10.0
@@ -180,7 +181,7 @@ class LocalS3:
         except BotoCoreError as error:
             raise UnreachableError(f"create bucket {name} on {self.endpoint_url}: {error}") from error
 
-    def upload_folder(self, folder: Path, bucket: str, *, num_threads: int = 8) -> int:
+    def upload_folder(self, folder: Path, bucket: str) -> int:
         """Upload every file below a folder; its key is its relative path with slashes. Give their number."""
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -194,7 +195,7 @@ class LocalS3:
             except (BotoCoreError, ClientError) as error:
                 raise StorageError(f"upload {path} to s3://{bucket}/{key}: {error}") from error
 
-        pool = ThreadPoolExecutor(num_threads)
+        pool = ThreadPoolExecutor(UPLOAD_THREADS)
         try:
             for _ in pool.map(upload, files):
                 pass

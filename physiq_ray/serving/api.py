@@ -30,7 +30,7 @@ from physiq_ray.serving.edge import PREDICT_PATH, Edge
 from physiq_ray.serving.metrics import Metrics
 from physiq_ray.serving.models import CANARY, MAIN, Served
 from physiq_ray.serving.pace import Room
-from physiq_ray.serving.refusals import RequestError, to_request_error, too_large
+from physiq_ray.serving.refusals import RequestError, to_request_error, too_large, unavailable
 from physiq_ray.serving.requestlog import RequestLog
 from physiq_ray.serving.schema import (
     BODY,
@@ -154,9 +154,7 @@ class Handlers:
             async with asyncio.timeout(self._settings.request_timeout_s):
                 await self.service.check()
         except (PhysiqError, TimeoutError) as error:
-            raise RequestError(
-                503, "unavailable", "the model does not respond at the moment", retry_after_s=5
-            ) from error
+            raise unavailable() from error
         return _to_json(Health(status="ok"))
 
 

@@ -12,10 +12,10 @@ import asyncio
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -28,8 +28,6 @@ from physiq_ray.prediction.network import Forward, Network
 from physiq_ray.prediction.openvino import OpenVinoNetwork, has_openvino
 from physiq_ray.serving.engine import Engine
 from physiq_ray.serving.versions import DeployedVersions, OtherVersionError
-
-T = TypeVar("T")
 
 LOGGER = logging.getLogger("ray.serve")
 
@@ -180,18 +178,16 @@ class ServedModels:
         return Models(live, main, canary)
 
     async def _load_one(self, address: str, before: Served | None) -> Served:
-        served = await self._in_thread(load_served, address, self._settings)
-        await self._in_thread(self._versions.fix, address, served.state.version)
-        if before is not None and before.state.version == served.state.version:
+        served = await asyncio.wrap_future(self._loader.submit(load_served, address, self._settings))
+        version = served.state.version
+        await asyncio.wrap_future(self._loader.submit(self._versions.fix, address, version))
+        if before is not None and before.state.version == version:
             return before  # it is warmed up, and its answers are counted
         # In the thread that will use it, and in which the first batches lay out the weights.
         await asyncio.wrap_future(
             self._engine.call(functools.partial(_warm_up, served, self._settings.max_batch_size))
         )
         return served
-
-    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._loader, function, *args)
 
 
 def load_served(address: str, settings: ServingSettings) -> Served:

@@ -46,6 +46,11 @@ def too_large(max_bytes: int) -> RequestError:
     return RequestError(413, "too_large", f"the request has more than {max_bytes} bytes; send smaller photos")
 
 
+def unavailable() -> RequestError:
+    """Give the error for a model that does not answer."""
+    return RequestError(503, "unavailable", "the model does not respond at the moment", retry_after_s=5)
+
+
 def to_request_error(error: PhysiqError) -> RequestError:
     """Translate an error of the program for the client.
 
@@ -61,4 +66,4 @@ def to_request_error(error: PhysiqError) -> RequestError:
         return RequestError(503, "storage_unreachable", "the bucket does not respond", retry_after_s=10)
     if isinstance(error, StorageError):
         return RequestError(422, "unreadable_uri", "no photo can be read at this uri")
-    return RequestError(503, "unavailable", "the model does not respond at the moment", retry_after_s=5)
+    return unavailable()

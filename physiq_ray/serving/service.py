@@ -8,13 +8,10 @@ Threads fetch and decode the photos (Pillow releases the interpreter's lock), ne
 """
 
 import asyncio
-import functools
 import random
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,8 +29,6 @@ from physiq_ray.serving.pace import Pace
 from physiq_ray.serving.schema import Answer
 from physiq_ray.serving.versions import DeployedVersions
 from physiq_ray.storage import read_bytes
-
-T = TypeVar("T")
 
 SWITCH_INTERVAL_S = 0.0005
 FETCH_THREADS = 8
@@ -73,7 +68,8 @@ class Service:
         self.pace.enter()
         try:
             started_s = time.monotonic()
-            image = await _in(self._decoders, _decode, data, served.state.image_size, self.settings)
+            decoding = self._decoders.submit(_decode, data, served.state.image_size, self.settings)
+            image = await asyncio.wrap_future(decoding)
             self._metrics.observe("decode", time.monotonic() - started_s)
             computed = await asyncio.wrap_future(self._engine.submit(image, served.network))
         finally:
@@ -95,9 +91,8 @@ class Service:
         """
         started_s = time.monotonic()
         try:
-            return await _in(
-                self._fetchers, functools.partial(read_bytes, uri, max_bytes=self.settings.max_body_bytes)
-            )
+            fetching = self._fetchers.submit(read_bytes, uri, max_bytes=self.settings.max_body_bytes)
+            return await asyncio.wrap_future(fetching)
         finally:
             self._metrics.observe("fetch", time.monotonic() - started_s)
 
@@ -121,10 +116,6 @@ class Service:
         self._engine.close()
         if self._feedback is not None:
             self._feedback.close()
-
-
-async def _in(threads: ThreadPoolExecutor, function: Callable[..., T], *args: Any) -> T:
-    return await asyncio.get_running_loop().run_in_executor(threads, function, *args)
 
 
 def _decode(data: bytes, size_px: int, settings: ServingSettings) -> UInt8Array:

@@ -23,7 +23,6 @@ versions  what S3 holds under one key now, and its older versions
 from physiq_ray.storage.access import Access
 from physiq_ray.storage.address import (
     Bucket,
-    CustomSource,
     Folder,
     Source,
     absolute_uri,
@@ -49,7 +48,6 @@ __all__ = [
     "REMEDY",
     "Access",
     "Bucket",
-    "CustomSource",
     "Folder",
     "Listing",
     "PhotoSource",

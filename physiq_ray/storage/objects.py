@@ -15,6 +15,7 @@ from physiq_ray.errors import DeniedError, NotFoundError, StorageError
 from physiq_ray.storage.address import split_uri
 from physiq_ray.storage.etag import check_file
 from physiq_ray.storage.fetch import check_size, fetch_object
+from physiq_ray.storage.refusal import read_error
 from physiq_ray.storage.retry import retry
 from physiq_ray.storage.s3 import s3_client, translated
 
@@ -128,7 +129,7 @@ def _create_object(data: bytes, uri: str) -> bool:
             try:
                 client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
             except ClientError as error:
-                if error.response.get("Error", {}).get("Code") not in ALREADY_THERE:
+                if read_error(error)[0] not in ALREADY_THERE:
                     raise
                 num_tries += error.response["ResponseMetadata"].get("RetryAttempts", 0)  # botocore's own
                 return False

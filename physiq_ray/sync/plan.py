@@ -133,15 +133,9 @@ class LocalFiles:
 
         Raises OSError: a sub-folder cannot be read.
         """
-        parent, _, name = path.rpartition("/")
-        entries = self._entries(parent)
-        if isinstance(entries, Found):
-            return entries
-        entry = entries.get(name)
-        if entry is None:
-            return ABSENT
-        if entry.is_symlink():
-            return Found(f"{path} is a link, which is not followed; remove it")
+        entry = self._entry(path)
+        if isinstance(entry, Found):
+            return entry
         if entry.is_file(follow_symlinks=False):
             status = entry.stat(follow_symlinks=False)
             return Found("file", status.st_size, status.st_mtime_ns)
@@ -153,6 +147,19 @@ class LocalFiles:
         entries = self._entries(path)
         return [] if isinstance(entries, Found) else sorted(entries)
 
+    def _entry(self, path: str) -> os.DirEntry[str] | Found:
+        """Find the file or folder at a path, or say what is there instead."""
+        parent, _, name = path.rpartition("/")
+        entries = self._entries(parent)
+        if isinstance(entries, Found):
+            return entries
+        entry = entries.get(name)
+        if entry is None:
+            return ABSENT
+        if entry.is_symlink():
+            return Found(f"{path} is a link, which is not followed; remove it")
+        return entry
+
     def _entries(self, path: str) -> dict[str, os.DirEntry[str]] | Found:
         known = self._read.get(path)
         if known is None:
@@ -162,15 +169,9 @@ class LocalFiles:
     def _scan(self, path: str) -> dict[str, os.DirEntry[str]] | Found:
         """Read a sub-folder, or say why it cannot be read."""
         if path:
-            parent, _, name = path.rpartition("/")
-            above = self._entries(parent)
-            if isinstance(above, Found):
-                return above
-            entry = above.get(name)
-            if entry is None:
-                return ABSENT
-            if entry.is_symlink():
-                return Found(f"{path} is a link, which is not followed; remove it")
+            entry = self._entry(path)
+            if isinstance(entry, Found):
+                return entry
             if not entry.is_dir(follow_symlinks=False):
                 return Found(f"{path} is a file where a folder should be; move it away")
         try:

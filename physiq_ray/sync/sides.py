@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from physiq_ray.constants import TEST, TRAIN, VALIDATION
 from physiq_ray.errors import StorageError
 from physiq_ray.storage import LISTING_SCHEMA, Listing, is_photo
 from physiq_ray.sync.paths import flat_name
@@ -22,7 +23,7 @@ from physiq_ray.sync.plan import LocalFiles, Photo
 if TYPE_CHECKING:
     from physiq_ray.manifest import Manifest
 
-SIDES: Final = {"train": "training", "validation": "validation", "test": "test"}  # by the manifest's name
+SIDES: Final = {TRAIN: "training", VALIDATION: "validation", TEST: "test"}  # by the manifest's name
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from physiq_ray.storage.download import (
     download,
 )
 from physiq_ray.storage.etag import file_md5
+from physiq_ray.storage.refusal import read_error
 from physiq_ray.sync.plan import Photo, version_ns
 
 THREAD_NAME: Final = "physiq-sync"
@@ -254,5 +255,5 @@ def _is_gone(error: StorageError) -> bool:
     return (
         isinstance(error, NotFoundError)
         and isinstance(cause, ClientError)
-        and cause.response.get("Error", {}).get("Code") != "NoSuchBucket"
+        and read_error(cause)[0] != "NoSuchBucket"
     )

@@ -158,13 +158,13 @@ class _Pinned:
         return self.latest.numpy()
 
 
-def ahead(items: Iterator[Item], device: torch.device, depth: int = BATCHES_AHEAD) -> Iterator[Item]:
-    """Prepare the next `depth` items in a thread while the caller uses the last one."""
+def ahead(items: Iterator[Item], device: torch.device) -> Iterator[Item]:
+    """Prepare the next BATCHES_AHEAD items in a thread while the caller uses the last one."""
     # A new thread uses the first GPU of the node, whichever GPU the main thread uses (torch 58626).
     start = (lambda: torch.cuda.set_device(device)) if device.type == "cuda" else None
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead", initializer=start) as thread:
         end = object()
-        coming: deque[Future[Any]] = deque(thread.submit(next, items, end) for _ in range(depth))
+        coming: deque[Future[Any]] = deque(thread.submit(next, items, end) for _ in range(BATCHES_AHEAD))
         while (item := coming.popleft().result()) is not end:
             coming.append(thread.submit(next, items, end))
             yield item

@@ -71,7 +71,7 @@ def train(
         else:
             folder.refuse_started()
             record, weights = _start_record(settings, display, source)
-        follow_settings(settings, record.manifest.table["bucket"].unique().to_pylist())
+        follow_settings(settings, record.manifest.buckets)
         connect(local=local, debug=debug)
         workers = await_workers(settings, display.note)
         if workers.use_gpu:

@@ -1,9 +1,8 @@
+from PIL import Image
 from setting_forms import choices_of
 
-from physiq_ray import images
 from physiq_ray.config import LocalServingSettings
-from physiq_ray.config.serving import MAX_PIXELS
-from physiq_ray.images.formats import BASE_FORMATS, FORMATS
+from physiq_ray.constants import BASE_FORMATS, FORMATS, MAX_PIXELS
 
 
 def test_extra_formats_offers_all_formats_that_are_not_read_by_default() -> None:
@@ -11,5 +10,5 @@ def test_extra_formats_offers_all_formats_that_are_not_read_by_default() -> None
     assert {*BASE_FORMATS, *extra} == set(FORMATS)
 
 
-def test_the_limit_of_pixels_is_the_one_of_the_decoder() -> None:
-    assert MAX_PIXELS == images.MAX_PIXELS
+def test_the_limit_of_pixels_is_pillow_s() -> None:
+    assert Image.MAX_IMAGE_PIXELS == MAX_PIXELS

@@ -2,7 +2,8 @@ import pyarrow as pa
 from building import PLENTY_LABELS, POSES, build_manifest, labels_with_groups, list_plenty
 
 from physiq_ray.audit import audit_manifest, describe
-from physiq_ray.evaluation.candidates import SCORED_SPLITS, Candidates
+from physiq_ray.constants import SCORED_SPLITS
+from physiq_ray.evaluation.candidates import Candidates
 from physiq_ray.storage import Listing
 from physiq_ray.sync.sides import sorted_photos
 

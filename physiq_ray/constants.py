@@ -1,0 +1,14 @@
+"""Values that a light module, such as the parser of a command, shares with one that is slow to import."""
+
+from typing import Final, Literal, get_args
+
+MAX_PIXELS: Final = 89_478_485  # Pillow's limit against decompression bombs: a quarter of a GiB in RGB
+
+BASE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+ExtraFormat = Literal["avif", "heic"]  # as a setting of the service spells them
+FORMATS: Final = (*BASE_FORMATS, *(name.upper() for name in get_args(ExtraFormat)))
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS: Final = (TRAIN, VALIDATION, TEST)  # if the labels of one group disagree, the later split wins
+ALL: Final = "all"
+SCORED_SPLITS: Final = (VALIDATION, TRAIN, TEST, ALL)  # the choices of an evaluation

@@ -1,0 +1,19 @@
+"""`to_png` gives the pixels of a figure, and a name with dollar signs is drawn as it is."""
+
+import io
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from physiq_ray.drawing import PLAIN_TEXT, to_png
+
+
+def test_a_figure_becomes_a_png_of_its_size():
+    with Image.open(io.BytesIO(to_png(Figure(figsize=(2, 1), dpi=120)))) as image:
+        assert (image.format, image.size) == ("PNG", (240, 120))
+
+
+def test_a_name_with_dollar_signs_is_no_formula():
+    figure = Figure(figsize=(2, 1))
+    figure.suptitle(r"$\nosuchcommand$", **PLAIN_TEXT)
+    assert to_png(figure)  # matplotlib raises ValueError for a wrong formula
