@@ -50,11 +50,21 @@ _bucket_numbers = itertools.count(1)
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark long tests as slow, and start with slow tests: two processes can share short ones evenly."""
+    """Mark long tests as slow, and order the tests for two processes.
+
+    Each process starts with a half of the tests, and later takes over tests from the end of the other
+    half. So the tests that share a service come first, and one process starts it. Slow tests follow, because
+    short ones can be shared evenly.
+    """
     for item in items:
         if item.get_closest_marker("long") is not None:
             item.add_marker("slow")
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(
+        key=lambda item: (
+            "service" not in getattr(item, "fixturenames", ()),
+            item.get_closest_marker("slow") is None,
+        )
+    )
 
 
 @pytest.fixture(scope="session")
