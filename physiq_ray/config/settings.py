@@ -100,10 +100,13 @@ class SourceSettings(BaseSettings):
 
 
 class SplitSettings(SourceSettings):
-    """How labelled photos are divided into training and validation."""
+    """How labelled photos are divided into training, validation and test."""
 
     validation_share: float = Group.SPLIT.field(
         0.2, "share of each pose's photos that is used for validation", gt=0, lt=1
+    )
+    test_share: float = Group.SPLIT.field(
+        0.0, "share of each pose's photos that only tests the finished model", ge=0, lt=1
     )
     group_pattern: str | None = Group.SPLIT.field(
         None, "regular expression on the key; photos with the same match stay in one split", form="REGEX"
@@ -127,6 +130,16 @@ class SplitSettings(SourceSettings):
             except re.error as error:
                 raise ValueError(f"not a regular expression: {error}") from error
         return value
+
+    @model_validator(mode="after")
+    def _photos_are_left_to_train_on(self) -> Self:
+        if self.validation_share + self.test_share >= 1:
+            raise PydanticCustomError(
+                "pair",
+                f"validation_share={self.validation_share:g}, test_share={self.test_share:g}: together they "
+                "must be less than 1, because the rest is for training",
+            )
+        return self
 
 
 class Settings(SplitSettings):

@@ -11,7 +11,7 @@ SHOWN_SETTINGS = (
     *("weights", "image_size", "train_sizes", "batch_size", "gradient_accumulation", "num_workers"),
     *("learning_rate", "schedule", "warmup_epochs", "head_epochs", "backbone_rate", "max_gradient_norm"),
     *("label_smoothing", "class_weights", "augment", "mixup", "ema_decay", "batch_norm", "precision"),
-    *("epochs", "patience", "validation_share", "group_pattern", "seed"),
+    *("epochs", "patience", "validation_share", "test_share", "group_pattern", "seed"),
 )
 
 

@@ -16,15 +16,23 @@ def facts_of_training(
     manifest: Manifest,
     answers: Answers,
     *,
+    split: str = VALIDATION,
     run_name: str,
     num_skipped: int,
     unreadable: tuple[Unreadable, ...],
 ) -> Facts:
-    """Give the facts for the card of a new model, which is scored on its validation photos."""
+    """Give the facts for the card of a new model, which is scored on its validation or its test photos."""
     excluded = pa.array([item.uri for item in unreadable], pa.string())
     readable = manifest.table.filter(pc.invert(pc.is_in(manifest.table["uri"], value_set=excluded)))
     trained = TrainingPhotos(_count(readable, state), num_skipped, len(unreadable))
-    scored = ScoredPhotos(num_trained_on=0, num_validated_with=len(answers.uris))
+    num_validated_with = len(answers.uris) if split == VALIDATION else 0
+    test = set(manifest.split(split)["uri"].to_pylist()) if split != VALIDATION else set()
+    scored = ScoredPhotos(
+        f"the {split} photos",
+        num_trained_on=0,
+        num_validated_with=num_validated_with,
+        num_unreadable=sum(item.uri in test for item in unreadable),
+    )
     return _facts(state, run_name, trained, scored)
 
 

@@ -33,7 +33,7 @@ def write_report(
     Raises StorageError: output cannot be written.
     """
     files = {
-        REPORT_FILE: _as_json(report.to_dict()).encode(),
+        REPORT_FILE: _as_json({"scored_on": facts.scored.words} | report.to_dict()).encode(),
         "confusion.png": draw_confusion(report),
         "scores.png": draw_scores(report),
         "reliability.png": draw_reliability(answers, report),

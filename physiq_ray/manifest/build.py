@@ -29,16 +29,17 @@ from physiq_ray.manifest.manifest import MANIFEST_SCHEMA, Manifest
 from physiq_ray.manifest.match import Matches, concat_photos, match_labels
 from physiq_ray.manifest.named import known_missing
 from physiq_ray.manifest.report import ManifestReport
-from physiq_ray.manifest.split import IntArray, join_groups, split_groups
+from physiq_ray.manifest.split import IntArray, join_groups, split_groups, split_off_test
 from physiq_ray.storage import Listing
 
 
 @dataclass(frozen=True)
 class _Split:
-    """The settings group_pattern, validation_share and seed."""
+    """The settings group_pattern, validation_share, test_share and seed."""
 
     group_pattern: str | None
     validation_share: float
+    test_share: float
     seed: int
 
 
@@ -60,6 +61,7 @@ def match_photos(
     source_buckets: Mapping[str, str] | None = None,
     group_pattern: str | None = None,
     validation_share: float = 0.2,
+    test_share: float = 0.0,
     seed: int = 42,
 ) -> Manifest:
     """Join photos with their labels, group copies, and split every pose.
@@ -69,7 +71,8 @@ def match_photos(
     `match_labels` decides which photo a label means. A group (equal size and ETag, equal group in the labels,
     or equal match of group_pattern in the key) stays in one split. If labels of a group give a split, the
     whole group is in it: in test if any of its labels says test, else in validation, else in training. The
-    other photos are split by groups, but a pose that labels put into validation gets no more photos there.
+    other photos are split by groups, but a pose that labels put into validation or test gets no more photos
+    there.
     The split depends on the seed and on the photos and labels, not on the order of the listings.
 
     Raises SettingError: RE2 does not accept the group_pattern.
@@ -107,7 +110,7 @@ def match_photos(
     links, splits = _links_of_labels(matches, rows)
     del photos, labelled, matches  # a million rows take 200 MB, and the split needs memory too
     table, thin_poses, split_conflicts = _grouped_and_split(
-        usable, content, links, splits, poses, _Split(group_pattern, validation_share, seed)
+        usable, content, links, splits, poses, _Split(group_pattern, validation_share, test_share, seed)
     )
     class_mapping = ClassMapping.of_poses(pc.unique(table["pose_id"]).to_pylist())
     report = ManifestReport(
@@ -269,11 +272,16 @@ def _grouped_and_split(
         names = encoded.dictionary.to_numpy(zero_copy_only=False)
         hashes = pd.util.hash_array(names, hash_key=f"{how.seed:016d}", categorize=False)
         order = hashes[encoded.indices.to_numpy()]
+        if how.test_share:
+            is_test = split_off_test(class_index, representative, order, how.test_share, given)
+            side[is_test], is_open = 3, is_open & ~is_test
         counts = np.array(
             [np.bincount(class_index[given == place], minlength=len(mapping.classes)) for place in (1, 2)]
         )
+        # The test photos are gone already, so validation takes a larger share of the others.
+        share = how.validation_share / (1 - how.test_share)
         is_validation = split_groups(
-            class_index[is_open], representative[is_open], order[is_open], how.validation_share, counts
+            class_index[is_open], representative[is_open], order[is_open], share, counts
         )
         side[is_open] = np.where(is_validation, 2, 1)
     columns = {

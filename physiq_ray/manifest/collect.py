@@ -79,6 +79,7 @@ def survey_photos(
         source_buckets=settings.source_buckets,
         group_pattern=settings.group_pattern,
         validation_share=settings.validation_share,
+        test_share=settings.test_share,
         seed=settings.seed,
     )
     needs_file = source is not None or any(isinstance(listed, Bucket) for listed in sources)

@@ -115,6 +115,37 @@ def split_groups(
     return validation
 
 
+def split_off_test(
+    class_index: IntArray,
+    group: IntArray,
+    order: npt.NDArray[np.uint64],
+    test_share: float,
+    given: IntArray,
+) -> BoolArray:
+    """Choose whole groups for the test, before the others are split into training and validation.
+
+    class_index, group, order: as in `split_groups`. given: int64 (photos,), 0 if no label gives the split of
+    the photo, else 1 for training, 2 for validation, 3 for test. A class with fewer than three groups gets no
+    test photo, because training and validation need one each.
+    Returns bool (photos,), true for photos of the test that no label put there.
+    """
+    num_classes = int(class_index.max()) + 1
+    pairs = np.unique(group * num_classes + class_index)
+    is_scarce = np.bincount(pairs % num_classes, minlength=num_classes) < 3
+    is_bound = (given > 0) | np.isin(group, group[is_scarce[class_index]])
+    counts = np.array(
+        [
+            np.bincount(class_index[rows], minlength=num_classes)
+            for rows in (is_bound & (given != 3), given == 3)
+        ]
+    )
+    is_test = np.zeros(len(class_index), dtype=bool)
+    if not is_bound.all():
+        free = ~is_bound
+        is_test[free] = split_groups(class_index[free], group[free], order[free], test_share, counts)
+    return is_test
+
+
 def _repair(
     chosen: BoolArray,
     pair_group: IntArray,

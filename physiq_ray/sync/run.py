@@ -193,6 +193,7 @@ class _Run:
             source_buckets=self._settings.source_buckets,
             group_pattern=self._settings.group_pattern,
             validation_share=self._settings.validation_share,
+            test_share=self._settings.test_share,
             seed=self._settings.seed,
         )
         return sorted_photos(require_trainable(manifest), self._listings, name_max)

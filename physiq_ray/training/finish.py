@@ -1,6 +1,6 @@
 """The end of a run: the model files of the best epoch, and the result that the command reports."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,8 @@ from physiq_ray.config import Settings
 from physiq_ray.errors import DataError, StorageError, TrainingError
 from physiq_ray.evaluation import Answers, Report, fit_temperature, score, write_report
 from physiq_ray.evaluation.facts import facts_of_training
-from physiq_ray.manifest import TRAIN, VALIDATION, Manifest
+from physiq_ray.evaluation.scores import Evaluation
+from physiq_ray.manifest import TEST, TRAIN, VALIDATION, Manifest
 from physiq_ray.quarantine import QUARANTINE_FILE, Unreadable, write_quarantine
 from physiq_ray.storage import join_uri, written_together
 from physiq_ray.training.faults import store_translated
@@ -40,15 +41,17 @@ NAMED_PHOTOS = 8  # in the message on a loss that is not finite
 class TrainingResult:
     """The result of a run.
 
-    report: of the best epoch on the validation photos, None if none of them could be read. history: one dict
-    per epoch. files: uris of the written files. num_used: photos by split. failed_sources: a sentence for
-    each source that could not be listed; with any of them, the run is only partly done.
+    report: of the best epoch on the photos of scored_split, None if none of them could be read. scored_split:
+    "test" if the run has test photos that could be scored, else "validation". history: one dict per epoch.
+    files: uris of the written files. num_used: photos by split. failed_sources: a sentence for each source
+    that could not be listed; with any of them, the run is only partly done.
     """
 
     run_name: str
     best_epoch: int
     best_accuracy: float
     report: Report | None
+    scored_split: str
     history: tuple[Mapping[str, Any], ...]
     files: tuple[str, ...]
     num_used: Mapping[str, int]
@@ -64,11 +67,16 @@ def finish(
     folder: RunFolder,
     result: Any,  # ray.train.Result, whose types are V1's
     output: str,
+    score_test: Callable[[ModelState], Evaluation | None] = lambda _: None,
 ) -> TrainingResult:
-    """Write model files, history, report and quarantine list from what the run left."""
+    """Write model files, history, report and quarantine list from what the run left.
+
+    score_test: predicts the test photos with the finished model; gives None if there are none.
+    """
     outcome: Outcome = result.return_value
-    if outcome.unreadable:
-        write_quarantine(outcome.unreadable, output)
+    unreadable = outcome.unreadable
+    if unreadable:
+        write_quarantine(unreadable, output)
     if outcome.failure:
         raise DataError(outcome.failure)
     manifest = record.manifest
@@ -93,6 +101,12 @@ def finish(
             versions=current_versions(),
         )
         files = [*save_model_files(model, place), *write_history(latest["history"], place, folder.name)]
+        tested, split = score_test(model), VALIDATION
+        if tested is not None:
+            answers, split = tested.answers, TEST
+            unreadable = (*unreadable, *tested.unreadable)
+            if tested.unreadable:
+                write_quarantine(unreadable, output)
         report = None
         if answers.uris:
             report = score(answers, manifest.class_mapping, record.pose_names, temperature=model.temperature)
@@ -100,24 +114,27 @@ def finish(
                 model,
                 manifest,
                 answers,
+                split=split,
                 run_name=folder.name,
                 num_skipped=record.num_skipped,
-                unreadable=outcome.unreadable,
+                unreadable=unreadable,
             )
             files += write_report(report, answers, facts, place, history=latest["history"])
     files = [join_uri(output, Path(uri).relative_to(place).as_posix()) for uri in files]
-    unreadable = {item.uri for item in outcome.unreadable}
-    uris = {split: manifest.split(split)["uri"].to_pylist() for split in (TRAIN, VALIDATION)}
+    left_out = {item.uri for item in unreadable}
+    splits = (TRAIN, VALIDATION, *([TEST] if tested is not None else []))
+    uris = {name: manifest.split(name)["uri"].to_pylist() for name in splits}
     return TrainingResult(
         run_name=folder.name,
         best_epoch=metrics["epoch"],
         best_accuracy=metrics["validation_accuracy"],
         report=report,
+        scored_split=split,
         history=tuple(latest["history"]),
-        files=(*files, *([join_uri(output, QUARANTINE_FILE)] if unreadable else [])),
-        num_used={split: sum(uri not in unreadable for uri in uris[split]) for split in uris},
+        files=(*files, *([join_uri(output, QUARANTINE_FILE)] if left_out else [])),
+        num_used={name: sum(uri not in left_out for uri in uris[name]) for name in uris},
         num_skipped=record.num_skipped,
-        unreadable=outcome.unreadable,
+        unreadable=unreadable,
         failed_sources=record.failed_sources,
         validation_uris=tuple(uris[VALIDATION]),
     )

@@ -13,7 +13,7 @@ from physiq_ray.storage import absolute_uri
 
 # What cannot change while a run is resumed: its photos, their split, and what its scores were measured on.
 FIXED_SETTINGS = (
-    *("sources", "source_buckets", "manifest", "validation_share"),
+    *("sources", "source_buckets", "manifest", "validation_share", "test_share"),
     *("group_pattern", "group_field", "seed"),
     *("image_size", "weights"),
 )

@@ -2,16 +2,21 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 
 import numpy as np
 import ray
 
+from physiq_ray.checkpoint import ModelState
 from physiq_ray.cluster import check_cluster, connect, smallest_object_store
 from physiq_ray.config import Settings
-from physiq_ray.errors import SettingError
+from physiq_ray.errors import PhysiqError, SettingError
+from physiq_ray.evaluation.evaluate import evaluate
+from physiq_ray.evaluation.scores import Evaluation
 from physiq_ray.ingest import CacheSettings, Photos, StreamedPhotos, in_use, open_splits, start_stream
 from physiq_ray.labels import load_configured_poses
 from physiq_ray.manifest import (
+    TEST,
     TRAIN,
     VALIDATION,
     Manifest,
@@ -91,7 +96,8 @@ def train(
                 table, files = EpochTable(display, settings.epochs), HistoryFiles(output, folder.name)
                 with display.live(), received(job.events, [table.handle, files.handle, *trackers]):
                     result = fit(job, workers, folder)
-                return finish(settings, record, folder, result, output)
+                score_test = partial(_score_test, settings, record.manifest, display, source, output)
+                return finish(settings, record, folder, result, output, score_test)
 
 
 def _start_record(
@@ -187,6 +193,35 @@ def _make_job(
         if streamed and settings.num_workers > 1
         else None,
     )
+
+
+def _score_test(
+    settings: Settings,
+    manifest: Manifest,
+    display: Display,
+    source: PhotoSource | None,
+    output: str,
+    state: ModelState,
+) -> Evaluation | None:
+    """Predict the test photos, if there are any; a failure costs their scores, and not the model."""
+    if not manifest.split(TEST).num_rows:
+        return None
+    try:
+        with display.live():
+            return evaluate(
+                manifest,
+                state,
+                split=TEST,
+                precision=settings.precision,
+                source=source,
+                on_progress=lambda done, total: display.count("testing", done, total),
+            )
+    except PhysiqError as error:
+        display.note(
+            f"the test photos are not scored: {error}; score them with: physiq-ray evaluate --model {output} "
+            f"--split {TEST}"
+        )
+        return None
 
 
 def _class_weights(settings: Settings, manifest: Manifest) -> tuple[float, ...]:

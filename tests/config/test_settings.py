@@ -41,6 +41,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "epochs": 50,
         "patience": 10,
         "validation_share": 0.2,
+        "test_share": 0.0,
         "group_pattern": None,
         "group_field": None,
         "seed": 42,
@@ -118,6 +119,13 @@ def test_two_settings_that_exclude_each_other_are_both_named(values: dict[str, A
 def test_a_training_size_out_of_range_is_named() -> None:
     with pytest.raises(SettingError, match=r"--train-sizes='32,224'.*: 32 px; sizes go from 64 to 1024"):
         load_settings({"train_sizes": "32,224"}, environment={})
+
+
+@pytest.mark.parametrize("kind", [Settings, SyncSettings])
+def test_validation_and_test_must_leave_photos_to_train_on(kind):
+    with pytest.raises(SettingError) as caught:
+        load_settings({"validation_share": 0.5, "test_share": 0.5}, environment={}, kind=kind)
+    assert "validation_share=0.5, test_share=0.5: together they must be less than 1" in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", [Settings, SyncSettings, CleanseSettings])

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from physiq_ray.errors import SettingError
 from physiq_ray.manifest import split_groups
+from physiq_ray.manifest.split import split_off_test
 from physiq_ray.storage import Bucket
 
 IntArray = npt.NDArray[np.int64]
@@ -72,6 +73,64 @@ def test_each_class_is_in_both_splits_and_within_one_group_of_its_share(
         else:
             assert 0 < num_validation < sum(of_class)
             assert abs(num_validation - validation_share * sum(of_class)) <= max(of_class) + 1e-9
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=12), min_size=1, max_size=5),
+    st.floats(0.01, 0.4),
+    st.integers(0, 2**32),
+)
+def test_a_test_takes_its_share_of_each_class_and_leaves_two_groups_for_the_other_splits(
+    group_sizes: list[list[int]], test_share: float, seed: int
+) -> None:
+    class_of_group = np.repeat(np.arange(len(group_sizes)), [len(sizes) for sizes in group_sizes])
+    sizes = np.concatenate(group_sizes)
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    class_index = class_of_group[group]
+    order = np.random.default_rng(seed).permutation(len(sizes)).astype(np.uint64)[group]
+
+    is_test = split_off_test(class_index, group, order, test_share, np.zeros(len(group), np.int64))
+
+    for index, of_class in enumerate(group_sizes):
+        num_test = int(is_test[class_index == index].sum())
+        rest = np.unique(group[(class_index == index) & ~is_test])
+        assert not np.isin(rest, group[is_test]).any()
+        if len(of_class) < 3:
+            assert num_test == 0
+        else:
+            assert len(rest) >= 1
+            assert abs(num_test - test_share * sum(of_class)) <= max(of_class) + 1e-9
+
+
+def test_a_class_that_labels_put_into_the_test_gets_no_more_test_photos_and_no_label_is_overruled() -> None:
+    class_index, group = np.repeat([0, 1], 20), np.arange(40)
+    given = np.zeros(40, np.int64)
+    given[[0, 1]], given[[20, 21, 22]] = 3, (1, 1, 2)
+
+    is_test = split_off_test(class_index, group, group.astype(np.uint64), 0.2, given)
+
+    assert is_test[:20].sum() == 0
+    assert is_test[20:].sum() == 4
+    assert not is_test[20:23].any()
+
+
+def test_a_test_share_divides_each_pose_in_three() -> None:
+    keys = {f"{pose}-{number}.jpg": f"{pose}-{number}" for pose in (1, 2) for number in range(50)}
+    labels = labels_of(*((key, int(key[0])) for key in keys))
+
+    def build(**shares: float) -> dict[str, str]:
+        manifest = build_manifest([list_photos(Bucket("checkins"), keys)], labels, POSES, **shares)
+        return column_by_key(manifest, "split")
+
+    splits = build(validation_share=0.2, test_share=0.1)
+
+    for pose in "12":
+        of_pose = [split for key, split in splits.items() if key[0] == pose]
+        assert {name: of_pose.count(name) for name in set(of_pose)} == {
+            **{"train": 35, "validation": 10, "test": 5},
+        }
+    assert set(build(validation_share=0.2).values()) == {"train", "validation"}
+    assert set(build(validation_share=0.2, test_share=0.6).values()) == {"train", "validation", "test"}
 
 
 def test_athletes_who_show_all_poses_are_divided_by_the_share() -> None:

@@ -19,10 +19,13 @@ def test_a_run_writes_the_best_epoch_s_model_and_says_what_it_used(run, pose_fol
     photos = pose_folders({1: 20, 2: 20})
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     address = f"file:{tmp_path}/mlruns"
-    result, shown = run(sources=[str(photos)], epochs=4, learning_rate=1e-2, augment="none", mlflow=address)
+    result, shown = run(
+        sources=[str(photos)], epochs=4, learning_rate=1e-2, augment="none", mlflow=address, test_share=0.2
+    )
     assert [epoch["epoch"] for epoch in result.history] == [1, 2, 3, 4]
-    assert {(epoch["train_photos"], epoch["validation_photos"]) for epoch in result.history} == {(32, 8)}
-    assert result.num_used == {"train": 32, "validation": 8}
+    assert {(epoch["train_photos"], epoch["validation_photos"]) for epoch in result.history} == {(24, 8)}
+    assert result.num_used == {"train": 24, "validation": 8, "test": 8}
+    assert (result.scored_split, result.report.num_photos) == ("test", 8)
     assert result.best_accuracy == max(epoch["validation_accuracy"] for epoch in result.history)
     assert "Epoch  Train Loss  Train Acc  Val Loss   Val Acc      Time  Status" in shown
     assert shown.count("✓ Best Model") >= 1

@@ -1,0 +1,128 @@
+"""The end of a run on what training left, without Ray Train and without a real network."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import ray.train
+import torch
+
+from physiq_ray.checkpoint import load_model_state
+from physiq_ray.config import Settings
+from physiq_ray.evaluation.scores import Answers, Evaluation
+from physiq_ray.manifest import collect_manifest
+from physiq_ray.quarantine import Unreadable
+from physiq_ray.training.finish import finish
+from physiq_ray.training.folder import RunFolder
+from physiq_ray.training.loop import Outcome
+from physiq_ray.training.plan import EarlyStopping
+from physiq_ray.training.record import RunRecord
+from physiq_ray.training.state import TrainingState
+from physiq_ray.training.text import describe_result, result_as_dict
+from physiq_ray.training.tracking import SCALARS
+
+POSES = {1: "One", 5: "Five"}
+
+
+@pytest.fixture
+def finish_run(pose_folders, tmp_path, make_weights):
+    """Give a function that finishes a run with these validation logits and test logits, one row a photo."""
+    photos = pose_folders({1: 20, 5: 20})
+    poses = [{"id": pose_id, "name": name} for pose_id, name in POSES.items()]
+    (tmp_path / "poses.json").write_text(json.dumps(poses))
+    (tmp_path / "labels.json").write_text("[]")
+    settings = Settings(
+        sources=(str(photos),),
+        poses=str(tmp_path / "poses.json"),
+        labels=str(tmp_path / "labels.json"),
+        storage=str(tmp_path / "runs"),
+        test_share=0.2,
+    )
+    record = RunRecord.of_manifest(collect_manifest(settings, POSES), POSES)
+
+    def labels_of(split):
+        return torch.from_numpy(record.manifest.split(split)["class_index"].to_numpy().astype("int64"))
+
+    def run(validation, test, unreadable=()):
+        metrics = dict.fromkeys((*SCALARS.values(), "train_photos", "validation_photos"), 0.5)
+        history = [{**metrics, "epoch": 1, "time": 1.7e9, "status": ""}]
+        state = {
+            "model": {name: value.clone() for name, value in make_weights(2).items()},
+            "optimizer": {},
+            "progress": TrainingState(EarlyStopping(1), 1, history).to_plain(),
+            "validation": {"rows": torch.arange(8), "labels": labels_of("validation"), "logits": validation},
+        }
+        folder = tmp_path / "epoch"
+        folder.mkdir(exist_ok=True)
+        torch.save(state, folder / "state.pt")
+        checkpoint = ray.train.Checkpoint.from_directory(folder)
+        result = SimpleNamespace(
+            return_value=Outcome(()),
+            checkpoint=checkpoint,
+            best_checkpoints=[(checkpoint, {**metrics, "epoch": 1, "checkpoint_score": 0.5})],
+        )
+        uris = record.manifest.split("test")["uri"].to_pylist()
+        kept = len(uris) - len(unreadable)
+        gone = tuple(Unreadable(uris[row], "fetch", "gone") for row in unreadable)
+        tested = Evaluation(Answers(tuple(uris[:kept]), labels_of("test")[:kept], test[:kept]), gone, {})
+        output = str(tmp_path / "output")
+        return finish(
+            settings,
+            record,
+            RunFolder(settings.storage, "first"),
+            result,
+            output,
+            lambda _: tested,
+        )
+
+    return run
+
+
+def logits(seed):
+    return torch.randn(8, 2, generator=torch.Generator().manual_seed(seed))
+
+
+# Of four photos of One and four of Five: right answers with little confidence, and a wrong one with much.
+TOO_CAREFUL = torch.tensor([[0.5, 0.0]] * 4 + [[0.0, 0.5]] * 4)
+TOO_BOLD = torch.tensor([[9.0, 0.0]] * 4 + [[0.0, 9.0]] * 3 + [[9.0, 0.0]])
+
+
+def test_the_scores_are_those_of_the_test_photos_if_there_are_any(finish_run, tmp_path):
+    perfect = torch.tensor([[4.0, 0.0]] * 4 + [[0.0, 4.0]] * 4)
+    result = finish_run(logits(0), perfect)
+    assert (result.scored_split, result.report.num_photos, result.report.accuracy) == ("test", 8, 1.0)
+    assert result.num_used == {"train": 24, "validation": 8, "test": 8}
+    report = json.loads((tmp_path / "output" / "report.json").read_text())
+    assert (report["scored_on"], report["accuracy"]) == ("the test photos", 1.0)
+    card = (tmp_path / "output" / "model_card.md").read_text()
+    assert "The model was scored on the test photos, 8 in total:" in card
+    assert "None of the test photos has the address of a photo of the training, so the scores" in card
+    lines = describe_result(result)
+    assert lines[1] == "Scores on the test photos, which chose nothing:"
+    assert "Photos: 24 train + 8 validation + 8 test used" in "\n".join(lines)
+    assert result_as_dict(result)["scored_split"] == "test"
+
+
+def test_the_temperature_does_not_depend_on_the_test_photos_nor_the_accuracy_on_the_validation_photos(
+    finish_run, tmp_path
+):
+    def temperature():
+        return load_model_state(str(tmp_path / "output")).temperature
+
+    first = finish_run(TOO_BOLD, logits(1))
+    first_temperature = temperature()
+    finish_run(TOO_BOLD, logits(2))
+    assert temperature() == first_temperature
+    other = finish_run(TOO_CAREFUL, logits(1))
+    assert temperature() < 1 < first_temperature
+    assert other.report.accuracy == first.report.accuracy
+    assert other.report.confusion.tolist() == first.report.confusion.tolist()
+
+
+def test_unreadable_test_photos_are_quarantined_and_named_on_the_card(finish_run, tmp_path):
+    result = finish_run(logits(0), logits(1), unreadable=(6, 7))
+    assert result.num_used["test"] == 6
+    lines = (tmp_path / "output" / "quarantine.jsonl").read_text().splitlines()
+    assert [json.loads(line)["error"] for line in lines] == ["gone", "gone"]
+    card = (tmp_path / "output" / "model_card.md").read_text()
+    assert "Some of the test photos were not scored: 2 unreadable." in card
