@@ -163,19 +163,19 @@ def test_a_bucket_denied_in_mid_epoch_loses_its_own_photos_only(
 def test_fetching_ahead_keeps_order_and_its_bound_in_bytes(monkeypatch):
     lock, flying, most = threading.Lock(), [], []
 
-    def fetch(_reader, uri, size, _etag):
-        with lock:
-            flying.append(size)
-            most.append(sum(flying))
-        time.sleep(0.001)
-        return uri.encode()
+    class Reader:
+        def read(self, uri, etag):
+            with lock:
+                flying.append(sizes[int(uri)])
+                most.append(sum(flying))
+            time.sleep(0.001)
+            return uri.encode()
 
-    monkeypatch.setattr(reading, "_fetch", fetch)
     monkeypatch.setattr(reading, "FETCH_AHEAD_BYTES", 100)
     sizes = [1, 30, 99, 5, 500, 40, 40, 40] * 10
     taken = []
     for number, data in enumerate(
-        reading._fetch_ahead(StoredPhotos(current_access()), [str(n) for n in range(80)], sizes, [""] * 80)
+        reading.fetch_ahead(Reader(), [str(n) for n in range(80)], sizes, ["v"] * 80)
     ):
         taken.append(data)
         with lock:
@@ -184,18 +184,23 @@ def test_fetching_ahead_keeps_order_and_its_bound_in_bytes(monkeypatch):
     assert max(most) <= 500 + 100
 
 
-def test_a_photo_that_vanished_since_the_listing_is_gone(s3, make_bucket):
+def read_one(uri, size):
+    """Read a photo that has no etag; give its step and its error, each in a list."""
+    inputs = pa.table({"uri": [uri], "size": [size]})
+    found = reading.read_photos(inputs, image_size=SIZE, reader=StoredPhotos(current_access()))
+    return found.steps, found.errors
+
+
+def test_a_photo_that_was_deleted_after_the_listing_is_gone(s3, make_bucket):
     bucket = make_bucket({})
-    found = reading._fetch(StoredPhotos(current_access()), f"s3://{bucket}/gone.jpeg", 10, "")
-    assert isinstance(found, Unreadable)
-    assert (found.step, f"s3://{bucket}/gone.jpeg" in found.error) == ("gone", True)
+    (step,), (error,) = read_one(f"s3://{bucket}/gone.jpeg", 10)
+    assert step == "gone"
+    assert f"s3://{bucket}/gone.jpeg" in error
 
 
 def test_an_object_of_gigabytes_is_not_fetched():
-    found = reading._fetch(StoredPhotos(current_access()), "s3://nowhere-at-all/huge.jpeg", 5 * 2**30, "")
-    assert found == Unreadable(
-        "s3://nowhere-at-all/huge.jpeg", "fetch", "5368709120 bytes; at most 104857600 are read"
-    )
+    steps, errors = read_one("s3://nowhere-at-all/huge.jpeg", 5 * 2**30)
+    assert (steps, errors) == (["fetch"], ["5368709120 bytes; at most 104857600 are read"])
 
 
 def test_quarantine_names_uri_step_and_error(tmp_path):

@@ -335,7 +335,7 @@ def test_actors_leave_a_cpu_to_decoding(nodes, plan):
 def test_an_actor_without_a_gpu_uses_none_that_it_can_see(monkeypatch, state):
     monkeypatch.setattr(batch.ray, "get", lambda reference: reference)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    actor = batch._NetworkActor(state, "fp32", ActorPlan(1, 0.999, 0, threads=torch.get_num_threads()))
+    actor = batch.NetworkActor(state, "fp32", ActorPlan(1, 0.999, 0, threads=torch.get_num_threads()))
     images = np.zeros((2, SIZE[0], SIZE[0], 3), np.uint8)
     empty = np.array(["", ""])
     answers = actor({"image": images, "uri": empty, "step": empty, "error": empty})
