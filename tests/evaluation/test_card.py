@@ -3,6 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from physiq_ray.evaluation import Answers, Facts, score
 from physiq_ray.evaluation.card import ScoredPhotos, TrainingPhotos, wilson_interval, write_card
@@ -82,7 +84,7 @@ NEW = "the photos of `s3://new`"
         ),
     ],
 )
-def test_the_card_promises_of_new_photos_what_the_photos_scored_allow(answers, scored, sentence):
+def test_the_card_says_what_the_scores_mean_for_new_photos(answers, scored, sentence):
     card = card_of(answers, scored=scored)
     assert f"- {sentence}\n" in card
     assert f"The model was scored on {scored.words}, 63 in total:" in card
@@ -91,7 +93,7 @@ def test_the_card_promises_of_new_photos_what_the_photos_scored_allow(answers, s
     )
 
 
-def test_a_card_of_an_unknown_training_counts_none_of_its_photos(answers):
+def test_a_card_of_an_unknown_training_gives_no_numbers_of_its_photos(answers):
     card = card_of(answers, trained=None, scored=ScoredPhotos(NEW, num_unreadable=2, num_unknown=1))
     assert (
         "The model was trained on photos of `s3://checkins`. Their number is not known, because the manifest "
@@ -103,7 +105,7 @@ def test_a_card_of_an_unknown_training_counts_none_of_its_photos(answers):
     assert "training photos and" not in card
 
 
-def test_a_card_by_the_run_s_manifest_says_nothing_of_what_that_does_not_hold(answers):
+def test_a_card_from_the_manifest_of_the_run_does_not_mention_skipped_or_unreadable_photos(answers):
     card = card_of(answers, trained=TrainingPhotos({1: (40, 30), 2: (38, 30), 7: (11, 3)}))
     assert (
         "The model was trained on photos of `s3://checkins`. The manifest of the run names 89 training "
@@ -113,7 +115,7 @@ def test_a_card_by_the_run_s_manifest_says_nothing_of_what_that_does_not_hold(an
     assert "nreadable" not in card
 
 
-def test_a_card_of_a_file_that_tells_nothing_makes_nothing_up(answers):
+def test_a_card_of_a_model_file_without_facts_says_that_they_are_missing(answers):
     unknown = {"settings": {}, "versions": {}, "best_epoch": 0, "num_epochs": 0, "trained": None}
     card = card_of(answers, **unknown, scored=ScoredPhotos(NEW))
     assert "in photos of 224 × 224 pixels.\n" in card
@@ -123,14 +125,59 @@ def test_a_card_of_a_file_that_tells_nothing_makes_nothing_up(answers):
     assert "same athlete" not in card
 
 
-def test_a_card_of_a_training_on_a_manifest_does_not_judge_that_manifest_s_split(answers):
+def test_a_card_of_a_training_on_a_manifest_does_not_judge_the_split_of_the_manifest(answers):
     card = card_of(answers, settings={**FACTS.settings, "sources": [], "manifest": "s3://m/old.parquet"})
     assert "trained on photos of the manifest `s3://m/old.parquet`: 89 training photos" in card
     assert "same athlete" not in card
 
 
-def test_the_interval_of_a_share_is_wilson_s():
+def test_the_interval_of_a_share_agrees_with_published_values_of_wilson_s_interval():
     # Brown, Cai and DasGupta 2001 and any table: 8 of 10.
     assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson_interval(0, 5)[0] == 0
     assert wilson_interval(5, 5)[1] == 1
+
+
+@pytest.mark.parametrize(("count", "is_few"), [(19, True), (20, False)])
+def test_only_poses_with_fewer_than_twenty_scored_photos_are_called_uncertain(count, is_few):
+    labels = torch.tensor([0] * 30 + [1] * 30 + [2] * count)
+    scored = Answers(
+        tuple(map(str, range(len(labels)))), labels, 9.0 * torch.nn.functional.one_hot(labels).float()
+    )
+    card = card_of(scored)
+    assert (f"Few photos were scored for Back Lat Spread ({count})" in card) is is_few
+    assert ("very uncertain" in card) is is_few
+
+
+def test_a_card_of_a_training_with_groups_does_not_warn_of_shared_athletes(answers):
+    assert "same athlete" not in card_of(answers, settings={**FACTS.settings, "group_pattern": "(.*)/"})
+
+
+def test_a_pose_without_training_photos_has_zeros_in_the_table(answers):
+    card = card_of(answers, trained=TrainingPhotos({1: (40, 30), 2: (38, 30)}))
+    assert "| 7 | Back Lat Spread | 0 | 0 |" in card
+
+
+def test_the_results_are_the_report_s_with_the_interval_of_the_accuracy(answers):
+    report = score(answers, MAPPING, NAMES, temperature=1.3)
+    low, high = wilson_interval(round(report.accuracy * 63), 63)
+    row = (
+        f"| {report.accuracy:.1%} | {low:.1%} to {high:.1%} | {report.top2_accuracy:.1%} "
+        f"| {report.precision:.1%} | {report.recall:.1%} | {report.f1:.1%} |\n"
+    )
+    assert low < report.accuracy < high
+    assert row in write_card(report, FACTS)
+
+
+def test_all_versions_are_named(answers):
+    card = card_of(answers, versions={"python": "3.12.1", "torch": "2.15.0"})
+    assert "The model was made with python 3.12.1, torch 2.15.0.\n" in card
+
+
+@given(st.integers(1, 10_000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
+def test_the_interval_contains_the_share_and_stays_within_zero_and_one(counts):
+    num_right, total = counts
+    low, high = wilson_interval(num_right, total)
+    assert 0 <= low <= num_right / total + 1e-12
+    assert num_right / total - 1e-12 <= high <= 1
+    assert low < high

@@ -93,7 +93,7 @@ def test_the_model_files_are_those_of_the_best_epoch_and_the_history_is_of_all(e
     assert all((tmp_path / uri).exists() for uri in result.files)
     weights = torch.load(output / "pose_classifier.pth", weights_only=True)
     assert {float(value) for tensor in weights.values() for value in tensor.flatten()} == {2.0}
-    assert json.loads((output / "class_mapping.json").read_text()) ["classes"] == ["1", "5"]
+    assert json.loads((output / "class_mapping.json").read_text())["classes"] == ["1", "5"]
     assert len(json.loads((output / "history.json").read_text())) == 3
 
 
