@@ -68,10 +68,10 @@ def test_all_files_are_written_and_the_figures_agree_with_the_answers(answers, t
     names = ["report.json", "confusion.png", "reliability.png", "curves.png", "mistakes.png", "model_card.md"]
     assert [uri.rpartition("/")[2] for uri in uris] == names
     plain = json.loads((tmp_path / "report.json").read_text())
-    told = answers.logits.argmax(dim=1)
-    assert plain["accuracy"] == pytest.approx(sum((told == answers.labels).tolist()) / 63)
+    predicted = answers.logits.argmax(dim=1)
+    assert plain["accuracy"] == pytest.approx(sum((predicted == answers.labels).tolist()) / 63)
     assert plain["confusion"][0][1] == sum(
-        t == 1 and y == 0 for t, y in zip(told.tolist(), answers.labels.tolist(), strict=True)
+        t == 1 and y == 0 for t, y in zip(predicted.tolist(), answers.labels.tolist(), strict=True)
     )
     for name in names[1:5]:
         pixels = opened((tmp_path / name).read_bytes())
@@ -114,7 +114,7 @@ def test_the_sheet_shows_the_photos_and_leaves_room_for_one_that_is_gone():
     assert is_empty.sum() > 1.5 * is_red.sum()
 
 
-def test_the_card_says_what_it_was_made_of_and_what_it_is_not(answers, tmp_path):
+def test_the_card_gives_the_training_photos_the_scores_and_the_limits(answers, tmp_path):
     write_report(score(answers, MAPPING, NAMES, temperature=1.3), answers, FACTS, str(tmp_path))
     card = (tmp_path / "model_card.md").read_text()
     assert (
@@ -133,7 +133,7 @@ def test_the_card_says_what_it_was_made_of_and_what_it_is_not(answers, tmp_path)
     assert "The model was made with torch 2.15.0.\n" in card
 
 
-def test_names_with_dollar_signs_are_no_formulas(answers, tmp_path, make_photo):
+def test_names_with_dollar_signs_are_not_drawn_as_formulas(answers, tmp_path, make_photo):
     dear = Answers(tuple(f"s3://b/{n} a$5_$.jpg" for n in range(63)), answers.labels, answers.logits)
     report = score(dear, MAPPING, dict.fromkeys(NAMES, r"$\pose_$"), temperature=1.3)
     assert report.mistakes

@@ -47,7 +47,7 @@ def dirty(photos, make_photo):
     return {**photos, "cut.jpeg": whole[: len(whole) // 2], "empty.jpeg": b"", "text.jpeg": b"no photo"}
 
 
-def test_rows_have_the_promised_columns_and_order(ray_local, make_bucket, photos):
+def test_rows_keep_the_order_of_the_manifest_and_have_all_columns(ray_local, make_bucket, photos):
     table = manifest_rows(make_bucket(photos), photos)
     rows = build_dataset(table, image_size=SIZE).take_all()
     assert [row["uri"] for row in rows] == table["uri"].to_pylist()
@@ -60,7 +60,7 @@ def test_rows_have_the_promised_columns_and_order(ray_local, make_bucket, photos
 
 
 @pytest.mark.parametrize("kind", ["memory", "none"])
-def test_batches_follow_the_rows_asked_for_and_set_unreadable_photos_aside(
+def test_batches_follow_the_requested_rows_and_list_unreadable_photos_apart(
     ray_local, make_bucket, dirty, kind
 ):
     table = manifest_rows(make_bucket(dirty), dirty)
@@ -84,7 +84,7 @@ def test_batches_follow_the_rows_asked_for_and_set_unreadable_photos_aside(
     assert "not an image" in bad["text.jpeg"].error
 
 
-def test_kept_photos_know_what_is_unreadable_beforehand(ray_local, make_bucket, dirty):
+def test_prepared_photos_name_the_unreadable_ones_before_the_first_batch(ray_local, make_bucket, dirty):
     seen = []
     table = manifest_rows(make_bucket(dirty), dirty)
     photos = open_photos(table, image_size=SIZE, kind="memory", on_progress=seen.append)
@@ -111,9 +111,7 @@ def test_no_rows_give_no_batches(ray_local, make_bucket, photos):
 
 
 @pytest.mark.slow
-def test_a_server_away_for_five_seconds_costs_no_photo_and_doubles_none(
-    s3, ray_local, make_bucket, make_photo
-):
+def test_an_outage_of_five_seconds_neither_loses_nor_repeats_photos(s3, ray_local, make_bucket, make_photo):
     photos = {f"{number:03d}.jpeg": make_photo(seed=number % 8) for number in range(300)}
     table = manifest_rows(make_bucket(photos), photos)
 
@@ -133,7 +131,7 @@ def test_a_server_away_for_five_seconds_costs_no_photo_and_doubles_none(
     assert seen == list(range(300))
 
 
-def test_a_bucket_denied_in_mid_epoch_loses_its_own_photos_only(
+def test_a_bucket_that_is_denied_during_an_epoch_loses_only_its_own_photos(
     s3_direct, ray_local, make_bucket, make_photo
 ):
     photos = {f"{number:03d}.jpeg": make_photo(seed=number % 8) for number in range(150)}
@@ -160,7 +158,7 @@ def test_a_bucket_denied_in_mid_epoch_loses_its_own_photos_only(
     assert {(item.step, "AccessDenied" in item.error) for item in lost.values()} == {("fetch", True)}
 
 
-def test_fetching_ahead_keeps_order_and_its_bound_in_bytes(monkeypatch):
+def test_fetching_ahead_keeps_the_order_and_the_limit_in_bytes(monkeypatch):
     lock, flying, most = threading.Lock(), [], []
 
     class Reader:
@@ -255,7 +253,7 @@ def test_a_cache_that_is_not_available_is_refused(setting, needed, problem, mess
 
 
 @pytest.mark.parametrize("setting", ["auto", "memory", "none", "gpu"])
-def test_a_disk_that_is_not_needed_is_not_looked_at(setting):
+def test_a_disk_that_is_not_needed_is_not_checked(setting):
     choose(setting, 400, lambda: pytest.fail("it may be unreachable"))
 
 
@@ -269,7 +267,7 @@ def choose(setting, needed_mib, look_at_disk, cache_dir=False):
     )
 
 
-def test_an_epoch_from_memory_asks_nothing_of_s3_and_a_streamed_one_each_photo_once(
+def test_an_epoch_from_memory_sends_no_request_and_a_streamed_one_reads_each_photo_once(
     s3, ray_local, make_bucket, photos
 ):
     bucket = make_bucket(photos)
