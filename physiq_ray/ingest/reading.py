@@ -67,7 +67,7 @@ def read_photos(inputs: pa.Table, *, image_size: int, reader: PhotoReader) -> Ph
     etags = inputs["etag"].to_pylist() if "etag" in inputs.column_names else [""] * len(uris)
     images = np.zeros((len(uris), image_size, image_size, 3), np.uint8)
     steps, errors = [""] * len(uris), [""] * len(uris)
-    for index, result in enumerate(_decode_ahead(uris, _fetch_ahead(reader, uris, sizes, etags), image_size)):
+    for index, result in enumerate(_decode_ahead(uris, fetch_ahead(reader, uris, sizes, etags), image_size)):
         if isinstance(result, Unreadable):
             steps[index], errors[index] = result.step, result.error
         else:
@@ -98,7 +98,7 @@ def _decode(uri: str, data: bytes | Unreadable, image_size: int) -> UInt8Array |
         return Unreadable(uri, "decode", str(error))
 
 
-def _fetch_ahead(
+def fetch_ahead(
     reader: PhotoReader, uris: Sequence[str], sizes: Sequence[int], etags: Sequence[str]
 ) -> Iterator[bytes | Unreadable]:
     """Give the bytes of the photos in order; fetch the next photos ahead, within FETCH_AHEAD_BYTES."""

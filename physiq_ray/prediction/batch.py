@@ -134,7 +134,7 @@ def predict_table(
     needed = dataclasses.replace(state, optimizer_state_dict={}, history=(), settings={})
     known = [name for name in ("uri", "size", "etag") if name in table.column_names]
     answers = build_dataset(table.select(known), image_size=state.image_size, reader=reader).map_batches(
-        _NetworkActor,
+        NetworkActor,
         fn_constructor_args=(ray.put(needed), precision, plan),
         batch_size=batch_size,
         batch_format="numpy",
@@ -185,7 +185,7 @@ class Outage:
         self._run = 0
 
 
-class _NetworkActor:
+class NetworkActor:
     """Holds the network in a process of Ray."""
 
     def __init__(self, state: "ray.ObjectRef[ModelState]", precision: str, plan: ActorPlan) -> None:

@@ -27,7 +27,7 @@ class Network(Forward):
 
     Batch norms are folded into the convolutions before them. The weights are stored in the chosen precision,
     so that autocast need not convert them in each pass. The last layer stays in float32, because bfloat16
-    would round logits to two digits.
+    would round logits to two digits. pads: whether batches are padded to powers of two, as on a GPU.
     """
 
     def __init__(self, state: ModelState, *, precision: str = "auto", use_gpu: bool = True) -> None:
@@ -39,24 +39,24 @@ class Network(Forward):
         self._dtype = choose_precision(precision, self.device)
         # cuDNN plans each new batch size, which takes up to 0.2 s on an H100. There, 16 photos take hardly
         # longer than one (`benchmarks/README.md`), so batches are padded to few sizes.
-        self._pads = self.device.type == "cuda"
+        self.pads = self.device.type == "cuda"
         model = state.build()
         self._head = model.get_submodule("fc").to(self.device)
         model.set_submodule("fc", nn.Identity())
-        _fold_norms(model)
+        fold_norms(model)
         body = model.to(self.device, self._dtype)
         self._body = body.to(memory_format=torch.channels_last)
 
     def sizes(self, max_batch_size: int) -> tuple[int, ...]:
         """Give the sizes of batches to warm up with: all that occur, if batches are padded."""
-        if not self._pads:
+        if not self.pads:
             return super().sizes(max_batch_size)
         return tuple(2**power for power in range((max_batch_size - 1).bit_length() + 1))
 
     def logits(self, images: Tensor) -> Tensor:
         """Compute float32 (B, C) on the CPU from uint8 (B, H, W, 3) RGB; no temperature is applied."""
         num_photos = len(images)
-        if self._pads:
+        if self.pads:
             images = _padded(images)
         with torch.inference_mode():
             features = self._body(normalise(images.to(self.device), dtype=self._dtype))  # (B, 2048)
@@ -70,7 +70,7 @@ def _padded(images: Tensor) -> Tensor:
     return torch.cat([images, images.new_zeros(missing, *images.shape[1:])]) if missing else images
 
 
-def _fold_norms(model: nn.Module) -> None:
+def fold_norms(model: nn.Module) -> None:
     """Fold each batch norm of a ResNet into the convolution that its definition names before it.
 
     torch.fx is not used: while it traces, it changes how modules are called in all threads, and a model that

@@ -10,7 +10,7 @@ fit        Ray's trainer, and what ends a run, in our words
 loop       what each worker runs
 plan       decisions as functions of values: who takes which photo, the learning rate, when to stop
 feed       batches for the training device, copied ahead of the step
-augment    random changes of a batch on the training device
+augment    a raw batch → the network's inputs and targets, with random changes, on the training device
 network    what trains on one rank: layers, precision, optimizer, averages
 batchnorm  batch norms of several ranks
 measures   loss and accuracy of an epoch, reduced over all ranks

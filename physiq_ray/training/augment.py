@@ -1,12 +1,19 @@
 """Random changes of training photos, by batch, on the training device."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from physiq_ray.config import Settings
+from physiq_ray.model import normalise
+from physiq_ray.training.plan import train_size
+
+Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,34 @@ STRENGTHS = {
     "strong": Strength(math.radians(10), 0.08, (0.8, 1.3), (0.5, 1.6), (0.0, 1.6), 0.6, erased=0.25),
 }
 ERASED_SIDE = (0.15, 0.4)  # of the photo's side
+
+
+def make_change(settings: Settings, num_classes: int, *, epoch: int, rank: int) -> Change:
+    """Give the function that turns an epoch's raw batches into the network's inputs and targets.
+
+    It takes uint8 images (B, H, W, 3) and class indices (B,). The targets are probabilities (B, num_classes)
+    with mixup, and the class indices without. Its random numbers depend only on the seed, the epoch and the
+    rank, so a resumed epoch draws the same ones.
+    """
+    seed = np.random.SeedSequence((settings.seed, epoch, rank))
+    generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
+    shares = np.random.default_rng(seed)
+    # A strength that STRENGTHS lacks must not train without augmentation, so it raises here.
+    strength = None if settings.augment == "none" else STRENGTHS[settings.augment]
+    size = train_size(settings, epoch)
+
+    def change(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, targets = shrink(normalise(images), size), labels
+        if strength is not None:
+            inputs = augment(inputs, strength, generator)
+        if settings.mixup:
+            share = float(shares.beta(settings.mixup, settings.mixup))
+            soft = functional.one_hot(labels, num_classes).float()
+            # The photo's own share is the larger one, so accuracy is measured against its label.
+            inputs, targets = mix(inputs, soft, max(share, 1 - share))
+        return inputs, targets
+
+    return change
 
 
 def augment(images: Tensor, strength: Strength, generator: torch.Generator) -> Tensor:

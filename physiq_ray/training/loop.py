@@ -34,7 +34,7 @@ from physiq_ray.manifest import TRAIN, VALIDATION
 from physiq_ray.model import StateDict, normalise
 from physiq_ray.quarantine import Unreadable, check_unreadable
 from physiq_ray.storage import join_uri
-from physiq_ray.training.augment import STRENGTHS, augment, mix, shrink
+from physiq_ray.training.augment import Change, make_change
 from physiq_ray.training.events import BatchProgress, Note, Resumed, Stalled, send
 from physiq_ray.training.faults import memory_translated, partial_removed, store_translated
 from physiq_ray.training.feed import Feed
@@ -215,7 +215,8 @@ class Worker:
     def _train(self, epoch: int, plan: EpochPlan) -> Means | Divergence:
         settings = self._settings
         batches = self._feed.batches(TRAIN)
-        change = self._change(epoch)
+        num_classes = len(self._job.class_mapping.classes)
+        change = make_change(settings, num_classes, epoch=epoch, rank=self._rank)
         sums, first_bad = Sums.zero(self._device), FirstBadStep(self._device)
         emit = self._emitter(epoch, TRAIN, sum(plan.step_sizes))
         self._network.begin_epoch(epoch)
@@ -236,7 +237,7 @@ class Worker:
         plan: EpochPlan,
         step: int,
         batches: Iterator[tuple[Tensor, Tensor]],
-        change: "Change",
+        change: Change,
         sums: Sums,
     ) -> Tensor:
         """Add up the gradients of one step; give this rank's loss."""
@@ -266,29 +267,6 @@ class Worker:
                 self._network.backward(part * (self._world_size / plan.step_sizes[step]))
             loss += part.detach()
         return loss
-
-    def _change(self, epoch: int) -> "Change":
-        """Give the function that turns an epoch's raw batches into the network's inputs and targets."""
-        settings, num_classes = self._settings, len(self._job.class_mapping.classes)
-        seed = np.random.SeedSequence((settings.seed, epoch, self._rank))
-        generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
-        shares = np.random.default_rng(seed)
-        # A strength that STRENGTHS lacks must not train without augmentation, so it raises here.
-        strength = None if settings.augment == "none" else STRENGTHS[settings.augment]
-        size = train_size(settings, epoch)
-
-        def change(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            inputs, targets = shrink(normalise(images), size), labels
-            if strength is not None:
-                inputs = augment(inputs, strength, generator)
-            if settings.mixup:
-                share = float(shares.beta(settings.mixup, settings.mixup))
-                soft = functional.one_hot(labels, num_classes).float()
-                # The photo's own share is the larger one, so accuracy is measured against its label.
-                inputs, targets = mix(inputs, soft, max(share, 1 - share))
-            return inputs, targets
-
-        return change
 
     def _validate(self, epoch: int) -> tuple[Means, dict[str, Tensor]]:
         """Give loss and accuracy over all ranks, and all ranks' answers: rows, labels and logits."""
@@ -411,6 +389,3 @@ class Worker:
         if self._rank == 0:
             send(self._job.events, Resumed(tuple(progress.history)))
         return progress
-
-
-Change = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -10,7 +10,7 @@ from physiq_ray.evaluation.calibration import reliability
 
 
 def drawn(num_photos, seed=0):
-    """Give logits, and labels drawn from the very probabilities that they say."""
+    """Give logits, and labels that are drawn from the probabilities of these logits."""
     generator = torch.Generator().manual_seed(seed)
     logits = 1.5 * torch.randn(num_photos, 5, generator=generator)
     labels = torch.multinomial(torch.softmax(logits, dim=1), 1, generator=generator)[:, 0]
@@ -23,7 +23,7 @@ def test_logits_that_are_too_large_are_divided_by_as_much(factor):
     assert fit_temperature(logits * factor, labels) == pytest.approx(factor, rel=0.05)
 
 
-def test_a_few_photos_all_told_rightly_do_not_make_the_model_sure_of_everything():
+def test_a_few_correctly_predicted_photos_do_not_lower_the_temperature_to_its_limit():
     labels = torch.arange(12) % 3
     logits = 4.0 * torch.nn.functional.one_hot(labels).float()
     assert 0.5 < fit_temperature(logits, labels) < 1
@@ -52,8 +52,8 @@ def test_the_fitted_temperature_never_worsens_the_error_and_stays_sane(logits, s
     assert after <= before
 
 
-def test_the_calibration_error_is_the_mean_distance_done_by_hand():
-    # Four photos told with 0.9 (three right: off by 0.15) and one with 0.62 (wrong).
+def test_the_calibration_error_of_a_small_example_equals_the_mean_distance_by_hand():
+    # Four photos have a confidence of 0.9 (three are right: off by 0.15) and one of 0.62 (wrong).
     shares = torch.tensor([[0.9, 0.1]] * 4 + [[0.62, 0.38]])
     labels = torch.tensor([0, 0, 0, 1, 1])
     error = calibration_error(torch.log(shares), labels, 1.0)
@@ -91,7 +91,7 @@ def test_confidences_on_the_bins_edges_fall_into_the_same_bins_as_the_error_s(co
     assert error_of_the_bins(logits, labels) == pytest.approx(error, abs=1e-6)
 
 
-def test_too_sure_and_too_modest_photos_do_not_cancel_out_in_the_last_bin():
+def test_overconfident_and_underconfident_photos_do_not_cancel_out_in_the_last_bin():
     # 20 photos at 0.95, all right; 20 at 1.0, of which 19 are right.
     logits = torch.tensor([[np.log(0.95 / 0.05), 0.0]] * 20 + [[200.0, 0.0]] * 20)
     labels = torch.tensor([0] * 39 + [1])

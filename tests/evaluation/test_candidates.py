@@ -9,7 +9,7 @@ from physiq_ray.evaluation.candidates import find_candidates
 from physiq_ray.labels import ClassMapping
 
 
-def test_a_manifest_that_is_not_there_is_a_wrong_setting(tmp_path: Path) -> None:
+def test_a_missing_manifest_is_a_setting_error(tmp_path: Path) -> None:
     state = ModelState(
         state_dict={}, class_mapping=ClassMapping.of_poses((1, 2)), pose_names={1: "A", 2: "B"}
     )

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from physiq_ray.evaluation.intervals import (
     Interval,
@@ -37,6 +39,15 @@ def test_wilson_gives_the_published_bounds():
     assert wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
     assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
     assert wilson_interval(29, 29) == pytest.approx((0.8830, 1.0), abs=5e-5)
+
+
+@given(st.integers(1, 10_000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
+def test_wilson_s_interval_contains_the_share_and_stays_within_zero_and_one(counts):
+    num_right, total = counts
+    low, high = wilson_interval(num_right, total)
+    assert 0 <= low <= num_right / total + 1e-12
+    assert num_right / total - 1e-12 <= high <= 1
+    assert low < high
 
 
 @pytest.mark.parametrize(

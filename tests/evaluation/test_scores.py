@@ -40,14 +40,14 @@ def test_scores_are_those_of_a_small_example_done_by_hand(answers):
     assert report.recall == pytest.approx((2 / 3 + 1 / 2) / 2)  # of the two poses that have photos
 
 
-def test_the_surest_mistake_comes_first_with_its_names(answers):
+def test_mistakes_are_sorted_by_confidence_and_have_names(answers):
     first, second = score(answers, MAPPING, NAMES, temperature=1.0).mistakes
     assert (first.uri, first.truth, first.answer) == ("s3://b/3.jpg", "Double", "Front")
     assert first.confidence == pytest.approx(np.exp(5) / (np.exp(5) + np.exp(1) + 1))
     assert (second.uri, second.truth, second.answer) == ("s3://b/2.jpg", "Front", "Double")
 
 
-def test_a_temperature_changes_confidence_and_no_answer(answers):
+def test_a_temperature_changes_the_confidence_and_not_the_predicted_pose(answers):
     cold, hot = (score(answers, MAPPING, NAMES, temperature=value) for value in (1.0, 4.0))
     assert np.array_equal(cold.confusion, hot.confusion)
     assert hot.mistakes[0].confidence < cold.mistakes[0].confidence
@@ -75,7 +75,7 @@ def test_the_report_is_json_without_nan(answers):
     assert plain["mistakes"][0]["truth"] == "Double"
 
 
-def test_nothing_to_evaluate_is_said():
+def test_no_readable_photo_is_an_error():
     with pytest.raises(DataError, match="nothing to evaluate"):
         score(
             Answers((), torch.empty(0, dtype=torch.int64), torch.empty(0, 3)), MAPPING, NAMES, temperature=1

@@ -1,4 +1,4 @@
-"""The feed's batches on the device: the photos that were asked for, however they come there."""
+"""The feed's batches on the device hold the requested photos, copied in each of the possible ways."""
 
 import os
 from contextlib import nullcontext
@@ -37,7 +37,7 @@ class ArrayBlocks:
 
 @pytest.fixture(scope="module")
 def photos():
-    """Give noise in blocks, one photo of which cannot be read; labels are rows."""
+    """Give photos of noise in blocks, of which one is unreadable; the labels are the rows."""
     rng = np.random.default_rng(0)
     shape = (BLOCK_ROWS, SIZE, SIZE, 3)
     blocks = ArrayBlocks(tuple(rng.integers(0, 256, shape, np.uint8) for _ in range(NUM_BLOCKS)))
@@ -60,7 +60,7 @@ def feed(photos):
 
 
 def keep_busy():
-    """Give the device some milliseconds of work; tell whether it had some left of before."""
+    """Give the device some milliseconds of work; return whether earlier work was still running."""
     if not IS_CUDA:
         return True
     was_behind = not torch.cuda.current_stream().query()
@@ -73,7 +73,7 @@ def readable_rows(count, seed=0):
     return rows + (rows >= UNREADABLE)
 
 
-def test_batches_are_those_that_were_gathered_though_the_device_is_behind(photos, feed):
+def test_batches_hold_the_gathered_photos_while_the_device_is_behind(photos, feed):
     truth = torch.from_numpy(np.concatenate(photos.blocks.resolve())).to(DEVICE)
     rows = readable_rows(NUM_BATCHES * BATCH_SIZE)
     wanted = torch.from_numpy(rows).to(DEVICE).split(BATCH_SIZE)

@@ -1,4 +1,4 @@
-"""The network that answers, on a GPU: the model's own function, in few bits."""
+"""On a GPU and in low precision, the network for predictions computes what the model computes."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ POSES = (1, 2, 5, 6, 7, 11, 14, 16)
 
 @pytest.fixture(scope="module")
 def state():
-    """Give a model whose norms know their photos: at random, their statistics are 0 and 1."""
+    """Give a model whose batch norms have statistics of photos, not the initial 0 and 1."""
     torch.manual_seed(0)
     model = build_model(NUM_CLASSES)
     model.load_state_dict({**model.state_dict(), **make_weights()})
@@ -46,11 +46,11 @@ def test_answers_are_the_model_s_in_float32(state, expected):
     assert network.device.type == DEVICE.type
     assert (logits.device, logits.dtype) == (CPU, torch.float32)
     assert how_far(logits, expected) < 2e-2
-    assert how_far(expected.roll(1, 0), expected) > 4e-2  # photos have answers of their own
+    assert how_far(expected.roll(1, 0), expected) > 4e-2  # the logits of different photos differ more
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_each_precision_answers_alike(state, expected, precision):
+def test_each_precision_gives_nearly_the_same_logits(state, expected, precision):
     logits = Network(state, precision=precision, use_gpu=IS_CUDA).logits(make_photos(16)[0])
     assert how_far(logits, expected) < 2e-2
 
@@ -75,7 +75,7 @@ def test_the_service_s_thread_answers_on_the_device(state, expected):
 
 
 @only_cuda
-def test_without_a_gpu_being_wanted_the_one_there_is_left_alone(state, expected):
+def test_with_use_gpu_false_an_available_gpu_is_not_used(state, expected):
     torch.cuda.synchronize()
     before = torch.cuda.memory_stats().get("allocation.all.allocated", 0)
     network = Network(state, use_gpu=False)
@@ -85,5 +85,5 @@ def test_without_a_gpu_being_wanted_the_one_there_is_left_alone(state, expected)
 
 
 @only_cuda
-def test_a_gpu_that_is_there_is_used(state):
+def test_an_available_gpu_is_used_by_default(state):
     assert Network(state).device.type == "cuda"

@@ -26,7 +26,7 @@ from physiq_ray.training.faults import is_out_of_memory
 from physiq_ray.training.loop import set_up_cudnn
 from physiq_ray.training.saving import HostCopy
 
-# torch.compile warns of much that is not ours to change.
+# torch.compile warns about code of torch, which this project cannot change.
 pytestmark = [*gpu, pytest.mark.filterwarnings("ignore")]
 
 # Float16 is slow on a CPU.
@@ -44,7 +44,7 @@ def reproducible():
 
 @pytest.fixture
 def compiles(monkeypatch):
-    """Let torch.compile begin with nothing; on a CPU it traces only, as compiling takes minutes there."""
+    """Clear the caches of torch.compile; on a CPU it only traces, because compiling takes minutes there."""
     torch._dynamo.reset()
     if not IS_CUDA:
         compile_module = torch.nn.Module.compile
@@ -70,7 +70,7 @@ def num_compiled():
         {"precision": "fp16", "ema_decay": 0.99, "max_gradient_norm": 0.5},
     ],
 )
-def test_a_resumed_network_equals_the_straight_one_bit_for_bit(settings):
+def test_a_resumed_network_equals_the_uninterrupted_one_bit_for_bit(settings):
     straight = make_network(**settings)
     state = straight.state()
     if "scaler" in state:  # lower than the first one, with which steps may be left out
@@ -94,7 +94,7 @@ def test_a_resumed_network_equals_the_straight_one_bit_for_bit(settings):
 
 
 @pytest.mark.parametrize("compiled", ["no", "yes"])
-def test_equal_runs_that_are_to_be_reproducible_are_equal_bit_for_bit(compiles, compiled):
+def test_reproducible_runs_are_equal_bit_for_bit(compiles, compiled):
     states = []
     for _ in range(2):
         torch._dynamo.reset()
@@ -149,7 +149,7 @@ def test_an_odd_last_batch_is_trained_and_evaluated_without_compiling_for_it(com
     assert num_compiled() == compiled
 
 
-def test_a_checkpoint_holds_what_was_at_its_moment_though_steps_follow_at_once():
+def test_a_copy_holds_the_state_at_the_time_of_the_copy_while_the_next_steps_run():
     network = make_network(ema_decay=0.9)
     images, labels = (part.to(DEVICE) for part in make_photos(8))
     for _ in range(2):
@@ -192,7 +192,7 @@ def test_too_little_memory_is_recognised():
 
 
 @only_cuda
-def test_a_step_for_which_memory_is_too_small_is_recognised_and_smaller_ones_go_on():
+def test_after_a_step_without_enough_memory_smaller_steps_succeed():
     network = make_network()
     images, labels = (part.to(DEVICE) for part in make_photos(8))
     take_step(network, images, labels)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import ray.train.torch
 import torch
 from device import DEVICE, IS_CUDA, SIZE, gpu, make_network, make_photos
 from torch.nn import functional
@@ -12,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from physiq_ray.model import normalise
 from physiq_ray.training.loop import set_up_cudnn
-from physiq_ray.training.network import Network
 
 pytestmark = gpu
 
@@ -20,11 +20,9 @@ NUM_STEPS, NUM_PHOTOS = 5, 8
 PATIENCE = datetime.timedelta(seconds=60)
 
 
-def wrap(_network, module):
-    """Do as ray.train.torch.prepare_model does, which would give each worker a GPU of its own."""
-    return DistributedDataParallel(
-        module, device_ids=[0] if IS_CUDA else None, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+def wrap(module, *, parallel_strategy_kwargs):
+    """Replace ray.train.torch.prepare_model, which needs a GPU for each worker."""
+    return DistributedDataParallel(module, device_ids=[0] if IS_CUDA else None, **parallel_strategy_kwargs)
 
 
 def train(rank, world_size, **settings):
@@ -66,7 +64,7 @@ def work(rank, folder, settings):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=PATIENCE
     )
-    Network._distributed = wrap
+    ray.train.torch.prepare_model = wrap
     Path(folder, f"{rank}.json").write_text(json.dumps(train(rank, 2, **settings)))
     torch.distributed.destroy_process_group()
 
@@ -76,7 +74,7 @@ def train_on_two(folder, **settings):
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-def test_two_workers_with_synchronised_norms_train_as_one_does(tmp_path):
+def test_two_workers_with_synchronised_batch_norms_train_as_one_does(tmp_path):
     alone = train(0, 1)
     both = train_on_two(tmp_path)
     for found in both:

@@ -1,4 +1,4 @@
-"""Where these tests compute, and photos and networks for it.
+"""The device of the GPU tests, and photos and networks for it.
 
 They need a GPU. With TEST_DEVICE=cpu they run on the CPU with small images, to try the tests themselves.
 """
@@ -26,7 +26,7 @@ gpu = [
         IS_CUDA and not torch.cuda.is_available(), reason="no CUDA device; TEST_DEVICE=cpu tries the tests"
     ),
 ]
-only_cuda = pytest.mark.skipif(not IS_CUDA, reason="tells nothing about a CPU")
+only_cuda = pytest.mark.skipif(not IS_CUDA, reason="this test is about GPUs only")
 
 
 def synchronize():
@@ -42,7 +42,7 @@ def make_photos(count, seed=0):
 
 
 def make_weights():
-    """Give weights in which each block counts: at random, blocks would start as identities."""
+    """Give weights with which each block changes its input; random weights start blocks as identities."""
     torch.manual_seed(1)
     weights = build_model(NUM_CLASSES).state_dict()
     return {

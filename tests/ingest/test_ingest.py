@@ -47,7 +47,7 @@ def dirty(photos, make_photo):
     return {**photos, "cut.jpeg": whole[: len(whole) // 2], "empty.jpeg": b"", "text.jpeg": b"no photo"}
 
 
-def test_rows_have_the_promised_columns_and_order(ray_local, make_bucket, photos):
+def test_rows_keep_the_order_of_the_manifest_and_have_all_columns(ray_local, make_bucket, photos):
     table = manifest_rows(make_bucket(photos), photos)
     rows = build_dataset(table, image_size=SIZE).take_all()
     assert [row["uri"] for row in rows] == table["uri"].to_pylist()
@@ -60,7 +60,7 @@ def test_rows_have_the_promised_columns_and_order(ray_local, make_bucket, photos
 
 
 @pytest.mark.parametrize("kind", ["memory", "none"])
-def test_batches_follow_the_rows_asked_for_and_set_unreadable_photos_aside(
+def test_batches_follow_the_requested_rows_and_list_unreadable_photos_apart(
     ray_local, make_bucket, dirty, kind
 ):
     table = manifest_rows(make_bucket(dirty), dirty)
@@ -84,7 +84,7 @@ def test_batches_follow_the_rows_asked_for_and_set_unreadable_photos_aside(
     assert "not an image" in bad["text.jpeg"].error
 
 
-def test_kept_photos_know_what_is_unreadable_beforehand(ray_local, make_bucket, dirty):
+def test_prepared_photos_name_the_unreadable_ones_before_the_first_batch(ray_local, make_bucket, dirty):
     seen = []
     table = manifest_rows(make_bucket(dirty), dirty)
     photos = open_photos(table, image_size=SIZE, kind="memory", on_progress=seen.append)
@@ -111,9 +111,7 @@ def test_no_rows_give_no_batches(ray_local, make_bucket, photos):
 
 
 @pytest.mark.slow
-def test_a_server_away_for_five_seconds_costs_no_photo_and_doubles_none(
-    s3, ray_local, make_bucket, make_photo
-):
+def test_an_outage_of_five_seconds_neither_loses_nor_repeats_photos(s3, ray_local, make_bucket, make_photo):
     photos = {f"{number:03d}.jpeg": make_photo(seed=number % 8) for number in range(300)}
     table = manifest_rows(make_bucket(photos), photos)
 
@@ -133,7 +131,7 @@ def test_a_server_away_for_five_seconds_costs_no_photo_and_doubles_none(
     assert seen == list(range(300))
 
 
-def test_a_bucket_denied_in_mid_epoch_loses_its_own_photos_only(
+def test_a_bucket_that_is_denied_during_an_epoch_loses_only_its_own_photos(
     s3_direct, ray_local, make_bucket, make_photo
 ):
     photos = {f"{number:03d}.jpeg": make_photo(seed=number % 8) for number in range(150)}
@@ -160,22 +158,22 @@ def test_a_bucket_denied_in_mid_epoch_loses_its_own_photos_only(
     assert {(item.step, "AccessDenied" in item.error) for item in lost.values()} == {("fetch", True)}
 
 
-def test_fetching_ahead_keeps_order_and_its_bound_in_bytes(monkeypatch):
+def test_fetching_ahead_keeps_the_order_and_the_limit_in_bytes(monkeypatch):
     lock, flying, most = threading.Lock(), [], []
 
-    def fetch(_reader, uri, size, _etag):
-        with lock:
-            flying.append(size)
-            most.append(sum(flying))
-        time.sleep(0.001)
-        return uri.encode()
+    class Reader:
+        def read(self, uri, etag):
+            with lock:
+                flying.append(sizes[int(uri)])
+                most.append(sum(flying))
+            time.sleep(0.001)
+            return uri.encode()
 
-    monkeypatch.setattr(reading, "_fetch", fetch)
     monkeypatch.setattr(reading, "FETCH_AHEAD_BYTES", 100)
     sizes = [1, 30, 99, 5, 500, 40, 40, 40] * 10
     taken = []
     for number, data in enumerate(
-        reading._fetch_ahead(StoredPhotos(current_access()), [str(n) for n in range(80)], sizes, [""] * 80)
+        reading.fetch_ahead(Reader(), [str(n) for n in range(80)], sizes, ["v"] * 80)
     ):
         taken.append(data)
         with lock:
@@ -184,18 +182,23 @@ def test_fetching_ahead_keeps_order_and_its_bound_in_bytes(monkeypatch):
     assert max(most) <= 500 + 100
 
 
-def test_a_photo_that_vanished_since_the_listing_is_gone(s3, make_bucket):
+def read_one(uri, size):
+    """Read a photo that has no etag; give its step and its error, each in a list."""
+    inputs = pa.table({"uri": [uri], "size": [size]})
+    found = reading.read_photos(inputs, image_size=SIZE, reader=StoredPhotos(current_access()))
+    return found.steps, found.errors
+
+
+def test_a_photo_that_was_deleted_after_the_listing_is_gone(s3, make_bucket):
     bucket = make_bucket({})
-    found = reading._fetch(StoredPhotos(current_access()), f"s3://{bucket}/gone.jpeg", 10, "")
-    assert isinstance(found, Unreadable)
-    assert (found.step, f"s3://{bucket}/gone.jpeg" in found.error) == ("gone", True)
+    (step,), (error,) = read_one(f"s3://{bucket}/gone.jpeg", 10)
+    assert step == "gone"
+    assert f"s3://{bucket}/gone.jpeg" in error
 
 
 def test_an_object_of_gigabytes_is_not_fetched():
-    found = reading._fetch(StoredPhotos(current_access()), "s3://nowhere-at-all/huge.jpeg", 5 * 2**30, "")
-    assert found == Unreadable(
-        "s3://nowhere-at-all/huge.jpeg", "fetch", "5368709120 bytes; at most 104857600 are read"
-    )
+    steps, errors = read_one("s3://nowhere-at-all/huge.jpeg", 5 * 2**30)
+    assert (steps, errors) == (["fetch"], ["5368709120 bytes; at most 104857600 are read"])
 
 
 def test_quarantine_names_uri_step_and_error(tmp_path):
@@ -250,7 +253,7 @@ def test_a_cache_that_is_not_available_is_refused(setting, needed, problem, mess
 
 
 @pytest.mark.parametrize("setting", ["auto", "memory", "none", "gpu"])
-def test_a_disk_that_is_not_needed_is_not_looked_at(setting):
+def test_a_disk_that_is_not_needed_is_not_checked(setting):
     choose(setting, 400, lambda: pytest.fail("it may be unreachable"))
 
 
@@ -264,7 +267,7 @@ def choose(setting, needed_mib, look_at_disk, cache_dir=False):
     )
 
 
-def test_an_epoch_from_memory_asks_nothing_of_s3_and_a_streamed_one_each_photo_once(
+def test_an_epoch_from_memory_sends_no_request_and_a_streamed_one_reads_each_photo_once(
     s3, ray_local, make_bucket, photos
 ):
     bucket = make_bucket(photos)

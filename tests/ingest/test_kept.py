@@ -1,4 +1,4 @@
-"""Photos prepared once: alike from every kind of cache, found by the next run, never of another version."""
+"""Prepared photos are equal from each kind of cache, and the next run finds those of the listed version."""
 
 import os
 import pickle
@@ -83,7 +83,7 @@ def test_every_kind_of_cache_gives_the_same_batches(ray_local, make_bucket, phot
     assert sum(len(batch.rows) for batch in given["memory"]) == 20
 
 
-def test_a_second_run_asks_for_no_photo_and_one_with_a_replaced_photo_for_that_one(
+def test_a_second_run_reads_no_photo_and_a_third_reads_the_replaced_one(
     s3, s3_direct, make_bucket, make_photo, photos, keep, cache
 ):
     buckets = make_bucket(photos), make_bucket(photos)
@@ -111,14 +111,14 @@ def test_a_second_run_asks_for_no_photo_and_one_with_a_replaced_photo_for_that_o
     assert requests(s3, *buckets) == before + 41
 
 
-def test_what_was_labelled_is_trained_on_from_the_cache_after_it_was_replaced(
+def test_the_cache_gives_the_labelled_version_of_a_photo_that_was_replaced(
     s3_direct, make_bucket, make_photo, photos, keep
 ):
     bucket = make_bucket(photos)
     table = listed(bucket)
     first = keep(table)
     s3_direct.put_object(Bucket=bucket, Key="03.jpeg", Body=make_photo(seed=77))
-    again = keep(table)  # a manifest of before: the old bytes are the ones that were labelled
+    again = keep(table)  # the manifest is older than the change, so the labels are for the old content
     assert again.unreadable == ()
     [old], [new] = first.batches(np.array([3]), 1), again.batches(np.array([3]), 1)
     assert np.array_equal(old.images, new.images)
@@ -141,7 +141,7 @@ def test_a_damaged_shard_is_prepared_again(s3, make_bucket, photos, keep, cache)
     assert np.array_equal(images[1], np.concatenate([b.images for b in keep(table).batches(rows, 20)]))
 
 
-def test_photos_that_cannot_be_read_are_asked_for_again_by_the_next_run(s3, make_bucket, photos, keep):
+def test_the_next_run_reads_unreadable_photos_again(s3, make_bucket, photos, keep):
     bucket = make_bucket({**photos, "99.jpeg": b"no photo"})
     table = listed(bucket)
     assert [row for row, _ in keep(table).unreadable] == [20]
@@ -225,7 +225,7 @@ def test_a_killed_preparation_continues_where_it_stopped(s3, make_bucket, make_p
     assert sum(len(batch.rows) for batch in again.batches(np.arange(120), 32)) == 120
 
 
-def test_a_disk_that_cannot_be_had_is_passed_over_by_auto_and_named_where_it_is_asked_for(
+def test_a_disk_that_cannot_be_used_is_ignored_by_auto_and_an_error_with_disk(
     ray_local, make_bucket, photos, tmp_path
 ):
     table = listed(make_bucket(photos))
@@ -245,7 +245,7 @@ def test_a_disk_that_cannot_be_had_is_passed_over_by_auto_and_named_where_it_is_
         open_with("disk")
 
 
-def test_photos_that_have_no_room_are_refused_before_any_is_decoded(
+def test_photos_that_do_not_fit_are_refused_before_any_is_decoded(
     s3, ray_local, make_bucket, photos, tmp_path
 ):
     bucket = make_bucket(photos)
@@ -256,7 +256,7 @@ def test_photos_that_have_no_room_are_refused_before_any_is_decoded(
     assert requests(s3, bucket) == before
 
 
-def test_photos_that_another_training_uses_need_no_second_room(ray_local, make_bucket, photos, tmp_path):
+def test_photos_that_another_training_uses_need_no_space_again(ray_local, make_bucket, photos, tmp_path):
     table = listed(make_bucket(photos))
     num_bytes = table.num_rows * SIZE**2 * 3
     wanted = CacheSettings("disk", str(tmp_path / "cache"), 1.5 * num_bytes / 2**30)
@@ -272,7 +272,7 @@ def test_photos_that_another_training_uses_need_no_second_room(ray_local, make_b
 
 
 @pytest.mark.slow
-def test_a_killed_upload_leaves_no_shard_that_is_taken_for_whole(s3, s3_direct, make_bucket, tmp_path):
+def test_a_killed_upload_leaves_no_partial_shard(s3, s3_direct, make_bucket, tmp_path):
     store = make_bucket({})
     code = (
         "import pathlib\n"

@@ -119,7 +119,7 @@ def test_a_bucket_and_a_folder_become_parts_of_so_many_rows(
         assert row["pose"] == state.pose_names[row["pose_id"]]
 
 
-def test_a_second_run_answers_what_is_new_or_was_unreadable_and_touches_no_part(
+def test_a_second_run_predicts_new_and_unreadable_photos_and_changes_no_part(
     ray_local, s3_direct, state, make_bucket, make_photo, photos
 ):
     bucket = make_bucket({**photos, "new/later.jpeg": b"cut off"})
@@ -151,7 +151,7 @@ def test_a_second_run_answers_what_is_new_or_was_unreadable_and_touches_no_part(
     after = objects()
     parts = ("part-00000.parquet", "part-00001.parquet")
     assert [after[name] for name in parts] == [before[name] for name in parts]
-    assert num_rows("unreadable.parquet") == 0  # no photo stands in two rows
+    assert num_rows("unreadable.parquet") == 0  # no photo has two rows
     assert (
         s3_direct.get_object(Bucket=output.split("/")[2], Key="answers/_unreadable.jsonl")["Body"].read()
         == b""
@@ -165,7 +165,7 @@ def away(uri):
     raise UnreachableError(f"read {uri}: 503")
 
 
-def test_a_store_that_is_gone_stops_the_answers_after_many_photos_in_a_row():
+def test_an_unreachable_storage_stops_the_run_after_many_photos_in_a_row():
     outage = Outage(away)
     outage.check(["a"] * 40, ["fetch"] * 40)
     outage.check(["b"] * 40, ["fetch"] * 10 + [""] + ["fetch"] * 29)
@@ -177,7 +177,7 @@ def test_a_store_that_is_gone_stops_the_answers_after_many_photos_in_a_row():
         outage.check(["x", "d"], ["fetch"] * 2)
 
 
-def test_photos_that_are_gone_or_damaged_stop_nothing_however_many():
+def test_gone_and_damaged_photos_never_stop_the_run():
     def gone(uri):
         raise NotFoundError(f"read {uri}: NoSuchKey")
 
@@ -188,7 +188,7 @@ def test_photos_that_are_gone_or_damaged_stop_nothing_however_many():
 
 
 class Answering:
-    """Stands for Ray Data: gives these blocks of columns, whatever it is asked."""
+    """Replaces Ray Data: gives these blocks of columns, whatever function is mapped."""
 
     def __init__(self, blocks):
         self.blocks = blocks
@@ -202,7 +202,7 @@ class Answering:
 
 @pytest.fixture
 def answering(monkeypatch, tmp_path):
-    """Give a function that lays down photos and lets Ray answer so for them: a list of steps a block."""
+    """Give a function that writes photos and replaces Ray's answers: a list of steps for each block."""
 
     def install(*blocks):
         (tmp_path / "in").mkdir()
@@ -227,7 +227,7 @@ def answering(monkeypatch, tmp_path):
     return install
 
 
-def test_what_was_answered_before_the_store_went_is_kept(answering, monkeypatch, state):
+def test_answers_before_an_outage_are_kept(answering, monkeypatch, state):
     photos, output = answering([""] * 7, ["fetch"] * 70, [""] * 5)
     monkeypatch.setattr(batch.Outage.__init__, "__defaults__", (away,))
     with pytest.raises(PredictionError) as caught:
@@ -263,7 +263,7 @@ def test_answers_that_cannot_be_written_are_tried_again_and_then_counted(
     assert len(rows(output)) == kept
 
 
-def test_an_answer_that_is_no_number_is_no_answer(ray_local, state, make_photo, tmp_path):
+def test_an_output_that_is_not_a_number_is_listed_as_unreadable(ray_local, state, make_photo, tmp_path):
     (tmp_path / "a.jpeg").write_bytes(make_photo(size=SIZE))
     bias = torch.full((3,), 3e38)
     huge = dataclasses.replace(
@@ -301,7 +301,7 @@ def test_single_photos_are_listed_beside_folders_and_each_once(make_bucket, tmp_
     assert all(table["etag"].to_pylist())  # also of a photo that is named alone, as a listing has it too
 
 
-def test_an_output_that_is_not_there_is_told_before_any_work(state, tmp_path):
+def test_a_missing_output_bucket_is_an_error_before_any_prediction(state, tmp_path):
     with pytest.raises(StorageError, match="list s3://not-there-at-all/answers: NoSuchBucket"):
         predict_to_parquet([str(tmp_path)], state, "s3://not-there-at-all/answers")
 
@@ -328,14 +328,14 @@ def test_parts_of_no_rows_are_refused(state, tmp_path):
         ([{"CPU": 4, "GPU": 8}], ActorPlan(8, 0.375, 1, threads=1)),
     ],
 )
-def test_actors_leave_a_cpu_to_decoding(nodes, plan):
+def test_actors_leave_a_cpu_for_decoding(nodes, plan):
     assert plan_actors(nodes) == plan
 
 
-def test_an_actor_without_a_gpu_uses_none_that_it_can_see(monkeypatch, state):
+def test_an_actor_that_reserves_no_gpu_computes_on_the_cpu(monkeypatch, state):
     monkeypatch.setattr(batch.ray, "get", lambda reference: reference)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    actor = batch._NetworkActor(state, "fp32", ActorPlan(1, 0.999, 0, threads=torch.get_num_threads()))
+    actor = batch.NetworkActor(state, "fp32", ActorPlan(1, 0.999, 0, threads=torch.get_num_threads()))
     images = np.zeros((2, SIZE[0], SIZE[0], 3), np.uint8)
     empty = np.array(["", ""])
     answers = actor({"image": images, "uri": empty, "step": empty, "error": empty})

@@ -28,7 +28,7 @@ def test_the_figure_shows_the_photo_beside_its_bars(predictor, tmp_path):
     assert others / longest == pytest.approx(shares[1] / shares[0], abs=0.05)
 
 
-def test_names_with_dollar_signs_are_no_formulas(predictor, make_photo, tmp_path):
+def test_names_with_dollar_signs_are_not_drawn_as_formulas(predictor, make_photo, tmp_path):
     answer = predictor.predict(make_photo(), uri="folder/a$5_$.jpg")
     dear = tuple(dataclasses.replace(pose, name=r"$\pose_$") for pose in answer.probabilities)
     write_figure(dataclasses.replace(answer, probabilities=dear), make_photo(), str(tmp_path / "a.png"))

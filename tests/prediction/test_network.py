@@ -1,4 +1,4 @@
-"""What a network ready to answer must be: the model's own function, and no danger to another one at work."""
+"""The network for predictions computes what the model computes, and disturbs no other model."""
 
 import threading
 
@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torchvision.models import get_model
 
-from physiq_ray.prediction.network import Network, _fold_norms
+from physiq_ray.prediction import network as network_module
+from physiq_ray.prediction.network import Network, fold_norms
 
 
 def make_model(seed: int) -> nn.Module:
@@ -19,17 +20,17 @@ def make_model(seed: int) -> nn.Module:
     return model
 
 
-def test_folding_the_norms_changes_no_answer():
+def test_folding_the_batch_norms_does_not_change_the_logits():
     model, images = make_model(0), torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         before = model(images)
-        _fold_norms(model)
+        fold_norms(model)
         after = model(images)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
 
-def test_a_model_is_made_ready_beside_one_that_answers():
+def test_batch_norms_are_folded_while_another_model_predicts():
     answering, images = make_model(1), torch.zeros(1, 3, 64, 64)
     failures, done, num_answers = [], threading.Event(), 0
 
@@ -46,22 +47,28 @@ def test_a_model_is_made_ready_beside_one_that_answers():
     thread = threading.Thread(target=answer)
     thread.start()
     for seed in range(3):
-        _fold_norms(make_model(seed))
+        fold_norms(make_model(seed))
     done.set()
     thread.join()
     assert num_answers
     assert not failures
 
 
-def test_a_gpu_computes_only_sizes_that_it_was_warmed_up_with(state):
+def test_padded_batches_have_only_the_sizes_of_the_warm_up(state, monkeypatch):
     network = Network(state, precision="fp32", use_gpu=False)
     size = state.image_size
     images = torch.randint(0, 256, (7, size, size, 3), dtype=torch.uint8)
     exact, sizes = network.logits(images), []
-    network._body.register_forward_hook(lambda _module, inputs, _out: sizes.append(len(inputs[0])))
-    assert network.sizes(7) == (1, 7)  # a CPU plans a new size quickly, and would compute what is added
+    normalise = network_module.normalise
 
-    network._pads = True  # as on a GPU
+    def note_size(images, **options):
+        sizes.append(len(images))
+        return normalise(images, **options)
+
+    monkeypatch.setattr(network_module, "normalise", note_size)
+    assert network.sizes(7) == (1, 7)  # without padding: a CPU would compute the added photos
+
+    network.pads = True  # as on a GPU
     for count in (1, 2, 3, 5, 7):
         torch.testing.assert_close(network.logits(images[:count]), exact[:count], rtol=1e-4, atol=1e-5)
     assert sizes == [1, 2, 4, 8, 8]

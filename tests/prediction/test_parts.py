@@ -20,7 +20,7 @@ def write(output, state, uris, *, next_number=0, part_rows=3):
     return writer.files
 
 
-def test_parts_have_as_many_rows_as_asked_for_and_the_last_what_is_left(state, tmp_path):
+def test_parts_have_part_rows_rows_and_the_last_one_has_the_rest(state, tmp_path):
     files = write(tmp_path, state, list("abcdefgh"), next_number=4)
     assert files == [str(tmp_path / f"part-0000{n}.parquet") for n in (4, 5, 6)]
     assert [pq.read_table(file)["uri"].to_pylist() for file in files] == [
@@ -32,7 +32,7 @@ def test_parts_have_as_many_rows_as_asked_for_and_the_last_what_is_left(state, t
     assert (sorted(earlier.uris.to_pylist()), earlier.next_number) == (list("abcdefgh"), 7)
 
 
-def test_an_output_that_is_not_there_yet_answers_nothing(state, tmp_path):
+def test_a_new_output_has_no_answers(state, tmp_path):
     earlier = read_parts(str(tmp_path / "new"), state)
     assert (len(earlier.uris), earlier.next_number) == (0, 0)
 
@@ -66,7 +66,7 @@ def test_a_damaged_part_is_named_with_its_remedy(state, tmp_path):
             read_parts(str(tmp_path), state)
 
 
-def test_a_foreign_parquet_file_is_not_taken_for_answers(state, tmp_path):
+def test_a_parquet_file_without_answers_is_refused(state, tmp_path):
     pq.write_table(pa.table({"uri": ["a"]}), tmp_path / "part-00001.parquet")
     with pytest.raises(PredictionError, match=r"part-00001\.parquet: not a file of predictions"):
         read_parts(str(tmp_path), state)

@@ -66,7 +66,7 @@ def test_an_unreadable_photo_is_named(predictor):
         predictor.predict(b"no photo", uri="broken.jpeg")
 
 
-def test_an_answer_that_is_no_number_is_none(state, make_photo):
+def test_an_output_that_is_not_a_number_is_an_error(state, make_photo):
     huge = dict(state.state_dict) | {
         "fc.bias": torch.full((3,), 3e38),
         "fc.weight": torch.full((3, 2048), 3e38),
@@ -101,7 +101,7 @@ def test_photos_are_found_in_folders_buckets_and_by_name(make_bucket, make_photo
     ]
 
 
-def test_an_empty_folder_is_said(tmp_path):
+def test_an_empty_folder_is_an_error(tmp_path):
     with pytest.raises(NotFoundError, match="no photos in it"):
         list(find_photos([str(tmp_path)]))
 
@@ -116,6 +116,6 @@ def test_a_photo_is_read_from_a_bucket_and_its_figure_written_to_one(predictor, 
     assert body.startswith(b"\x89PNG")
 
 
-def test_a_single_prediction_does_not_pay_for_ray():
+def test_the_prediction_package_does_not_import_ray():
     code = "import sys, physiq_ray.prediction; print('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -1,4 +1,4 @@
-"""A folder of prepared photos: what is found, what makes room, what stays."""
+"""A folder of prepared photos: finding them, deleting them for space, and keeping those in use."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def test_photos_are_found_by_key_in_the_shard_that_holds_them(cache):
     assert np.array_equal(open_images(cache.fetch(found.names, SIDE), first), images)
 
 
-def test_another_size_is_another_folder_and_the_first_is_kept(cache):
+def test_each_image_size_has_its_own_folder(cache):
     add(cache, "a")
     assert cache.find(keys_of("a"), 96).names == ()
     add(cache, "a", side=96)
@@ -84,7 +84,7 @@ def test_only_the_owner_reads_folders_and_shards(cache):
     assert {mode for name, mode in modes.items() if name not in folders} == {0o600}
 
 
-def test_the_least_recently_used_make_room_but_none_in_use(tmp_path):
+def test_the_least_recently_used_shards_are_deleted_for_space_but_none_in_use(tmp_path):
     cache = CacheFolder(tmp_path, int(3.5 * SHARD_BYTES))
     names = [add(cache, name)[0] for name in "abc"]
     for name, seconds in zip(names, (300, 200, 100), strict=True):
@@ -98,7 +98,7 @@ def test_the_least_recently_used_make_room_but_none_in_use(tmp_path):
     assert len(left) == 3
 
 
-def test_where_all_is_in_use_there_is_no_room_and_nothing_is_deleted(tmp_path):
+def test_if_all_shards_are_in_use_nothing_is_deleted_and_there_is_no_space(tmp_path):
     cache = CacheFolder(tmp_path, int(1.5 * SHARD_BYTES))
     name, _ = add(cache, "a")
     with cache.using([name]):
@@ -110,11 +110,11 @@ def test_where_all_is_in_use_there_is_no_room_and_nothing_is_deleted(tmp_path):
         with pytest.raises(StorageError, match=rf"cache_dir={tmp_path}: no space for .*cache_limit_gib"):
             add(cache, "b")
     assert cache.find(keys_of("a"), SIDE).names == (name,)
-    add(cache, "b")  # the use is over
+    add(cache, "b")  # the shard is not in use any more
     assert cache.find(keys_of("a"), SIDE).names == ()
 
 
-def test_a_killed_training_keeps_nothing_in_use(cache):
+def test_a_killed_training_does_not_keep_its_shards_in_use(cache):
     name, _ = add(cache, "a")
     code = (
         "import pathlib, sys, time\n"
@@ -141,7 +141,7 @@ def test_a_partial_file_of_a_killed_writer_is_removed_once_it_is_old(cache):
     assert {path.name for path in folder.glob("*.partial")} == {"new.partial"}
 
 
-def test_uses_tell_size_and_age(cache):
+def test_uses_give_size_and_age(cache):
     name, _ = add(cache, "a")
     add(cache, "b", side=96)
     age(cache, name, 500)
@@ -151,7 +151,7 @@ def test_uses_tell_size_and_age(cache):
     assert 499 < time.time() - small.used_s < 520
 
 
-def test_a_full_disk_is_one_sentence_with_its_remedy(make_disk, monkeypatch):
+def test_the_error_of_a_full_disk_names_the_remedy(make_disk, monkeypatch):
     root, _ = make_disk(2**20)
     monkeypatch.setattr(
         folder_module, "SPARE_BYTES", -(2**30)
@@ -169,7 +169,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         CacheFolder(tmp_path / "file", 2**40).make(SIDE)
 
 
-def test_what_is_used_is_written_where_other_runs_look(cache):
+def test_shards_in_use_are_listed_for_other_runs(cache):
     name, _ = add(cache, "a")
     with cache.using([name]):
         (note,) = (cache.root / "uses").glob("*.json")

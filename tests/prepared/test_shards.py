@@ -26,7 +26,7 @@ def test_a_shard_gives_back_its_images_and_keys_in_their_order(tmp_path):
     assert is_intact(shard_path(tmp_path, name))
 
 
-def test_the_same_photos_make_the_same_file_and_others_another(tmp_path):
+def test_equal_photos_make_equal_files_and_other_photos_other_files(tmp_path):
     keys = photo_keys(["a", "b"], [1, 1], ["v", "v"])
     first = write_shard(tmp_path, keys, draw(2))
     assert write_shard(tmp_path, keys, draw(2)) == first
@@ -54,7 +54,7 @@ def test_images_cannot_be_written_to(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
-def test_a_damaged_shard_does_not_have_its_own_name_any_more(tmp_path, damage):
+def test_a_damaged_shard_is_not_intact(tmp_path, damage):
     name = write_shard(tmp_path, photo_keys(["a", "b"], [1, 1], ["v", "v"]), draw(2))
     path = shard_path(tmp_path, name)
     data = bytearray(path.read_bytes())
@@ -67,7 +67,7 @@ def test_a_damaged_shard_does_not_have_its_own_name_any_more(tmp_path, damage):
             open_images(tmp_path, name)
 
 
-def test_a_disk_that_fills_up_leaves_no_file(make_disk):
+def test_a_full_disk_leaves_no_file(make_disk):
     folder, _ = make_disk(2**20)
     with pytest.raises(OSError, match="No space left"):
         write_shard(folder, photo_keys(["a"], [1], ["v"]), draw(1, side=1024))

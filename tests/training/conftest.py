@@ -26,7 +26,7 @@ def coloured_photo(seed, colour):
 
 
 class Watched(io.StringIO):
-    """A console's file that tells what was written to it."""
+    """A console's file that passes all text written so far to a function."""
 
     def __init__(self, on_text):
         super().__init__()
@@ -67,7 +67,7 @@ def rows():
 
 @pytest.fixture
 def pose_folders(tmp_path):
-    """Give a function that makes a folder per pose id with so many photos each, and returns the parent."""
+    """Give a function that makes folders of photos from pose id → number, and returns their parent."""
 
     def make(counts):
         for pose_id, count in counts.items():

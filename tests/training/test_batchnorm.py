@@ -22,7 +22,7 @@ def layer():
 
 
 def normalise_part(rank, first_share, folder):
-    """Normalise one rank's part of the photos, and save what came of it."""
+    """Normalise one rank's part of the photos, and save the result."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     model = synchronise_batch_norms(layer(), CPU)
     part = photos()[:first_share] if rank == 0 else photos()[first_share:]
@@ -45,7 +45,7 @@ def average_part(rank, _, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first_share", [2, 6])  # of six photos; with 6 the second rank has none
-def test_two_ranks_normalise_as_one_would(first_share, tmp_path):
+def test_two_ranks_normalise_as_one_rank_does(first_share, tmp_path):
     torch.multiprocessing.spawn(normalise_part, (first_share, str(tmp_path)), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
 
@@ -61,8 +61,8 @@ def test_two_ranks_normalise_as_one_would(first_share, tmp_path):
             torch.testing.assert_close(rank[key], value)
 
 
-def test_in_bf16_a_layer_far_from_zero_is_as_exact_as_torch_s_own(monkeypatch):
-    # Alone, a rank's sums are those of all.
+def test_in_bf16_a_layer_with_inputs_far_from_zero_is_as_exact_as_that_of_torch(monkeypatch):
+    # The sums of a single rank are the sums of all ranks.
     monkeypatch.setattr(torch.distributed.nn.functional, "all_reduce", lambda sums: sums)
     inputs = (torch.randn(16, 5, 8, 8, generator=torch.Generator().manual_seed(1)) * 0.5 + 40).bfloat16()
     exact = layer()(inputs.float())
@@ -73,7 +73,7 @@ def test_in_bf16_a_layer_far_from_zero_is_as_exact_as_torch_s_own(monkeypatch):
 
 
 @pytest.mark.slow
-def test_statistics_are_averaged_by_photos(tmp_path):
+def test_statistics_are_averaged_with_the_numbers_of_photos_as_weights(tmp_path):
     torch.multiprocessing.spawn(average_part, (0, str(tmp_path)), nprocs=2)
     for rank in range(2):  # three photos saw 1, one saw 11
         assert torch.load(tmp_path / f"{rank}.pt")["0.running_mean"].tolist() == [3.5] * 5

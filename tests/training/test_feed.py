@@ -1,4 +1,4 @@
-"""Batches on the device: alike from host and device, one pipeline for several workers."""
+"""Batches are equal from host and device, and several workers share one pipeline."""
 
 import threading
 
@@ -29,7 +29,7 @@ def read(feed, split):
     return [(images.clone(), labels.clone()) for images, labels in feed.batches(split)]
 
 
-def test_a_split_on_the_device_gives_the_batches_of_one_that_is_not(ray_local, table):
+def test_a_split_that_is_loaded_onto_the_device_gives_the_same_batches(ray_local, table):
     photos = {
         "train": open_photos(table.slice(0, 20), image_size=SIZE),
         "validation": open_photos(table.slice(20), image_size=SIZE),
@@ -46,7 +46,7 @@ def test_a_split_on_the_device_gives_the_batches_of_one_that_is_not(ray_local, t
             assert left[0].dtype == torch.uint8
 
 
-def test_unreadable_photos_are_handed_over_by_split(ray_local, table):
+def test_unreadable_photos_are_reported_by_split(ray_local, table):
     photos = {"train": open_photos(table, image_size=SIZE, kind="none")}
     found = []
     feed = Feed(
@@ -106,7 +106,7 @@ def test_workers_of_one_pipeline_get_their_own_rows_in_their_order(ray_local, ta
         assert read_rows == list(range(10))
 
 
-def test_an_epoch_left_in_the_middle_makes_way_for_the_next_start(ray_local, table):
+def test_an_interrupted_epoch_ends_when_the_next_epoch_begins(ray_local, table):
     splits = {"train": open_photos(table.slice(0, 30), image_size=SIZE, kind="none")}
     stream = start_stream(splits, 2)
     shares = [Share(rank, 2, 5, {"train": np.arange(30)[rank::2]}) for rank in range(2)]
@@ -120,7 +120,7 @@ def test_an_epoch_left_in_the_middle_makes_way_for_the_next_start(ray_local, tab
         assert rows.tolist() == share.rows["train"].tolist()
 
 
-def test_ahead_keeps_order_and_passes_errors_on():
+def test_ahead_keeps_the_order_and_raises_the_errors_of_its_source():
     def items():
         yield from range(5)
         raise ValueError("after the fifth")

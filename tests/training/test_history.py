@@ -48,5 +48,5 @@ def test_a_resumed_run_leaves_one_curve_with_its_times(tmp_path):
 
 
 @pytest.mark.parametrize("output", ["/dev/null/nowhere", "s3://no-such-bucket-here/model"])
-def test_a_store_that_is_away_ends_no_run(output, s3):
+def test_an_unreachable_output_does_not_stop_the_run(output, s3):
     HistoryFiles(output, "first").handle(EpochDone(epoch(1)))

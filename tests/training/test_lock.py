@@ -30,7 +30,7 @@ def leave_lock(folder, holder):
     )
 
 
-def test_a_second_trainer_of_a_run_is_refused_by_name_and_then_let_in(storage):
+def test_a_second_process_may_train_a_run_only_after_the_first_has_ended(storage):
     with (
         RunFolder(storage, "first").locked(),
         pytest.raises(TrainingError) as caught,
@@ -46,7 +46,7 @@ def test_a_second_trainer_of_a_run_is_refused_by_name_and_then_let_in(storage):
         pass
 
 
-def test_of_many_that_try_at_once_one_succeeds(storage):
+def test_of_many_simultaneous_attempts_one_gets_the_lock(storage):
     entered = []
 
     def enter(number):
@@ -64,7 +64,7 @@ def test_of_many_that_try_at_once_one_succeeds(storage):
     assert sum(answer != "" for answer in answers) == 7
 
 
-def test_a_holder_killed_on_this_machine_is_passed_over(tmp_path):
+def test_the_lock_of_a_killed_process_on_this_machine_is_ignored(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     leave_lock(tmp_path, Holder(socket.gethostname(), gone.pid, time.time()))
@@ -73,7 +73,9 @@ def test_a_holder_killed_on_this_machine_is_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize(("silent_s", "refused"), [(20, True), (140, False)])
-def test_a_holder_elsewhere_is_gone_after_two_minutes_of_silence(tmp_path, monkeypatch, silent_s, refused):
+def test_the_lock_of_another_machine_expires_after_two_minutes_without_renewal(
+    tmp_path, monkeypatch, silent_s, refused
+):
     monkeypatch.setattr("physiq_ray.training.lock.RENEWAL_S", 0.05)
     leave_lock(tmp_path, Holder("another-machine", 1, time.time() - silent_s))
     if refused:
@@ -84,7 +86,7 @@ def test_a_holder_elsewhere_is_gone_after_two_minutes_of_silence(tmp_path, monke
             pass
 
 
-def test_a_holder_whose_clock_is_behind_is_found_alive_by_its_next_sign(tmp_path, monkeypatch):
+def test_a_holder_with_a_slow_clock_keeps_its_lock_by_renewing_it(tmp_path, monkeypatch):
     monkeypatch.setattr("physiq_ray.training.lock.RENEWAL_S", 0.3)
     behind_s = time.time() - 300
     leave_lock(tmp_path, Holder("another-machine", 1, behind_s))
@@ -101,7 +103,7 @@ def test_a_holder_whose_clock_is_behind_is_found_alive_by_its_next_sign(tmp_path
     assert notes == ["run 'first': waiting 0.6 s for a sign of life from another-machine"]
 
 
-def test_a_holder_that_was_taken_for_gone_stops(tmp_path, monkeypatch):
+def test_a_holder_whose_lock_was_taken_over_stops(tmp_path, monkeypatch):
     monkeypatch.setattr("physiq_ray.training.lock.RENEWAL_S", 0.05)
 
     def train():
@@ -115,13 +117,13 @@ def test_a_holder_that_was_taken_for_gone_stops(tmp_path, monkeypatch):
         train()
 
 
-def test_a_torn_lock_is_passed_over(tmp_path):
+def test_a_torn_lock_file_is_ignored(tmp_path):
     leave_lock(tmp_path, '{"host": "her')
     with RunFolder(str(tmp_path / "runs"), "first").locked():
         pass
 
 
-def test_the_holder_shows_signs_of_life(tmp_path, monkeypatch):
+def test_the_holder_renews_its_lock(tmp_path, monkeypatch):
     monkeypatch.setattr("physiq_ray.training.lock.RENEWAL_S", 0.05)
     path = tmp_path / "runs" / "first" / "lock-0001.json"
     with RunFolder(str(tmp_path / "runs"), "first").locked():
@@ -131,7 +133,7 @@ def test_the_holder_shows_signs_of_life(tmp_path, monkeypatch):
     assert json.loads(path.read_text())["is_done"] is True
 
 
-def test_a_second_training_into_an_output_is_refused_before_it_writes_and_let_in_after_the_first(storage):
+def test_a_second_training_may_write_to_an_output_only_after_the_first_has_ended(storage):
     with (
         locked_output(storage),
         pytest.raises(TrainingError) as caught,
@@ -169,7 +171,7 @@ def test_a_folder_that_cannot_be_written_is_named_by_its_setting(tmp_path, name)
     assert str(caught.value) == f"{name}={place}: cannot be written: Not a directory; give another folder"
 
 
-def test_a_second_process_s_training_into_an_output_ends_before_it_lists_anything(tmp_path, run_cli):
+def test_a_second_process_that_trains_into_the_same_output_stops_before_the_listing(tmp_path, run_cli):
     (tmp_path / "poses.json").write_text('[{"id": 1, "name": "One"}]')
     (tmp_path / "photos" / "1").mkdir(parents=True)
     with locked_output(str(tmp_path / "model")):

@@ -62,7 +62,7 @@ def test_the_backbone_s_rate_is_its_share_of_the_head_s(network, take_step):
     assert weights == {"fc.weight", "fc.bias"}
 
 
-def test_gradients_are_shortened_to_their_norm(network, take_step):
+def test_gradients_are_clipped_to_max_gradient_norm(network, take_step):
     # Adam divides by the gradient's size plus 1e-8: gradients far under that hardly move a weight.
     free, short = network(), network(max_gradient_norm=1e-14)
     for made in (free, short):
@@ -73,7 +73,7 @@ def test_gradients_are_shortened_to_their_norm(network, take_step):
     assert short.moved < 1e-5
 
 
-def test_the_average_of_the_weights_follows_at_first_quickly(network, take_step):
+def test_the_average_of_the_weights_follows_the_first_steps_quickly(network, take_step):
     made = network(ema_decay=0.999)
     first = copied(made)["fc.weight"]
     take_step(made)
@@ -86,7 +86,7 @@ def test_the_average_of_the_weights_follows_at_first_quickly(network, take_step)
     torch.testing.assert_close(weights_to_keep(made.state())["fc.weight"], 2 / 11 * averaged + 9 / 11 * third)
 
 
-def test_the_average_is_of_statistics_too_and_only_of_floats(network, take_step):
+def test_the_average_includes_the_statistics_and_no_integers(network, take_step):
     made = network(ema_decay=0.5)
     first = made.state()["model"]["bn1.running_var"].clone()
     take_step(made)
@@ -111,10 +111,10 @@ def test_fp16_s_gradients_are_those_of_fp32_though_its_loss_is_scaled(network, t
     assert moments[0].abs().max() > 1e-3
 
 
-def test_fp16_leaves_out_a_step_of_infinite_gradients_and_scales_the_next_less(network, take_step):
+def test_fp16_skips_a_step_with_infinite_gradients_and_lowers_the_scale(network, take_step):
     made = network(precision="fp16")
     state = made.state()
-    state["scaler"]["scale"] = 2.0**60  # beyond float16, and what comes back through its layers
+    state["scaler"]["scale"] = 2.0**60  # too large for the gradients of float16 layers
     made.load(state)
     before = copied(made)
     take_step(made)
@@ -125,7 +125,7 @@ def test_fp16_leaves_out_a_step_of_infinite_gradients_and_scales_the_next_less(n
     assert "fc.weight" in changed(made, before)
 
 
-def test_fp16_takes_a_step_without_a_photo(network):
+def test_a_step_without_photos_in_fp16_changes_nothing(network):
     made = network(precision="fp16")
     before = copied(made)
     made.step(1.0)
@@ -138,7 +138,7 @@ def test_without_an_average_the_weights_themselves_are_kept(network):
 
 
 @pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.99}, {"precision": "fp16"}])
-def test_a_network_that_was_stored_goes_on_bit_for_bit(network, take_step, settings):
+def test_a_resumed_network_equals_the_original_bit_for_bit(network, take_step, settings):
     made = network(**settings)
     take_step(made)
     file = io.BytesIO()
@@ -155,7 +155,7 @@ def test_a_network_that_was_stored_goes_on_bit_for_bit(network, take_step, setti
         assert all(torch.equal(value, others[part][key]) for key, value in mine[part].items())
 
 
-def test_a_step_without_a_photo_has_zero_gradients_and_no_statistics(network):
+def test_a_step_without_photos_changes_neither_weights_nor_statistics(network):
     made = network()
     before = copied(made)
     made.backward(made.zero_loss(64))

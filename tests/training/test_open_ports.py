@@ -1,4 +1,4 @@
-"""Where a training on one machine listens."""
+"""A training on one machine listens only where it must."""
 
 import os
 import subprocess

@@ -22,7 +22,9 @@ from physiq_ray.training.plan import (
     world_size=st.integers(1, 5),
     epoch=st.integers(1, 3),
 )
-def test_an_epoch_uses_every_photo_once_but_at_most_half_a_step(num_photos, batch_size, world_size, epoch):
+def test_an_epoch_uses_each_photo_once_and_leaves_out_less_than_half_a_step(
+    num_photos, batch_size, world_size, epoch
+):
     plans = [
         plan_epoch(
             np.arange(num_photos),
@@ -56,7 +58,7 @@ def test_a_step_takes_the_same_photos_on_one_and_on_two_workers():
         assert dealt == set(one.rows[4 * step :][:4].tolist())
 
 
-def test_the_order_is_new_each_epoch_and_the_same_for_the_same_seed():
+def test_the_order_depends_on_the_epoch_and_the_seed_alone():
     def rows(seed, epoch):
         plan = plan_epoch(np.arange(50), batch_size=5, world_size=1, world_rank=0, seed=seed, epoch=epoch)
         return plan.rows.tolist()
@@ -66,7 +68,7 @@ def test_the_order_is_new_each_epoch_and_the_same_for_the_same_seed():
     assert rows(1, 1) != rows(2, 1)
 
 
-def test_a_rank_without_a_photo_still_knows_the_step():
+def test_a_rank_without_photos_plans_the_same_steps():
     plan = plan_epoch(np.arange(2), batch_size=8, world_size=3, world_rank=2, seed=1, epoch=1)
     assert plan.rows.tolist() == []
     assert plan.step_sizes == (2,)
@@ -142,7 +144,7 @@ def test_classes_are_weighted_by_the_inverse_of_their_share():
     world_size=st.integers(1, 4),
     accumulation=st.integers(1, 4),
 )
-def test_accumulated_batches_are_as_many_on_all_ranks_and_hold_each_part(
+def test_all_ranks_accumulate_equally_many_batches_that_hold_their_parts(
     num_photos, batch_size, world_size, accumulation
 ):
     plans = [
@@ -162,3 +164,19 @@ def test_accumulated_batches_are_as_many_on_all_ranks_and_hold_each_part(
         parts = [plan.rows_of_step(step) for plan in plans]
         assert sum(map(len, parts)) == size
         assert max(map(len, parts)) <= plans[0].num_batches[step] * batch_size <= accumulation * batch_size
+
+
+def test_the_plan_uses_only_available_rows_and_does_not_depend_on_their_order():
+    available = np.array([11, 2, 40, 7, 23, 5])
+    plans = [
+        plan_epoch(rows, batch_size=2, world_size=1, world_rank=0, seed=3, epoch=1)
+        for rows in (available, np.sort(available))
+    ]
+    assert plans[0].rows.tolist() == plans[1].rows.tolist()
+    assert sorted(plans[0].rows.tolist()) == sorted(available.tolist())
+
+
+def test_balanced_weights_are_one_on_average_over_photos():
+    classes = np.array([0] * 7 + [1] * 2 + [4])
+    weights = np.array(balanced_weights(classes, 5))
+    assert weights[classes].mean() == pytest.approx(1)

@@ -20,7 +20,7 @@ NAMES = {1: "One", 2: "Two"}
 
 
 class StartedError(Exception):
-    """Ray would start now: all that comes before it was fine."""
+    """Ray would start now: all checks before it passed."""
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_run_s_record_keeps_its_poses_names(manifest, tmp_path):
     assert RunFolder(settings.storage, "run").load_record().pose_names == {1: "One", 2: "Two"}
 
 
-def test_a_pose_lost_since_the_start_keeps_its_name_on_resume(start, manifest, tmp_path):
+def test_a_resumed_run_keeps_the_name_of_a_pose_that_the_poses_file_has_lost(start, manifest, tmp_path):
     settings = Settings(storage=str(tmp_path / "runs"), weights="random")
     RunFolder(settings.storage, "run").save_record(RunRecord.of_manifest(manifest, NAMES), settings)
 
@@ -76,7 +76,7 @@ def test_a_record_without_names_is_checked_against_the_poses_before_the_first_ep
     RunFolder(settings.storage, "run").save_record(RunRecord.of_manifest(manifest, NAMES), settings)
     record = tmp_path / "runs" / "run" / "run.json"
     content = json.loads(record.read_text())
-    del content["pose_names"]  # as runs of before have it
+    del content["pose_names"]  # as in the records of older versions
     record.write_text(json.dumps(content))
 
     with pytest.raises(LabelError, match="poses: no name for pose 2, of which the manifest has photos"):
@@ -92,7 +92,7 @@ def test_a_manifest_with_a_pose_that_has_no_name_is_refused_before_ray_starts(st
         start(manifest="photos.parquet")  # the package's poses
 
 
-def test_weights_and_mlflow_are_looked_for_before_the_listing(start, monkeypatch):
+def test_weights_and_mlflow_are_checked_before_the_listing(start, monkeypatch):
     def no_listing(*_):
         raise AssertionError("listed before it was clear that training can begin")
 

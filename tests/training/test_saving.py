@@ -19,7 +19,7 @@ def refuse():
     raise StorageError("storage=s3://runs: the store is away")
 
 
-def test_a_copy_holds_what_was_at_its_moment():
+def test_a_copy_holds_the_state_at_the_time_of_the_copy():
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     progress = TrainingState(EarlyStopping(3), epoch=1, history=[{"epoch": 1}])
@@ -69,7 +69,7 @@ def test_the_next_epoch_does_not_wait_for_the_checkpoint_but_the_next_checkpoint
     with Saver() as saver:
         saver.save(lambda: write("first"))
         saver.check()
-        assert events == []  # what trains is not held up
+        assert events == []  # training does not wait
         threading.Timer(0.2, may_end.set).start()
         saver.wait()
         saver.save(lambda: write("second"))
@@ -77,7 +77,7 @@ def test_the_next_epoch_does_not_wait_for_the_checkpoint_but_the_next_checkpoint
     assert events == ["first", "second"]  # the run ends with its last checkpoint saved
 
 
-def test_a_checkpoint_that_cannot_be_saved_is_told_in_the_next_epoch():
+def test_an_error_in_saving_is_raised_in_the_next_epoch():
     def train_on(saver):
         deadline_s = time.monotonic() + 30
         while time.monotonic() < deadline_s:
@@ -90,17 +90,19 @@ def test_a_checkpoint_that_cannot_be_saved_is_told_in_the_next_epoch():
         train_on(saver)
 
 
-def test_the_last_checkpoint_that_cannot_be_saved_is_told_at_the_end():
+def test_an_error_in_saving_the_last_checkpoint_is_raised_at_the_end():
     saver = Saver()
     saver.save(refuse)
     with pytest.raises(StorageError, match="the store is away"):
         saver.__exit__(None, None, None)
 
 
-def test_what_ended_the_training_is_told_rather_than_what_the_checkpoint_met():
+def test_an_error_of_the_training_hides_an_error_in_saving():
     saver = Saver()
     saver.save(refuse)
-    saver.__exit__(RuntimeError, RuntimeError("shapes differ"), None)  # raises nothing in its place
+    saver.__exit__(
+        RuntimeError, RuntimeError("shapes differ"), None
+    )  # nothing is raised, so the error of the training stays
 
 
 def save_twice(rank, folder):

@@ -15,7 +15,7 @@ def test_a_run_without_a_list_has_no_checkpoint(folder):
     assert not has_checkpoint(str(folder))
 
 
-def test_a_whole_list_is_left_as_it_is(folder):
+def test_a_complete_list_is_not_changed(folder):
     (folder / SNAPSHOT_FILE).write_text('{"epoch": 2}')
     (folder / COPY_FILE).write_text('{"epoch": 1}')
     assert has_checkpoint(str(folder))
@@ -23,7 +23,7 @@ def test_a_whole_list_is_left_as_it_is(folder):
 
 
 @pytest.mark.parametrize("torn", ["", '{"epoch": 2, "check'])
-def test_a_torn_list_is_that_of_the_epoch_before(folder, torn):
+def test_a_torn_list_is_replaced_by_that_of_the_previous_epoch(folder, torn):
     (folder / SNAPSHOT_FILE).write_text('{"epoch": 1}')
     CopySnapshot(str(folder)).after_report(None, [], None)
     (folder / SNAPSHOT_FILE).write_text(torn)
@@ -37,5 +37,5 @@ def test_a_torn_list_without_a_copy_is_named_with_its_remedy(folder):
         has_checkpoint(str(folder))
 
 
-def test_a_store_that_is_away_ends_no_run():
+def test_an_unreachable_storage_does_not_stop_the_run():
     CopySnapshot("s3://no-such-bucket-anywhere/runs/first").after_report(None, [], None)

@@ -39,7 +39,7 @@ def start(tmp_path, monkeypatch):
     return call
 
 
-def test_a_saved_manifest_stands_for_the_listing(start, tmp_path):
+def test_a_saved_manifest_replaces_the_listing(start, tmp_path):
     for pose_id in POSES:
         (tmp_path / "photos" / str(pose_id)).mkdir(parents=True)
         for number in range(5):

@@ -24,7 +24,7 @@ def plain_table(clock=lambda: 0.0):
     return EpochTable(Display(Console(file=out, width=120), clock=clock), 50), out
 
 
-def test_the_table_has_its_header_once_and_a_line_an_epoch():
+def test_the_table_has_one_header_and_a_line_for_each_epoch():
     table, out = plain_table()
     table.handle(EpochDone(metrics(1, "✓ Best Model")))
     table.handle(EpochDone(metrics(2, "Wait 1/10")))
@@ -35,7 +35,7 @@ def test_the_table_has_its_header_once_and_a_line_an_epoch():
     ]
 
 
-def test_a_log_gets_a_plain_line_now_and_then_with_the_sums_of_all_ranks():
+def test_a_log_gets_a_plain_line_every_half_minute_with_the_sums_of_all_ranks():
     now = [0.0]
     table, out = plain_table(lambda: now[0])
     table.handle(BatchProgress(1, "train", 0, 10, 20.0, 5, total=100))

@@ -56,7 +56,7 @@ def test_epochs_and_settings_are_logged(address):
     assert set(run.data.metrics) == set(tracking.SCALARS)
 
 
-def test_a_resumed_run_goes_on_in_its_own(address):
+def test_a_resumed_run_is_logged_in_the_same_mlflow_run(address):
     stopped = InterruptedRunError("interrupted")
     stopped.__cause__ = KeyboardInterrupt()
     with pytest.raises(InterruptedRunError):
@@ -76,14 +76,14 @@ def test_a_resumed_run_goes_on_in_its_own(address):
 @pytest.mark.parametrize(
     ("error", "status"), [(KeyboardInterrupt(), "KILLED"), (TrainingError("no GPU"), "FAILED")]
 )
-def test_a_run_that_ends_early_says_how(address, error, status):
+def test_a_run_that_ends_early_is_logged_as_killed_or_failed(address, error, status):
     with pytest.raises(type(error)):
         follow(address, ends_with=error)
 
     assert logged(address)[0].info.status == status
 
 
-def test_a_server_that_is_briefly_away_gets_the_epoch_with_the_next(address, monkeypatch):
+def test_an_epoch_that_could_not_be_sent_is_sent_with_the_next(address, monkeypatch):
     log_batch, failures = MlflowClient.log_batch, iter([MlflowException("away")])
 
     def log(client, run_id, metrics=(), params=()):
@@ -98,7 +98,7 @@ def test_a_server_that_is_briefly_away_gets_the_epoch_with_the_next(address, mon
     assert [step for step, _, _ in logged(address)[1]] == [1, 2]
 
 
-def test_a_server_that_is_gone_at_the_end_is_reported_and_ends_no_run(address, monkeypatch):
+def test_an_unreachable_server_at_the_end_is_reported_and_does_not_fail_the_run(address, monkeypatch):
     def fail(*args, **kwargs):
         raise MlflowException("gone")
 
@@ -126,7 +126,7 @@ def test_epochs_that_were_never_sent_are_reported(address, monkeypatch):
     assert notes == [f"mlflow={address}: the last epochs could not be sent"]
 
 
-def test_no_server_is_said_at_once():
+def test_a_server_that_does_not_respond_is_an_error_before_the_training():
     started_s = time.monotonic()
 
     with pytest.raises(TrainingError, match=f"mlflow={NO_SERVER}: .*(refused|retries)"):
@@ -135,7 +135,7 @@ def test_no_server_is_said_at_once():
     assert time.monotonic() - started_s < 30
 
 
-def test_without_mlflow_the_remedy_is_named(monkeypatch):
+def test_the_error_without_mlflow_names_the_package_to_install(monkeypatch):
     monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
 
     with pytest.raises(SettingError, match=r"pip install 'physiq-ray\[mlflow\]'"):

@@ -5,7 +5,7 @@ from physiq_ray.errors import TrainingError
 from physiq_ray.training.workers import plan_workers, wanted_bundles, with_gpu_defaults
 
 
-def test_workers_leave_a_cpu_to_decoding():
+def test_workers_leave_a_cpu_for_decoding():
     plan = plan_workers(Settings(num_workers=3), [{"CPU": 2}])
     assert plan.cpus * 3 <= 1
     assert (plan.use_gpu, plan.threads) == (False, 1)
@@ -35,7 +35,7 @@ def test_workers_with_gpus_find_their_cpus_on_the_same_node():
         ("spread", [{"CPU": 8, "GPU": 2}], "SPREAD"),
     ],
 )
-def test_workers_go_where_the_setting_says(placement, nodes, word):
+def test_the_setting_decides_the_placement_of_workers(placement, nodes, word):
     assert plan_workers(Settings(placement=placement), nodes).placement == word
 
 
@@ -71,12 +71,12 @@ def test_gpus_are_used_where_each_worker_gets_one():
         ),
     ],
 )
-def test_what_the_cluster_lacks_is_named(settings, nodes, message):
+def test_a_cluster_that_is_too_small_is_refused_with_the_missing_resource(settings, nodes, message):
     with pytest.raises(TrainingError, match=message):
         plan_workers(settings, nodes)
 
 
-def test_gpus_get_larger_steps_and_a_rate_that_fits_them_unless_settings_say_otherwise():
+def test_gpus_have_larger_default_batches_and_learning_rates_unless_they_are_set():
     chosen = with_gpu_defaults(Settings(num_workers=2))
     assert chosen.batch_size == 64
     assert chosen.learning_rate == pytest.approx(2e-4)  # 128 photos a step: four times the usual 32
