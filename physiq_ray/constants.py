@@ -2,6 +2,7 @@
 
 from typing import Final, Literal, get_args
 
+OUTAGE_RUN: Final = 64  # photos in a row that cannot be fetched, 45 s each, before a command gives up
 MAX_PIXELS: Final = 89_478_485  # Pillow's limit against decompression bombs: a quarter of a GiB in RGB
 
 BASE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")

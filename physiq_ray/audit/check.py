@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
+from physiq_ray.constants import OUTAGE_RUN
 from physiq_ray.errors import PhotoError, SettingError, StorageError, UnreachableError
 from physiq_ray.images import decode_square
 from physiq_ray.quarantine import Unreadable
@@ -25,7 +26,6 @@ from physiq_ray.threads import map_ahead
 
 CHECK_THREADS = 16
 CHECKS_AHEAD = 4 * CHECK_THREADS  # photos queued at a time; all could be a million
-GIVE_UP_AFTER = 64  # photos in a row that could not be fetched; each one takes 45 s
 HASH_PX = 128  # size of the decoded photo, which the hash reduces to 32 × 32
 HASH_BITS = 64
 NEAR_BITS = 4  # number of bits that may differ between two near-duplicates
@@ -111,9 +111,9 @@ def read_all(
                 hashes.setdefault(content.get(checked.uri, checked.uri), (checked.uri, checked.bits))
                 continue
             unreadable.append(checked.failure)
-            if num_unreachable == GIVE_UP_AFTER:
+            if num_unreachable == OUTAGE_RUN:
                 gave_up = (
-                    f"gave up after {num_checked} of {len(photos)} photos: no answer for {GIVE_UP_AFTER} in "
+                    f"gave up after {num_checked} of {len(photos)} photos: no answer for {OUTAGE_RUN} in "
                     f"a row, the last {checked.failure.error}"
                 )
                 break

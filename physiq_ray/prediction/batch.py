@@ -26,6 +26,7 @@ from ray.exceptions import RayError
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.cluster import cluster_nodes, connect
+from physiq_ray.constants import OUTAGE_RUN
 from physiq_ray.errors import PhysiqError, PredictionError, SettingError, StorageError, UnreachableError
 from physiq_ray.ingest import PhotoReader, build_dataset
 from physiq_ray.prediction.answer import NOT_FINITE, Float32Array
@@ -43,7 +44,6 @@ from physiq_ray.storage import (
 )
 
 PART_ROWS = 10_000
-OUTAGE_RUN = 64  # photos in a row that cannot be fetched, before the storage is tested
 # What an actor reserves at most. If it reserved a whole CPU, as decoding does, Ray Data would fuse the two
 # and run both in the actors, one photo after another, while the other CPUs are idle.
 MOST_CPUS = 0.999

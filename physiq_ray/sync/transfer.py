@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 from botocore.exceptions import ClientError
 
+from physiq_ray.constants import OUTAGE_RUN
 from physiq_ray.errors import NotFoundError, StorageError, UnreachableError
 from physiq_ray.storage import split_uri
 from physiq_ray.storage.download import (
@@ -34,9 +35,6 @@ THREAD_NAME: Final = "physiq-sync"
 TICK_S: Final = 0.2  # between two updates of the progress
 WIND_UP_S: Final = 2.0  # for the threads to end after an interrupt
 LAST_REQUESTS_S: Final = 60.0  # for the threads to end after an error: running requests may finish
-# After so many photos in a row without an answer the store is away, and waiting for each of a million photos
-# would take days.
-MAX_UNREACHABLE: Final = 64
 # EFBIG: a limit of the file system, or ulimit's.
 _DISK_FULL = {errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else [])}
 
@@ -148,9 +146,9 @@ class Transfer:
         if tally.started_s is None:
             tally.started_s = time.monotonic()
         try:
-            if tally.num_unreachable >= MAX_UNREACHABLE:
+            if tally.num_unreachable >= OUTAGE_RUN:
                 raise UnreachableError(
-                    f"download {photo.uri}: not tried: the {MAX_UNREACHABLE} before it got no answer; "
+                    f"download {photo.uri}: not tried: the {OUTAGE_RUN} before it got no answer; "
                     "run the same command again when the store answers"
                 )
             version = download(photo.uri, partial, photo.size, self._judge)

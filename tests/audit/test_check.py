@@ -37,7 +37,7 @@ def manifest_of(uris):
 
 
 def test_the_check_gives_up_after_many_photos_in_a_row_without_a_response(dead_endpoint, monkeypatch):
-    monkeypatch.setattr(check_module, "GIVE_UP_AFTER", 5)
+    monkeypatch.setattr(check_module, "OUTAGE_RUN", 5)
     uris = [f"s3://checkins/{number}.jpg" for number in range(200)]
 
     found = audit_manifest(manifest_of(uris), {}, near_duplicates=True)
@@ -54,7 +54,7 @@ def test_the_check_gives_up_after_many_photos_in_a_row_without_a_response(dead_e
 def test_the_check_continues_after_single_photos_without_a_response(
     dead_endpoint, monkeypatch, tmp_path, make_photo
 ):
-    monkeypatch.setattr(check_module, "GIVE_UP_AFTER", 2)
+    monkeypatch.setattr(check_module, "OUTAGE_RUN", 2)
     (tmp_path / "a.jpg").write_bytes(make_photo())
     uris = [f"s3://checkins/{number}.jpg" if number % 2 else f"{tmp_path}/a.jpg" for number in range(10)]
 
