@@ -42,6 +42,9 @@ RunCli = Callable[..., subprocess.CompletedProcess[str]]
 OWN_ACCESS = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3")
 OWN_SETTINGS = tuple(name for name in os.environ if name.startswith("PHYSIQ_"))
 
+# Fixtures that start Ray, a service or a command, which takes seconds.
+PROCESSES = {"ray_local", "run_cli", "service", "closed_service", "start_service", "loaded"}
+
 settings.register_profile("physiq", deadline=None)  # a busy machine is no counter-example
 settings.load_profile("physiq")
 
@@ -50,14 +53,15 @@ _bucket_numbers = itertools.count(1)
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark long tests as slow, and order the tests for two processes.
+    """Mark long tests and those that start other processes as slow, and order the tests for two processes.
 
     Each process starts with a half of the tests, and later takes over tests from the end of the other
     half. So the tests that share a service come first, and one process starts it. Slow tests follow, because
     short ones can be shared evenly.
     """
     for item in items:
-        if item.get_closest_marker("long") is not None:
+        fixtures = getattr(item, "fixturenames", ())
+        if item.get_closest_marker("long") is not None or not PROCESSES.isdisjoint(fixtures):
             item.add_marker("slow")
     items.sort(
         key=lambda item: (
