@@ -71,7 +71,8 @@ def draw_scores(report: Report) -> bytes:
     """Draw precision, recall and F1 of each pose with their 95 % intervals."""
     names = [f"{pose.name} ({pose.count})" for pose in report.poses]
     places = np.arange(len(names))
-    figure = Figure(figsize=(8, max(3.4, 1.2 + 0.5 * len(names))), layout="constrained")
+    size = (8, max(3.0, 1.2 + 0.5 * len(names)))
+    figure = Figure(figsize=size, layout="constrained", dpi=DPI)
     axes = figure.subplots()
     for offset, kind, colour in ((-0.22, "precision", QUIET), (0, "recall", DARK), (0.22, "f1", ACCENT)):
         values = np.array([getattr(pose, kind) for pose in report.poses])
