@@ -306,9 +306,13 @@ def _why_not_ready(client: Any) -> str | None:
 
     try:
         for bucket in client.list_buckets()["Buckets"]:
-            listed = client.list_objects_v2(Bucket=bucket["Name"], MaxKeys=1).get("Contents", ())
-            for item in listed:
-                client.get_object(Bucket=bucket["Name"], Key=item["Key"])["Body"].read(1)
+            try:
+                listed = client.list_objects_v2(Bucket=bucket["Name"], MaxKeys=1).get("Contents", ())
+                for item in listed:
+                    client.get_object(Bucket=bucket["Name"], Key=item["Key"])["Body"].read(1)
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "AccessDenied":  # by the bucket's policy, which stays
+                    raise
     except (BotoCoreError, ClientError) as error:
         return f"{type(error).__name__}: {error}"
     return None

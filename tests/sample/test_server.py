@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -152,6 +153,24 @@ def test_stop_and_start_keep_address_and_data(tmp_path: Path) -> None:
         assert body == b"x" * 100_000
         running.client().put_object(Bucket="kept", Key="c.jpeg", Body=b"after")
     assert tmp_path.exists()
+
+
+@pytest.mark.parametrize("action", ["s3:GetObject", "s3:ListBucket"])
+def test_a_server_with_a_bucket_whose_policy_denies_reading_starts_again(tmp_path: Path, action: str) -> None:
+    resources = ["arn:aws:s3:::closed", "arn:aws:s3:::closed/*"]
+    statement = {"Effect": "Deny", "Principal": "*", "Action": action, "Resource": resources}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    with LocalS3(tmp_path, start_timeout_s=20) as running:
+        client = running.client()
+        for bucket in ("closed", "open"):
+            running.create_bucket(bucket)
+            client.put_object(Bucket=bucket, Key="a.jpeg", Body=b"x" * 1000)
+        client.put_bucket_policy(Bucket="closed", Policy=policy)
+
+        running.stop()
+        running.start()
+
+        assert running.client().get_object(Bucket="open", Key="a.jpeg")["Body"].read() == b"x" * 1000
 
 
 def test_a_server_started_by_a_thread_outlives_it() -> None:
