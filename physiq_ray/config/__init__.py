@@ -16,9 +16,10 @@ from physiq_ray.config.buckets import CleanseSettings, SyncSettings
 from physiq_ray.config.groups import Group
 from physiq_ray.config.load import load_settings
 from physiq_ray.config.serving import LiveSettings, LocalServingSettings, ServingSettings
-from physiq_ray.config.settings import Settings, SourceSettings, SplitSettings
+from physiq_ray.config.settings import SPLIT_FIELDS, Settings, SourceSettings, SplitSettings
 
 __all__ = [
+    "SPLIT_FIELDS",
     "BaseSettings",
     "CleanseSettings",
     "Group",

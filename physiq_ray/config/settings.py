@@ -142,6 +142,10 @@ class SplitSettings(SourceSettings):
         return self
 
 
+# The settings that decide the split of a photo, besides the photos and the labels.
+SPLIT_FIELDS = tuple(name for name in SplitSettings.model_fields if name not in SourceSettings.model_fields)
+
+
 class Settings(SplitSettings):
     """What a run needs to know. Every setting has a default, but a run needs sources or a manifest."""
 

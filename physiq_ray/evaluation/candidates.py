@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from physiq_ray.checkpoint import ModelState
-from physiq_ray.config import Settings
+from physiq_ray.config import SPLIT_FIELDS, Settings
 from physiq_ray.constants import ALL, TEST, TRAIN, VALIDATION
 from physiq_ray.errors import NotFoundError, PhysiqError, SettingError
 from physiq_ray.labels import load_configured_poses
@@ -17,7 +17,7 @@ from physiq_ray.manifest import (
 from physiq_ray.storage import absolute_uri, follow_settings, join_uri, read_bytes
 
 # These settings decide the split of a photo. They have the values of the training unless the user sets them.
-SPLIT_SETTINGS = ("source_buckets", "validation_share", "test_share", "group_pattern", "group_field", "seed")
+SPLIT_SETTINGS = ("source_buckets", *SPLIT_FIELDS)
 ACCESS_SETTINGS = ("requester_pays", "anonymous")  # for the buckets of the training too
 
 

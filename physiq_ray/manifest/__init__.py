@@ -16,7 +16,13 @@ manifest  the manifest: one Arrow table, and its file
 
 from physiq_ray.constants import TEST, TRAIN, VALIDATION
 from physiq_ray.manifest.build import match_photos, require_trainable
-from physiq_ray.manifest.collect import collect_manifest, describe_manifest, read_manifest, survey_photos
+from physiq_ray.manifest.collect import (
+    collect_manifest,
+    describe_manifest,
+    match_configured,
+    read_manifest,
+    survey_photos,
+)
 from physiq_ray.manifest.manifest import MANIFEST_FILE, MANIFEST_SCHEMA, Manifest
 from physiq_ray.manifest.named import NamedPhotos, find_labelled
 from physiq_ray.manifest.report import SourceReport
@@ -34,6 +40,7 @@ __all__ = [
     "collect_manifest",
     "describe_manifest",
     "find_labelled",
+    "match_configured",
     "match_photos",
     "read_manifest",
     "require_trainable",

@@ -12,6 +12,7 @@ from physiq_ray.manifest.report import Counted
 from physiq_ray.storage import (
     REMEDY,
     Bucket,
+    Listing,
     PhotoSource,
     absolute_uri,
     follow_settings,
@@ -72,8 +73,20 @@ def survey_photos(
         if "labels" in settings.model_fields_set or not isinstance(error.__cause__, NotFoundError):
             raise
         no_file, labels = error, Labels(LABEL_SCHEMA.empty_table())
-    manifest = match_photos(
-        list_sources(sources) if source is None else (list_custom(source),),
+    listings = list_sources(sources) if source is None else (list_custom(source),)
+    manifest = match_configured(listings, labels, poses, settings)
+    needs_file = source is not None or any(isinstance(listed, Bucket) for listed in sources)
+    if no_file is not None and needs_file and not any(listed.labelled for listed in manifest.report.sources):
+        raise no_file
+    return manifest
+
+
+def match_configured(
+    listings: Sequence[Listing], labels: Labels, poses: Mapping[int, str], settings: SplitSettings
+) -> Manifest:
+    """Do as `match_photos` does, with the split of the settings."""
+    return match_photos(
+        listings,
         labels,
         poses,
         source_buckets=settings.source_buckets,
@@ -82,10 +95,6 @@ def survey_photos(
         test_share=settings.test_share,
         seed=settings.seed,
     )
-    needs_file = source is not None or any(isinstance(listed, Bucket) for listed in sources)
-    if no_file is not None and needs_file and not any(listed.labelled for listed in manifest.report.sources):
-        raise no_file
-    return manifest
 
 
 def describe_manifest(manifest: Manifest, *, examples: int = 3) -> Iterator[str]:

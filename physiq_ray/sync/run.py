@@ -184,18 +184,9 @@ class _Run:
         return [found.is_labelled if found is not None else None for found in named]
 
     def _sorted(self, words: _Words, name_max: int) -> list[Photo]:
-        from physiq_ray.manifest import match_photos, require_trainable
+        from physiq_ray.manifest import match_configured, require_trainable
 
-        manifest = match_photos(
-            self._listings,
-            words.labels,
-            words.poses,
-            source_buckets=self._settings.source_buckets,
-            group_pattern=self._settings.group_pattern,
-            validation_share=self._settings.validation_share,
-            test_share=self._settings.test_share,
-            seed=self._settings.seed,
-        )
+        manifest = match_configured(self._listings, words.labels, words.poses, self._settings)
         return sorted_photos(require_trainable(manifest), self._listings, name_max)
 
     def _clashes(self, photos: Sequence[Photo]) -> dict[str, str]:

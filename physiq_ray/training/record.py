@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from physiq_ray.checkpoint import settings_to_store
-from physiq_ray.config import Settings
+from physiq_ray.config import SPLIT_FIELDS, Settings
 from physiq_ray.errors import LabelError
 from physiq_ray.manifest import Manifest
 from physiq_ray.model import WEIGHTS_WORDS
@@ -13,8 +13,8 @@ from physiq_ray.storage import absolute_uri
 
 # What cannot change while a run is resumed: its photos, their split, and what its scores were measured on.
 FIXED_SETTINGS = (
-    *("sources", "source_buckets", "manifest", "validation_share", "test_share"),
-    *("group_pattern", "group_field", "seed"),
+    *("sources", "source_buckets", "manifest"),
+    *SPLIT_FIELDS,
     *("image_size", "weights"),
 )
 
