@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from physiq_ray.errors import DataError
 from physiq_ray.evaluation.intervals import BoolArray, FloatArray, IntArray, number_groups
@@ -198,7 +196,6 @@ def _binomial(trials: int) -> FloatArray:
 
 
 def _cautions(uris: Sequence[str], training: tuple[Manifest | None, Manifest | None]) -> Iterator[str]:
-    compared = pa.array(uris, pa.string())
     for name, manifest in zip(("new", "old"), training, strict=True):
         if manifest is None:
             yield f"it is not known whether the {name} model was trained on any of these photos"
@@ -207,6 +204,5 @@ def _cautions(uris: Sequence[str], training: tuple[Manifest | None, Manifest | N
             (TRAIN, "were training photos of the {} model, which favours it"),
             (VALIDATION, "chose the epoch of the {} model, which favours it a little"),
         ):
-            count = pc.sum(pc.is_in(compared, value_set=manifest.split(split)["uri"])).as_py()
-            if count:
+            if count := manifest.count(uris, split):
                 yield f"{count} of the {len(uris)} photos {what.format(name)}"

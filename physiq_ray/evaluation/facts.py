@@ -7,7 +7,7 @@ from physiq_ray.checkpoint import ModelState
 from physiq_ray.evaluation.candidates import Candidates
 from physiq_ray.evaluation.card import Facts, ScoredPhotos, TrainingPhotos
 from physiq_ray.evaluation.scores import Answers, Evaluation
-from physiq_ray.manifest import TRAIN, VALIDATION, Manifest
+from physiq_ray.manifest import TEST, TRAIN, VALIDATION, Manifest
 from physiq_ray.quarantine import Unreadable
 
 
@@ -22,16 +22,15 @@ def facts_of_training(
     unreadable: tuple[Unreadable, ...],
 ) -> Facts:
     """Give the facts for the card of a new model, which is scored on its validation or its test photos."""
-    excluded = pa.array([item.uri for item in unreadable], pa.string())
-    readable = manifest.table.filter(pc.invert(pc.is_in(manifest.table["uri"], value_set=excluded)))
+    excluded = [item.uri for item in unreadable]
+    is_excluded = pc.is_in(manifest.table["uri"], value_set=pa.array(excluded, pa.string()))
+    readable = manifest.table.filter(pc.invert(is_excluded))
     trained = TrainingPhotos(_count(readable, state), num_skipped, len(unreadable))
-    num_validated_with = len(answers.uris) if split == VALIDATION else 0
-    test = set(manifest.split(split)["uri"].to_pylist()) if split != VALIDATION else set()
     scored = ScoredPhotos(
         f"the {split} photos",
         num_trained_on=0,
-        num_validated_with=num_validated_with,
-        num_unreadable=sum(item.uri in test for item in unreadable),
+        num_validated_with=len(answers.uris) if split == VALIDATION else 0,
+        num_unreadable=manifest.count(excluded, TEST),
     )
     return _facts(state, run_name, trained, scored)
 
@@ -45,8 +44,7 @@ def facts_of_evaluation(
     if training is not None:
         trained = TrainingPhotos(_count(training.table, state))
         num_trained, num_validated = (
-            pc.sum(pc.is_in(pa.array(found.answers.uris), value_set=training.split(side)["uri"])).as_py()
-            for side in (TRAIN, VALIDATION)
+            training.count(found.answers.uris, side) for side in (TRAIN, VALIDATION)
         )
     scored = ScoredPhotos(
         words=candidates.words(split),

@@ -10,8 +10,10 @@ counts estimated from survey data"): n divided by the design effect, which is th
 between groups relative to the variance without groups.
 
 A mean over poses is no share. Its variance comes from leaving out one group at a time (the jackknife: Efron &
-Stein 1981), and its interval is that of a share with this variance. In simulations with 10 to 40 groups it
-covers the true value in 92 to 97 % of cases, the percentiles of a bootstrap over groups only in 88 to 93 %.
+Stein 1981), and its interval is that of a share with this variance. In simulations of 10 to 100 groups with a
+mean F1 of 0.8 it covers the true value in 95 to 96 % of cases, the percentiles of a bootstrap over groups
+only in 88 to 94 %. With a mean of 0.98 and 40 groups it covers in 88 %, because few groups then show a
+mistake.
 """
 
 import math
@@ -92,14 +94,12 @@ def jackknife_interval(measure: Callable[[IntArray], FloatArray], counts: IntArr
     over groups, to its values (n,).
     """
     num_groups, total = len(counts), counts.sum(axis=0)
-    value = float(measure(total[None])[0])
-    if num_groups < 2:
-        return wilson_interval(value * num_groups, num_groups)
-    without_one = measure(total - counts)
-    variance = (num_groups - 1) / num_groups * np.sum((without_one - without_one.mean()) ** 2)
-    if not variance:
-        return wilson_interval(value * num_groups, num_groups)
-    number = value * (1 - value) / (variance * _few_groups(num_groups))
+    value, number, variance = float(measure(total[None])[0]), float(num_groups), 0.0
+    if num_groups > 1:
+        without_one = measure(total - counts)
+        variance = (num_groups - 1) / num_groups * np.sum((without_one - without_one.mean()) ** 2)
+    if variance:
+        number = value * (1 - value) / (variance * _few_groups(num_groups))
     return wilson_interval(value * number, number)
 
 

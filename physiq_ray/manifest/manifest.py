@@ -1,6 +1,7 @@
 """The manifest: one row per usable photo, the class mapping, and the report of what is not used."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -45,6 +46,11 @@ class Manifest:
     def split(self, name: str) -> pa.Table:
         """Return the rows of "train", "validation" or "test"."""
         return self.table.filter(pc.equal(self.table["split"], name))
+
+    def count(self, uris: Sequence[str], split: str) -> int:
+        """Count the uris that are in a split."""
+        found = pc.is_in(pa.array(uris, pa.string()), value_set=self.split(split)["uri"])
+        return int(pc.sum(found, min_count=0).as_py())
 
     def to_parquet(self) -> bytes:
         """Serialise the table; the report is not part of it."""
