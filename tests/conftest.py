@@ -3,13 +3,15 @@
 import functools
 import io
 import itertools
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from http.server import ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +21,7 @@ import pytest
 from botocore.retries.standard import ExponentialBackoff
 from hypothesis import settings
 from PIL import Image
-from proxy import Rule, run_proxy
+from proxy import Rule, make_proxy
 
 from physiq_ray import storage
 from physiq_ray.sample import LocalS3
@@ -32,6 +34,8 @@ MakeBucket = Callable[..., str]
 ReadBucket = Callable[[str], dict[str, bytes]]
 OnRequest = Callable[[str, Callable[..., Any]], None]
 StartProxy = Callable[[Rule], str]
+ReplaceS3 = Callable[[type[BaseHTTPRequestHandler]], str]
+Deny = Callable[..., None]
 MakePhoto = Callable[..., bytes]
 MakeWeights = Callable[..., dict[str, Any]]
 MakeHostile = Callable[[Path], object]
@@ -133,23 +137,44 @@ def on_request(s3: LocalS3) -> Iterator[OnRequest]:
 
 
 @pytest.fixture
-def start_proxy(s3: LocalS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartProxy]:
-    """Give a function that starts a proxy with a rule, makes it the S3 endpoint, and returns its address."""
+def replace_s3(s3: LocalS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[ReplaceS3]:
+    """Give a function that starts a server with a handler as the S3 endpoint, and returns its address."""
     servers: list[ThreadingHTTPServer] = []
 
-    def start(rule: Rule) -> str:
-        server = run_proxy(rule, urlsplit(s3.endpoint_url).netloc)
+    def replace(handler: type[BaseHTTPRequestHandler]) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         servers.append(server)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_address[1]}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         storage.forget_clients()
         return address
 
-    yield start
+    yield replace
     for server in servers:
         server.shutdown()
         server.server_close()
     storage.forget_clients()
+
+
+@pytest.fixture
+def start_proxy(s3: LocalS3, replace_s3: ReplaceS3) -> StartProxy:
+    """Give a function that starts a proxy with a rule, makes it the S3 endpoint, and returns its address."""
+    store = urlsplit(s3.endpoint_url).netloc
+    return lambda rule: replace_s3(make_proxy(rule, store))
+
+
+@pytest.fixture
+def deny(s3_direct: Any) -> Deny:
+    """Give a function that denies everybody an action on a bucket, or on the keys that match a pattern."""
+
+    def call(bucket: str, action: str, keys: str | None = None) -> None:
+        resource = f"arn:aws:s3:::{bucket}" + (f"/{keys}" if keys is not None else "")
+        statement = {"Effect": "Deny", "Principal": "*", "Action": action, "Resource": resource}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        s3_direct.put_bucket_policy(Bucket=bucket, Policy=policy)
+
+    return call
 
 
 @pytest.fixture

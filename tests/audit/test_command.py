@@ -114,19 +114,11 @@ def test_an_audit_with_a_bucket_that_cannot_be_listed_is_incomplete(run_cli, pro
 
 
 def test_a_photo_that_could_not_be_fetched_is_not_reported_as_damaged(
-    run_cli, project, make_bucket, make_photo, s3_direct
+    run_cli, project, make_bucket, make_photo, deny
 ):
     names = {f"{pose_id}-{number}.jpg": pose_id for pose_id in (1, 2) for number in range(4)}
     bucket = make_bucket({name: make_photo(seed=number) for number, name in enumerate(names)})
-    deny = {
-        "Effect": "Deny",
-        "Principal": "*",
-        "Action": "s3:GetObject",
-        "Resource": f"arn:aws:s3:::{bucket}/1-0.jpg",
-    }
-    s3_direct.put_bucket_policy(
-        Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [deny]})
-    )
+    deny(bucket, "s3:GetObject", "1-0.jpg")
     args = ("--poses", project / "poses.json", *label(project, *names.items()), "--check-photos")
     done = run_cli("audit", "--sources", f"s3://{bucket}", *args)
     assert done.returncode == 1

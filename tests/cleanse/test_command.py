@@ -129,21 +129,10 @@ def test_a_bucket_that_cannot_be_listed_does_not_stop_the_others(make_bucket, la
     assert set(read_bucket(bucket)) == {"a.jpg"}
 
 
-def test_a_denied_listing_is_reported_with_the_needed_policy(make_bucket, label, cleanse, s3_direct):
+def test_a_denied_listing_is_reported_with_the_needed_policy(make_bucket, label, cleanse, deny):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
-    policy = {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Deny",
-                "Principal": "*",
-                "Action": ["s3:ListBucket"],
-                "Resource": [f"arn:aws:s3:::{bucket}"],
-            }
-        ],
-    }
-    s3_direct.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    deny(bucket, "s3:ListBucket")
 
     ran = cleanse("--sources", f"s3://{bucket}")
 
@@ -181,23 +170,10 @@ def test_a_denied_deletion_is_reported_with_the_needed_policy(
     assert len(read_bucket(bucket)) == 3
 
 
-def test_a_denied_probe_is_reported_before_the_first_deletion(
-    make_bucket, label, cleanse, read_bucket, s3_direct
-):
+def test_a_denied_probe_is_reported_before_the_first_deletion(make_bucket, label, cleanse, read_bucket, deny):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")
-    policy = {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Deny",
-                "Principal": "*",
-                "Action": ["s3:PutObject"],
-                "Resource": [f"arn:aws:s3:::{bucket}/*"],
-            }
-        ],
-    }
-    s3_direct.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    deny(bucket, "s3:PutObject", "*")
 
     ran = cleanse("--sources", f"s3://{bucket}", "--delete", typed="1\n")
 

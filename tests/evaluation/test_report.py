@@ -5,48 +5,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from reports import FACTS, HISTORY, MAPPING, NAMES
 
 from physiq_ray.errors import NotFoundError
-from physiq_ray.evaluation import Answers, Facts, score, write_report
-from physiq_ray.evaluation.card import ScoredPhotos, TrainingPhotos
+from physiq_ray.evaluation import Answers, score, write_report
 from physiq_ray.evaluation.figures import draw_confusion, draw_mistakes
 from physiq_ray.evaluation.scores import Mistake
-from physiq_ray.labels import ClassMapping
-
-MAPPING = ClassMapping.of_poses([1, 2, 7])
-NAMES = {1: "Front Lat Spread", 2: "Front Double Biceps", 7: "Back Lat Spread"}
-HISTORY = [
-    {
-        "epoch": number,
-        "train_loss": 2 / number,
-        "validation_loss": 2.5 / number,
-        "train_accuracy": 1 - 0.5 / number,
-        "validation_accuracy": 0.9 - 0.5 / number,
-    }
-    for number in range(1, 6)
-]
-FACTS = Facts(
-    run_name="first",
-    image_size=224,
-    settings={
-        **{"sources": ["s3://checkins"], "manifest": None, "image_size": 224, "learning_rate": 1e-4},
-        **{"storage": "runs", "train_sizes": [128, 224], "group_pattern": None},
-    },
-    versions={"torch": "2.15.0"},
-    best_epoch=4,
-    num_epochs=5,
-    trained=TrainingPhotos({1: (40, 30), 2: (38, 30), 7: (11, 3)}, num_skipped=4, num_quarantined=1),
-    scored=ScoredPhotos(num_trained_on=0, num_validated_with=63),
-)
-
-
-@pytest.fixture
-def answers():
-    rng = np.random.default_rng(0)
-    labels = torch.tensor([0] * 30 + [1] * 30 + [2] * 3)
-    logits = torch.from_numpy(rng.normal(0, 1, (63, 3)).astype(np.float32))
-    logits[torch.arange(63), labels] += 1.5
-    return Answers(tuple(f"s3://b/{n}.jpg" for n in range(63)), labels, logits)
 
 
 def perfect(num_photos):

@@ -63,3 +63,12 @@ FORMS = {"json": as_json, "jsonl": as_lines, "csv": as_csv, "parquet": as_parque
 def load(path: Path, content: bytes, **columns: Any) -> Labels:
     path.write_bytes(content)
     return load_labels([path], POSES, **columns)
+
+
+def write(path: Path, value: Any) -> Path:
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    return path
+
+
+def labels_of(path: Path, *records: Any) -> Labels:
+    return load_labels([write(path, list(records))], POSES)

@@ -1,16 +1,15 @@
 """A proxy before the S3 server of the tests, which answers some requests itself."""
 
 import http.client
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 Answer = tuple[int, dict[str, str], bytes]
 Rule = Callable[[str, str], Answer | None]  # method and path → the proxy's own answer, None to forward
 
 
-def run_proxy(rule: Rule, store: str) -> ThreadingHTTPServer:
-    """Start a proxy that forwards to the server at store, host:port, what its rule does not answer."""
+def make_proxy(rule: Rule, store: str) -> type[BaseHTTPRequestHandler]:
+    """Make the handler of a proxy that forwards to the server at store, host:port, what no rule answers."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -42,7 +41,4 @@ def run_proxy(rule: Rule, store: str) -> ThreadingHTTPServer:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    return server
+    return Handler

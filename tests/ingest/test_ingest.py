@@ -132,24 +132,16 @@ def test_an_outage_of_five_seconds_neither_loses_nor_repeats_photos(s3, ray_loca
 
 
 def test_a_bucket_that_is_denied_during_an_epoch_loses_only_its_own_photos(
-    s3_direct, ray_local, make_bucket, make_photo
+    deny, ray_local, make_bucket, make_photo
 ):
     photos = {f"{number:03d}.jpeg": make_photo(seed=number % 8) for number in range(150)}
     open_bucket, closed = make_bucket(photos), make_bucket(photos)
     both = pa.concat_tables([manifest_rows(open_bucket, photos), manifest_rows(closed, photos)])
     table = both.take(np.arange(300).reshape(2, 150).T.ravel())  # one of each by turns
-    deny = {
-        "Effect": "Deny",
-        "Principal": "*",
-        "Action": "s3:GetObject",
-        "Resource": f"arn:aws:s3:::{closed}/*",
-    }
     read, lost = [], {}
     for batch in open_photos(table, image_size=SIZE, kind="none").batches(np.arange(300), 16):
         if not read:
-            s3_direct.put_bucket_policy(
-                Bucket=closed, Policy=json.dumps({"Version": "2012-10-17", "Statement": [deny]})
-            )
+            deny(closed, "s3:GetObject", "*")
         read += batch.rows.tolist()
         lost |= dict(batch.unreadable)
     assert sorted([*read, *lost]) == list(range(300))

@@ -1,30 +1,15 @@
 """Label files in each form, and damaged label files."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from label_files import FORMS, POSES, RECORDS, ROWS, as_csv, load
+from label_files import FORMS, POSES, RECORDS, ROWS, as_csv, load, write
 
 from physiq_ray.errors import LabelError
-from physiq_ray.labels import Labels, load_labels, load_poses
-
-
-def write(path: Path, value: Any) -> Path:
-    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def labels_file(tmp_path: Path) -> Path:
-    return tmp_path / "db_labels.json"
-
-
-def labels_of(path: Path, *records: Any) -> Labels:
-    return load_labels([write(path, list(records))], POSES)
+from physiq_ray.labels import load_labels, load_poses
 
 
 @pytest.mark.parametrize("form", FORMS)

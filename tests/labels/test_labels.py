@@ -1,29 +1,14 @@
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from label_files import FORMS, POSES, RECORDS, as_json, load
+from label_files import FORMS, POSES, RECORDS, as_json, labels_of, load
 
 from physiq_ray.config import load_settings
 from physiq_ray.errors import LabelError, SettingError
-from physiq_ray.labels import Labels, load_configured_labels, load_labels
+from physiq_ray.labels import load_configured_labels
 from physiq_ray.manifest import match_photos
 from physiq_ray.storage import list_sources, parse_sources
-
-
-def write(path: Path, value: Any) -> Path:
-    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def labels_file(tmp_path: Path) -> Path:
-    return tmp_path / "db_labels.json"
-
-
-def labels_of(path: Path, *records: Any) -> Labels:
-    return load_labels([write(path, list(records))], POSES)
 
 
 def test_a_bucket_column_names_the_bucket_and_takes_precedence_over_a_source(labels_file: Path) -> None:

@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import subprocess
@@ -7,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from label_files import write
 
 from physiq_ray import labels
 from physiq_ray.config import load_settings
@@ -14,11 +14,6 @@ from physiq_ray.errors import LabelError
 from physiq_ray.labels import load_configured_poses, load_poses
 
 MANDATORY_POSES = Path(__file__).parents[2] / "mappings" / "poses.json"
-
-
-def write(path: Path, value: Any) -> Path:
-    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
-    return path
 
 
 @pytest.fixture

@@ -1,26 +1,8 @@
-import json
 import unicodedata
 from pathlib import Path
-from typing import Any
 
 import pytest
-from label_files import POSES, load
-
-from physiq_ray.labels import Labels, load_labels
-
-
-def write(path: Path, value: Any) -> Path:
-    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def labels_file(tmp_path: Path) -> Path:
-    return tmp_path / "db_labels.json"
-
-
-def labels_of(path: Path, *records: Any) -> Labels:
-    return load_labels([write(path, list(records))], POSES)
+from label_files import labels_of, load
 
 
 @pytest.mark.parametrize("spelling", ["7", "7.0", '"7"', '"07"', '" 7 "', '"7.0"', '"7.00"'])

@@ -1,8 +1,7 @@
 """S3 clients with a changed configuration, and a server with scripted answers."""
 
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -30,13 +29,12 @@ def aws(s3: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
 
 
 @pytest.fixture
-def scripted_s3(aws: Aws) -> Iterator[Callable[[Script], list[str]]]:
+def scripted_s3(replace_s3: Any) -> Callable[[Script], list[str]]:
     """Give a function that starts a server with scripted answers, to inject faults.
 
     The script gets the number of the request, from 1, and gives the answer: status, headers and body. They
     are sent unchanged. The function returns a list, to which the path of each request is appended.
     """
-    servers: list[ThreadingHTTPServer] = []
 
     def start(script: Script) -> list[str]:
         paths: list[str] = []
@@ -56,13 +54,7 @@ def scripted_s3(aws: Aws) -> Iterator[Callable[[Script], list[str]]]:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        aws(AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_address[1]}")
+        replace_s3(Handler)
         return paths
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return start

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -32,7 +31,7 @@ def default_access(s3):
 
 
 @pytest.fixture
-def recorder(s3, monkeypatch):
+def recorder(replace_s3):
     """Start a server that answers like S3; give its list of requests: (method, path, payer, is_signed)."""
     seen = []
     listing = (
@@ -72,13 +71,8 @@ def recorder(s3, monkeypatch):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
-    storage.forget_clients()
-    yield seen
-    server.shutdown()
-    server.server_close()
+    replace_s3(Handler)
+    return seen
 
 
 def send_all_requests(bucket, tmp_path):

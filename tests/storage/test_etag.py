@@ -1,10 +1,8 @@
 import os
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from physiq_ray import storage
 from physiq_ray.errors import ChangedError, NotFoundError
 from physiq_ray.storage import list_sources, parse_sources, read_bytes
 from physiq_ray.storage.etag import if_match
@@ -50,9 +48,8 @@ def test_the_etag_of_a_multipart_upload_is_compared_too(make_bucket, s3_direct):
 
 
 @pytest.fixture
-def s3_without_if_match(s3, monkeypatch):
+def s3_without_if_match(replace_s3):
     """Give a function that starts a server which ignores If-Match; it returns the values of that header."""
-    servers = []
 
     def start(etag):
         conditions = []
@@ -73,18 +70,10 @@ def s3_without_if_match(s3, monkeypatch):
             def log_message(self, *_):
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
-        storage.forget_clients()
+        replace_s3(Handler)
         return conditions
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-    storage.forget_clients()
+    return start
 
 
 @pytest.mark.parametrize("key", ["a.jpg", "a//odd.jpg"])

@@ -1,14 +1,12 @@
 import errno
 import hashlib
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from physiq_ray import storage
 from physiq_ray.cli import main
 from physiq_ray.config import SyncSettings
 from physiq_ray.errors import StorageError, UnreachableError
@@ -26,15 +24,12 @@ def counts(report: Any) -> list[tuple[int, int, int, int]]:
 
 
 @pytest.fixture
-def directory_bucket(
-    s3: Any, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[dict[str, bytes]], list[str]]]:
+def directory_bucket(replace_s3: Any) -> Callable[[dict[str, bytes]], list[str]]:
     """Give a function that starts a server of one bucket `express`, whose ETags only look like MD5s.
 
     The ETag of an object named right-….jpg is its MD5. The function returns a list, to which the key of each
     GET is appended.
     """
-    servers: list[ThreadingHTTPServer] = []
 
     def start(photos: dict[str, bytes]) -> list[str]:
         requests: list[str] = []
@@ -69,18 +64,10 @@ def directory_bucket(
             def log_message(self, *_: Any) -> None:
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
-        storage.forget_clients()
+        replace_s3(Handler)
         return requests
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-    storage.forget_clients()
+    return start
 
 
 @pytest.mark.parametrize("transfers", ["1", "8"])

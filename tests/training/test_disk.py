@@ -1,11 +1,10 @@
 """Disks that are full or read-only, by real ones: nothing is mixed, nothing half-written takes room."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
-import ray.train
 import torch
+from checkpoints import result_of, save_checkpoint
 
 from physiq_ray.checkpoint import load_model_state
 from physiq_ray.config import Settings
@@ -16,12 +15,8 @@ from physiq_ray.storage import together
 from physiq_ray.training.faults import partial_removed
 from physiq_ray.training.finish import finish
 from physiq_ray.training.folder import RunFolder
-from physiq_ray.training.history import SCALARS
 from physiq_ray.training.lock import locked_output
-from physiq_ray.training.loop import Outcome
-from physiq_ray.training.plan import EarlyStopping
 from physiq_ray.training.record import RunRecord
-from physiq_ray.training.state import TrainingState
 
 MEGABYTE = 2**20
 
@@ -76,26 +71,12 @@ def finished(sources, tmp_path):
     poses = {1: "One", 5: "Five"}
     record = RunRecord.of_manifest(collect_manifest(settings, poses), poses)
     num_rows = record.manifest.split("validation").num_rows
-    metrics = dict.fromkeys((*SCALARS.values(), "train_photos", "validation_photos"), 0.5)
-    progress = TrainingState(EarlyStopping(1), 1, [{**metrics, "epoch": 1, "time": 1.7e9, "status": ""}])
-    state = {
-        "model": build_model(2).state_dict(),
-        "optimizer": {},
-        "progress": progress.to_plain(),
-        "validation": {
-            "rows": torch.arange(num_rows),
-            "labels": torch.zeros(num_rows, dtype=torch.int64),
-            "logits": torch.randn(num_rows, 2),
-        },
+    validation = {
+        "rows": torch.arange(num_rows),
+        "labels": torch.zeros(num_rows, dtype=torch.int64),
+        "logits": torch.randn(num_rows, 2),
     }
-    (tmp_path / "epoch").mkdir()
-    torch.save(state, tmp_path / "epoch" / "state.pt")
-    checkpoint = ray.train.Checkpoint.from_directory(tmp_path / "epoch")
-    result = SimpleNamespace(
-        return_value=Outcome(()),
-        checkpoint=checkpoint,
-        best_checkpoints=[(checkpoint, {**metrics, "epoch": 1, "checkpoint_score": 0.5})],
-    )
+    result = result_of(save_checkpoint(tmp_path / "epoch", 1, build_model(2).state_dict(), validation))
     return lambda output: finish(settings, record, RunFolder(settings.storage, "first"), result, output)
 
 

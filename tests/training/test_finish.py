@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
-import ray.train
 import torch
+from checkpoints import save_checkpoint
 
 from physiq_ray.config import Settings
 from physiq_ray.errors import DataError, TrainingError
@@ -13,12 +13,9 @@ from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest
 from physiq_ray.quarantine import Unreadable
 from physiq_ray.training.finish import finish
 from physiq_ray.training.folder import RunFolder
-from physiq_ray.training.history import SCALARS
 from physiq_ray.training.loop import Outcome
 from physiq_ray.training.measures import Divergence
-from physiq_ray.training.plan import EarlyStopping
 from physiq_ray.training.record import RunRecord
-from physiq_ray.training.state import STATE_FILE, TrainingState
 
 NAMES = {1: "One", 5: "Five"}
 BROKEN = Unreadable("s3://b/00.jpeg", "decode", "not an image")
@@ -56,24 +53,16 @@ def checkpoint(tmp_path, make_weights):
     """Give a function that saves the checkpoint of an epoch without answers, and its metrics."""
 
     def save(epoch, accuracy, score):
-        metrics = dict.fromkeys((*SCALARS.values(), "train_photos", "validation_photos"), 0.5)
-        history = [{**metrics, "epoch": done, "time": 1.7e9, "status": ""} for done in range(1, epoch + 1)]
         weights = {name: value.clone() for name, value in make_weights(2).items() if name.startswith("fc.")}
-        state = {
-            "model": {name: torch.full_like(value, epoch) for name, value in weights.items()},
-            "optimizer": {},
-            "progress": TrainingState(EarlyStopping(1), epoch, history).to_plain(),
-            "validation": {
-                "rows": torch.empty(0, dtype=torch.int64),
-                "labels": torch.empty(0, dtype=torch.int64),
-                "logits": torch.empty(0, 2),
-            },
+        model = {name: torch.full_like(value, epoch) for name, value in weights.items()}
+        nothing = {
+            "rows": torch.empty(0, dtype=torch.int64),
+            "labels": torch.empty(0, dtype=torch.int64),
+            "logits": torch.empty(0, 2),
         }
-        folder = tmp_path / f"epoch-{epoch}"
-        folder.mkdir()
-        torch.save(state, folder / STATE_FILE)
+        saved = save_checkpoint(tmp_path / f"epoch-{epoch}", epoch, model, nothing)
         values = {"epoch": epoch, "validation_accuracy": accuracy, "checkpoint_score": score}
-        return ray.train.Checkpoint.from_directory(folder), values
+        return saved, values
 
     return save
 

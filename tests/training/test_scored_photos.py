@@ -1,11 +1,10 @@
 """The end of a run on what training left, without Ray Train and without a real network."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
-import ray.train
 import torch
+from checkpoints import result_of, save_checkpoint
 
 from physiq_ray.checkpoint import load_model_state
 from physiq_ray.config import Settings
@@ -14,12 +13,8 @@ from physiq_ray.manifest import collect_manifest
 from physiq_ray.quarantine import Unreadable
 from physiq_ray.training.finish import finish
 from physiq_ray.training.folder import RunFolder
-from physiq_ray.training.loop import Outcome
-from physiq_ray.training.plan import EarlyStopping
 from physiq_ray.training.record import RunRecord
-from physiq_ray.training.state import TrainingState
 from physiq_ray.training.text import describe_result, result_as_dict
-from physiq_ray.training.tracking import SCALARS
 
 POSES = {1: "One", 5: "Five"}
 
@@ -44,23 +39,9 @@ def finish_run(pose_folders, tmp_path, make_weights):
         return torch.from_numpy(record.manifest.split(split)["class_index"].to_numpy().astype("int64"))
 
     def run(validation, test, unreadable=()):
-        metrics = dict.fromkeys((*SCALARS.values(), "train_photos", "validation_photos"), 0.5)
-        history = [{**metrics, "epoch": 1, "time": 1.7e9, "status": ""}]
-        state = {
-            "model": {name: value.clone() for name, value in make_weights(2).items()},
-            "optimizer": {},
-            "progress": TrainingState(EarlyStopping(1), 1, history).to_plain(),
-            "validation": {"rows": torch.arange(8), "labels": labels_of("validation"), "logits": validation},
-        }
-        folder = tmp_path / "epoch"
-        folder.mkdir(exist_ok=True)
-        torch.save(state, folder / "state.pt")
-        checkpoint = ray.train.Checkpoint.from_directory(folder)
-        result = SimpleNamespace(
-            return_value=Outcome(()),
-            checkpoint=checkpoint,
-            best_checkpoints=[(checkpoint, {**metrics, "epoch": 1, "checkpoint_score": 0.5})],
-        )
+        model = {name: value.clone() for name, value in make_weights(2).items()}
+        answers = {"rows": torch.arange(8), "labels": labels_of("validation"), "logits": validation}
+        result = result_of(save_checkpoint(tmp_path / "epoch", 1, model, answers))
         uris = record.manifest.split("test")["uri"].to_pylist()
         kept = len(uris) - len(unreadable)
         gone = tuple(Unreadable(uris[row], "fetch", "gone") for row in unreadable)
