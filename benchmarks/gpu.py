@@ -225,23 +225,23 @@ def measure_prediction(report: Report, _folder: Path) -> None:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, False  # as in a service
     network = Network(state, use_gpu=sizes.is_cuda)
     images, _ = make_images(sizes, max(*sizes.predict_batches, 16))
-    network.logits(images[:1])
+    network.outputs(images[:1])
     firsts = []
     for batch in range(1, 17):
         synchronize()
         started_s = time.perf_counter()
-        network.logits(images[:batch])
+        network.outputs(images[:batch])
         synchronize()
         firsts.append((time.perf_counter() - started_s) * 1000)
     slowest = firsts.index(max(firsts)) + 1
     report.inform(f"first pass of batch 1 to 16: ms, slowest ({slowest})", max(firsts), "under 100")
     for batch in sizes.predict_batches:
         num_passes = 20 if sizes.is_cuda else 2
-        network.logits(images[:batch])
+        network.outputs(images[:batch])
         synchronize()
         started_s = time.perf_counter()
         for _ in range(num_passes):
-            network.logits(images[:batch])
+            network.outputs(images[:batch])
         synchronize()
         pass_s = (time.perf_counter() - started_s) / num_passes
         report.inform(

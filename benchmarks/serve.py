@@ -240,12 +240,12 @@ def measure_bare(model: str, runtime: str, seconds: float = 5) -> tuple[float, f
     rates = []
     for batch_size in (MAX_BATCH_SIZE, 1):
         images = torch.randint(0, 256, (batch_size, state.image_size, state.image_size, 3), dtype=torch.uint8)
-        network.logits(images)
+        network.outputs(images)
         times = []
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:
             started_s = time.perf_counter()
-            network.logits(images)
+            network.outputs(images)
             times.append(time.perf_counter() - started_s)
         rates.append(batch_size / statistics.median(times))
     return rates[0], rates[1]

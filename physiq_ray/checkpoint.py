@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from physiq_ray.config import Settings
 from physiq_ray.errors import CheckpointError, LabelError, NotFoundError, StorageError
+from physiq_ray.floor import Floor, ScoringHead
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import ARCHITECTURE, IMAGENET_MEAN, IMAGENET_STD, StateDict, build_model, read_tensors
 from physiq_ray.storage import join_uri, read_bytes, write_file
@@ -48,9 +49,10 @@ class ModelState:
     """A trained model as data, before it is written or after it was read.
 
     pose_names: pose id → name. image_size: in pixels. temperature: the logits are divided by it before the
-    softmax, so that the confidence is calibrated (Guo et al. 2017); 1 changes nothing. history: one dict per
-    epoch. versions: those of the software that trained the model, empty if the file does not have them.
-    version: the first twelve hexadecimal digits of the file's SHA-256, empty before it is written.
+    softmax, so that the confidence is calibrated (Guo et al. 2017); 1 changes nothing. floor: decides which
+    photos show no known pose; None: every photo gets a pose. history: one dict per epoch. versions: those of
+    the software that trained the model, empty if the file does not have them. version: the first twelve
+    hexadecimal digits of the file's SHA-256, empty before it is written.
     """
 
     state_dict: StateDict
@@ -58,6 +60,7 @@ class ModelState:
     pose_names: Mapping[int, str]
     image_size: int = DEFAULT_IMAGE_SIZE
     temperature: float = 1.0
+    floor: Floor | None = None
     optimizer_state_dict: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -68,6 +71,7 @@ class ModelState:
     def build(self) -> nn.Module:
         """Build the network with these weights, in evaluation mode on the CPU.
 
+        Its outputs are logits (B, C), and one more column if the floor needs the features (see `floor`).
         Raises CheckpointError: the weights do not fit.
         """
         model = build_model(len(self.class_mapping.classes))
@@ -77,6 +81,13 @@ class ModelState:
             raise CheckpointError(
                 f"weights do not fit a {ARCHITECTURE} with {len(self.class_mapping.classes)} outputs: {error}"
             ) from error
+        if self.floor is not None and self.floor.class_features is not None:
+            layer = model.get_submodule("fc")
+            try:
+                layer(self.floor.class_features)
+            except RuntimeError as error:
+                raise CheckpointError(f"floor does not fit a {ARCHITECTURE}: {error}") from error
+            model.set_submodule("fc", ScoringHead(layer, self.floor.class_features))
         return model.eval()
 
 
@@ -98,6 +109,7 @@ def save_model_files(state: ModelState, output: str) -> tuple[str, ...]:
             "std": list(IMAGENET_STD),
         },
         "temperature": state.temperature,
+        "floor": state.floor.to_dict() if state.floor is not None else None,
         "history": [dict(epoch) for epoch in state.history],
         "best_epoch": state.best_epoch,
         "settings": dict(state.settings),
@@ -201,7 +213,10 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
             raise ValueError(f"image_size {image_size}")
         if not 0 < temperature < math.inf:  # false for NaN too
             raise ValueError(f"temperature {temperature}")
-    except (TypeError, ValueError, OverflowError) as error:
+        floor = value.get("floor")
+        if floor is not None:
+            floor = Floor.from_dict(floor, num_classes=len(mapping.classes))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{address}: unknown checkpoint: {error}") from error
     return ModelState(
         state_dict=value["model_state_dict"],
@@ -209,6 +224,7 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
         pose_names={pose_id: known.get(pose_id, f"Pose {pose_id}") for pose_id in mapping.pose_ids},
         image_size=image_size,
         temperature=temperature,
+        floor=floor,
         optimizer_state_dict=optimizer,
         history=history,
         settings=settings,

@@ -15,6 +15,7 @@ from physiq_ray import checkpoint
 from physiq_ray.checkpoint import ModelState, load_model_state, save_model_files, settings_to_store
 from physiq_ray.config import Settings
 from physiq_ray.errors import CheckpointError, NotFoundError, StorageError
+from physiq_ray.floor import Choice, Floor
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import StateDict, build_model
 
@@ -131,6 +132,69 @@ def test_a_loaded_network_computes_the_same_logits() -> None:
         assert torch.equal(built(images), network(images))
 
 
+@pytest.fixture
+def floor() -> Floor:
+    """Give a floor that needs the features of the network of three poses."""
+    features = torch.nn.functional.normalize(torch.rand(3, 2048, generator=torch.Generator().manual_seed(1)))
+    choice = Choice(0.9, 0.92, 0.8, 0.7, 50, 20, {"distance": 0.8}, ((0.1, 0.5, 1.0), (0.2, 0.9, 0.8)))
+    return Floor("distance", 0.75, features, choice)
+
+
+def test_a_floor_is_the_same_after_saving_and_a_file_without_one_has_none(
+    state: ModelState, floor: Floor, tmp_path: Path
+) -> None:
+    save_model_files(state, str(tmp_path / "without"))
+    save_model_files(dataclasses.replace(state, floor=floor), str(tmp_path / "with"))
+    old = torch.load(tmp_path / "without" / "pose_classifier_complete.pth", weights_only=True)
+    del old["floor"]  # as earlier versions wrote it
+
+    found = load_model_state(str(tmp_path / "with")).floor
+
+    assert found is not None
+    assert found.class_features is not None
+    assert floor.class_features is not None
+    assert (found.score, found.threshold, found.choice) == ("distance", 0.75, floor.choice)
+    assert torch.equal(found.class_features, floor.class_features)
+    assert load_model_state(str(tmp_path / "without")).floor is None
+    assert load_model_state(write_model(tmp_path, old)).floor is None
+
+
+def test_a_network_whose_floor_needs_features_has_one_more_output(floor: Floor) -> None:
+    torch.manual_seed(3)
+    plain = ModelState(build_model(3).state_dict(), MAPPING, NAMES)
+    images = torch.randn(2, 3, 64, 64)
+
+    with torch.inference_mode():
+        logits, outputs = plain.build()(images), dataclasses.replace(plain, floor=floor).build()(images)
+
+    assert outputs.shape == (2, 4)
+    assert torch.equal(outputs[:, :3], logits)
+    assert (outputs[:, 3].abs() <= 1).all()
+
+
+def test_a_floor_of_another_architecture_is_refused(state: ModelState) -> None:
+    narrow = dataclasses.replace(
+        state, state_dict=build_model(3).state_dict(), floor=Floor("distance", 0.5, torch.eye(3))
+    )
+
+    with pytest.raises(CheckpointError, match="floor does not fit a resnet50"):
+        narrow.build()
+
+
+@pytest.mark.parametrize(
+    "damage", [[1, 2], {"score": "luck"}, {"threshold": "high"}, {"class_features": None}]
+)
+def test_a_damaged_floor_is_an_error_that_names_the_file(
+    state: ModelState, floor: Floor, tmp_path: Path, damage: Any
+) -> None:
+    save_model_files(dataclasses.replace(state, floor=floor), str(tmp_path))
+    value = torch.load(tmp_path / "pose_classifier_complete.pth", weights_only=True)
+    value["floor"] = damage if isinstance(damage, list) else value["floor"] | damage
+
+    with pytest.raises(CheckpointError, match=r"model\.pth: unknown checkpoint: "):
+        load_model_state(write_model(tmp_path, value))
+
+
 def test_both_files_load_without_running_code_and_have_the_documented_entries(
     state: ModelState, tmp_path: Path
 ) -> None:
@@ -148,6 +212,7 @@ def test_both_files_load_without_running_code_and_have_the_documented_entries(
         "pose_names",
         "preprocessing",
         "temperature",
+        "floor",
         "history",
         "best_epoch",
         "settings",

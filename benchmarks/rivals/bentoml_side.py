@@ -26,5 +26,5 @@ class Poses:
     def predict(self, photos: list[Path]) -> list[list[float]]:
         """Decode the photos of a batch and give their probabilities."""
         images = np.stack([decode_square(photo.read_bytes(), size_px=self.size) for photo in photos])
-        answers: list[list[float]] = self.network.logits(torch.from_numpy(images)).softmax(1).tolist()
+        answers: list[list[float]] = self.network.outputs(torch.from_numpy(images)).softmax(1).tolist()
         return answers

@@ -34,7 +34,7 @@ class Poses(litserve.LitAPI):
 
     def predict(self, images: Any) -> Any:
         """Give the probabilities of a batch."""
-        return self.network.logits(images).softmax(1)
+        return self.network.outputs(images).softmax(1)
 
     def unbatch(self, output: Any) -> list[Any]:
         """Split a batch into its answers."""

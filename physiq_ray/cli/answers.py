@@ -80,6 +80,8 @@ class _Table:
     ) -> None:
         items = answer.probabilities[: self._top] if answer is not None else ()
         cells = [f"{i.pose_id:>5}  {i.name:<{NAME_WIDTH}} {i.probability:>10.2%}" for i in items]
+        if answer is not None and answer.pose is None:
+            cells[0] = f"{'-':>5}  {'no known pose':<{NAME_WIDTH}} {items[0].probability:>10.2%}"
         blank = f"{'-':>5}  {'-':<{NAME_WIDTH}} {'-':>10}"
         cells += [blank] * (self._top - len(cells))
         fault = f"  ({printable(_without(uri, error))})" if error else ""
@@ -104,6 +106,8 @@ class _Csv:
     ) -> None:
         items = answer.probabilities[: self._top] if answer is not None else ()
         cells = [_pose_cells(item) for item in items]
+        if answer is not None and answer.pose is None:
+            cells[0][:2] = "", ""
         cells += [["", "", ""]] * (self._top - len(cells))
         first, *further = cells
         fault = _without(uri, error) if error else ""

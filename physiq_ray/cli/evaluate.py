@@ -61,7 +61,14 @@ def run_evaluate(args: argparse.Namespace) -> int:
             {**old.pose_names, **state.pose_names},
             training=(candidates.training, training_or_none(old)),
         )
-    report = score(found.answers, state.class_mapping, state.pose_names, temperature=state.temperature)
+    report = score(
+        found.answers,
+        state.class_mapping,
+        state.pose_names,
+        temperature=state.temperature,
+        floor=state.floor,
+        floor_scores=found.floor,
+    )
     facts = facts_of_evaluation(state, candidates, found, split=args.split, model=args.model)
     files = write_report(report, found.answers, facts, absolute_uri(args.report), history=state.history)
     failed = [f"{source.source}: {source.error}" for source in candidates.manifest.report.failed_sources]

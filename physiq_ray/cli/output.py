@@ -68,13 +68,16 @@ def print_training(result: "TrainingResult") -> None:
 
 def print_prediction(prediction: "Prediction", figure_uri: str | None, *, top: int | None = None) -> None:
     """Print one answer for a reader; top: the number of poses, the likeliest first, None for all."""
-    pose = prediction.pose
+    likeliest, floor = prediction.likeliest, prediction.floor
     shape = " × ".join(map(str, prediction.tensor_shape))
     print(f"{prediction.uri}")
-    print(f"  pose        {pose.name} (id {pose.pose_id})")
-    print(f"  confidence  {pose.probability:.2%}")
+    if prediction.pose is not None or floor is None:
+        print(f"  pose        {likeliest.name} (id {likeliest.pose_id})")
+    else:
+        print(f"  pose        no known pose ({floor.score} {floor.value:.3g}, below {floor.threshold:.3g})")
+    print(f"  confidence  {likeliest.probability:.2%}")
     for rank, item in enumerate(prediction.probabilities[:top]):
-        mark = "▶" if rank == 0 else " "
+        mark = "▶" if rank == 0 and prediction.pose is not None else " "
         bar = "█" * round(item.probability * 24)
         print(f"  {mark} {item.pose_id:>4}  {item.name:<22} {item.probability:>7.2%}  {bar}".rstrip())
     print(

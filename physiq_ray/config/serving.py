@@ -22,8 +22,10 @@ class LiveSettings(BaseSettings):
     """What Serve's `user_config` can change in a running service without losing a request."""
 
     model: str = Group.MODELS.field("output", "model file, or the folder that holds it", form="URI")
-    min_confidence: Share = Group.MODELS.field(
-        0.5, "confidence below which the answer is that the photo shows no known pose", form="SHARE"
+    min_confidence: Share | None = Group.MODELS.field(
+        None,
+        "confidence below which the photo shows no known pose; if not given, the model's floor, or 0.5",
+        form="SHARE",
     )
     canary_model: str | None = Group.MODELS.field(
         None, "second model, which answers canary_share of the requests and is counted separately", form="URI"

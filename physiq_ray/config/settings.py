@@ -175,6 +175,12 @@ class Settings(SplitSettings):
     batch_norm: Literal["local", "sync"] = Group.MODEL.field(
         "local", "local: batch statistics of each worker's own photos; sync: of all workers' photos"
     )
+    target_precision: float = Group.MODEL.field(
+        0.95,
+        "share of right answers for which the floor is chosen; photos below it show no known pose",
+        gt=0,
+        lt=1,
+    )
     compile: Literal["no", "yes"] = Group.MODEL.field(
         "no", "yes: torch.compile, which takes minutes at the start and makes steps on GPUs faster"
     )

@@ -3,10 +3,13 @@
 calibration  the temperature, the calibration error, and the bins of the reliability diagram
 candidates   which photos are scored: those of the caller, or those of the training
 card         the text of the model card
+choose_floor which score and which threshold decide that a photo shows no known pose
 compare      whether a new model is significantly better or worse than an old one
-evaluate     a model and photos → answers; the only file here that imports Ray
+evaluate     a model and photos → answers; imports Ray
 facts        the facts on the model card that are not scores
 figures      the scores as figures
+find_floor   which photos choose the floor; imports Ray
+floor_scores how well a floor works on labelled photos
 intervals    95 % intervals of scores, for photos that come in groups
 report       which files a report has, and writing them
 scores       answers and labels → scores

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from physiq_ray.evaluation.scores import Report
+from physiq_ray.evaluation.text import describe_floor
 
 FEW_PHOTOS = 20  # with fewer photos, the scores of a pose are very uncertain
 SHOWN_SETTINGS = (
     *("weights", "image_size", "train_sizes", "batch_size", "gradient_accumulation", "num_workers"),
     *("learning_rate", "schedule", "warmup_epochs", "head_epochs", "backbone_rate", "max_gradient_norm"),
     *("label_smoothing", "class_weights", "augment", "mixup", "ema_decay", "batch_norm", "precision"),
-    *("epochs", "patience", "validation_share", "test_share", "group_pattern", "seed"),
+    *("epochs", "patience", "validation_share", "test_share", "group_pattern", "target_precision", "seed"),
 )
 
 
@@ -96,6 +97,10 @@ def write_card(report: Report, facts: Facts) -> str:
             "",
             *(f"- {limit}" for limit in _limits(report, facts)),
             "",
+            "## No known pose",
+            "",
+            *(line.strip() + "  " for line in describe_floor(report)),
+            "",
             "## Settings",
             "",
             *_settings_table(facts.settings),
@@ -176,9 +181,13 @@ def _made_with(versions: Mapping[str, str]) -> str:
 
 def _limits(report: Report, facts: Facts) -> list[str]:
     names = ", ".join(pose.name for pose in report.poses)
+    refuses = (
+        "It does so even if the photo shows another pose or no pose."
+        if report.floor is None
+        else "It refuses photos below its floor, but some photos of another pose or of no pose are above it."
+    )
     limits = [
-        f"The model predicts one of these poses for every photo: {names}. It does so even if the photo shows "
-        "another pose or no pose.",
+        f"The model knows only these poses: {names}. {refuses}",
         _worth(report, facts.scored),
     ]
     few = [f"{pose.name} ({pose.count})" for pose in report.poses if pose.count < FEW_PHOTOS]

@@ -5,8 +5,9 @@ could as well be exchanged. So the difference between the numbers of right photo
 the groups, in which the difference of each group has a random sign. This distribution is computed exactly. If
 each photo is a group of its own, the test is McNemar's exact test (McNemar 1947).
 
-The test is made for all photos and for each pose. Holm's correction (1979) keeps the probability that any of
-these tests reports a difference between equally good models below SIGNIFICANCE.
+The test is made for all photos, for each pose, and for the photos labelled as no known pose; such a photo is
+right if the model refuses it, and is not among "all photos". Holm's correction (1979) keeps the probability
+that any of these tests reports a difference between equally good models below SIGNIFICANCE.
 """
 
 import math
@@ -24,6 +25,7 @@ from physiq_ray.manifest import TRAIN, VALIDATION, Manifest
 
 SIGNIFICANCE = 0.05
 EVERY_PHOTO = "all photos"
+NO_KNOWN_POSE = "no known pose"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The changes of all photos and of each pose.
+    """The changes of all photos, of each pose, and of the photos of no known pose if there are any.
 
     num_only_new, num_only_old: photos of poses that only one of the models knows; they are wrong for the
     other one. cautions: sentences on photos that one of the models had in its training.
@@ -134,6 +136,8 @@ def compare(
         )
         for pose in sorted(set(pose_ids.tolist()))
     ]
+    if (nulls := _null_change(new, old)) is not None:
+        poses.append(nulls)
     overall, *poses = _corrected([overall, *poses])
     return Comparison(
         overall,
@@ -142,6 +146,21 @@ def compare(
         num_only_old=sum(uri not in by_model[0] for uri in uris),
         cautions=tuple(_cautions(uris, training)),
     )
+
+
+def _null_change(new: Evaluation, old: Evaluation) -> Change | None:
+    refused = [
+        dict(zip(found.nulls.uris, found.nulls.is_refused.tolist(), strict=True)) for found in (new, old)
+    ]
+    rows = [
+        (group, refused[0][uri], refused[1][uri])
+        for uri, group in zip(new.nulls.uris, new.nulls.groups, strict=True)
+        if uri in refused[1]
+    ]
+    if not rows:
+        return None
+    groups, new_right, old_right = zip(*rows, strict=True)
+    return _change(NO_KNOWN_POSE, np.array(new_right), np.array(old_right), number_groups(groups))
 
 
 def exact_p_value(differences: IntArray) -> float:

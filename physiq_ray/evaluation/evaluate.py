@@ -11,8 +11,10 @@ from physiq_ray.checkpoint import ModelState
 from physiq_ray.cluster import connect
 from physiq_ray.constants import ALL, VALIDATION
 from physiq_ray.errors import DataError
-from physiq_ray.evaluation.scores import Answers, Evaluation
+from physiq_ray.evaluation.floor_scores import NULL, score_floor
+from physiq_ray.evaluation.scores import Answers, Evaluation, NullAnswers
 from physiq_ray.manifest import Manifest
+from physiq_ray.prediction.answer import are_known, logits_of
 from physiq_ray.prediction.batch import predict_table
 from physiq_ray.storage import PhotoSource
 
@@ -30,44 +32,58 @@ def evaluate(
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     debug: bool = False,
 ) -> Evaluation:
-    """Predict the photos of a split: validation, train, test or all.
+    """Predict the photos of a split: validation, train, test or all; also those of no known pose.
 
     source: the caller's own source, if the manifest lists its photos.
     Raises DataError: no photo shows a pose that the model knows, or all photos are unreadable (with the first
     reasons); and all errors of `predict_table`.
     """
-    table = manifest.table if split == ALL else manifest.split(split)
+    table, no_pose = manifest.table, manifest.no_pose
+    if split != ALL:
+        table, no_pose = manifest.split(split), no_pose.filter(pc.equal(no_pose["split"], split))
     is_known = pc.is_in(table["pose_id"], value_set=pa.array(state.class_mapping.pose_ids, pa.int32()))
     unknown = table.filter(pc.invert(is_known))["pose_id"].value_counts().to_pylist()
     table = table.filter(is_known)
     if not table.num_rows:
         raise DataError(f"nothing to evaluate: no photo of a pose the model knows in split {split!r}")
     index = {pose_id: number for number, pose_id in enumerate(state.class_mapping.pose_ids)}
+    every = pa.concat_tables([table, no_pose])
     known = {
-        uri: (index[pose_id], group)
+        uri: (index.get(pose_id, NULL), group)
         for uri, pose_id, group in zip(
-            *(table[name].to_pylist() for name in ("uri", "pose_id", "group")), strict=True
+            *(every[name].to_pylist() for name in ("uri", "pose_id", "group")), strict=True
         )
     }
     connect(debug=debug)
     batches = list(
         predict_table(
-            table, state, precision=precision, batch_size=batch_size, reader=source, on_progress=on_progress
+            every, state, precision=precision, batch_size=batch_size, reader=source, on_progress=on_progress
         )
     )
-    uris = tuple(uri for batch in batches for uri in batch.uris)
+    uris = np.array([uri for batch in batches for uri in batch.uris], object)
     unreadable = tuple(item for batch in batches for item in batch.unreadable)
-    if not uris:
+    labels = np.array([known[uri][0] for uri in uris], np.int64)
+    groups = np.array([known[uri][1] for uri in uris], object)
+    is_null = labels == NULL
+    if is_null.all():
         reasons = "; ".join(f"{item.uri}: {item.error}" for item in unreadable[:NAMED_REASONS])
         more = len(unreadable) - NAMED_REASONS
         raise DataError(
             f"nothing to evaluate: none of the {table.num_rows} photos could be read: {reasons}"
             + (f"; and {more} more" if more > 0 else "")
         )
-    answers = Answers(
-        uris,
-        torch.tensor([known[uri][0] for uri in uris], dtype=torch.int64),
-        torch.from_numpy(np.concatenate([batch.logits for batch in batches])),
-        tuple(known[uri][1] for uri in uris),
+    outputs = torch.from_numpy(np.concatenate([batch.outputs for batch in batches]))
+    logits = logits_of(outputs, state)
+    is_known = are_known(outputs, state).numpy()
+    return Evaluation(
+        Answers(
+            tuple(uris[~is_null]),
+            torch.from_numpy(labels[~is_null]),
+            logits[torch.from_numpy(~is_null)],
+            tuple(groups[~is_null]),
+        ),
+        unreadable,
+        {item["values"]: item["counts"] for item in unknown},
+        NullAnswers(tuple(uris[is_null]), tuple(groups[is_null]), ~is_known[is_null]),
+        score_floor(outputs, labels, groups.tolist(), state) if state.floor is not None else None,
     )
-    return Evaluation(answers, unreadable, {item["values"]: item["counts"] for item in unknown})

@@ -15,6 +15,7 @@ from physiq_ray.drawing import ACCENT, DARK, PLAIN_TEXT, QUIET, to_png
 from physiq_ray.errors import PhotoError, StorageError
 from physiq_ray.evaluation.calibration import NUM_BINS, reliability
 from physiq_ray.evaluation.scores import Answers, Mistake, Report
+from physiq_ray.floor import Floor
 from physiq_ray.images import decode_square
 
 DPI = 120
@@ -126,6 +127,39 @@ def draw_reliability(answers: Answers, report: Report) -> bytes:
         lower.xaxis.set_major_formatter(PercentFormatter(1))
         for axes in (upper, lower):
             axes.spines[["top", "right"]].set_visible(False)
+    return to_png(figure)
+
+
+def draw_coverage(floor: Floor) -> bytes:
+    """Draw the precision of the answers against the share of photos that are answered, and the chosen point.
+
+    floor: one with a choice.
+    """
+    choice = floor.choice
+    if choice is None:
+        raise ValueError("a floor that a person set has no curve")
+    figure = Figure(figsize=(6, 4.5), layout="constrained", dpi=DPI)
+    axes = figure.subplots()
+    _, precision, coverage = np.array(choice.curve).T
+    axes.step(coverage, precision, where="pre", color=QUIET)
+    axes.axhline(
+        choice.target_precision,
+        color=DARK,
+        linewidth=1,
+        linestyle=":",
+        label=f"wished: {choice.target_precision:.0%}",
+    )
+    label = f"{floor.score} ≥ {floor.threshold:.3g}: {choice.precision:.1%} at {choice.coverage:.1%}"
+    axes.scatter([choice.coverage], [choice.precision], color=ACCENT, s=40, zorder=3, label=label)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(max(0.0, precision.min() - 0.05), 1.02)
+    axes.set_xlabel("answered photos of known poses")
+    axes.set_ylabel("precision of the answers")
+    axes.set_title(f"{choice.num_photos} photos of poses, {choice.num_null} of no known pose", fontsize=10)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    axes.legend(frameon=False, loc="lower left")
+    axes.spines[["top", "right"]].set_visible(False)
     return to_png(figure)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from physiq_ray.evaluation.card import Facts, write_card
 from physiq_ray.evaluation.figures import (
     draw_confusion,
+    draw_coverage,
     draw_curves,
     draw_mistakes,
     draw_reliability,
@@ -38,6 +39,8 @@ def write_report(
         "scores.png": draw_scores(report),
         "reliability.png": draw_reliability(answers, report),
     }
+    if report.floor is not None and report.floor.choice is not None:
+        files["coverage.png"] = draw_coverage(report.floor)
     if history:
         files["curves.png"] = draw_curves(history, facts.best_epoch)
     if report.mistakes:

@@ -1,7 +1,7 @@
 """Score the answers of a model: by pose, on average, and the mistakes with the highest confidence."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from torchmetrics.functional.classification import (
 
 from physiq_ray.errors import DataError
 from physiq_ray.evaluation.calibration import calibration_error
+from physiq_ray.evaluation.floor_scores import FloorScores
 from physiq_ray.evaluation.intervals import (
+    BoolArray,
     FloatArray,
     IntArray,
     Interval,
@@ -28,6 +30,7 @@ from physiq_ray.evaluation.intervals import (
     number_groups,
     share_interval,
 )
+from physiq_ray.floor import Floor
 from physiq_ray.labels import ClassMapping
 from physiq_ray.prediction.answer import to_probabilities
 from physiq_ray.quarantine import Unreadable
@@ -50,15 +53,27 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class NullAnswers:
+    """The results for photos that a person labelled as no known pose; is_refused: bool (N,)."""
+
+    uris: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    is_refused: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The answers of a model, and the photos without an answer.
 
-    num_unknown: pose id → number of photos, for poses that the model does not know.
+    num_unknown: pose id → number of photos, for poses that the model does not know. nulls: photos of no known
+    pose. floor: the scores of the model's floor, None without one.
     """
 
     answers: Answers
     unreadable: tuple[Unreadable, ...]
     num_unknown: Mapping[int, int]
+    nulls: NullAnswers = field(default_factory=NullAnswers)
+    floor: FloorScores | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,8 @@ class Report:
     precision, recall and f1 are means over the poses that have photos here; the precision of a pose that was
     never predicted counts as 0. confusion: int64 (classes, classes), rows are true poses, columns are
     predicted poses. error_before, error_after: expected calibration errors without and with the temperature.
-    mistakes: sorted by confidence, the highest first.
+    mistakes: sorted by confidence, the highest first. None of these depends on the model's floor.
+    floor_scores: how the floor works on the same photos, None if it was not applied to them.
     """
 
     num_photos: int
@@ -120,6 +136,8 @@ class Report:
     poses: tuple[PoseScore, ...]
     confusion: npt.NDArray[np.int64]
     mistakes: tuple[Mistake, ...]
+    floor: Floor | None = None
+    floor_scores: FloorScores | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for report.json."""
@@ -141,14 +159,31 @@ class Report:
                 "error_before": self.error_before,
                 "error_after": self.error_after,
             },
+            "floor": self._floor_to_dict(),
             "poses": [asdict(pose) for pose in self.poses],
             "confusion": self.confusion.tolist(),
             "mistakes": [asdict(mistake) for mistake in self.mistakes],
         }
 
+    def _floor_to_dict(self) -> dict[str, Any] | None:
+        if self.floor is None:
+            return None
+        return {
+            "score": self.floor.score,
+            "threshold": self.floor.threshold,
+            "choice": asdict(self.floor.choice) if self.floor.choice is not None else None,
+            "scores": asdict(self.floor_scores) if self.floor_scores is not None else None,
+        }
+
 
 def score(
-    answers: Answers, class_mapping: ClassMapping, pose_names: Mapping[int, str], *, temperature: float
+    answers: Answers,
+    class_mapping: ClassMapping,
+    pose_names: Mapping[int, str],
+    *,
+    temperature: float,
+    floor: Floor | None = None,
+    floor_scores: FloorScores | None = None,
 ) -> Report:
     """Compare the answers with the labels; pose_names: pose id → name.
 
@@ -202,6 +237,8 @@ def score(
         poses=poses,
         confusion=confusion,
         mistakes=_worst(answers, names, temperature),
+        floor=floor,
+        floor_scores=floor_scores,
     )
 
 

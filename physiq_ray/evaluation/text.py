@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from physiq_ray.evaluation.compare import SIGNIFICANCE, Change, Comparison
 from physiq_ray.evaluation.scores import Report
 
+NEVER_SAW = "the model never saw a photo labelled as no known pose: only its mistakes chose the floor"
+
 
 def describe_report(report: Report) -> list[str]:
     """Describe a model's scores: one line for all photos, then a table with a line per pose."""
@@ -19,7 +21,39 @@ def describe_report(report: Report) -> list[str]:
             f"{pose.f1_interval!s:<19}  {pose.count:>6}"
             for pose in report.poses
         ),
+        *describe_floor(report),
     ]
+
+
+def describe_floor(report: Report) -> list[str]:
+    """Describe when the model answers that a photo shows no known pose, and how well that works."""
+    floor, scores = report.floor, report.floor_scores
+    if floor is None:
+        return ["No floor: each photo gets a pose, also one that shows no known pose"]
+    lines = []
+    if (choice := floor.choice) is not None:
+        areas = ", ".join(f"{name} {area:.3f}" for name, area in choice.aurocs.items())
+        missed = "" if choice.is_reached else f", because no threshold reaches {choice.target_precision:.0%}"
+        lines = [
+            f"No known pose below {floor.score} {floor.threshold:.4g} (AUROC: {areas})",
+            f"  chosen on {choice.num_photos} validation photos and {choice.num_null} of no known pose: "
+            f"precision {choice.precision:.1%}{missed}, {choice.coverage:.1%} of the poses answered"
+            + (f", {choice.refused:.1%} of the others refused" if choice.refused is not None else ""),
+        ]
+        if not choice.num_null:
+            lines.append(f"  {NEVER_SAW}")
+    if scores is not None:
+        lines.append(
+            f"  on the scored photos: precision {scores.precision:.1%} ({scores.precision_interval}), "
+            f"{scores.coverage:.1%} ({scores.coverage_interval}) of {scores.num_photos} poses answered"
+            + (
+                f", {scores.refused:.1%} ({scores.refused_interval}) of {scores.num_null} others refused"
+                if scores.refused is not None
+                else ""
+            )
+            + (f", AUROC {scores.auroc:.3f}" if scores.auroc is not None else "")
+        )
+    return lines
 
 
 def describe_comparison(comparison: Comparison, *, new: str, old: str) -> list[str]:

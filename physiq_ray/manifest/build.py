@@ -24,7 +24,7 @@ from physiq_ray.manifest.findings import (
     find_undecodable,
     report_sources,
 )
-from physiq_ray.manifest.fold import extremes
+from physiq_ray.manifest.fold import NO_POSE, extremes
 from physiq_ray.manifest.manifest import MANIFEST_SCHEMA, Manifest
 from physiq_ray.manifest.match import Matches, concat_photos, match_labels
 from physiq_ray.manifest.named import known_missing
@@ -73,6 +73,9 @@ def match_photos(
     whole group is in it: in test if any of its labels says test, else in validation, else in training. The
     other photos are split by groups, but a pose that labels put into validation or test gets no more photos
     there.
+    Photos of no known pose are grouped together with the others. Those of a group with test photos are in
+    test, and test_share of the groups without a pose; all others are in validation, also if the rest of their
+    group is in training, because nothing is trained with them.
     The split depends on the seed and on the photos and labels, not on the order of the listings.
 
     Raises SettingError: RE2 does not accept the group_pattern.
@@ -84,7 +87,8 @@ def match_photos(
     labelled = labelled.append_column("pose_id", matches.pose_id.take(pa.array(rows)))
     content = _content_codes(labelled)
     # If copies of one content have different poses, it is not clear which pose is right.
-    lowest, highest = extremes(content, labelled["pose_id"].to_numpy(), int(content.max(initial=-1)) + 1)
+    pose_ids = pc.fill_null(labelled["pose_id"], NO_POSE).to_numpy()
+    lowest, highest = extremes(content, pose_ids, int(content.max(initial=-1)) + 1)
     contradicted = (lowest != highest)[content]
     conflicts = (
         *find_conflicts(photos, matches),
@@ -95,7 +99,8 @@ def match_photos(
     )
     usable = labelled.filter(pa.array(~contradicted)) if contradicted.any() else labelled
     rows, content = rows[~contradicted], content[~contradicted]
-    problem = None if usable.num_rows else _find_problem(listings, photos, labels, matches, conflicts)
+    has_poses = usable["pose_id"].null_count < usable.num_rows
+    problem = None if has_poses else _find_problem(listings, photos, labels, matches, conflicts)
     missing = known_missing(matches, listings)
     found = {
         "sources": report_sources(listings, photos, matches),
@@ -109,9 +114,10 @@ def match_photos(
     }
     links, splits = _links_of_labels(matches, rows)
     del photos, labelled, matches  # a million rows take 200 MB, and the split needs memory too
-    table, thin_poses, split_conflicts = _grouped_and_split(
+    every, thin_poses, split_conflicts = _grouped_and_split(
         usable, content, links, splits, poses, _Split(group_pattern, validation_share, test_share, seed)
     )
+    table = every.filter(every["pose_id"].is_valid())
     class_mapping = ClassMapping.of_poses(pc.unique(table["pose_id"]).to_pylist())
     report = ManifestReport(
         **found,  # type: ignore[arg-type]  # of several types
@@ -128,7 +134,7 @@ def match_photos(
         num_copies=len(content) - int(np.count_nonzero(np.bincount(content))),
         problem=problem or _find_split_problem(table, class_mapping, poses, thin_poses),
     )
-    return Manifest(table, class_mapping, report)
+    return Manifest(table, class_mapping, report, every.filter(every["pose_id"].is_null()))
 
 
 def _names_of(matches: Matches, mask: npt.NDArray[np.bool_]) -> tuple[str, ...]:
@@ -191,8 +197,8 @@ def _find_split_problem(
 
 
 def _usable_rows(photos: pa.Table, matches: Matches) -> IntArray:
-    """Return the rows of the usable photos in the order of their URIs."""
-    rows = np.flatnonzero(matches.is_usable)
+    """Return the rows of the photos with a pose or with no known pose, in the order of their URIs."""
+    rows = np.flatnonzero(matches.is_usable | matches.is_poseless)
     uris = photos["uri"].take(pa.array(rows)).combine_chunks()
     in_order: IntArray = rows[pc.array_sort_indices(uris).to_numpy()]
     return in_order
@@ -250,7 +256,8 @@ def _grouped_and_split(
     poses: Mapping[int, str],
     how: _Split,
 ) -> tuple[pa.Table, tuple[str, ...], tuple[str, ...]]:
-    if usable.num_rows == 0:
+    is_posed = usable["pose_id"].is_valid().to_numpy()
+    if not is_posed.any():
         return MANIFEST_SCHEMA.empty_table(), (), ()
     links = [(np.arange(len(content)), content)]
     if label_links is not None:
@@ -261,22 +268,35 @@ def _grouped_and_split(
     representative = join_groups(len(content), links)
     group = usable["uri"].combine_chunks().take(pa.array(representative))
 
-    mapping = ClassMapping.of_poses(pc.unique(usable["pose_id"]).to_pylist())
-    class_index = pc.index_in(usable["pose_id"], pa.array(mapping.pose_ids, pa.int32())).to_numpy()
+    mapping = ClassMapping.of_poses(pc.unique(usable["pose_id"].drop_null()).to_pylist())
+    index = pc.index_in(usable["pose_id"], pa.array(mapping.pose_ids, pa.int32()))
+    class_index = pc.fill_null(index, NO_POSE).to_numpy()
     given, split_conflicts = _given_splits(representative, splits, group)
     side = np.where(given == 0, 1, given)
-    is_open = given == 0
-    if is_open.any():
+    is_open = (given == 0) & is_posed
+    order = np.zeros(len(given), np.uint64)
+    if (given == 0).any():
         # The order is a keyed hash of the group's name, not a shuffle: new photos change little of the split.
         encoded = group.dictionary_encode()
         names = encoded.dictionary.to_numpy(zero_copy_only=False)
         hashes = pd.util.hash_array(names, hash_key=f"{how.seed:016d}", categorize=False)
         order = hashes[encoded.indices.to_numpy()]
+    if is_open.any():
         if how.test_share:
-            is_test = split_off_test(class_index, representative, order, how.test_share, given)
+            is_test = np.zeros(len(given), bool)
+            is_test[is_posed] = split_off_test(
+                class_index[is_posed],
+                representative[is_posed],
+                order[is_posed],
+                how.test_share,
+                given[is_posed],
+            )
             side[is_test], is_open = 3, is_open & ~is_test
         counts = np.array(
-            [np.bincount(class_index[given == place], minlength=len(mapping.classes)) for place in (1, 2)]
+            [
+                np.bincount(class_index[(given == place) & is_posed], minlength=len(mapping.classes))
+                for place in (1, 2)
+            ]
         )
         # The test photos are gone already, so validation takes a larger share of the others.
         share = how.validation_share / (1 - how.test_share)
@@ -284,14 +304,34 @@ def _grouped_and_split(
             class_index[is_open], representative[is_open], order[is_open], share, counts
         )
         side[is_open] = np.where(is_validation, 2, 1)
+    _split_poseless(side, is_posed, representative, order, how.test_share, given)
     columns = {
         **{name: usable[name] for name in ("uri", "bucket", "key", "size", "etag", "pose_id")},
-        "class_index": pa.array(class_index, pa.int32()),
+        "class_index": index.cast(pa.int32()),
         "group": group,
         "split": pa.array(SPLITS, pa.string()).take(pa.array(side - 1)),
     }
-    thin = _thin_poses(mapping, poses, class_index, side, is_given=not is_open.all())
+    is_given = not is_open[is_posed].all()
+    thin = _thin_poses(mapping, poses, class_index[is_posed], side[is_posed], is_given=is_given)
     return pa.table(columns, schema=MANIFEST_SCHEMA), thin, split_conflicts
+
+
+def _split_poseless(
+    side: IntArray,
+    is_posed: npt.NDArray[np.bool_],
+    representative: IntArray,
+    order: npt.NDArray[np.uint64],
+    test_share: float,
+    given: IntArray,
+) -> None:
+    """Set the side of the photos of no known pose: 3 for test, 2 for validation; see `match_photos`."""
+    has_test, has_pose = (np.zeros(len(side), bool) for _ in range(2))
+    has_test[representative[is_posed & (side == 3)]] = True
+    has_pose[representative[is_posed]] = True
+    by_group = has_test[representative]
+    by_hash = ~has_pose[representative] & (order < test_share * 2.0**64)
+    is_test = np.where(given > 0, given == 3, by_group | by_hash)
+    side[~is_posed] = np.where(is_test, 3, 2)[~is_posed]
 
 
 def _given_splits(

@@ -1,4 +1,8 @@
-"""The manifest: one row per usable photo, the class mapping, and the report of what is not used."""
+"""The manifest: one row per usable photo, the class mapping, and the report of what is not used.
+
+Photos that a person labelled as no known pose are in a table of their own: nothing is trained with them. In
+the saved file they are rows without pose_id and class_index.
+"""
 
 import io
 from collections.abc import Sequence
@@ -31,17 +35,21 @@ MANIFEST_FILE = "manifest.parquet"  # among the files of a run
 
 @dataclass(frozen=True)
 class Manifest:
-    """The photos of one run, as a table of MANIFEST_SCHEMA sorted by uri."""
+    """The photos of one run, as tables of MANIFEST_SCHEMA sorted by uri.
+
+    no_pose: the photos of no known pose, in the splits "validation" and "test".
+    """
 
     table: pa.Table
     class_mapping: ClassMapping
     report: ManifestReport = field(default_factory=lambda: ManifestReport(()))
+    no_pose: pa.Table = field(default_factory=MANIFEST_SCHEMA.empty_table)
 
     @property
     def buckets(self) -> list[str]:
         """The buckets and folders of the photos."""
-        names: list[str] = self.table["bucket"].unique().to_pylist()
-        return names
+        names = pa.concat_tables([self.table.select(["bucket"]), self.no_pose.select(["bucket"])])
+        return list(names["bucket"].unique().to_pylist())
 
     def split(self, name: str) -> pa.Table:
         """Return the rows of "train", "validation" or "test"."""
@@ -53,9 +61,9 @@ class Manifest:
         return int(pc.sum(found, min_count=0).as_py())
 
     def to_parquet(self) -> bytes:
-        """Serialise the table; the report is not part of it."""
+        """Serialise the tables; the report is not part of it."""
         sink = io.BytesIO()
-        pq.write_table(self.table, sink)
+        pq.write_table(pa.concat_tables([self.table, self.no_pose]), sink)
         return sink.getvalue()
 
     @classmethod
@@ -73,24 +81,31 @@ class Manifest:
                 f"{name}: expected a manifest with the columns {', '.join(MANIFEST_SCHEMA.names)}, "
                 f"got {', '.join(table.schema.names)} with {table.num_rows} rows"
             )
-        if problem := _find_contradiction(table):
+        is_posed = pc.or_(table["pose_id"].is_valid(), table["class_index"].is_valid())
+        table, no_pose = table.filter(is_posed), table.filter(pc.invert(is_posed))
+        if problem := _find_contradiction(table, no_pose):
             raise DataError(f"{name}: {problem}; build the manifest again")
-        return cls(table, ClassMapping.of_poses(pc.unique(table["pose_id"]).to_pylist()))
+        mapping = ClassMapping.of_poses(pc.unique(table["pose_id"]).to_pylist())
+        return cls(table, mapping, no_pose=no_pose)
 
 
-def _find_contradiction(table: pa.Table) -> str | None:
-    """Describe the first contradiction in a table that may have been changed, None if there is none."""
+def _find_contradiction(table: pa.Table, no_pose: pa.Table) -> str | None:
+    """Describe the first contradiction in tables that may have been changed, None if there is none."""
+    every = pa.concat_tables([table, no_pose])
     for column in table.schema.names:
-        if table[column].null_count:
-            return f"{table[column].null_count} rows have no {column}"
-    splits = set(pc.unique(table["split"]).to_pylist())
-    if others := splits - set(SPLITS):
+        rows = table if column in ("pose_id", "class_index") else every
+        if rows[column].null_count:
+            return f"{rows[column].null_count} rows have no {column}"
+    if others := set(pc.unique(every["split"]).to_pylist()) - set(SPLITS):
         return f"split must be one of {', '.join(map(repr, SPLITS))}, got {sorted(others)}"
+    splits = set(pc.unique(table["split"]).to_pylist())
+    if not splits:
+        return "no photo has a pose"
     if len(splits) < 2:
         return f"all photos are in one split, {table['split'][0].as_py()!r}"
     if missing := {TRAIN, VALIDATION} - splits:
         return f"no photo is in split {missing.pop()!r}"
-    if pc.count_distinct(table["uri"]).as_py() < table.num_rows:
+    if pc.count_distinct(every["uri"]).as_py() < every.num_rows:
         return "some uris occur twice"
     mapping = ClassMapping.of_poses(pc.unique(table["pose_id"]).to_pylist())
     expected = pc.index_in(table["pose_id"], pa.array(mapping.pose_ids, pa.int32()))

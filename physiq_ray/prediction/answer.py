@@ -1,20 +1,23 @@
-"""The one shape of an answer: from the network's logits to what HTTP, JSON and Parquet contain.
+"""The one shape of an answer: from the network's outputs to what HTTP, JSON and Parquet contain.
 
-    content            HTTP                        predict --json, jsonl   Parquet
-    pose               null below min_confidence   always a pose           pose_id, pose
-    confidence         confidence                  confidence              confidence
-    min_confidence     min_confidence              –                       –
-    all probabilities  probabilities               probabilities           probability_<pose id>
-    model's version    model.version               model.version           metadata of the schema
-    temperature        model.temperature           –                       –
+    content            HTTP                predict --json, jsonl   Parquet
+    pose               pose                pose                    pose_id, pose
+    confidence         confidence          confidence              confidence
+    floor              floor               floor                   –
+    min_confidence     min_confidence      –                       –
+    all probabilities  probabilities       probabilities           probability_<pose id>
+    model's version    model.version       model.version           metadata of the schema
+    temperature        model.temperature   –                       –
 
-HTTP adds its two keys in `physiq_ray/serving/schema.py`; `Prediction` adds what is known of the photo.
-Computing an answer from logits takes some microseconds.
+The pose is null if the photo's score is below the floor: it shows no known pose. The confidence is still the
+highest probability. HTTP adds its two keys in `physiq_ray/serving/schema.py`; `Prediction` adds what is known
+of the photo.
+Computing an answer from outputs takes some microseconds.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ import torch
 from torch import Tensor
 
 from physiq_ray.checkpoint import ModelState
+from physiq_ray.floor import Floor
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -42,27 +46,43 @@ class PoseProbability:
 
 
 @dataclass(frozen=True)
+class FloorCheck:
+    """The score of one photo, next to the threshold; score: the name of a score in `physiq_ray.floor`."""
+
+    score: str
+    value: float
+    threshold: float
+
+
+@dataclass(frozen=True)
 class Answer:
     """The answer of a model for one photo.
 
-    probabilities: of all poses, the highest first; their sum is 1.
+    probabilities: of all poses, the highest first; their sum is 1. floor: None if every photo gets a pose.
     """
 
     probabilities: tuple[PoseProbability, ...]
     model_version: str
     temperature: float
+    floor: FloorCheck | None
 
     @property
-    def pose(self) -> PoseProbability:
+    def likeliest(self) -> PoseProbability:
         """The pose with the highest probability, which is the confidence."""
         return self.probabilities[0]
 
-    def to_dict(self, *, min_confidence: float = 0.0) -> dict[str, Any]:
-        """Give the answer for JSON; its pose is None if the confidence is below min_confidence."""
-        best = self.pose
+    @property
+    def pose(self) -> PoseProbability | None:
+        """The likeliest pose, or None if the photo shows no known pose."""
+        is_below = self.floor is not None and self.floor.value < self.floor.threshold
+        return None if is_below else self.likeliest
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the answer for JSON."""
         return {
-            "pose": _named(best) if best.probability >= min_confidence else None,
-            "confidence": best.probability,
+            "pose": _named(self.pose) if self.pose is not None else None,
+            "confidence": self.likeliest.probability,
+            "floor": asdict(self.floor) if self.floor is not None else None,
             "probabilities": [
                 _named(item) | {"probability": item.probability} for item in self.probabilities
             ],
@@ -75,14 +95,27 @@ def to_probabilities(logits: Tensor, temperature: float) -> Tensor:
     return torch.softmax(logits.double() / temperature, dim=1)
 
 
-def rank_poses(logits: Tensor, state: ModelState) -> tuple[PoseProbability, ...]:
-    """Turn the logits (C,) of one photo into the probabilities of all poses, the highest first."""
-    probabilities = to_probabilities(logits[None], state.temperature)[0].tolist()
+def make_answer(outputs: Tensor, state: ModelState, floor: Floor | None) -> Answer:
+    """Turn the network's outputs (C,) or (C + 1,) for one photo into its answer.
+
+    floor: the model's own, or one that the user set.
+    """
+    probabilities = to_probabilities(logits_of(outputs[None], state), state.temperature)[0].tolist()
     poses = [
         PoseProbability(pose_id, state.pose_names[pose_id], probability)
         for pose_id, probability in zip(state.class_mapping.pose_ids, probabilities, strict=True)
     ]
-    return tuple(sorted(poses, key=lambda item: -item.probability))
+    ranked = tuple(sorted(poses, key=lambda item: -item.probability))
+    check = None
+    if floor is not None:
+        value = float(floor.scores(outputs[None], state.temperature)[0])
+        check = FloorCheck(floor.score, value, floor.threshold)
+    return Answer(ranked, state.version, state.temperature, check)
+
+
+def logits_of(outputs: Tensor, state: ModelState) -> Tensor:
+    """Give the logits (B, C) among a network's outputs (B, C) or (B, C + 1)."""
+    return outputs[:, : len(state.class_mapping.classes)]
 
 
 def answer_schema(state: ModelState) -> pa.Schema:
@@ -105,14 +138,22 @@ def answer_schema(state: ModelState) -> pa.Schema:
     )
 
 
-def to_table(uris: Sequence[str], logits: Float32Array, state: ModelState) -> pa.Table:
-    """Turn logits float32 (B, C) into B rows of `answer_schema`; their error is null."""
-    probabilities = to_probabilities(torch.from_numpy(logits), state.temperature).numpy()  # (B, C)
-    pose_ids = [state.class_mapping.pose_ids[index] for index in probabilities.argmax(axis=1)]
+def to_table(uris: Sequence[str], outputs: Float32Array, state: ModelState) -> pa.Table:
+    """Turn outputs float32 (B, C) or (B, C + 1) into B rows of `answer_schema`; their error is null.
+
+    The pose is null for photos below the model's floor.
+    """
+    given = torch.from_numpy(outputs)
+    probabilities = to_probabilities(logits_of(given, state), state.temperature).numpy()  # (B, C)
+    is_known = are_known(given, state)
+    pose_ids = [
+        state.class_mapping.pose_ids[index] if known else None
+        for index, known in zip(probabilities.argmax(axis=1), is_known.tolist(), strict=True)
+    ]
     columns = [
         uris,
         pose_ids,
-        [state.pose_names[pose_id] for pose_id in pose_ids],
+        [state.pose_names[pose_id] if pose_id is not None else None for pose_id in pose_ids],
         probabilities.max(axis=1),
         [None] * len(pose_ids),
         *probabilities.T,
@@ -120,6 +161,13 @@ def to_table(uris: Sequence[str], logits: Float32Array, state: ModelState) -> pa
     schema = answer_schema(state)
     arrays = [pa.array(column).cast(kind) for column, kind in zip(columns, schema.types, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def are_known(outputs: Tensor, state: ModelState) -> Tensor:
+    """Say, bool (B,), which of the photos reach the model's floor."""
+    if state.floor is None:
+        return torch.ones(len(outputs), dtype=torch.bool)
+    return state.floor.scores(outputs, state.temperature) >= state.floor.threshold
 
 
 def _named(pose: PoseProbability) -> dict[str, Any]:

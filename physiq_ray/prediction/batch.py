@@ -1,10 +1,10 @@
 """Addresses of photos → answers in Parquet files, with Ray Data, for any number of photos.
 
-Tasks decode the photos, and actors hold the network, which they load once. Only uris and logits return to the
-driver, so its memory holds the list of photos and the answers of one part. Photos that are in parts of the
-output already are skipped: after a kill, the same command resumes and loses only the answers since the last
-part. Two runs must not write to the same output at the same time. For a few photos, `single` is faster: Ray
-and its processes take about ten seconds to start.
+Tasks decode the photos, and actors hold the network, which they load once. Only uris and outputs return to
+the driver, so its memory holds the list of photos and the answers of one part. Photos that are in parts of
+the output already are skipped: after a kill, the same command resumes and loses only the answers since the
+last part. Two runs must not write to the same output at the same time. For a few photos, `single` is faster:
+Ray and its processes take about ten seconds to start.
 """
 
 import dataclasses
@@ -55,11 +55,11 @@ Progress = Callable[[int, int], None]  # photos done, photos in all
 class AnsweredBatch:
     """The answers of some photos in the order of their table; unreadable photos are listed apart.
 
-    uris: of the B photos that were predicted; logits: float32 (B, C), not divided by the model's temperature.
+    uris: of the B photos that were predicted; outputs: float32 (B, C) or (B, C + 1), see `Forward.outputs`.
     """
 
     uris: tuple[str, ...]
-    logits: Float32Array
+    outputs: Float32Array
     unreadable: tuple[Unreadable, ...] = ()
 
 
@@ -194,17 +194,17 @@ class NetworkActor:
             torch.set_num_threads(plan.threads)  # Ray sets the number of reserved CPUs: one
 
     def __call__(self, columns: dict[str, Any]) -> dict[str, Any]:
-        """Predict one batch of decoded photos; the logits of an unreadable photo are zeros."""
+        """Predict one batch of decoded photos; the outputs of an unreadable photo are zeros."""
         good = np.flatnonzero(columns["error"] == "")
         # The index copies the images (B, H, W, 3): the object store's memory is read-only, and torch warns
         # about arrays that are.
-        answers = self._network.logits(torch.from_numpy(columns["image"][good])).numpy()
-        logits = np.zeros((len(columns["error"]), answers.shape[1]), np.float32)
-        logits[good] = answers
+        computed = self._network.outputs(torch.from_numpy(columns["image"][good])).numpy()
+        outputs = np.zeros((len(columns["error"]), computed.shape[1]), np.float32)
+        outputs[good] = computed
         step, error = columns["step"].astype(object), columns["error"].astype(object)
-        is_bad = ~np.isfinite(logits).all(axis=1)
-        step[is_bad], error[is_bad], logits[is_bad] = "predict", NOT_FINITE, 0
-        return {"logits": logits, "uri": columns["uri"], "step": step, "error": error}
+        is_bad = ~np.isfinite(outputs).all(axis=1)
+        step[is_bad], error[is_bad], outputs[is_bad] = "predict", NOT_FINITE, 0
+        return {"outputs": outputs, "uri": columns["uri"], "step": step, "error": error}
 
 
 def _to_batch(columns: dict[str, Any]) -> AnsweredBatch:
@@ -213,7 +213,7 @@ def _to_batch(columns: dict[str, Any]) -> AnsweredBatch:
         Unreadable(columns["uri"][row], columns["step"][row], columns["error"][row])
         for row in np.flatnonzero(~is_good)
     )
-    return AnsweredBatch(tuple(columns["uri"][is_good]), columns["logits"][is_good], unreadable)
+    return AnsweredBatch(tuple(columns["uri"][is_good]), columns["outputs"][is_good], unreadable)
 
 
 def predict_to_parquet(
@@ -256,7 +256,7 @@ def predict_to_parquet(
                 num_answered += len(batch.uris)
                 num_written = len(parts.files)
                 unreadable.add(batch.unreadable)
-                parts.add(batch.uris, batch.logits)
+                parts.add(batch.uris, batch.outputs)
                 if len(parts.files) > num_written:
                     unreadable.save()
             parts.flush()

@@ -16,17 +16,21 @@ def write_figure(prediction: Prediction, data: bytes, uri: str) -> None:
     from matplotlib.figure import Figure  # the import takes half a second
 
     image = decode_image(data, min_side_px=FIGURE_PX)
-    pose = prediction.pose
+    likeliest = prediction.likeliest
+    title = f"{likeliest.name} · {likeliest.probability:.1%}"
+    if prediction.pose is None:
+        title = f"No known pose · likeliest: {title}"
     figure = Figure(figsize=(10, 5.6), layout="constrained")
-    figure.suptitle(f"{pose.name} · {pose.probability:.1%}", fontsize=16, fontweight="bold", **PLAIN_TEXT)
+    figure.suptitle(title, fontsize=16, fontweight="bold", **PLAIN_TEXT)
     photo_axes, bar_axes = figure.subplots(1, 2, width_ratios=(1, 1.2))
     photo_axes.imshow(image)
     photo_axes.set_axis_off()
-    title = f"{prediction.uri.rpartition('/')[2]}\n{prediction.width} × {prediction.height} px"
-    photo_axes.set_title(title, fontsize=9, **PLAIN_TEXT)
+    name = f"{prediction.uri.rpartition('/')[2]}\n{prediction.width} × {prediction.height} px"
+    photo_axes.set_title(name, fontsize=9, **PLAIN_TEXT)
     names = [f"{item.name} ({item.pose_id})" for item in prediction.probabilities]
     shares = [item.probability for item in prediction.probabilities]
-    bars = bar_axes.barh(range(len(names)), shares, color=[ACCENT] + [QUIET] * (len(names) - 1))
+    colors = [ACCENT if prediction.pose is not None else QUIET] + [QUIET] * (len(names) - 1)
+    bars = bar_axes.barh(range(len(names)), shares, color=colors)
     bar_axes.bar_label(bars, labels=[f"{share:.1%}" for share in shares], padding=4, fontsize=9)
     bar_axes.set_yticks(range(len(names)), names, **PLAIN_TEXT)
     bar_axes.invert_yaxis()

@@ -12,14 +12,17 @@ from physiq_ray.model import choose_precision, normalise
 
 
 class Forward(Protocol):
-    """Computes logits from pixels: `Network`, or the same network in another runtime."""
+    """Computes outputs from pixels: `Network`, or the same network in another runtime."""
 
     def sizes(self, max_batch_size: int) -> tuple[int, ...]:
         """Give the sizes of batches to warm up with, up to max_batch_size photos."""
         return tuple(sorted({1, max_batch_size}))
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Compute float32 (B, C) on the CPU from uint8 (B, H, W, 3) RGB; no temperature is applied."""
+    def outputs(self, images: Tensor) -> Tensor:
+        """Compute float32 (B, C) on the CPU from uint8 (B, H, W, 3) RGB: logits, without temperature.
+
+        There is one more column if the model's floor needs the network's features (see `physiq_ray.floor`).
+        """
 
 
 class Network(Forward):
@@ -53,15 +56,22 @@ class Network(Forward):
             return super().sizes(max_batch_size)
         return tuple(2**power for power in range((max_batch_size - 1).bit_length() + 1))
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Compute float32 (B, C) on the CPU from uint8 (B, H, W, 3) RGB; no temperature is applied."""
-        num_photos = len(images)
+    def outputs(self, images: Tensor) -> Tensor:
+        """Compute float32 (B, C) or (B, C + 1); see `Forward`."""
+        with torch.inference_mode():
+            outputs: Tensor = self._head(self._compute(images))
+        return outputs[: len(images)].cpu()
+
+    def features(self, images: Tensor) -> Tensor:
+        """Compute the input of the last layer, float32 (B, 2048) on the CPU, from the same photos."""
+        with torch.inference_mode():
+            return self._compute(images)[: len(images)].cpu()
+
+    def _compute(self, images: Tensor) -> Tensor:
         if self.pads:
             images = _padded(images)
-        with torch.inference_mode():
-            features = self._body(normalise(images.to(self.device), dtype=self._dtype))  # (B, 2048)
-            logits: Tensor = self._head(features.float())
-        return logits[:num_photos].cpu()
+        features: Tensor = self._body(normalise(images.to(self.device), dtype=self._dtype))
+        return features.float()
 
 
 def _padded(images: Tensor) -> Tensor:

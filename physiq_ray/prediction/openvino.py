@@ -52,8 +52,8 @@ class OpenVinoNetwork(Forward):
             },
         )
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Compute float32 (B, C) from uint8 (B, H, W, 3) RGB; no temperature is applied."""
+    def outputs(self, images: Tensor) -> Tensor:
+        """Compute float32 (B, C) or (B, C + 1); see `Forward`."""
         return torch.from_numpy(self._compiled(images.numpy())[0])
 
 
@@ -65,5 +65,5 @@ class _FromPixels(nn.Module):
         self._model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self._model(normalise(images))
-        return logits
+        outputs: Tensor = self._model(normalise(images))
+        return outputs

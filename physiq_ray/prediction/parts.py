@@ -80,12 +80,12 @@ class PartWriter:
         """Answers that are in no file yet."""
         return int(self._waiting.num_rows)
 
-    def add(self, uris: Sequence[str], logits: Float32Array) -> None:
-        """Add answers, logits float32 (B, C), and write the parts that they fill.
+    def add(self, uris: Sequence[str], outputs: Float32Array) -> None:
+        """Add answers, outputs float32 (B, C) or (B, C + 1), and write the parts that they fill.
 
         Raises StorageError.
         """
-        self._waiting = pa.concat_tables([self._waiting, to_table(uris, logits, self._state)])
+        self._waiting = pa.concat_tables([self._waiting, to_table(uris, outputs, self._state)])
         while self._waiting.num_rows >= self._part_rows:
             self._write(self._part_rows)
 

@@ -14,7 +14,7 @@ from physiq_ray.checkpoint import ModelState
 from physiq_ray.errors import NotFoundError, PhotoError, PredictionError, StorageError
 from physiq_ray.images import decode_square, read_size
 from physiq_ray.machine import usable_cpus
-from physiq_ray.prediction.answer import NOT_FINITE, Answer, rank_poses
+from physiq_ray.prediction.answer import NOT_FINITE, Answer, make_answer
 from physiq_ray.prediction.network import Network
 from physiq_ray.storage import is_photo, list_sources, parse_source
 
@@ -32,11 +32,11 @@ class Prediction(Answer):
     tensor_shape: tuple[int, ...]
     device: str
 
-    def to_dict(self, *, min_confidence: float = 0.0) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Give the answer for JSON, with the photo's data."""
         return {
             "uri": self.uri,
-            **super().to_dict(min_confidence=min_confidence),
+            **super().to_dict(),
             "size": {"width": self.width, "height": self.height},
             "tensor_shape": list(self.tensor_shape),
             "device": self.device,
@@ -68,13 +68,11 @@ class Predictor:
             image = decode_square(data, size_px=self._state.image_size)
         except PhotoError as error:
             raise PhotoError(f"{uri}: {error}") from error
-        logits = self._network.logits(torch.from_numpy(image)[None])
-        if not torch.isfinite(logits).all():
+        outputs = self._network.outputs(torch.from_numpy(image)[None])
+        if not torch.isfinite(outputs).all():
             raise PredictionError(f"{uri}: {NOT_FINITE}")
         return Prediction(
-            probabilities=rank_poses(logits[0], self._state),
-            model_version=self._state.version,
-            temperature=self._state.temperature,
+            **vars(make_answer(outputs[0], self._state, self._state.floor)),
             uri=uri,
             width=width,
             height=height,

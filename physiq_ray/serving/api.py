@@ -37,12 +37,14 @@ from physiq_ray.serving.schema import (
     REFUSALS,
     Answer,
     Answers,
+    FloorRule,
     Health,
     ModelAnswer,
     NamedAnswer,
     NamedError,
     Pose,
     Role,
+    min_confidence_of,
 )
 from physiq_ray.serving.service import Service
 from physiq_ray.serving.uploads import Uploads
@@ -129,7 +131,7 @@ class Handlers:
         return _to_json(
             ModelAnswer(
                 **dict(self._role(models.main, MAIN)),
-                min_confidence=models.live.min_confidence,
+                min_confidence=min_confidence_of(models.floor_of(models.main)),
                 canary=self._role(models.canary, CANARY) if models.canary else None,
                 canary_share=models.live.canary_share if models.canary else 0.0,
                 refused=self.service.models.refused,
@@ -138,10 +140,12 @@ class Handlers:
 
     def _role(self, served: Served, name: str) -> Role:
         state = served.state
+        floor = self.service.models.current.floor_of(served)
         return Role(
             version=state.version,
             image_size=state.image_size,
             temperature=state.temperature,
+            floor=FloorRule(score=floor.score, threshold=floor.threshold),
             poses=[
                 Pose(id=pose_id, name=state.pose_names[pose_id]) for pose_id in state.class_mapping.pose_ids
             ],

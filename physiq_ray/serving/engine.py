@@ -1,4 +1,4 @@
-"""Decoded photos → logits, in one thread that does not wait for a full batch.
+"""Decoded photos → outputs, in one thread that does not wait for a full batch.
 
 When the thread is free, it takes all photos that wait, up to max_batch_size: a single photo is computed at
 once, and under load the batches fill by themselves. After a batch, it waits briefly for the same clients'
@@ -37,9 +37,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Computed:
-    """The logits of one photo, float32 (C,), and the seconds that it waited and that its batch took."""
+    """The outputs of one photo, as of `Forward`, and the seconds that it waited and that its batch took."""
 
-    logits: Float32Array
+    outputs: Float32Array
     waited_s: float
     computed_s: float
     batch_size: int
@@ -154,16 +154,16 @@ def _compute(batch: Sequence[_Waiting]) -> None:
     started_s = time.monotonic()
     try:
         images = torch.from_numpy(np.stack([item.image for item in batch]))  # (B, H, W, 3)
-        logits: Float32Array = batch[0].network.logits(images).numpy()
-        if len(logits) != len(batch):
-            raise ValueError(f"{len(logits)} answers for {len(batch)} photos")
+        outputs: Float32Array = batch[0].network.outputs(images).numpy()
+        if len(outputs) != len(batch):
+            raise ValueError(f"{len(outputs)} answers for {len(batch)} photos")
     except Exception as error:  # such as a lost GPU: the batch fails, and the thread continues
         LOGGER.exception("a batch of %d photos failed", len(batch))
         for item in batch:
             item.future.set_exception(PredictionError(f"the network failed: {error}"))
         return
     computed_s = time.monotonic() - started_s
-    for item, row in zip(batch, logits, strict=True):
+    for item, row in zip(batch, outputs, strict=True):
         if np.isfinite(row).all():
             item.future.set_result(Computed(row, started_s - item.since_s, computed_s, len(batch)))
         else:

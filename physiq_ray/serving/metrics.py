@@ -24,7 +24,7 @@ class Metrics:
         )
         self._predictions = Counter(
             "physiq_predictions",
-            description="Answers by pose id (none: below min_confidence), model version and its role.",
+            description="Answers by pose id (none: below the floor), model version and its role.",
             tag_keys=_keys("pose_id", "version", "role"),
         )
         self._confidence = Histogram(

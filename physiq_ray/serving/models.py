@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from physiq_ray.checkpoint import ModelState, load_model_state
 from physiq_ray.config import LiveSettings, ServingSettings
 from physiq_ray.errors import PhysiqError, ServingError, SettingError
+from physiq_ray.floor import Floor, floor_of_confidence
 from physiq_ray.labels import load_configured_poses
 from physiq_ray.prediction.network import Forward, Network
 from physiq_ray.prediction.openvino import OpenVinoNetwork, has_openvino
@@ -32,6 +33,7 @@ from physiq_ray.serving.versions import DeployedVersions, OtherVersionError
 LOGGER = logging.getLogger("ray.serve")
 
 MAIN, CANARY = "main", "canary"
+DEFAULT_MIN_CONFIDENCE = 0.5  # for models without a floor
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,12 @@ class Models:
     live: LiveSettings
     main: Served
     canary: Served | None = None
+
+    def floor_of(self, served: Served) -> Floor:
+        """Give the floor of a model: min_confidence if it is set, else the model's own."""
+        if self.live.min_confidence is not None:
+            return floor_of_confidence(self.live.min_confidence)
+        return served.state.floor or floor_of_confidence(DEFAULT_MIN_CONFIDENCE)
 
     def choose(self, random_share: float) -> tuple[Served, str]:
         """Give the model for a request, and its role; random_share: 0 … 1, below canary_share the canary."""
@@ -214,6 +222,6 @@ def _build_network(state: ModelState, settings: ServingSettings) -> Forward:
 def _warm_up(served: Served, max_batch_size: int) -> None:
     size = served.state.image_size
     for batch_size in served.network.sizes(max_batch_size):
-        logits = served.network.logits(torch.zeros((batch_size, size, size, 3), dtype=torch.uint8))
-    if not torch.isfinite(logits).all():
+        outputs = served.network.outputs(torch.zeros((batch_size, size, size, 3), dtype=torch.uint8))
+    if not torch.isfinite(outputs).all():
         raise ServingError(f"{served.address}: the network's output for a black photo is not a number")

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from physiq_ray import floor as stored
 from physiq_ray.prediction import answer as predicted
 
 
@@ -31,21 +32,38 @@ class AnsweringModel(BaseModel):
     temperature: float
 
 
+class FloorCheck(BaseModel):
+    """The score of a photo and its threshold; score: probability, energy or distance."""
+
+    score: str
+    value: float
+    threshold: float
+
+
 class Answer(BaseModel):
-    """The pose in one photo; pose is null if the confidence is below min_confidence."""
+    """The pose in one photo; pose is null if the floor's value is below its threshold.
+
+    min_confidence is the threshold if it is one of the confidence, else null.
+    """
 
     pose: Pose | None
     confidence: float
-    min_confidence: float
+    floor: FloorCheck
+    min_confidence: float | None
     probabilities: list[PoseProbability]
     model: AnsweringModel
 
     @classmethod
-    def of(cls, answer: predicted.Answer, *, min_confidence: float) -> "Answer":
-        """Build the answer that HTTP gives: the one of `predict --json`, with threshold and temperature."""
-        value = answer.to_dict(min_confidence=min_confidence)
+    def of(cls, answer: predicted.Answer) -> "Answer":
+        """Build the answer that HTTP gives: the one of `predict --json`, with two more keys."""
+        value = answer.to_dict()
         value["model"]["temperature"] = answer.temperature
-        return cls.model_validate({**value, "min_confidence": min_confidence})
+        return cls.model_validate({**value, "min_confidence": min_confidence_of(answer.floor)})
+
+
+def min_confidence_of(floor: predicted.FloorCheck | stored.Floor | None) -> float | None:
+    """Give the threshold of the confidence, or None if another score decides."""
+    return floor.threshold if floor is not None and floor.score == "probability" else None
 
 
 class ErrorDetail(BaseModel):
@@ -81,12 +99,20 @@ class Answers(BaseModel):
     answers: list[NamedAnswer | NamedError]
 
 
+class FloorRule(BaseModel):
+    """The floor of a model: the score, and the threshold below which a photo shows no known pose."""
+
+    score: str
+    threshold: float
+
+
 class Role(BaseModel):
     """A model that answers, and the number of its answers since this replica loaded it."""
 
     version: str
     image_size: int
     temperature: float
+    floor: FloorRule
     poses: list[Pose]
     num_answers: int
 
@@ -94,7 +120,7 @@ class Role(BaseModel):
 class ModelAnswer(Role):
     """The model that answers; canary: the second model; refused: why the latest change was not made."""
 
-    min_confidence: float
+    min_confidence: float | None
     canary: Role | None
     canary_share: float
     refused: str | None

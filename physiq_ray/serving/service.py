@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from physiq_ray.checkpoint import ModelState
 from physiq_ray.config import ServingSettings
 from physiq_ray.errors import PhotoError
 from physiq_ray.images import BASE_FORMATS, UInt8Array, decode_square
@@ -76,7 +75,8 @@ class Service:
             self.pace.leave()
         self._answered_s = time.monotonic()
         self._metrics.observe_computed(computed)
-        answer = _to_answer(computed.logits, served.state, min_confidence=models.live.min_confidence)
+        outputs = torch.from_numpy(computed.outputs)
+        answer = Answer.of(predicted.make_answer(outputs, served.state, models.floor_of(served)))
         self.models.num_answers[role] += 1
         pose_id = answer.pose.id if answer.pose else None
         self._metrics.count_prediction(pose_id, answer.confidence, version=served.state.version, role=role)
@@ -124,10 +124,3 @@ def _decode(data: bytes, size_px: int, settings: ServingSettings) -> UInt8Array:
         return decode_square(data, size_px=size_px, max_pixels=settings.max_pixels, formats=formats)
     except MemoryError as error:
         raise PhotoError("too large to be decoded here") from error
-
-
-def _to_answer(logits: predicted.Float32Array, state: ModelState, *, min_confidence: float) -> Answer:
-    ranked = predicted.rank_poses(torch.from_numpy(logits), state)
-    return Answer.of(
-        predicted.Answer(ranked, state.version, state.temperature), min_confidence=min_confidence
-    )

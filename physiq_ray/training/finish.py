@@ -1,12 +1,13 @@
 """The end of a run: the model files of the best epoch, and the result that the command reports."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 from physiq_ray.checkpoint import (
@@ -20,8 +21,10 @@ from physiq_ray.checkpoint import (
 from physiq_ray.config import Settings
 from physiq_ray.errors import DataError, StorageError, TrainingError
 from physiq_ray.evaluation import Answers, Report, fit_temperature, score, write_report
+from physiq_ray.evaluation.choose_floor import halve
 from physiq_ray.evaluation.facts import facts_of_training
 from physiq_ray.evaluation.scores import Evaluation
+from physiq_ray.floor import Floor
 from physiq_ray.manifest import TEST, TRAIN, VALIDATION, Manifest
 from physiq_ray.quarantine import QUARANTINE_FILE, Unreadable, write_quarantine
 from physiq_ray.storage import join_uri, written_together
@@ -67,11 +70,15 @@ def finish(
     folder: RunFolder,
     result: Any,  # ray.train.Result, whose types are V1's
     output: str,
+    *,
+    find_floor: Callable[[ModelState, Sequence[str]], Floor | None] = lambda _model, _uris: None,
     score_test: Callable[[ModelState], Evaluation | None] = lambda _: None,
 ) -> TrainingResult:
     """Write model files, history, report and quarantine list from what the run left.
 
-    score_test: predicts the test photos with the finished model; gives None if there are none.
+    find_floor: chooses the floor of the finished model with the validation photos of these uris, which do not
+    choose the temperature. score_test: predicts the test photos with the finished model; gives None if there
+    are none.
     """
     outcome: Outcome = result.return_value
     unreadable = outcome.unreadable
@@ -88,18 +95,25 @@ def finish(
             latest = read_state(result.checkpoint)["progress"]
             state = read_state(best)
         answers = _answers(state["validation"], manifest)
+        is_first = halve(answers.groups)
+        first = torch.from_numpy(is_first)
+        temperature = fit_temperature(answers.logits[first], answers.labels[first]) if first.any() else 1.0
         model = ModelState(
             state_dict=weights_to_keep(state),
             class_mapping=manifest.class_mapping,
             pose_names=record.pose_names,
             image_size=settings.image_size,
-            temperature=fit_temperature(answers.logits, answers.labels) if answers.uris else 1.0,
+            temperature=temperature,
             optimizer_state_dict=state["optimizer"],
             history=latest["history"],
             settings=stored_settings(settings, folder.name),
             best_epoch=metrics["epoch"],
             versions=current_versions(),
         )
+        is_wrong = (answers.logits.argmax(dim=1) != answers.labels).numpy()
+        if manifest.no_pose.num_rows or is_wrong[~is_first].any():  # else no threshold is better than another
+            rest = [uri for uri, chosen in zip(answers.uris, is_first, strict=True) if not chosen]
+            model = replace(model, floor=find_floor(model, rest))
         files = [*save_model_files(model, place), *write_history(latest["history"], place, folder.name)]
         tested, split = score_test(model), VALIDATION
         if tested is not None:
@@ -109,7 +123,14 @@ def finish(
                 write_quarantine(unreadable, output)
         report = None
         if answers.uris:
-            report = score(answers, manifest.class_mapping, record.pose_names, temperature=model.temperature)
+            report = score(
+                answers,
+                manifest.class_mapping,
+                record.pose_names,
+                temperature=model.temperature,
+                floor=model.floor,
+                floor_scores=tested.floor if tested is not None else None,
+            )
             facts = facts_of_training(
                 model,
                 manifest,

@@ -1,6 +1,6 @@
 """A whole run from the driver's side: folder, manifest, photos, job, fit, finish."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
@@ -12,7 +12,9 @@ from physiq_ray.cluster import check_cluster, connect, smallest_object_store
 from physiq_ray.config import Settings
 from physiq_ray.errors import PhysiqError, SettingError
 from physiq_ray.evaluation.evaluate import evaluate
+from physiq_ray.evaluation.find_floor import find_floor
 from physiq_ray.evaluation.scores import Evaluation
+from physiq_ray.floor import Floor
 from physiq_ray.ingest import CacheSettings, Photos, StreamedPhotos, in_use, open_splits, start_stream
 from physiq_ray.labels import load_configured_poses
 from physiq_ray.manifest import (
@@ -96,8 +98,11 @@ def train(
                 table, files = EpochTable(display, settings.epochs), HistoryFiles(output, folder.name)
                 with display.live(), received(job.events, [table.handle, files.handle, *trackers]):
                     result = fit(job, workers, folder)
+                find_floor = partial(_find_floor, settings, record.manifest, display, source, workers)
                 score_test = partial(_score_test, settings, record.manifest, display, source, output)
-                return finish(settings, record, folder, result, output, score_test)
+                return finish(
+                    settings, record, folder, result, output, find_floor=find_floor, score_test=score_test
+                )
 
 
 def _start_record(
@@ -193,6 +198,33 @@ def _make_job(
         if streamed and settings.num_workers > 1
         else None,
     )
+
+
+def _find_floor(
+    settings: Settings,
+    manifest: Manifest,
+    display: Display,
+    source: PhotoSource | None,
+    workers: WorkerPlan,
+    state: ModelState,
+    uris: Sequence[str],
+) -> Floor | None:
+    """Choose the floor of the finished model; a failure costs the floor, and not the model."""
+    try:
+        with display.live():
+            return find_floor(
+                manifest,
+                state,
+                uris,
+                target_precision=settings.target_precision,
+                precision=settings.precision,
+                source=source,
+                use_gpu=workers.use_gpu,
+                on_progress=lambda done, total: display.count("choosing the floor", done, total),
+            )
+    except PhysiqError as error:
+        display.note(f"the model has no floor, so that each photo gets a pose: {error}")
+        return None
 
 
 def _score_test(

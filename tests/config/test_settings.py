@@ -53,6 +53,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "wait_for_nodes_s": 0.0,
         "precision": "auto",
         "reproducible": "no",
+        "target_precision": 0.95,
         "compile": "no",
         "cache": "auto",
         "cache_dir": None,

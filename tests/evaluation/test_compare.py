@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 from math import comb
 
@@ -8,7 +9,7 @@ import torch
 
 from physiq_ray.errors import DataError
 from physiq_ray.evaluation.compare import SIGNIFICANCE, Change, compare, exact_p_value
-from physiq_ray.evaluation.scores import Answers, Evaluation
+from physiq_ray.evaluation.scores import Answers, Evaluation, NullAnswers
 from physiq_ray.evaluation.text import describe_comparison
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest
@@ -31,6 +32,29 @@ def compared(truth, new_right, old_right, groups=()):
     return compare(
         evaluation(truth, new_right, groups), evaluation(truth, old_right, groups), (MAPPING, MAPPING), NAMES
     )
+
+
+def with_nulls(found, is_refused):
+    uris = tuple(f"s3://b/null-{number}.jpg" for number in range(len(is_refused)))
+    return dataclasses.replace(found, nulls=NullAnswers(uris, uris, np.array(is_refused)))
+
+
+def test_photos_of_no_known_pose_are_compared_apart_from_the_others():
+    truth = [0, 1] * 10
+    new = with_nulls(evaluation(truth, [True] * 20), [True] * 2 + [False] * 10)
+    old = with_nulls(evaluation(truth, [True] * 20), [True] * 12)
+    found = compare(new, old, (MAPPING, MAPPING), NAMES)
+    assert found.overall.num_photos == 20
+    *_, nulls = found.poses
+    assert (nulls.name, nulls.num_photos, nulls.new, nulls.old) == ("no known pose", 12, 1 / 6, 1.0)
+    assert nulls.p_value == pytest.approx(mcnemar(0, 10))
+    assert [change.name for change in found.worse] == ["no known pose"]
+
+
+def test_photos_of_no_known_pose_that_one_model_could_not_read_do_not_count():
+    new = with_nulls(evaluation([0, 1], [True, True]), [True, False, True])
+    old = with_nulls(evaluation([0, 1], [True, True]), [True, False])
+    assert compare(new, old, (MAPPING, MAPPING), NAMES).poses[-1].num_photos == 2
 
 
 def mcnemar(b, c):

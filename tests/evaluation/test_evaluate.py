@@ -19,6 +19,7 @@ from physiq_ray.evaluation.candidates import Candidates, find_training_manifest
 from physiq_ray.evaluation.card import ScoredPhotos, TrainingPhotos
 from physiq_ray.evaluation.facts import facts_of_evaluation, facts_of_training
 from physiq_ray.evaluation.scores import Evaluation
+from physiq_ray.floor import floor_of_confidence
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import MANIFEST_SCHEMA, VALIDATION, Manifest
 from physiq_ray.model import build_model
@@ -49,7 +50,7 @@ def model(tmp_path):
     save_constant_model(tmp_path, [3.0, 1.0], str(tmp_path / "output"))
 
 
-def save_constant_model(tmp_path, chances, output):
+def save_constant_model(tmp_path, chances, output, floor=None):
     weights = build_model(2).state_dict()
     weights["fc.weight"] = torch.zeros(2, 2048)
     weights["fc.bias"] = torch.log(torch.tensor(chances))
@@ -59,6 +60,7 @@ def save_constant_model(tmp_path, chances, output):
         {1: "Pose 1", 2: "Pose 2"},
         image_size=64,
         temperature=2.0,
+        floor=floor,
         settings={
             **{"run_name": "first", "storage": str(tmp_path / "runs"), "seed": 7, "image_size": 64},
             "sources": ["s3://checkins"],
@@ -104,7 +106,7 @@ def test_all_photos_are_scored_and_what_was_left_out_is_named(run_cli, photos, m
 
 
 def make_manifest(tmp_path, make_photo, splits):
-    """Write photos and the manifest of a run of them: (pose id, split) a photo."""
+    """Write photos and the manifest of a run of them: (pose id or None, split) a photo."""
     rows = []
     (tmp_path / "old").mkdir()
     for number, (pose_id, split) in enumerate(splits):
@@ -114,10 +116,14 @@ def make_manifest(tmp_path, make_photo, splits):
             {
                 **{"uri": str(path), "bucket": str(tmp_path / "old"), "key": path.name},
                 **{"size": path.stat().st_size, "etag": str(number), "pose_id": pose_id},
-                **{"class_index": pose_id - 1, "group": str(number), "split": split},
+                **{"class_index": pose_id and pose_id - 1, "group": str(number), "split": split},
             }
         )
-    manifest = Manifest(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), ClassMapping.of_poses([1, 2]))
+    posed, nulls = (
+        pa.Table.from_pylist([row for row in rows if (row["pose_id"] is None) == is_null], MANIFEST_SCHEMA)
+        for is_null in (False, True)
+    )
+    manifest = Manifest(posed, ClassMapping.of_poses([1, 2]), no_pose=nulls)
     folder = tmp_path / "runs" / "first"
     folder.mkdir(parents=True)
     (folder / "manifest.parquet").write_bytes(manifest.to_parquet())
@@ -167,6 +173,29 @@ def test_a_model_that_is_significantly_worse_on_a_pose_than_an_older_one_gives_s
     ]
     assert "16 of the 16 photos chose the epoch of the new model" in done.stdout
     assert done.stdout.splitlines()[-1] == "The new model is significantly worse on Pose 1."
+
+
+def test_photos_of_no_known_pose_score_the_floor_and_nothing_else(run_cli, tmp_path, make_photo):
+    splits = (
+        [(1, VALIDATION)] * 3 + [(2, VALIDATION)] + [(None, VALIDATION)] * 2 + [(1, "train"), (None, "test")]
+    )
+    make_manifest(tmp_path, make_photo, splits)
+    # At temperature 2, each photo has the probability √3 / (√3 + 1) = 0.634 of Pose 1.
+    save_constant_model(tmp_path, [3.0, 1.0], str(tmp_path / "output"), floor_of_confidence(0.63))
+    save_constant_model(tmp_path, [3.0, 1.0], str(tmp_path / "strict"), floor_of_confidence(0.64))
+    done = run_cli("evaluate", "--against", "strict", "--json", timeout=200)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["num_photos"], report["confusion"]) == (4, [[3, 0], [1, 0]])
+    scores = report["floor"]["scores"]
+    assert (scores["num_photos"], scores["num_null"], scores["coverage"], scores["refused"]) == (4, 2, 1, 0)
+    assert scores["precision"] == pytest.approx(3 / 6)
+    assert (scores["auroc"], report["floor"]["choice"]) == (0.5, None)
+    *_, nulls = report["comparison"]["poses"]
+    assert (nulls["name"], nulls["photos"], nulls["new"], nulls["old"]) == ("no known pose", 2, 0, 1)
+    card = (tmp_path / "evaluation" / "model_card.md").read_text()
+    assert "on the scored photos: precision 50.0% " in card
+    assert "0.0% (0.0% to 65.8%) of 2 others refused" in card
 
 
 @pytest.mark.long

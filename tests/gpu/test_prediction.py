@@ -42,7 +42,7 @@ def how_far(logits, expected):
 
 def test_answers_are_the_model_s_in_float32(state, expected):
     network = Network(state, use_gpu=IS_CUDA)
-    logits = network.logits(make_photos(16)[0])
+    logits = network.outputs(make_photos(16)[0])
     assert network.device.type == DEVICE.type
     assert (logits.device, logits.dtype) == (CPU, torch.float32)
     assert how_far(logits, expected) < 2e-2
@@ -51,14 +51,14 @@ def test_answers_are_the_model_s_in_float32(state, expected):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_each_precision_gives_nearly_the_same_logits(state, expected, precision):
-    logits = Network(state, precision=precision, use_gpu=IS_CUDA).logits(make_photos(16)[0])
+    logits = Network(state, precision=precision, use_gpu=IS_CUDA).outputs(make_photos(16)[0])
     assert how_far(logits, expected) < 2e-2
 
 
 def test_a_photo_s_answer_hardly_depends_on_those_that_are_answered_with_it(state, expected):
     network = Network(state, use_gpu=IS_CUDA)
     images, _ = make_photos(16)
-    one_by_one = torch.cat([network.logits(images[row : row + 1]) for row in range(16)])
+    one_by_one = torch.cat([network.outputs(images[row : row + 1]) for row in range(16)])
     assert how_far(one_by_one, expected) < 2e-2
 
 
@@ -80,7 +80,7 @@ def test_with_use_gpu_false_an_available_gpu_is_not_used(state, expected):
     before = torch.cuda.memory_stats().get("allocation.all.allocated", 0)
     network = Network(state, use_gpu=False)
     assert network.device == CPU
-    assert how_far(network.logits(make_photos(16)[0]), expected) < 2e-2
+    assert how_far(network.outputs(make_photos(16)[0]), expected) < 2e-2
     assert torch.cuda.memory_stats().get("allocation.all.allocated", 0) == before
 
 

@@ -9,6 +9,7 @@ from building import (
     build_manifest,
     column_by_key,
     labels_of,
+    labels_with_groups,
     list_bucket,
     list_photos,
     list_plenty,
@@ -128,6 +129,71 @@ def test_a_photo_with_no_known_pose_is_counted_and_labelled_but_not_used_for_tra
     assert (
         "1 photos show no known pose according to their labels; they are kept, but not used for training"
         in list(describe_manifest(manifest))
+    )
+
+
+def splits_without_pose(manifest: Manifest) -> dict[str, str]:
+    return dict(zip(*(manifest.no_pose[name].to_pylist() for name in ("key", "split")), strict=True))
+
+
+def test_photos_of_no_known_pose_are_a_table_of_their_own() -> None:
+    keys = [f"rest-{number}.jpg" for number in range(5)]
+    photos = list_bucket("checkins", *PLENTY, *keys)
+    labels = labels_of(*PLENTY_LABELS, *((key, None) for key in keys))
+
+    manifest = build_manifest([photos], labels, POSES)
+
+    assert manifest.no_pose.schema == MANIFEST_SCHEMA
+    assert splits_without_pose(manifest) == dict.fromkeys(keys, "validation")
+    assert manifest.no_pose["pose_id"].null_count == manifest.no_pose["class_index"].null_count == 5
+    assert manifest.class_mapping.classes == ("1", "2")
+    plain = build_manifest([list_bucket("checkins", *PLENTY)], labels_of(*PLENTY_LABELS), POSES)
+    assert manifest.table.equals(plain.table)  # they change nothing for the others
+
+
+def test_photos_of_no_known_pose_are_in_the_test_with_their_group() -> None:
+    records = [(key, pose, f"athlete-{key[-5]}") for key, pose in PLENTY_LABELS]
+    rest = [(f"rest-{number}.jpg", None, f"athlete-{number}") for number in range(10)]
+    photos = list_bucket("checkins", *PLENTY, *(name for name, *_ in rest))
+
+    manifest = build_manifest([photos], labels_with_groups(*records, *rest), POSES, test_share=0.3)
+
+    tested = set(manifest.split("test")["key"].to_pylist())
+    assert len(tested) == 6
+    assert splits_without_pose(manifest) == {
+        f"rest-{number}.jpg": "test" if f"1-{number}.jpg" in tested else "validation" for number in range(10)
+    }
+
+
+def test_a_share_of_the_groups_without_a_pose_is_in_the_test() -> None:
+    keys = [f"rest-{number:04d}.jpg" for number in range(1000)]
+    photos = list_bucket("checkins", *PLENTY, *keys)
+    labels = labels_with_groups(
+        *PLENTY_LABELS,
+        *((key, None, f"athlete-{number // 5}") for number, key in enumerate(keys)),
+        ("rest-0000.jpg", None, None, "test"),
+        ("rest-0500.jpg", None, None, "validation"),
+    )
+
+    splits = splits_without_pose(build_manifest([photos], labels, POSES, test_share=0.3))
+
+    assert 240 < list(splits.values()).count("test") < 360  # 0.3 ± 0.033 of 200 groups, two deviations
+    for number in range(0, 1000, 5):
+        assert len({splits[key] for key in keys[number : number + 5]}) == 1
+    assert (splits["rest-0004.jpg"], splits["rest-0504.jpg"]) == ("test", "validation")
+
+
+def test_copies_labelled_with_a_pose_and_with_no_known_pose_are_not_used() -> None:
+    copies = {"one.jpg": "same", "rest.jpg": "same"}
+    labels = labels_of(*PLENTY_LABELS, ("one.jpg", 1), ("rest.jpg", None))
+
+    manifest = build_manifest([list_plenty(**copies)], labels, POSES)
+
+    assert set(poses_by_key(manifest)) == set(PLENTY)
+    assert manifest.no_pose.num_rows == 0
+    assert manifest.report.conflicts == (
+        "'s3://checkins/one.jpg': a copy of another photo, labelled with another pose",
+        "'s3://checkins/rest.jpg': a copy of another photo, labelled with another pose",
     )
 
 

@@ -41,6 +41,18 @@ def test_a_manifest_with_test_photos_is_equal_after_it_was_written_and_read() ->
     assert read.split("test")["key"].to_pylist() == ["1-0.jpg"]
 
 
+def test_photos_of_no_known_pose_are_written_and_read() -> None:
+    labels = labels_of(*PLENTY_LABELS, ("rest.jpg", None))
+    manifest = build_manifest([list_plenty(**{"rest.jpg": "rest"})], labels, POSES)
+
+    read = Manifest.from_parquet(manifest.to_parquet(), name="m")
+
+    assert read.table.equals(manifest.table)
+    assert read.no_pose.equals(manifest.no_pose)
+    assert read.no_pose["key"].to_pylist() == ["rest.jpg"]
+    assert read.buckets == ["checkins"]
+
+
 def parquet(table: pa.Table) -> bytes:
     file = io.BytesIO()
     pq.write_table(table, file)
@@ -99,6 +111,8 @@ def manifest_with(column: str, values: dict[int, object]) -> bytes:
             manifest_with("split", dict.fromkeys(range(len(PLENTY_LABELS)), "train")),
             "all photos are in one split, 'train'",
         ),
+        (manifest_with("group", {0: None}), "1 rows have no group"),
+        (manifest_with("class_index", {3: None}), "1 rows have no class_index"),
         (manifest_with("uri", {1: "first"}), "some uris occur twice"),
         (manifest_with("class_index", {0: 7}), "class_index does not number the poses 1, 2 from 0"),
     ],

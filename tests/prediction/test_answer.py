@@ -4,12 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from physiq_ray.prediction.answer import Answer, PoseProbability, rank_poses, to_probabilities, to_table
+from physiq_ray.floor import Floor, floor_of_confidence
+from physiq_ray.prediction.answer import (
+    Answer,
+    FloorCheck,
+    PoseProbability,
+    make_answer,
+    to_probabilities,
+    to_table,
+)
 
 ANSWER = Answer(
     (PoseProbability(7, "Back Lat Spread", 0.75), PoseProbability(2, "Front Double Biceps", 0.25)),
     model_version="0123456789ab",
     temperature=1.3,
+    floor=None,
 )
 
 
@@ -22,7 +31,8 @@ def test_probabilities_are_the_softmax_of_the_logits_divided_by_the_temperature(
 
 def test_poses_are_ranked_by_probability_and_equal_ones_keep_the_order_of_the_outputs(state):
     # String order: output 0 is pose 11, output 1 pose 2, output 2 pose 7.
-    ranked = rank_poses(torch.tensor([0.0, 1.0, 1.0]), dataclasses.replace(state, temperature=2.0))
+    state = dataclasses.replace(state, temperature=2.0)
+    ranked = make_answer(torch.tensor([0.0, 1.0, 1.0]), state, None).probabilities
     assert [item.pose_id for item in ranked] == [2, 7, 11]
     assert [item.name for item in ranked] == ["Front Double Biceps", "Back Lat Spread", "Abs & Thighs"]
     top = np.exp(0.5) / (1 + 2 * np.exp(0.5))
@@ -33,6 +43,7 @@ def test_an_answer_for_json_has_the_pose_the_confidence_all_probabilities_and_th
     assert ANSWER.to_dict() == {
         "pose": {"id": 7, "name": "Back Lat Spread"},
         "confidence": 0.75,
+        "floor": None,
         "probabilities": [
             {"id": 7, "name": "Back Lat Spread", "probability": 0.75},
             {"id": 2, "name": "Front Double Biceps", "probability": 0.25},
@@ -41,17 +52,52 @@ def test_an_answer_for_json_has_the_pose_the_confidence_all_probabilities_and_th
     }
 
 
-@pytest.mark.parametrize(("min_confidence", "is_known"), [(0.0, True), (0.75, True), (0.751, False)])
-def test_below_min_confidence_the_pose_is_none_and_nothing_else_changes(min_confidence, is_known):
-    value = ANSWER.to_dict(min_confidence=min_confidence)
+@pytest.mark.parametrize(("threshold", "is_known"), [(0.0, True), (0.75, True), (0.751, False)])
+def test_below_the_floor_the_pose_is_none_and_the_probabilities_stay(threshold, is_known):
+    answer = dataclasses.replace(ANSWER, floor=FloorCheck("probability", 0.75, threshold))
+    value = answer.to_dict()
     assert (value.pop("pose") is not None) == is_known
-    assert value == {name: item for name, item in ANSWER.to_dict().items() if name != "pose"}
+    assert value.pop("floor") == {"score": "probability", "value": 0.75, "threshold": threshold}
+    plain = ANSWER.to_dict()
+    assert value == {name: plain[name] for name in ("confidence", "probabilities", "model")}
+
+
+@pytest.mark.parametrize(
+    ("floor", "known"),
+    [
+        (floor_of_confidence(0.65), [True, False, False]),  # the highest probabilities are 0.84, 0.60, 0.5
+        (Floor("energy", 1.8), [False, False, True]),  # the energies are the logarithms of 2.4, 5 and 8
+        (Floor("distance", 0.5, torch.eye(3)), [True, False, True]),
+    ],
+)
+def test_one_photo_and_a_table_refuse_the_same_photos(state, floor, known):
+    outputs = np.array(
+        [
+            [*np.log([0.2, 0.2, 2.0]), 0.7],
+            [*np.log([1.0, 3.0, 1.0]), 0.4999],
+            [*np.log([2.0, 4.0, 2.0]), 0.5],
+        ],
+        np.float32,
+    )
+    if floor.score != "distance":
+        outputs = outputs[:, :3]
+    state = dataclasses.replace(state, floor=floor)
+    rows = to_table(list("abc"), outputs, state).to_pylist()
+    answers = [make_answer(torch.from_numpy(row), state, floor) for row in outputs]
+    assert [row["pose_id"] is not None for row in rows] == known
+    assert [row["pose"] is not None for row in rows] == known
+    assert [answer.pose is not None for answer in answers] == known
+    for row, answer in zip(rows, answers, strict=True):
+        assert row["confidence"] == pytest.approx(answer.likeliest.probability)
+        assert answer.floor.value == pytest.approx(
+            float(floor.scores(torch.from_numpy(outputs), 1.0)[ord(row["uri"]) - 97])
+        )
 
 
 def test_a_row_and_a_ranking_of_the_same_logits_agree(state):
     logits = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     for row, numbers in zip(to_table(list("abcde"), logits, state).to_pylist(), logits, strict=True):
-        best = rank_poses(torch.from_numpy(numbers), state)[0]
+        best = make_answer(torch.from_numpy(numbers), state, None).pose
         assert (row["pose_id"], row["pose"]) == (best.pose_id, best.name)
         assert row["confidence"] == pytest.approx(best.probability)
 

@@ -59,7 +59,7 @@ def test_answers_are_those_of_each_photo_alone_in_the_table_s_order(
     assert [uri for batch in batches for uri in batch.uris] == uris[1:]
     assert [(item.uri, item.step) for batch in batches for item in batch.unreadable] == [(uris[0], "decode")]
     assert seen[-1] == (12, 12)
-    logits = [row for batch in batches for row in batch.logits]
+    logits = [row for batch in batches for row in batch.outputs]
     for (key, data), row in zip(photos.items(), logits, strict=True):
         answer = {item.pose_id: item.probability for item in predictor.predict(data, uri=key).probabilities}
         alone = [answer[pose_id] for pose_id in state.class_mapping.pose_ids]
@@ -215,7 +215,7 @@ def answering(monkeypatch, tmp_path):
             columns.append(
                 {
                     **{"uri": np.array(uris, object), "step": np.array(steps, object)},
-                    **{"error": np.array(steps, object), "logits": np.zeros((len(steps), 3), np.float32)},
+                    **{"error": np.array(steps, object), "outputs": np.zeros((len(steps), 3), np.float32)},
                 }
             )
         monkeypatch.setattr(batch, "build_dataset", lambda *_, **__: Answering(columns))
@@ -339,7 +339,7 @@ def test_an_actor_that_reserves_no_gpu_computes_on_the_cpu(monkeypatch, state):
     images = np.zeros((2, SIZE[0], SIZE[0], 3), np.uint8)
     empty = np.array(["", ""])
     answers = actor({"image": images, "uri": empty, "step": empty, "error": empty})
-    assert np.isfinite(answers["logits"]).all()
+    assert np.isfinite(answers["outputs"]).all()
 
 
 def test_a_cluster_of_one_cpu_is_refused():

@@ -58,7 +58,7 @@ def test_padded_batches_have_only_the_sizes_of_the_warm_up(state, monkeypatch):
     network = Network(state, precision="fp32", use_gpu=False)
     size = state.image_size
     images = torch.randint(0, 256, (7, size, size, 3), dtype=torch.uint8)
-    exact, sizes = network.logits(images), []
+    exact, sizes = network.outputs(images), []
     normalise = network_module.normalise
 
     def note_size(images, **options):
@@ -70,9 +70,9 @@ def test_padded_batches_have_only_the_sizes_of_the_warm_up(state, monkeypatch):
 
     network.pads = True  # as on a GPU
     for count in (1, 2, 3, 5, 7):
-        torch.testing.assert_close(network.logits(images[:count]), exact[:count], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(network.outputs(images[:count]), exact[:count], rtol=1e-4, atol=1e-5)
     assert sizes == [1, 2, 4, 8, 8]
     assert network.sizes(7) == (1, 2, 4, 8)
     assert network.sizes(16) == (1, 2, 4, 8, 16)
     assert network.sizes(1) == (1,)
-    assert network.logits(images[:0]).shape == (0, 3)
+    assert network.outputs(images[:0]).shape == (0, 3)

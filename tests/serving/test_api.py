@@ -74,7 +74,7 @@ def test_an_answer_has_the_probabilities_of_a_single_prediction(
 
     answer = answered(service.post(photo))
 
-    assert answer.keys() == {"pose", "confidence", "min_confidence", "probabilities", "model"}
+    assert answer.keys() == {"pose", "confidence", "floor", "min_confidence", "probabilities", "model"}
     assert shares(answer) == pytest.approx(
         {p.pose_id: p.probability for p in expected.probabilities}, abs=5e-3
     )
@@ -162,7 +162,14 @@ def test_one_photo_in_a_form_has_the_answer_of_one_photo(
         f"{service.url}/v1/predict", files={"photo": ("a.jpg", make_photo(1), "image/jpeg")}, timeout=60
     )
 
-    assert answered(response).keys() == {"pose", "confidence", "min_confidence", "probabilities", "model"}
+    assert answered(response).keys() == {
+        "pose",
+        "confidence",
+        "floor",
+        "min_confidence",
+        "probabilities",
+        "model",
+    }
 
 
 def test_photos_in_a_form_are_answered_in_their_order_and_each_error_is_separate(
@@ -292,6 +299,7 @@ def test_v1_model_describes_the_model_that_answers(
         "version": load_model_state(model_folder).version,
         "image_size": 64,
         "temperature": 1.3,
+        "floor": {"score": "probability", "threshold": 0.0},
         "poses": [{"id": 1, "name": POSES[1]}, {"id": 11, "name": POSES[11]}, {"id": 5, "name": POSES[5]}],
         "num_answers": before["num_answers"] + 1,
         "min_confidence": 0.0,

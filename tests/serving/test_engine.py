@@ -30,7 +30,7 @@ class Gate:
         if is_open:
             self.may_continue.set()
 
-    def logits(self, images: Tensor) -> Tensor:
+    def outputs(self, images: Tensor) -> Tensor:
         numbers = images[:, 0, 0, 0].float()  # (B,)
         self.batches.append(numbers.int().tolist())
         self.threads.add(threading.get_ident())
@@ -65,7 +65,7 @@ def submit_behind(engine: Engine, network: Gate, *numbers: int) -> list["Future[
 
 
 def firsts(futures: list["Future[Computed]"]) -> list[float]:
-    return [float(future.result(WAIT_S).logits[0]) for future in futures]
+    return [float(future.result(WAIT_S).outputs[0]) for future in futures]
 
 
 def test_a_single_photo_is_computed_at_once(engine: Engine) -> None:
@@ -75,8 +75,8 @@ def test_a_single_photo_is_computed_at_once(engine: Engine) -> None:
     [future] = submit(engine, network, 7)
     computed = future.result(WAIT_S)
 
-    assert computed.logits.tolist() == [7.0, 7.0]
-    assert computed.logits.dtype == np.float32
+    assert computed.outputs.tolist() == [7.0, 7.0]
+    assert computed.outputs.dtype == np.float32
     assert computed.batch_size == 1
     assert 0 <= computed.waited_s < 0.5
     assert 0 <= computed.computed_s < 0.5
@@ -188,8 +188,8 @@ def test_a_batch_with_images_of_two_sizes_fails_and_the_thread_continues(engine:
 class TooFew(Gate):
     """A network that gives one output too few."""
 
-    def logits(self, images: Tensor) -> Tensor:
-        return super().logits(images)[1:]
+    def outputs(self, images: Tensor) -> Tensor:
+        return super().outputs(images)[1:]
 
 
 def test_no_photo_waits_forever_if_a_network_gives_too_few_outputs(engine: Engine) -> None:

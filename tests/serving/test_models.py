@@ -58,7 +58,7 @@ def test_a_replica_computes_on_a_gpu_only_if_it_reserved_one(
     network = load_served(model_folder, settings).network
     assert isinstance(network, Network)
     assert network.device.type == "cpu"
-    assert torch.isfinite(network.logits(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))).all()
+    assert torch.isfinite(network.outputs(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))).all()
 
 
 # Start
@@ -166,13 +166,13 @@ def test_a_model_whose_output_is_not_a_number_is_refused(
     make_photo: MakePhoto, run: Run, other_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Loading refuses weights that are not finite; those too large for bfloat16 are found only here.
-    logits = Network.logits
+    outputs = Network.outputs
     photo = make_photo()
 
     async def act(service: Service) -> Any:
-        monkeypatch.setattr(Network, "logits", lambda self, images: logits(self, images) * float("nan"))
+        monkeypatch.setattr(Network, "outputs", lambda self, images: outputs(self, images) * float("nan"))
         await service.models.change({"model": other_folder})
-        monkeypatch.setattr(Network, "logits", logits)
+        monkeypatch.setattr(Network, "outputs", outputs)
         return service.models.refused, await ask(service, photo)
 
     refused, answer = run(act)

@@ -186,11 +186,11 @@ def test_a_health_check_runs_the_model_unless_it_answered_recently(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes = []
-    logits = Network.logits
+    outputs = Network.outputs
 
     async def act(service: Service) -> None:
         monkeypatch.setattr(
-            Network, "logits", lambda self, images: shapes.append(images.shape) or logits(self, images)
+            Network, "outputs", lambda self, images: shapes.append(images.shape) or outputs(self, images)
         )
         await service.check()
         await service.check()
@@ -205,7 +205,7 @@ def test_a_health_check_fails_if_the_model_fails(run: Run, monkeypatch: pytest.M
         raise RuntimeError("CUDA error: the device is lost")
 
     async def act(service: Service) -> None:
-        monkeypatch.setattr(Network, "logits", fail)
+        monkeypatch.setattr(Network, "outputs", fail)
         with pytest.raises(PredictionError, match="the device is lost"):
             await service.check()
         with pytest.raises(PredictionError, match="the device is lost"):

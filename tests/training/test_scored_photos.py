@@ -9,6 +9,7 @@ from checkpoints import result_of, save_checkpoint
 from physiq_ray.checkpoint import load_model_state
 from physiq_ray.config import Settings
 from physiq_ray.evaluation.scores import Answers, Evaluation
+from physiq_ray.floor import Choice, Floor
 from physiq_ray.manifest import collect_manifest
 from physiq_ray.quarantine import Unreadable
 from physiq_ray.training.finish import finish
@@ -38,7 +39,7 @@ def finish_run(pose_folders, tmp_path, make_weights):
     def labels_of(split):
         return torch.from_numpy(record.manifest.split(split)["class_index"].to_numpy().astype("int64"))
 
-    def run(validation, test, unreadable=()):
+    def run(validation, test, unreadable=(), find_floor=lambda *_: None):
         model = {name: value.clone() for name, value in make_weights(2).items()}
         answers = {"rows": torch.arange(8), "labels": labels_of("validation"), "logits": validation}
         result = result_of(save_checkpoint(tmp_path / "epoch", 1, model, answers))
@@ -53,7 +54,8 @@ def finish_run(pose_folders, tmp_path, make_weights):
             RunFolder(settings.storage, "first"),
             result,
             output,
-            lambda _: tested,
+            find_floor=find_floor,
+            score_test=lambda _: tested,
         )
 
     return run
@@ -107,3 +109,48 @@ def test_unreadable_test_photos_are_quarantined_and_named_on_the_card(finish_run
     assert [json.loads(line)["error"] for line in lines] == ["gone", "gone"]
     card = (tmp_path / "output" / "model_card.md").read_text()
     assert "Some of the test photos were not scored: 2 unreadable." in card
+
+
+def test_the_photos_that_choose_the_floor_do_not_choose_the_temperature(finish_run, tmp_path):
+    """Make each validation photo a sure mistake in turn: it changes the temperature, or is for the floor."""
+    chosen = []
+
+    def keep(model, uris):
+        chosen.append((model.temperature, set(uris)))
+
+    right = torch.tensor([[1.0, 0.0]] * 4 + [[0.0, 1.0]] * 4)
+    right[0] = torch.tensor([0.0, 0.5])  # one mistake in each half, so that the floor is looked for
+    right[7] = torch.tensor([0.5, 0.0])
+    for_floor = set()
+    for row in range(8):
+        changed = right.clone()
+        changed[row] = changed[row].flip(0) * 5
+        finish_run(right, logits(1), find_floor=keep)
+        finish_run(changed, logits(1), find_floor=keep)
+        (before, uris), (after, same_uris) = chosen[-2:]
+        assert uris == same_uris
+        if before == after:
+            for_floor.add(row)
+    rows = sorted(uris)
+    assert len(rows) == len(for_floor) == 4
+    result = finish_run(right, logits(1), find_floor=keep)
+    assert set(rows) == {result.validation_uris[row] for row in for_floor}
+
+
+def test_the_floor_is_in_the_model_file_the_report_and_the_card(finish_run, tmp_path):
+    choice = Choice(0.95, 0.96, 0.75, None, 8, 0, {"energy": 0.9, "probability": 0.8}, ((0.5, 0.96, 0.75),))
+    result = finish_run(TOO_BOLD, logits(1), find_floor=lambda *_: Floor("energy", 0.5, None, choice))
+    assert load_model_state(str(tmp_path / "output")).floor.choice == choice
+    report = json.loads((tmp_path / "output" / "report.json").read_text())
+    assert (report["floor"]["score"], report["floor"]["choice"]["coverage"]) == ("energy", 0.75)
+    lines = describe_result(result)
+    assert "No known pose below energy 0.5 (AUROC: energy 0.900, probability 0.800)" in lines
+    card = (tmp_path / "output" / "model_card.md").read_text()
+    assert "the model never saw a photo labelled as no known pose" in card
+    assert (tmp_path / "output" / "coverage.png").exists()
+
+
+def test_without_mistakes_and_without_photos_of_no_pose_no_floor_is_looked_for(finish_run, tmp_path):
+    perfect = torch.tensor([[4.0, 0.0]] * 4 + [[0.0, 4.0]] * 4)
+    finish_run(perfect, logits(1), find_floor=lambda *_: pytest.fail("it was looked for"))
+    assert load_model_state(str(tmp_path / "output")).floor is None

@@ -150,8 +150,8 @@ function show(card, body) {
   if (body.pose) {
     say(card, body.pose.name, `${percent(body.confidence)} sure`);
   } else {
-    const likeliest = body.probabilities[0].name;
-    say(card, "No known pose", `Likeliest is ${likeliest}, but only with ${percent(body.confidence)}.`);
+    const likeliest = `${body.probabilities[0].name}, with ${percent(body.confidence)}`;
+    say(card, "No known pose", `Likeliest would be ${likeliest}.`);
   }
   const rows = card.querySelector("tbody");
   for (const pose of body.probabilities) {

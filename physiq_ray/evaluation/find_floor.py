@@ -1,0 +1,113 @@
+"""Compute what the choice of a floor needs, for a sample of a training's photos. This file imports Ray."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import torch
+from ray.exceptions import RayError
+from torch import Tensor
+
+from physiq_ray.checkpoint import ModelState
+from physiq_ray.constants import TEST, TRAIN
+from physiq_ray.errors import DataError, PredictionError
+from physiq_ray.evaluation.choose_floor import choose_floor, mean_features
+from physiq_ray.floor import Floor
+from physiq_ray.ingest import PhotoReader, StoredPhotos
+from physiq_ray.manifest import Manifest
+from physiq_ray.prediction.features import FeaturesOf, compute_features
+from physiq_ray.storage import PhotoSource, current_access
+
+TRAIN_PHOTOS = 20  # of each pose, for its mean features
+MOST_PHOTOS = 1000  # of the validation photos, and of those of no known pose
+_TRAIN, _VALIDATION, _NULL = range(3)
+
+
+def find_floor(
+    manifest: Manifest,
+    state: ModelState,
+    uris: Sequence[str],
+    *,
+    target_precision: float,
+    precision: str = "auto",
+    source: PhotoSource | None = None,
+    use_gpu: bool = False,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Floor | None:
+    """Choose the floor of a trained model, or give None if all answers are right, or none is.
+
+    uris: validation photos that did not choose the temperature. Photos of no known pose that are not in the
+    test are used with them, and training photos give the mean features of each pose. The photos are computed
+    in this process, or on a GPU of the cluster if use_gpu is set.
+    Raises DataError: there is no such validation photo. PredictionError: the GPU's process failed.
+    """
+    is_chosen = pc.is_in(manifest.table["uri"], value_set=pa.array(uris, pa.string()))
+    no_test = manifest.no_pose.filter(pc.not_equal(manifest.no_pose["split"], TEST))
+    parts = (
+        _sample_of_poses(manifest.split(TRAIN), TRAIN_PHOTOS),
+        _sample(manifest.table.filter(is_chosen), MOST_PHOTOS),
+        _sample(no_test, MOST_PHOTOS),
+    )
+    if not parts[_VALIDATION].num_rows:
+        raise DataError(
+            "too few groups of validation photos: the temperature needs one, and the floor another"
+        )
+    table = pa.concat_tables(parts)
+    part = np.repeat(np.arange(len(parts)), [rows.num_rows for rows in parts])
+    reader = source or StoredPhotos(current_access())
+    if use_gpu:
+        state = replace(state, optimizer_state_dict={}, history=(), settings={})  # less to send
+        try:
+            found: FeaturesOf = ray.get(_on_gpu.remote(table, state, precision, reader))
+        except RayError as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise PredictionError(f"Ray failed: {lines[-1]}") from error
+    else:
+        found = compute_features(
+            table, state, precision=precision, reader=reader, use_gpu=False, on_progress=on_progress
+        )
+    labels = pc.fill_null(table["class_index"], -1).to_numpy().astype(np.int64)
+    of_row, label = torch.from_numpy(part)[found.rows], torch.from_numpy(labels)[found.rows]
+    is_train = of_row == _TRAIN
+    num_classes = len(state.class_mapping.classes)
+    return choose_floor(
+        _logits(found.features[~is_train], state),
+        found.features[~is_train],
+        label[~is_train],
+        mean_features(found.features[is_train], label[is_train], num_classes),
+        temperature=state.temperature,
+        target_precision=target_precision,
+    )
+
+
+def _logits(features: Tensor, state: ModelState) -> Tensor:
+    return torch.nn.functional.linear(
+        features, *(state.state_dict[f"fc.{name}"].float() for name in ("weight", "bias"))
+    )
+
+
+def _sample(table: pa.Table, most: int) -> pa.Table:
+    """Take at most so many photos, in the order of a hash of their uris: new photos change little."""
+    if table.num_rows <= most:
+        return table
+    hashes = pd.util.hash_array(table["uri"].to_numpy(), categorize=False)
+    return table.take(pa.array(np.sort(np.argsort(hashes, kind="stable")[:most])))
+
+
+def _sample_of_poses(table: pa.Table, most: int) -> pa.Table:
+    indices = table["class_index"].unique().to_pylist()
+    return pa.concat_tables(
+        [
+            table.slice(0, 0),
+            *(_sample(table.filter(pc.equal(table["class_index"], i)), most) for i in indices),
+        ]
+    )
+
+
+@ray.remote(num_cpus=1, num_gpus=1)
+def _on_gpu(table: pa.Table, state: ModelState, precision: str, reader: PhotoReader) -> FeaturesOf:
+    return compute_features(table, state, precision=precision, reader=reader)

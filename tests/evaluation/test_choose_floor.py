@@ -1,0 +1,151 @@
+"""The choice of a floor on scores that were worked out by hand, and on simulated features."""
+
+import numpy as np
+import pytest
+import torch
+
+from physiq_ray.evaluation.choose_floor import auroc, choose_floor, halve, mean_features
+
+
+def log_odds(*odds):
+    return torch.log(torch.tensor([[odd, 1.0] for odd in odds]))
+
+
+def test_the_auroc_is_the_share_of_pairs_in_the_right_order():
+    scores = np.array([0.9, 0.5, 0.5, 0.1])
+    # Of the four pairs of a positive with a negative, three are in the right order, and 0.5 with 0.5 is half.
+    assert auroc(scores, np.array([True, True, False, False])) == 3.5 / 4
+    assert auroc(scores, np.array([False, False, True, True])) == 0.5 / 4
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "coverage", "refused"),
+    [
+        (0.7, 5 / 7, 1.0, 0.5),
+        (0.8, 4 / 5, 5 / 6, 1.0),
+        (0.9, 1.0, 3 / 6, 1.0),
+    ],
+)
+def test_the_threshold_is_the_lowest_with_the_wished_precision(target, precision, coverage, refused):
+    # In the order of the score: right, right, right, wrong, right, of no pose, right, of no pose.
+    logits = log_odds(9, 8, 7, 6, 1 / 5, 1 / 3, 4, 2)
+    floor = choose_floor(
+        logits,
+        torch.zeros(8, 3),
+        torch.tensor([0, 0, 0, 1, 1, 1, -1, -1]),
+        None,
+        temperature=1.0,
+        target_precision=target,
+    )
+    choice = floor.choice
+    assert (choice.precision, choice.coverage, choice.refused) == pytest.approx(
+        (precision, coverage, refused)
+    )
+    assert (choice.num_photos, choice.num_null, choice.is_reached) == (6, 2, True)
+    scores = floor.scores(logits, 1.0)
+    is_answered = scores >= floor.threshold
+    right = torch.tensor([1, 1, 1, 0, 1, 1, 0, 0])
+    assert float((is_answered * right).sum() / is_answered.sum()) == pytest.approx(precision)
+    # The threshold is not the score of a photo, so that a rounding error changes no answer.
+    assert float((scores - floor.threshold).abs().min()) > 1e-3
+
+
+def test_a_precision_that_is_never_reached_gives_the_best_one_and_says_so():
+    logits = log_odds(9, 8, 7, 6)  # wrong, right, right, of no pose
+    floor = choose_floor(
+        logits,
+        torch.zeros(4, 3),
+        torch.tensor([1, 0, 0, -1]),
+        None,
+        temperature=1.0,
+        target_precision=0.99,
+    )
+    assert not floor.choice.is_reached
+    assert floor.choice.precision == pytest.approx(2 / 3)
+    assert floor.choice.coverage == 1.0
+
+
+def test_without_photos_of_no_pose_the_mistakes_choose():
+    logits = log_odds(9, 8, 1 / 7, 2)
+    floor = choose_floor(
+        logits,
+        torch.zeros(4, 3),
+        torch.tensor([0, 0, 1, 1]),
+        None,
+        temperature=1.0,
+        target_precision=0.95,
+    )
+    assert (floor.choice.num_null, floor.choice.refused) == (0, None)
+    assert (floor.choice.precision, floor.choice.coverage) == (1.0, 3 / 4)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1], [1, 1, 0]])
+def test_there_is_no_floor_if_all_answers_are_right_or_all_are_wrong(labels):
+    found = choose_floor(
+        log_odds(9, 8, 1 / 7),
+        torch.zeros(3, 3),
+        torch.tensor(labels),
+        None,
+        temperature=1.0,
+        target_precision=0.95,
+    )
+    assert found is None
+
+
+@pytest.mark.parametrize("wanted", ["probability", "energy", "distance"])
+def test_the_score_that_separates_best_is_chosen(wanted):
+    """Poses and others differ in one score by much, and the other two scores are noise."""
+    rng = np.random.default_rng(4)
+    is_null = np.arange(200) >= 100
+    labels = np.where(is_null, -1, rng.integers(0, 2, 200))
+    margin, level = np.full(200, 6.0) + rng.normal(0, 1, 200), rng.normal(0, 5, 200)
+    features = rng.normal(0, 1, (200, 8))
+    if wanted == "probability":
+        margin[is_null] -= 5
+    elif wanted == "energy":
+        level[is_null] -= 20
+    else:
+        features[~is_null] *= 0.05
+        features[~is_null, labels[~is_null]] += 1
+    predicted = np.where(is_null, rng.integers(0, 2, 200), labels)
+    logits = np.zeros((200, 2))
+    logits[np.arange(200), predicted] = margin
+    # The energy does not tell the margins apart, and the margin not the energies.
+    logits += (level - np.logaddexp(logits[:, 0], logits[:, 1]))[:, None]
+    floor = choose_floor(
+        torch.from_numpy(logits).float(),
+        torch.from_numpy(features).float(),
+        torch.from_numpy(labels),
+        torch.eye(2, 8),
+        temperature=1.0,
+        target_precision=0.95,
+    )
+    assert floor.score == wanted
+    assert floor.choice.aurocs[wanted] > 0.95
+    assert all(area < 0.7 for name, area in floor.choice.aurocs.items() if name != wanted)
+    assert floor.choice.precision >= 0.95
+    assert (floor.class_features is not None) == (wanted == "distance")
+
+
+def test_halves_share_no_group_and_are_nearly_equal():
+    rng = np.random.default_rng(0)
+    groups = [f"athlete-{number}" for number in rng.integers(0, 30, 400)]
+    is_first = halve(groups)
+    assert not {group for group, first in zip(groups, is_first, strict=True) if first} & {
+        group for group, first in zip(groups, is_first, strict=True) if not first
+    }
+    assert abs(int(is_first.sum()) - 200) <= 20
+    assert np.array_equal(halve(groups), is_first)
+
+
+def test_one_group_is_in_the_first_half():
+    assert halve(["a", "a"]).tolist() == [True, True]
+    assert halve([]).tolist() == []
+
+
+def test_mean_features_have_length_1_and_the_direction_of_their_class():
+    features = torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, -7.0]])
+    found = mean_features(features, torch.tensor([0, 0, 1]), 2)
+    root = 0.5**0.5
+    assert found.flatten().tolist() == pytest.approx([root, root, 0.0, -1.0])
+    assert mean_features(features, torch.tensor([0, 0, 0]), 2) is None
