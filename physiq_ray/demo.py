@@ -31,7 +31,7 @@ from physiq_ray.training.finish import TrainingResult
 from physiq_ray.training.run import train
 from physiq_ray.training.tracking import require_tracking
 
-GENERATED: Mapping[str, Any] = {"num_athletes": 40, "photos_per_pose": 2, "seed": 40}
+GENERATED: Mapping[str, Any] = {"num_athletes": 40, "photos_per_pose": 2, "num_poseless": 120, "seed": 40}
 # Random weights need small images, many small steps, and a high peak learning rate that falls to zero.
 FROM_RANDOM: Mapping[str, Any] = {"weights": "random", "batch_size": 16, "schedule": "cosine"}
 GENERATED_FROM_RANDOM: Mapping[str, Any] = {

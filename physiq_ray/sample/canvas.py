@@ -6,7 +6,8 @@ reduced, because Pillow's polygons have no antialiasing. Light and shadow are dr
 they are blurred later.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,6 +18,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 Point: TypeAlias = tuple[float, float]
 Points: TypeAlias = npt.NDArray[np.float64]  # (n, 2)
 Colour: TypeAlias = tuple[int, int, int]  # RGB, 0 … 255
+Move: TypeAlias = Callable[[Points], Points]  # (n, 2) → (n, 2), in body units
 
 NEUTRAL = 128  # in the hard-light blend, this grey does not change a colour
 
@@ -48,6 +50,7 @@ class Canvas:
         self._size = size
         width, height = (-(-side // 2) for side in size)  # of the coarsest layer; other sizes are multiples
         self._camera = camera
+        self._moves: list[tuple[Move, Move]] = []  # of outlines of parts and patches, and of other points
         self._colour = Image.new("RGB", (width * 4, height * 4))
         self._mask = Image.new("L", (width * 4, height * 4))
         self._shade = Image.new("L", (width, height), NEUTRAL)
@@ -56,9 +59,21 @@ class Canvas:
         self._draw_mask = ImageDraw.Draw(self._mask)
         self._draw_shade = ImageDraw.Draw(self._shade)
 
+    @contextmanager
+    def moved(self, move: Move, *, outlines: Move | None = None) -> Iterator[None]:
+        """Move the points of all shapes that are drawn in this block; blocks can be nested.
+
+        outlines: moves those of `part` and `patch` instead of `move`.
+        """
+        self._moves.append((outlines or move, move))
+        try:
+            yield
+        finally:
+            self._moves.pop()
+
     def part(self, outline: Points, colour: Colour, *, tone: int = 0, contact: int = 34) -> None:
         """Fill an outline with a colour; `contact` darkens the parts below it, next to its edge."""
-        pixels = self._camera.project(outline)
+        pixels = self._project(outline, is_outline=True)
         edge_px = max(2, round(self._camera.unit_px * 0.006))
         fine = _closed(pixels * 2)
         # The points of outlines are close together, so no gap shows without rounded joints, and drawing takes
@@ -74,28 +89,26 @@ class Canvas:
 
     def tone(self, outline: Points, amount: int) -> None:
         """Lighten (amount > 0) or darken (amount < 0) a region softly; amount: -127 … 127."""
-        self._draw_shade.polygon(_closed(self._camera.project(outline) / 2), fill=NEUTRAL + amount)
+        self._draw_shade.polygon(_closed(self._project(outline) / 2), fill=NEUTRAL + amount)
 
     def crease(self, line: Points, amount: int, *, width: float = 0.012) -> None:
         """Draw a soft line between two muscles; `width` in body units."""
         width_px = max(1, round(self._camera.unit_px * width / 2))
-        coarse = _flat(self._camera.project(line) / 2)
+        coarse = _flat(self._project(line) / 2)
         self._draw_shade.line(coarse, fill=NEUTRAL + amount, width=width_px)
 
     def stroke(self, line: Points, colour: Colour, *, width: float = 0.004) -> None:
         """Draw a sharp line in a colour; `width` in body units."""
         width_px = max(2, round(self._camera.unit_px * width * 2))
-        self._draw_colour.line(
-            _flat(self._camera.project(line) * 2), fill=colour, width=width_px, joint="curve"
-        )
+        self._draw_colour.line(_flat(self._project(line) * 2), fill=colour, width=width_px, joint="curve")
 
     def patch(self, outline: Points, colour: Colour) -> None:
         """Fill a sharp region with a colour, without its own edge or shading."""
-        self._draw_colour.polygon(_closed(self._camera.project(outline) * 2), fill=colour)
+        self._draw_colour.polygon(_closed(self._project(outline, is_outline=True) * 2), fill=colour)
 
     def shadow(self, outline: Points) -> None:
         """Draw the soft shadow of the figure on the floor, behind the figure."""
-        pixels = self._camera.project(outline) / 2
+        pixels = self._project(outline) / 2
         ImageDraw.Draw(self._cast).polygon(_closed(pixels), fill=110)
 
     def paste_on(self, backdrop: Image.Image, light: Image.Image) -> None:
@@ -118,6 +131,11 @@ class Canvas:
         cast = self._cast.filter(ImageFilter.BoxBlur(self._camera.unit_px * 0.008)).resize(self._size)
         backdrop.paste((0, 0, 0), (0, 0), cast)
         backdrop.paste(colour, (left * 2, top * 2), self._mask.reduce(2, fine_box))
+
+    def _project(self, points: Points, *, is_outline: bool = False) -> Points:
+        for move_outline, move in reversed(self._moves):
+            points = move_outline(points) if is_outline else move(points)
+        return self._camera.project(points)
 
 
 def darker(colour: Colour, share: float) -> Colour:

@@ -4,26 +4,34 @@ Parts are drawn from far to near; the pose decides whether an arm is in front of
 body units. Tones are -127 … 127, as in Canvas.tone.
 """
 
+from typing import Final
+
 import numpy as np
 
 from physiq_ray.sample.arms import Looks, draw_forearm, draw_upper_arm, shifted, sided
 from physiq_ray.sample.canvas import Canvas, Colour, Point, along, darker, ellipse, limb, spline
-from physiq_ray.sample.skeletons import (
-    ABS_AND_THIGHS,
-    BACK_LAT_SPREAD,
-    BACK_POSE_IDS,
-    Build,
-    Leg,
-    Skeleton,
+from physiq_ray.sample.skeletons import ABS_AND_THIGHS, BACK_LAT_SPREAD, Build, Leg, Skeleton
+
+SKULL: Final[tuple[Point, ...]] = (  # relative to the centre of a head of size 1
+    (0.0, -0.064),
+    (0.034, -0.052),
+    (0.045, -0.010),
+    (0.038, 0.034),
+    (0.016, 0.064),
+    (-0.016, 0.064),
+    (-0.038, 0.034),
+    (-0.045, -0.010),
+    (-0.034, -0.052),
 )
 
 
-def draw_facing(canvas: Canvas, pose_id: int, skeleton: Skeleton, build: Build, looks: Looks) -> None:
-    """Draw the whole figure from the front or from behind."""
-    is_back = pose_id in BACK_POSE_IDS
+def draw_facing(
+    canvas: Canvas, pose_id: int | None, skeleton: Skeleton, build: Build, looks: Looks, *, is_back: bool
+) -> None:
+    """Draw the whole figure from the front or from behind; pose_id None: no pose, the arms are in front."""
     sides = tuple(zip((1, -1), skeleton.arms, skeleton.legs, strict=True))
     for side, _, leg in reversed(sides):
-        _leg(canvas, leg, side, build, looks, is_back=is_back)
+        draw_leg(canvas, leg, side, build, looks, is_back=is_back)
     if looks.hair_style == "long" and not is_back:
         canvas.part(ellipse(shifted(skeleton.head, 0, 0.03), (0.056, 0.078)), darker(looks.hair, 0.8))
     if pose_id == BACK_LAT_SPREAD:
@@ -33,7 +41,7 @@ def draw_facing(canvas: Canvas, pose_id: int, skeleton: Skeleton, build: Build, 
     if pose_id == ABS_AND_THIGHS:
         for side, arm, _ in sides:
             draw_forearm(canvas, arm, side, build, looks)
-    _torso(canvas, skeleton, build, looks, is_back=is_back)
+    draw_torso(canvas, skeleton, build, looks, is_back=is_back)
     if pose_id == ABS_AND_THIGHS:
         for side, arm, _ in sides:
             draw_upper_arm(canvas, arm, side, build, looks)
@@ -45,11 +53,11 @@ def draw_facing(canvas: Canvas, pose_id: int, skeleton: Skeleton, build: Build, 
         draw_forearm(canvas, arm, side, build, looks)
 
 
-def _torso(canvas: Canvas, skeleton: Skeleton, build: Build, looks: Looks, *, is_back: bool) -> None:
-    top = (skeleton.arms[0].shoulder[1] + skeleton.arms[1].shoulder[1]) / 2
-    shoulder = (skeleton.arms[0].shoulder[0] + skeleton.arms[1].shoulder[0]) / 2
+def torso_half(skeleton: Skeleton, build: Build) -> list[Point]:
+    """Give the outline of the torso at x > 0, from the neck down."""
+    top, shoulder = _shoulders(skeleton)
     lat, waist, hip = skeleton.lat, build.waist, build.hip
-    half = [
+    return [
         (0.030, top - 0.082),
         (0.040, top - 0.052 - skeleton.trap * 0.5),
         (shoulder * 0.72, top - 0.032 - skeleton.trap * 0.3),
@@ -63,6 +71,20 @@ def _torso(canvas: Canvas, skeleton: Skeleton, build: Build, looks: Looks, *, is
         (hip * 0.90, 0.045),
         (0.018, 0.078),
     ]
+
+
+def _shoulders(skeleton: Skeleton) -> tuple[float, float]:
+    """Give the mean height of the shoulders, and their mean distance from the spine."""
+    top = (skeleton.arms[0].shoulder[1] + skeleton.arms[1].shoulder[1]) / 2
+    shoulder = (skeleton.arms[0].shoulder[0] + skeleton.arms[1].shoulder[0]) / 2
+    return top, shoulder
+
+
+def draw_torso(canvas: Canvas, skeleton: Skeleton, build: Build, looks: Looks, *, is_back: bool) -> None:
+    """Draw the torso and the clothes."""
+    top, shoulder = _shoulders(skeleton)
+    lat, waist, hip = skeleton.lat, build.waist, build.hip
+    half = torso_half(skeleton, build)
     outline = spline([*half, *((-x, y) for x, y in reversed(half))])
     canvas.part(outline, looks.skin)
     for side in (1, -1):  # the flanks get less light
@@ -206,27 +228,16 @@ def _head(canvas: Canvas, centre: Point, build: Build, looks: Looks, *, is_back:
             sided(ellipse((x * side + 0.044 * size, y + 0.006), (0.010, 0.016)), side),
             darker(looks.skin, 0.9),
         )
-    skull = spline(
-        [
-            (x, y - 0.064 * size),
-            (x + 0.034 * size, y - 0.052 * size),
-            (x + 0.045 * size, y - 0.010 * size),
-            (x + 0.038 * size, y + 0.034 * size),
-            (x + 0.016 * size, y + 0.064 * size),
-            (x - 0.016 * size, y + 0.064 * size),
-            (x - 0.038 * size, y + 0.034 * size),
-            (x - 0.045 * size, y - 0.010 * size),
-            (x - 0.034 * size, y - 0.052 * size),
-        ]
-    )
+    skull = spline([(x + dx * size, y + dy * size) for dx, dy in SKULL])
     canvas.part(skull, looks.skin)
     if is_back:
-        _hair_behind(canvas, centre, size, looks)
+        draw_hair_behind(canvas, centre, size, looks)
     else:
-        _face(canvas, centre, size, looks)
+        draw_face(canvas, centre, size, looks)
 
 
-def _hair_behind(canvas: Canvas, centre: Point, size: float, looks: Looks) -> None:
+def draw_hair_behind(canvas: Canvas, centre: Point, size: float, looks: Looks) -> None:
+    """Draw the hair at the back of a head of relative `size`."""
     x, y = centre
     if looks.hair_style == "bald":
         canvas.tone(ellipse((x, y - 0.02), (0.026 * size, 0.03 * size)), 26)
@@ -249,7 +260,8 @@ def _hair_behind(canvas: Canvas, centre: Point, size: float, looks: Looks) -> No
         canvas.part(ellipse((x, y - 0.066 * size), (0.024, 0.020)), looks.hair)
 
 
-def _face(canvas: Canvas, centre: Point, size: float, looks: Looks) -> None:
+def draw_face(canvas: Canvas, centre: Point, size: float, looks: Looks) -> None:
+    """Draw eyes, nose, mouth, beard and the hair over the forehead on a head of relative `size`."""
     x, y = centre
     line = darker(looks.skin, 0.5)
     if looks.has_beard:
@@ -297,7 +309,8 @@ def _face(canvas: Canvas, centre: Point, size: float, looks: Looks) -> None:
     )
 
 
-def _leg(canvas: Canvas, leg: Leg, side: int, build: Build, looks: Looks, *, is_back: bool) -> None:
+def draw_leg(canvas: Canvas, leg: Leg, side: int, build: Build, looks: Looks, *, is_back: bool) -> None:
+    """Draw a leg and its foot; side: 1 or -1, the side of the spine, as joints point outwards."""
     m = build.muscle
     _foot(canvas, leg, side, looks, is_back=is_back)
     calf_out = [0.030 * m, 0.043 * m, 0.041 * m, 0.026 * m, 0.019]

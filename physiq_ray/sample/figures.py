@@ -5,8 +5,9 @@ random background, with a random light and camera. All random numbers come from 
 joints depend on the pose: colour, background and light do not reveal it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import get_args
+from typing import Final, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from physiq_ray.sample.backdrops import draw_backdrop
 from physiq_ray.sample.canvas import NEUTRAL, Camera, Canvas, Colour, ellipse
 from physiq_ray.sample.facing import draw_facing
 from physiq_ray.sample.profile import draw_profile
-from physiq_ray.sample.skeletons import PROFILE_POSE_IDS, Build, build_skeleton
+from physiq_ray.sample.skeletons import BACK_POSE_IDS, PROFILE_POSE_IDS, Build, build_skeleton
 
 _SKINS: tuple[Colour, ...] = (
     (250, 214, 186),
@@ -37,6 +38,9 @@ _HAIRS: tuple[Colour, ...] = (
     (150, 74, 40),
     (142, 142, 142),
 )
+
+
+FIGURE_WIDTH: Final = 0.62  # of one person with spread arms, in body units
 
 
 @dataclass(frozen=True)
@@ -84,18 +88,44 @@ def draw_photo(
 
     Raises KeyError: the pose is not in skeletons.POSE_IDS.
     """
-    camera = _camera(rng, size)
+
+    def draw(canvas: Canvas, rng: np.random.Generator) -> None:
+        skeleton = build_skeleton(pose_id, athlete.build, rng)
+        draw_shadow(canvas, athlete.build)
+        if pose_id in PROFILE_POSE_IDS:
+            draw_profile(canvas, pose_id, skeleton, athlete.build, athlete.looks)
+        else:
+            is_back = pose_id in BACK_POSE_IDS
+            draw_facing(canvas, pose_id, skeleton, athlete.build, athlete.looks, is_back=is_back)
+
+    return draw_scene(draw, rng, size)
+
+
+def draw_scene(
+    draw: Callable[[Canvas, np.random.Generator], None],
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    *,
+    reach: float = FIGURE_WIDTH,
+) -> Image.Image:
+    """Draw an upright RGB photo with a random background, light and camera.
+
+    draw: draws the subject around the origin, with its own generator. reach: the width of the subject in body
+    units; a narrow photo shows a wider subject at a smaller scale. size: (width, height) in px.
+    """
+    camera = _camera(rng, size, reach)
     feet_px = camera.project(np.array([[0.0, 0.46]]))[0, 1]
     photo = draw_backdrop(rng, size, feet_px * float(rng.uniform(0.84, 0.99)))
-    # The joints have their own generator, because the later steps must not depend on how many numbers a pose
-    # uses.
-    skeleton = build_skeleton(pose_id, athlete.build, rng.spawn(1)[0])
+    # The subject has its own generator, because the later steps must not depend on how many numbers it uses.
     canvas = Canvas(size, camera)
-    canvas.shadow(ellipse((0.0, 0.485 * athlete.build.leg), (0.15, 0.016)))
-    draw_body = draw_profile if pose_id in PROFILE_POSE_IDS else draw_facing
-    draw_body(canvas, pose_id, skeleton, athlete.build, athlete.looks)
+    draw(canvas, rng.spawn(1)[0])
     canvas.paste_on(photo, _side_light(rng))
     return _exposed(photo, rng)
+
+
+def draw_shadow(canvas: Canvas, build: Build) -> None:
+    """Draw the shadow of a person on the floor."""
+    canvas.shadow(ellipse((0.0, 0.485 * build.leg), (0.15, 0.016)))
 
 
 def draw_empty_photo(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
@@ -103,15 +133,15 @@ def draw_empty_photo(rng: np.random.Generator, size: tuple[int, int]) -> Image.I
     return _exposed(draw_backdrop(rng, size, size[1] * float(rng.uniform(0.7, 0.9))), rng)
 
 
-def _camera(rng: np.random.Generator, size: tuple[int, int]) -> Camera:
-    """Make a camera that shows almost the whole figure: slightly off centre and tilted, maybe mirrored."""
+def _camera(rng: np.random.Generator, size: tuple[int, int], reach: float) -> Camera:
+    """Make a camera that shows almost the whole subject: slightly off centre and tilted, maybe mirrored."""
     width, height = size
-    unit_px = min(height * 1.0, width * 1.34) * float(rng.uniform(0.88, 1.0))
+    unit_px = min(height * 1.0, width * (1.34 * FIGURE_WIDTH / reach)) * float(rng.uniform(0.88, 1.0))
     tilt, shear = np.clip(rng.normal(0.0, 0.04, 2), -0.09, 0.09)
     stretch = float(rng.uniform(0.94, 1.06))
     side = -1.0 if rng.random() < 0.5 else 1.0
     cos, sin = np.cos(tilt) * unit_px, np.sin(tilt) * unit_px
-    room_x, room_y = max(0.0, width - 0.62 * unit_px) / 2, max(0.0, height - unit_px) / 2
+    room_x, room_y = max(0.0, width - reach * unit_px) / 2, max(0.0, height - unit_px) / 2
     return Camera(
         linear=((side * stretch * cos, shear * unit_px - sin), (side * stretch * sin, cos)),
         centre_px=(

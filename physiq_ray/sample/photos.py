@@ -3,8 +3,9 @@
 `write_sample_photos` fills a folder: one sub-folder per bucket, `db_labels.json`, and a photo of an athlete
 who is in neither bucket. The flaws are intended: many photos are stored rotated, with an EXIF tag for the
 orientation, as most phones do; some photos have no label, some show no person, some are in both buckets under
-two names, and one is truncated. The photos depend only on the seed, not on the number of processes. Drawing a
-photo takes about 50 ms on one core.
+two names, and one is truncated. Some photos show no known pose, and their labels say so. The photos depend
+only on the seed, not on the number of processes, and those of poses not on the number of those without.
+Drawing a photo takes about 50 ms on one core.
 """
 
 import json
@@ -23,6 +24,7 @@ from PIL import ExifTags, Image
 
 from physiq_ray.machine import usable_cpus
 from physiq_ray.sample.figures import Athlete, draw_empty_photo, draw_photo
+from physiq_ray.sample.poseless import POSELESS_KINDS, PoselessKind, draw_poseless_photo
 from physiq_ray.sample.skeletons import POSE_IDS
 
 CHECKIN_BUCKET: Final = "checkin-poses"
@@ -47,7 +49,10 @@ _FIRST_MS: Final = 1_757_400_000_000  # 9 September 2025, as in mappings/db_labe
 
 @dataclass(frozen=True)
 class SamplePhotos:
-    """The places of the photos, and their numbers; duplicates and truncated photos have labels too."""
+    """The places of the photos, and their numbers.
+
+    num_labelled: includes duplicates, truncated photos and those of no known pose.
+    """
 
     buckets: dict[str, Path]
     labels: Path
@@ -57,6 +62,7 @@ class SamplePhotos:
     num_unlabelled: int
     num_duplicates: int
     num_truncated: int
+    num_poseless: int
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,14 @@ class _Shot:
     """All values that determine the bytes of one photo."""
 
     path: Path
-    pose_id: int | None  # None: no person
+    pose_id: int | None  # None: a photo of `poseless`, or of a background only
     athlete_seed: tuple[int, ...]
     photo_seed: tuple[int, ...]
     size: tuple[int, int]
     orientation: int
     quality: int
     is_truncated: bool = False
+    poseless: PoselessKind | None = None
 
 
 @dataclass(frozen=True)
@@ -90,16 +97,21 @@ def write_sample_photos(
     seed: int = 0,
     num_unlabelled: int = 24,
     num_duplicates: int = 6,
+    num_poseless: int = 0,
     num_processes: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SamplePhotos:
     """Draw `num_athletes` × 8 poses × `photos_per_pose` labelled photos, the unlabelled ones and duplicates.
 
-    A third of the unlabelled photos show no person. num_processes: one per core if None; with 1, this process
+    A third of the unlabelled photos show no person. num_poseless: the number of further photos that show no
+    known pose and are labelled `"poseId": null`; their kinds (see `poseless`) and their athletes are equally
+    frequent, except for a remainder. num_processes: one per core if None; with 1, this process
     draws. on_progress: called with the number of photos done and the total. Ctrl-C ends the work after the
     current photos. Existing files with the same names are overwritten.
     """
-    plan = _plan_photos(folder, num_athletes, photos_per_pose, seed, num_unlabelled, num_duplicates)
+    plan = _plan_photos(
+        folder, num_athletes, photos_per_pose, seed, num_unlabelled, num_duplicates, num_poseless
+    )
     for bucket in SOURCES:
         (folder / bucket).mkdir(parents=True, exist_ok=True)
     for parent in {shot.path.parent for shot in plan.shots} | {copy.parent for _, copy in plan.copies}:
@@ -123,11 +135,18 @@ def write_sample_photos(
         num_unlabelled=plan.num_unlabelled,
         num_duplicates=len(plan.copies),
         num_truncated=sum(shot.is_truncated for shot in plan.shots),
+        num_poseless=num_poseless,
     )
 
 
 def _plan_photos(
-    folder: Path, num_athletes: int, photos_per_pose: int, seed: int, num_unlabelled: int, num_duplicates: int
+    folder: Path,
+    num_athletes: int,
+    photos_per_pose: int,
+    seed: int,
+    num_unlabelled: int,
+    num_duplicates: int,
+    num_poseless: int,
 ) -> _Plan:
     """Make all random choices except those of the drawing, in a fixed order."""
     rng = np.random.default_rng([seed, 0])
@@ -180,7 +199,21 @@ def _plan_photos(
     ]
     name()
     holdout = shot(folder / "holdout.jpeg", int(rng.choice(POSE_IDS)), num_athletes)
-    return _Plan([*labelled, *unlabelled], copies, records, holdout, num_unlabelled)
+    # All choices above are the same for any num_poseless, because these come last.
+    poseless: list[_Shot] = []
+    for index in range(num_poseless):
+        if index % num_athletes == 0:
+            athletes = rng.permutation(num_athletes)
+        path = place(int(athletes[index % num_athletes]), _bucket_of(index // len(POSELESS_KINDS)))
+        kind = POSELESS_KINDS[index % len(POSELESS_KINDS)]
+        poseless.append(replace(shot(path, None, int(athletes[index % num_athletes])), poseless=kind))
+    records += [_record(shot.path, None) for shot in poseless]
+    return _Plan([*labelled, *unlabelled, *poseless], copies, records, holdout, num_unlabelled)
+
+
+def _bucket_of(index: int) -> str:
+    """Give three of five photos to the first bucket: the share that the photos of poses have on average."""
+    return CHECKIN_BUCKET if index % 5 in (0, 2, 4) else WORKOUT_BUCKET
 
 
 def _record(path: Path, pose_id: int | None) -> dict[str, object]:
@@ -224,10 +257,12 @@ def _sigint_blocked() -> Iterator[None]:
 
 def _write(shot: _Shot) -> None:
     rng = np.random.default_rng(shot.photo_seed)
-    if shot.pose_id is None:
+    athlete = Athlete.random(np.random.default_rng(shot.athlete_seed))
+    if shot.poseless is not None:
+        upright = draw_poseless_photo(shot.poseless, athlete, rng, shot.size)
+    elif shot.pose_id is None:
         upright = draw_empty_photo(rng, shot.size)
     else:
-        athlete = Athlete.random(np.random.default_rng(shot.athlete_seed))
         upright = draw_photo(shot.pose_id, athlete, rng, shot.size)
     data = encode_jpeg(upright, orientation=shot.orientation, quality=shot.quality)
     if shot.is_truncated:

@@ -3,13 +3,31 @@
 Lengths are in body units. Tones are -127 … 127, as in Canvas.tone.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 
 from physiq_ray.sample.arms import Looks, draw_forearm, draw_upper_arm
 from physiq_ray.sample.canvas import Canvas, Point, Points, along, darker, ellipse, limb, spline
 from physiq_ray.sample.skeletons import SIDE_TRICEPS, Build, Leg, Skeleton
+
+SKULL: Final[tuple[Point, ...]] = (  # relative to the centre of a head of size 1
+    (-0.004, -0.066),
+    (0.030, -0.056),
+    (0.044, -0.026),
+    (0.046, -0.006),
+    (0.056, 0.014),
+    (0.046, 0.020),
+    (0.047, 0.034),
+    (0.040, 0.058),
+    (0.018, 0.060),
+    (-0.012, 0.046),
+    (-0.040, 0.030),
+    (-0.054, -0.010),
+    (-0.040, -0.052),
+)
 
 
 def draw_profile(canvas: Canvas, pose_id: int, skeleton: Skeleton, build: Build, looks: Looks) -> None:
@@ -30,11 +48,11 @@ def draw_profile(canvas: Canvas, pose_id: int, skeleton: Skeleton, build: Build,
     draw_forearm(canvas, near_arm, 1, build, looks)
 
 
-def _profile_torso(canvas: Canvas, skeleton: Skeleton, build: Build, looks: Looks) -> None:
+def torso_outline(skeleton: Skeleton, build: Build) -> list[Point]:
+    """Give the outline of the torso, clockwise from the nape: first the back, then the front."""
     depth = build.waist / 0.07
     chest = skeleton.lat * depth**0.5
-    line = darker(looks.skin, 0.62)
-    outline = [
+    return [
         (-0.022, -0.345),
         (-0.050, -0.305),
         (-0.084 * depth, -0.240),
@@ -54,6 +72,13 @@ def _profile_torso(canvas: Canvas, skeleton: Skeleton, build: Build, looks: Look
         (0.040, -0.300),
         (0.034, -0.345),
     ]
+
+
+def _profile_torso(canvas: Canvas, skeleton: Skeleton, build: Build, looks: Looks) -> None:
+    depth = build.waist / 0.07
+    chest = skeleton.lat * depth**0.5
+    line = darker(looks.skin, 0.62)
+    outline = torso_outline(skeleton, build)
     canvas.part(spline(outline), looks.skin)
     canvas.tone(
         spline([(-0.05, -0.30), (-0.085, -0.24), (-0.046, -0.08), (-0.02, -0.09), (-0.035, -0.22)]), -30
@@ -131,47 +156,31 @@ def _profile_leg(canvas: Canvas, leg: Leg, build: Build, looks: Looks) -> None:
 def _profile_head(canvas: Canvas, centre: Point, build: Build, looks: Looks) -> None:
     x, y = centre
     size = build.head
-
-    def at(points: list[Point]) -> Points:
-        return np.array([(x + dx * size, y + dy * size) for dx, dy in points])
-
     if looks.hair_style == "long":
-        canvas.part(
-            spline(at([(-0.02, -0.06), (-0.058, -0.02), (-0.056, 0.09), (-0.02, 0.10), (0.0, 0.0)])),
-            looks.hair,
-        )
-    skull = [
-        (-0.004, -0.066),
-        (0.030, -0.056),
-        (0.044, -0.026),
-        (0.046, -0.006),
-        (0.056, 0.014),
-        (0.046, 0.020),
-        (0.047, 0.034),
-        (0.040, 0.058),
-        (0.018, 0.060),
-        (-0.012, 0.046),
-        (-0.040, 0.030),
-        (-0.054, -0.010),
-        (-0.040, -0.052),
-    ]
-    canvas.part(spline(at(skull)), looks.skin)
+        mane = [(-0.02, -0.06), (-0.058, -0.02), (-0.056, 0.09), (-0.02, 0.10), (0.0, 0.0)]
+        canvas.part(spline(_at(centre, size, mane)), looks.hair)
+    canvas.part(spline(_at(centre, size, SKULL)), looks.skin)
+    draw_side_of_head(canvas, centre, size, looks)
+    canvas.patch(ellipse((x + 0.031 * size, y - 0.008 * size), (0.0065, 0.0048)), (240, 238, 232))
+    canvas.patch(ellipse((x + 0.034 * size, y - 0.008 * size), (0.0036, 0.0046)), (40, 30, 26))
+    brow, mouth = [(0.020, -0.020), (0.040, -0.020)], [(0.030, 0.036), (0.045, 0.035)]
+    canvas.stroke(_at(centre, size, brow), darker(looks.hair, 0.7), width=0.004)
+    canvas.stroke(_at(centre, size, mouth), (126, 58, 54), width=0.004)
+
+
+def draw_side_of_head(canvas: Canvas, centre: Point, size: float, looks: Looks) -> None:
+    """Draw beard, hair and ear on the side of a head of relative `size`."""
+    x, y = centre
     if looks.has_beard:
-        canvas.patch(
-            spline(
-                at(
-                    [
-                        (0.042, 0.046),
-                        (0.034, 0.060),
-                        (0.012, 0.060),
-                        (-0.012, 0.040),
-                        (-0.004, 0.014),
-                        (0.014, 0.034),
-                    ]
-                )
-            ),
-            looks.hair,
-        )
+        beard = [
+            (0.042, 0.046),
+            (0.034, 0.060),
+            (0.012, 0.060),
+            (-0.012, 0.040),
+            (-0.004, 0.014),
+            (0.014, 0.034),
+        ]
+        canvas.patch(spline(_at(centre, size, beard)), looks.hair)
     if looks.hair_style != "bald":
         cap = [
             (0.036, -0.052),
@@ -184,11 +193,11 @@ def _profile_head(canvas: Canvas, centre: Point, build: Build, looks: Looks) -> 
             (0.006, -0.026),
             (0.030, -0.034),
         ]
-        canvas.part(spline(at(cap)), looks.hair, contact=20)
+        canvas.part(spline(_at(centre, size, cap)), looks.hair, contact=20)
     if looks.hair_style == "bun":
         canvas.part(ellipse((x - 0.058 * size, y - 0.046 * size), (0.022, 0.020)), looks.hair)
     canvas.part(ellipse((x - 0.006 * size, y + 0.006), (0.009, 0.015)), darker(looks.skin, 0.92), contact=14)
-    canvas.patch(ellipse((x + 0.031 * size, y - 0.008 * size), (0.0065, 0.0048)), (240, 238, 232))
-    canvas.patch(ellipse((x + 0.034 * size, y - 0.008 * size), (0.0036, 0.0046)), (40, 30, 26))
-    canvas.stroke(at([(0.020, -0.020), (0.040, -0.020)]), darker(looks.hair, 0.7), width=0.004)
-    canvas.stroke(at([(0.030, 0.036), (0.045, 0.035)]), (126, 58, 54), width=0.004)
+
+
+def _at(centre: Point, size: float, points: Sequence[Point]) -> Points:
+    return np.array([(centre[0] + dx * size, centre[1] + dy * size) for dx, dy in points])

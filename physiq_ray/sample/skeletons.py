@@ -107,15 +107,15 @@ def _facing(pose_id: int, build: Build, rng: np.random.Generator) -> Skeleton:
     together = 0.02 if pose_id == MOST_MUSCULAR else 0.0
 
     def arm() -> Arm:
-        shoulder = _jitter((build.shoulder - together / 2, -0.272 - raised + crouch), rng, 0.003)
-        elbow = _jitter(_from(shoulder, to_elbow, build.arm), rng, 0.011)
+        shoulder = jitter((build.shoulder - together / 2, -0.272 - raised + crouch), rng, 0.003)
+        elbow = jitter(_from(shoulder, to_elbow, build.arm), rng, 0.011)
         if is_from_elbow:
             wrist = _from(elbow, to_wrist, build.arm)
         elif pose_id == ABS_AND_THIGHS:
             wrist = (build.shoulder + to_wrist[0] - 0.04, to_wrist[1])
         else:
             wrist = (build.waist + to_wrist[0], to_wrist[1])
-        return Arm(shoulder, elbow, _jitter(wrist, rng, 0.010 if is_from_elbow else 0.006))
+        return Arm(shoulder, elbow, jitter(wrist, rng, 0.010 if is_from_elbow else 0.006))
 
     def leg(*, is_forward: bool, is_back: bool) -> Leg:
         hip = (build.hip * 0.62, 0.022)
@@ -126,7 +126,7 @@ def _facing(pose_id: int, build: Build, rng: np.random.Generator) -> Skeleton:
             knee, ankle = (knee[0] + 0.018, knee[1] + 0.004), (ankle[0] + 0.012, ankle[1] + 0.022)
         if is_back:
             knee, ankle = (knee[0] + 0.012, knee[1] + 0.008), (ankle[0] - 0.004, ankle[1] - 0.012)
-        return Leg(hip, _jitter(knee, rng, 0.007), _jitter(ankle, rng, 0.006), is_back)
+        return Leg(hip, jitter(knee, rng, 0.007), jitter(ankle, rng, 0.006), is_back)
 
     is_back_pose = pose_id in BACK_POSE_IDS
     first, second = (
@@ -134,7 +134,7 @@ def _facing(pose_id: int, build: Build, rng: np.random.Generator) -> Skeleton:
         for side in range(2)
     )
     return Skeleton(
-        head=_jitter((0.0, -0.402 + crouch * 1.7), rng, 0.006),
+        head=jitter((0.0, -0.402 + crouch * 1.7), rng, 0.006),
         arms=(arm(), arm()),
         legs=(first, second),
         lat=build.shoulder * (1.13 if is_spread else 0.97) + float(rng.normal(0, 0.003)),
@@ -162,27 +162,27 @@ def _profile(pose_id: int, build: Build, rng: np.random.Generator) -> Skeleton:
     def arm(joints: tuple[Point, Point, Point]) -> Arm:
         shoulder, elbow, wrist = joints
         return Arm(
-            _jitter(shoulder, rng, 0.004),
-            _jitter(_from(shoulder, (elbow[0] - shoulder[0], elbow[1] - shoulder[1]), build.arm), rng, 0.008),
-            _jitter(wrist, rng, 0.009),
+            jitter(shoulder, rng, 0.004),
+            jitter(_from(shoulder, (elbow[0] - shoulder[0], elbow[1] - shoulder[1]), build.arm), rng, 0.008),
+            jitter(wrist, rng, 0.009),
         )
 
     lift = float(rng.uniform(0.008, 0.03))
     stride = float(rng.normal(0.0, 0.014))
     near_leg = Leg(
         (-0.008, 0.030),
-        _jitter((0.088 if is_chest else 0.006, 0.235 * build.leg), rng, 0.010),
-        _jitter(((0.006 if is_chest else -0.085) + stride, 0.452 * build.leg - lift), rng, 0.010),
+        jitter((0.088 if is_chest else 0.006, 0.235 * build.leg), rng, 0.010),
+        jitter(((0.006 if is_chest else -0.085) + stride, 0.452 * build.leg - lift), rng, 0.010),
         is_on_toes=True,
     )
     far_leg = Leg(
         (0.004, 0.030),
-        _jitter((0.012 if is_chest else 0.034, 0.252 * build.leg), rng, 0.008),
-        _jitter(((-0.002 if is_chest else 0.030) - stride, 0.456 * build.leg), rng, 0.008),
+        jitter((0.012 if is_chest else 0.034, 0.252 * build.leg), rng, 0.008),
+        jitter(((-0.002 if is_chest else 0.030) - stride, 0.456 * build.leg), rng, 0.008),
         is_on_toes=False,
     )
     return Skeleton(
-        head=_jitter((0.022, -0.400), rng, 0.007),
+        head=jitter((0.022, -0.400), rng, 0.007),
         arms=(arm(far), arm(near)),
         legs=(far_leg, near_leg),
         lat=0.130 if is_chest else 0.102,
@@ -190,7 +190,8 @@ def _profile(pose_id: int, build: Build, rng: np.random.Generator) -> Skeleton:
     )
 
 
-def _jitter(point: Point, rng: np.random.Generator, sigma: float) -> Point:
+def jitter(point: Point, rng: np.random.Generator, sigma: float) -> Point:
+    """Move a point by a random distance: in x and y each with deviation `sigma`, and at most 2.2 of it."""
     dx, dy = np.clip(rng.normal(0.0, sigma, 2), -2.2 * sigma, 2.2 * sigma)
     return point[0] + float(dx), point[1] + float(dy)
 
