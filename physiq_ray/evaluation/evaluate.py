@@ -52,7 +52,13 @@ def evaluate(
     connect(debug=debug)
     batches = list(
         predict_table(
-            table, state, precision=precision, batch_size=batch_size, reader=source, on_progress=on_progress
+            table,
+            state,
+            precision=precision,
+            batch_size=batch_size,
+            reader=source,
+            with_brightness=True,
+            on_progress=on_progress,
         )
     )
     uris = tuple(uri for batch in batches for uri in batch.uris)
@@ -70,4 +76,5 @@ def evaluate(
         torch.from_numpy(np.concatenate([batch.logits for batch in batches])),
         tuple(known[uri][1] for uri in uris),
     )
-    return Evaluation(answers, unreadable, {item["values"]: item["counts"] for item in unknown})
+    brightness = dict(zip(uris, (value for batch in batches for value in batch.brightness), strict=True))
+    return Evaluation(answers, unreadable, {item["values"]: item["counts"] for item in unknown}, brightness)

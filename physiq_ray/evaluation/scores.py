@@ -1,7 +1,7 @@
 """Score the answers of a model: by pose, on average, and the mistakes with the highest confidence."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,12 +53,14 @@ class Answers:
 class Evaluation:
     """The answers of a model, and the photos without an answer.
 
-    num_unknown: pose id → number of photos, for poses that the model does not know.
+    num_unknown: pose id → number of photos, for poses that the model does not know. brightness: uri → mean
+    brightness of the photo, 0 … 1; empty if it was not measured.
     """
 
     answers: Answers
     unreadable: tuple[Unreadable, ...]
     num_unknown: Mapping[int, int]
+    brightness: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

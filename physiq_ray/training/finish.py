@@ -22,6 +22,7 @@ from physiq_ray.errors import DataError, StorageError, TrainingError
 from physiq_ray.evaluation import Answers, Report, fit_temperature, score, write_report
 from physiq_ray.evaluation.facts import facts_of_training
 from physiq_ray.evaluation.scores import Evaluation
+from physiq_ray.evaluation.slices import Slices, slice_report
 from physiq_ray.manifest import TEST, TRAIN, VALIDATION, Manifest
 from physiq_ray.quarantine import QUARANTINE_FILE, Unreadable, write_quarantine
 from physiq_ray.storage import join_uri, written_together
@@ -41,9 +42,9 @@ NAMED_PHOTOS = 8  # in the message on a loss that is not finite
 class TrainingResult:
     """The result of a run.
 
-    report: of the best epoch on the photos of scored_split, None if none of them could be read. scored_split:
-    "test" if the run has test photos that could be scored, else "validation". history: one dict per epoch.
-    files: uris of the written files. num_used: photos by split. failed_sources: a sentence for each source
+    report, slices: of the best epoch on the photos of scored_split, None if none of them could be read.
+    scored_split: "test" if the run has test photos that could be scored, else "validation". history: one dict
+    per epoch. files: uris of the written files. num_used: photos by split. failed_sources: a sentence for each source
     that could not be listed; with any of them, the run is only partly done.
     """
 
@@ -51,6 +52,7 @@ class TrainingResult:
     best_epoch: int
     best_accuracy: float
     report: Report | None
+    slices: Slices | None
     scored_split: str
     history: tuple[Mapping[str, Any], ...]
     files: tuple[str, ...]
@@ -107,9 +109,10 @@ def finish(
             unreadable = (*unreadable, *tested.unreadable)
             if tested.unreadable:
                 write_quarantine(unreadable, output)
-        report = None
+        report = slices = None
         if answers.uris:
             report = score(answers, manifest.class_mapping, record.pose_names, temperature=model.temperature)
+            slices = slice_report(report, answers, manifest.table, tested.brightness if tested else None)
             facts = facts_of_training(
                 model,
                 manifest,
@@ -119,7 +122,7 @@ def finish(
                 num_skipped=record.num_skipped,
                 unreadable=unreadable,
             )
-            files += write_report(report, answers, facts, place, history=latest["history"])
+            files += write_report(report, answers, facts, place, slices=slices, history=latest["history"])
     files = [join_uri(output, Path(uri).relative_to(place).as_posix()) for uri in files]
     left_out = {item.uri for item in unreadable}
     splits = (TRAIN, VALIDATION, *([TEST] if tested is not None else []))
@@ -129,6 +132,7 @@ def finish(
         best_epoch=metrics["epoch"],
         best_accuracy=metrics["validation_accuracy"],
         report=report,
+        slices=slices,
         scored_split=split,
         history=tuple(latest["history"]),
         files=(*files, *([join_uri(output, QUARANTINE_FILE)] if left_out else [])),
