@@ -197,7 +197,7 @@ class NetworkActor:
         state: "ray.ObjectRef[ModelState]",
         precision: str,
         plan: ActorPlan,
-        with_brightness: bool,
+        with_brightness: bool = False,  # by position, as Ray gives it
     ) -> None:
         self._network = Network(ray.get(state), precision=precision, use_gpu=plan.num_gpus > 0)
         self._with_brightness = with_brightness

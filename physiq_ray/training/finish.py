@@ -44,8 +44,8 @@ class TrainingResult:
 
     report, slices: of the best epoch on the photos of scored_split, None if none of them could be read.
     scored_split: "test" if the run has test photos that could be scored, else "validation". history: one dict
-    per epoch. files: uris of the written files. num_used: photos by split. failed_sources: a sentence for each source
-    that could not be listed; with any of them, the run is only partly done.
+    per epoch. files: uris of the written files. num_used: photos by split. failed_sources: a sentence for
+    each source that could not be listed; with any of them, the run is only partly done.
     """
 
     run_name: str
