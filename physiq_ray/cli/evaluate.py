@@ -26,10 +26,14 @@ def run_evaluate(args: argparse.Namespace) -> int:
     check_writable("--report", args.report)
     from physiq_ray.checkpoint import load_model_state
     from physiq_ray.evaluation import score, write_report
+    from physiq_ray.evaluation.behaviour import measure_behaviour
     from physiq_ray.evaluation.candidates import find_candidates, split_defaults, training_or_none
     from physiq_ray.evaluation.compare import compare
     from physiq_ray.evaluation.evaluate import evaluate
     from physiq_ray.evaluation.facts import facts_of_evaluation
+    from physiq_ray.evaluation.report import extras_as_dict
+    from physiq_ray.evaluation.sections import describe_behaviour, describe_slices
+    from physiq_ray.evaluation.slices import slice_report
     from physiq_ray.evaluation.text import describe_comparison, describe_report
     from physiq_ray.storage import absolute_uri
 
@@ -69,8 +73,27 @@ def run_evaluate(args: argparse.Namespace) -> int:
         floor=state.floor,
         floor_scores=found.floor,
     )
+    slices = slice_report(report, found.answers, candidates.manifest.table, found.brightness)
+    behaviour = None
+    if args.behaviour:
+        with display.live():
+            behaviour = measure_behaviour(
+                found.answers,
+                candidates.manifest.table,
+                state,
+                precision=settings.precision,
+                on_progress=lambda done, total: display.count("changing photos", done, total),
+            )
     facts = facts_of_evaluation(state, candidates, found, split=args.split, model=args.model)
-    files = write_report(report, found.answers, facts, absolute_uri(args.report), history=state.history)
+    files = write_report(
+        report,
+        found.answers,
+        facts,
+        absolute_uri(args.report),
+        slices=slices,
+        behaviour=behaviour,
+        history=state.history,
+    )
     failed = [f"{source.source}: {source.error}" for source in candidates.manifest.report.failed_sources]
     if args.json:
         left_out = {
@@ -79,9 +102,13 @@ def run_evaluate(args: argparse.Namespace) -> int:
             "failed_sources": failed,
         }
         against = {"against": args.against, "comparison": comparison.to_dict()} if comparison else {}
-        print(as_json(report.to_dict() | against | left_out | {"files": list(files)}))
+        extras = extras_as_dict(slices, behaviour)
+        print(as_json(report.to_dict() | extras | against | left_out | {"files": list(files)}))
     else:
-        print(*describe_report(report), "Files:", *(f"  {uri}" for uri in files), sep="\n")
+        print(*describe_report(report), *describe_slices(slices), sep="\n")
+        if behaviour:
+            print(*describe_behaviour(behaviour), sep="\n")
+        print("Files:", *(f"  {uri}" for uri in files), sep="\n")
         if comparison:
             print(*describe_comparison(comparison, new=args.model, old=args.against), sep="\n")
     for pose_id, count in found.num_unknown.items():
@@ -114,6 +141,12 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         help="older model to compare with on the same photos; the exit status is 3 if --model is "
         "significantly worse, overall or on a pose",
+    )
+    parser.add_argument(
+        "--behaviour",
+        action="store_true",
+        help="also predict up to 200 of the photos mirrored, darker, brighter, recompressed, cropped and "
+        "reduced, and report how many answers stay the same",
     )
     parser.add_argument(
         "--split",

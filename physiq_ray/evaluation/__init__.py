@@ -1,10 +1,12 @@
 """Evaluate a trained model: scores, calibration, figures and a model card.
 
+behaviour    how often an answer stays the same if the photo is mirrored, darker, cropped, and so on
 calibration  the temperature, the calibration error, and the bins of the reliability diagram
 candidates   which photos are scored: those of the caller, or those of the training
 card         the text of the model card
 choose_floor which score and which threshold decide that a photo shows no known pose
 compare      whether a new model is significantly better or worse than an old one
+dimensions   which slices a photo is in, by bucket, pose, size, brightness, month and group
 evaluate     a model and photos → answers; imports Ray
 facts        the facts on the model card that are not scores
 figures      the scores as figures
@@ -13,6 +15,8 @@ floor_scores how well a floor works on labelled photos
 intervals    95 % intervals of scores, for photos that come in groups
 report       which files a report has, and writing them
 scores       answers and labels → scores
+sections     slices and behaviour as lines for a reader, and as sections of the model card
+slices       the accuracy of slices, and which of them are significantly below the other photos
 text         a report as lines for a reader
 """
 

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from physiq_ray.evaluation.behaviour import Behaviour
 from physiq_ray.evaluation.scores import Report
+from physiq_ray.evaluation.sections import card_limits, card_sections
+from physiq_ray.evaluation.slices import Slices
 from physiq_ray.evaluation.text import describe_floor
 
 FEW_PHOTOS = 20  # with fewer photos, the scores of a pose are very uncertain
@@ -64,7 +67,9 @@ class Facts:
     scored: ScoredPhotos
 
 
-def write_card(report: Report, facts: Facts) -> str:
+def write_card(
+    report: Report, facts: Facts, slices: Slices | None = None, behaviour: Behaviour | None = None
+) -> str:
     """Give the card as Markdown."""
     epoch = f", the weights of epoch {facts.best_epoch} of {facts.num_epochs}" if facts.num_epochs else ""
     return "\n".join(
@@ -93,9 +98,10 @@ def write_card(report: Report, facts: Facts) -> str:
             f"The expected calibration error is {report.error_before:.3f} without a temperature, and "
             f"{report.error_after:.3f} with the temperature {report.temperature:.2f} of the model file.",
             "",
+            *card_sections(slices, behaviour),
             "## Limits",
             "",
-            *(f"- {limit}" for limit in _limits(report, facts)),
+            *(f"- {limit}" for limit in (*_limits(report, facts), *card_limits(slices, behaviour))),
             "",
             "## No known pose",
             "",

@@ -181,6 +181,15 @@ def exact_p_value(differences: IntArray) -> float:
     return min(1.0, float(chances[np.abs(sums) >= observed].sum()))
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Apply Holm's correction: the smallest p-value counts n times, the next one n - 1 times, and so on."""
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for rank, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        adjusted[number] = largest
+    return adjusted
+
+
 def _results(found: Evaluation, mapping: ClassMapping) -> Iterator[tuple[str, int, str, bool]]:
     answers = found.answers
     right = (answers.logits.argmax(dim=1) == answers.labels).tolist()
@@ -197,13 +206,8 @@ def _change(name: str, new_right: BoolArray, old_right: BoolArray, groups: IntAr
 
 
 def _corrected(changes: Sequence[Change]) -> list[Change]:
-    """Apply Holm's correction: the smallest p-value counts n times, the next one n - 1 times, and so on."""
-    adjusted, largest = dict[int, float](), 0.0
-    order = sorted(range(len(changes)), key=lambda number: changes[number].p_value)
-    for rank, number in enumerate(order):
-        largest = max(largest, min(1.0, (len(changes) - rank) * changes[number].p_value))
-        adjusted[number] = largest
-    return [replace(change, adjusted=adjusted[number]) for number, change in enumerate(changes)]
+    adjusted = holm([change.p_value for change in changes])
+    return [replace(change, adjusted=value) for change, value in zip(changes, adjusted, strict=True)]
 
 
 def _binomial(trials: int) -> FloatArray:

@@ -57,7 +57,13 @@ def evaluate(
     connect(debug=debug)
     batches = list(
         predict_table(
-            every, state, precision=precision, batch_size=batch_size, reader=source, on_progress=on_progress
+            every,
+            state,
+            precision=precision,
+            batch_size=batch_size,
+            reader=source,
+            with_brightness=True,
+            on_progress=on_progress,
         )
     )
     uris = np.array([uri for batch in batches for uri in batch.uris], object)
@@ -75,6 +81,7 @@ def evaluate(
     outputs = torch.from_numpy(np.concatenate([batch.outputs for batch in batches]))
     logits = logits_of(outputs, state)
     is_known = are_known(outputs, state).numpy()
+    brightness = dict(zip(uris, (value for batch in batches for value in batch.brightness), strict=True))
     return Evaluation(
         Answers(
             tuple(uris[~is_null]),
@@ -86,4 +93,5 @@ def evaluate(
         {item["values"]: item["counts"] for item in unknown},
         NullAnswers(tuple(uris[is_null]), tuple(groups[is_null]), ~is_known[is_null]),
         score_floor(outputs, labels, groups.tolist(), state) if state.floor is not None else None,
+        brightness,
     )

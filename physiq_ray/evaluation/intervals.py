@@ -61,11 +61,19 @@ def share_interval(hits: BoolArray, groups: IntArray, among: BoolArray | None = 
         hits, groups = hits[among], groups[among]
     if not len(hits):
         return UNKNOWN
+    number = effective_number(hits, groups)
+    return wilson_interval(float(hits.mean()) * number, number)
+
+
+def effective_number(hits: BoolArray, groups: IntArray) -> float:
+    """Give the number of independent photos that say as much about the share of hits as these photos do.
+
+    hits, groups: as for `share_interval`, of at least one photo. It is at most the number of photos.
+    """
     sizes = np.bincount(groups)
     counts = np.bincount(groups, weights=hits).astype(np.float64)
     is_there = sizes > 0
-    number = _effective_number(counts[is_there], sizes[is_there])
-    return wilson_interval(float(hits.mean()) * number, number)
+    return _effective_number(counts[is_there], sizes[is_there])
 
 
 def wilson_interval(num_hits: float, num_photos: float) -> Interval:
@@ -104,10 +112,7 @@ def jackknife_interval(measure: Callable[[IntArray], FloatArray], counts: IntArr
 
 
 def _effective_number(counts: FloatArray, sizes: IntArray) -> float:
-    """Give the number of independent photos that say as much about a share as these groups do.
-
-    counts, sizes: the hits and the photos of each group.
-    """
+    """Do as `effective_number` does; counts, sizes: the hits and the photos of each group."""
     num_photos, num_groups = int(sizes.sum()), len(sizes)
     if num_groups == num_photos:
         return num_photos

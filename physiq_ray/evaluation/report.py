@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from physiq_ray.evaluation.behaviour import Behaviour
 from physiq_ray.evaluation.card import Facts, write_card
 from physiq_ray.evaluation.figures import (
     draw_confusion,
@@ -14,6 +15,7 @@ from physiq_ray.evaluation.figures import (
     draw_scores,
 )
 from physiq_ray.evaluation.scores import Answers, Report
+from physiq_ray.evaluation.slices import Slices
 from physiq_ray.storage import join_uri, read_bytes, write_bytes
 
 REPORT_FILE, CARD_FILE = "report.json", "model_card.md"
@@ -25,6 +27,8 @@ def write_report(
     facts: Facts,
     output: str,
     *,
+    slices: Slices | None = None,
+    behaviour: Behaviour | None = None,
     history: Sequence[Mapping[str, Any]] = (),
     read: Callable[[str], bytes] = read_bytes,
 ) -> tuple[str, ...]:
@@ -34,7 +38,9 @@ def write_report(
     Raises StorageError: output cannot be written.
     """
     files = {
-        REPORT_FILE: _as_json({"scored_on": facts.scored.words} | report.to_dict()).encode(),
+        REPORT_FILE: _as_json(
+            {"scored_on": facts.scored.words} | report.to_dict() | extras_as_dict(slices, behaviour)
+        ).encode(),
         "confusion.png": draw_confusion(report),
         "scores.png": draw_scores(report),
         "reliability.png": draw_reliability(answers, report),
@@ -45,12 +51,18 @@ def write_report(
         files["curves.png"] = draw_curves(history, facts.best_epoch)
     if report.mistakes:
         files["mistakes.png"] = draw_mistakes(report.mistakes, read)
-    files[CARD_FILE] = write_card(report, facts).encode()
+    files[CARD_FILE] = write_card(report, facts, slices, behaviour).encode()
     uris = []
     for name, data in files.items():
         uris.append(join_uri(output, name))
         write_bytes(data, uris[-1])
     return tuple(uris)
+
+
+def extras_as_dict(slices: Slices | None, behaviour: Behaviour | None) -> dict[str, Any]:
+    """Give slices and behaviour as plain values for JSON, each if it is known."""
+    extras = {"slices": slices, "behaviour": behaviour}
+    return {name: item.to_dict() for name, item in extras.items() if item is not None}
 
 
 def _as_json(value: object) -> str:

@@ -66,7 +66,8 @@ class Evaluation:
     """The answers of a model, and the photos without an answer.
 
     num_unknown: pose id → number of photos, for poses that the model does not know. nulls: photos of no known
-    pose. floor: the scores of the model's floor, None without one.
+    pose. floor: the scores of the model's floor, None without one. brightness: uri → mean brightness of the
+    photo, 0 … 1; empty if it was not measured.
     """
 
     answers: Answers
@@ -74,6 +75,7 @@ class Evaluation:
     num_unknown: Mapping[int, int]
     nulls: NullAnswers = field(default_factory=NullAnswers)
     floor: FloorScores | None = None
+    brightness: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

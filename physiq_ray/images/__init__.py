@@ -17,7 +17,9 @@ from physiq_ray.images.decode import (
     decode_image,
     decode_square,
     decoder_version,
+    mean_brightness,
     read_size,
+    to_square,
 )
 from physiq_ray.images.formats import MAX_BYTES, why_no_heic
 
@@ -30,6 +32,8 @@ __all__ = [
     "decode_image",
     "decode_square",
     "decoder_version",
+    "mean_brightness",
     "read_size",
+    "to_square",
     "why_no_heic",
 ]

@@ -28,6 +28,7 @@ from physiq_ray.checkpoint import ModelState
 from physiq_ray.cluster import cluster_nodes, connect
 from physiq_ray.constants import OUTAGE_RUN
 from physiq_ray.errors import PhysiqError, PredictionError, SettingError, StorageError, UnreachableError
+from physiq_ray.images import mean_brightness
 from physiq_ray.ingest import PhotoReader, build_dataset
 from physiq_ray.prediction.answer import NOT_FINITE, Float32Array
 from physiq_ray.prediction.network import Network
@@ -56,11 +57,13 @@ class AnsweredBatch:
     """The answers of some photos in the order of their table; unreadable photos are listed apart.
 
     uris: of the B photos that were predicted; outputs: float32 (B, C) or (B, C + 1), see `Forward.outputs`.
+    brightness: of each photo, 0 … 1, as `mean_brightness` computes it; empty if it was not asked for.
     """
 
     uris: tuple[str, ...]
     outputs: Float32Array
     unreadable: tuple[Unreadable, ...] = ()
+    brightness: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,13 +120,14 @@ def predict_table(
     precision: str = "auto",
     batch_size: int = 32,
     reader: PhotoReader | None = None,
+    with_brightness: bool = False,
     on_progress: Progress = lambda _done, _total: None,
 ) -> Iterator[AnsweredBatch]:
     """Predict the photos of a table in its order; Ray must be connected.
 
     table: uri string, size int64 in bytes, and etag string if it is known; other columns are ignored.
     batch_size: photos in one forward pass; the batches that are returned may be larger. reader: as in
-    `build_dataset`.
+    `build_dataset`. with_brightness: measure the brightness of the photos too.
     Raises CheckpointError: the weights do not fit. PredictionError: the cluster is too small, one of its
     processes failed permanently, or the storage does not respond any more.
     """
@@ -135,7 +139,7 @@ def predict_table(
     known = [name for name in ("uri", "size", "etag") if name in table.column_names]
     answers = build_dataset(table.select(known), image_size=state.image_size, reader=reader).map_batches(
         NetworkActor,
-        fn_constructor_args=(ray.put(needed), precision, plan),
+        fn_constructor_args=(ray.put(needed), precision, plan, with_brightness),
         batch_size=batch_size,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=plan.num_actors),
@@ -188,8 +192,15 @@ class Outage:
 class NetworkActor:
     """Holds the network in a process of Ray."""
 
-    def __init__(self, state: "ray.ObjectRef[ModelState]", precision: str, plan: ActorPlan) -> None:
+    def __init__(
+        self,
+        state: "ray.ObjectRef[ModelState]",
+        precision: str,
+        plan: ActorPlan,
+        with_brightness: bool = False,  # by position, as Ray gives it
+    ) -> None:
         self._network = Network(ray.get(state), precision=precision, use_gpu=plan.num_gpus > 0)
+        self._with_brightness = with_brightness
         if self._network.device.type == "cpu":
             torch.set_num_threads(plan.threads)  # Ray sets the number of reserved CPUs: one
 
@@ -198,13 +209,18 @@ class NetworkActor:
         good = np.flatnonzero(columns["error"] == "")
         # The index copies the images (B, H, W, 3): the object store's memory is read-only, and torch warns
         # about arrays that are.
-        computed = self._network.outputs(torch.from_numpy(columns["image"][good])).numpy()
+        images = columns["image"][good]
+        computed = self._network.outputs(torch.from_numpy(images)).numpy()
         outputs = np.zeros((len(columns["error"]), computed.shape[1]), np.float32)
         outputs[good] = computed
         step, error = columns["step"].astype(object), columns["error"].astype(object)
         is_bad = ~np.isfinite(outputs).all(axis=1)
         step[is_bad], error[is_bad], outputs[is_bad] = "predict", NOT_FINITE, 0
-        return {"outputs": outputs, "uri": columns["uri"], "step": step, "error": error}
+        answered = {"outputs": outputs, "uri": columns["uri"], "step": step, "error": error}
+        if self._with_brightness:
+            answered["brightness"] = np.zeros(len(outputs))
+            answered["brightness"][good] = mean_brightness(images)
+        return answered
 
 
 def _to_batch(columns: dict[str, Any]) -> AnsweredBatch:
@@ -213,7 +229,10 @@ def _to_batch(columns: dict[str, Any]) -> AnsweredBatch:
         Unreadable(columns["uri"][row], columns["step"][row], columns["error"][row])
         for row in np.flatnonzero(~is_good)
     )
-    return AnsweredBatch(tuple(columns["uri"][is_good]), columns["outputs"][is_good], unreadable)
+    brightness = columns["brightness"][is_good].tolist() if "brightness" in columns else ()
+    return AnsweredBatch(
+        tuple(columns["uri"][is_good]), columns["outputs"][is_good], unreadable, tuple(brightness)
+    )
 
 
 def predict_to_parquet(

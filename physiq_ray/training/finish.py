@@ -24,6 +24,7 @@ from physiq_ray.evaluation import Answers, Report, fit_temperature, score, write
 from physiq_ray.evaluation.choose_floor import halve
 from physiq_ray.evaluation.facts import facts_of_training
 from physiq_ray.evaluation.scores import Evaluation
+from physiq_ray.evaluation.slices import Slices, slice_report
 from physiq_ray.floor import Floor
 from physiq_ray.manifest import TEST, TRAIN, VALIDATION, Manifest
 from physiq_ray.quarantine import QUARANTINE_FILE, Unreadable, write_quarantine
@@ -44,16 +45,17 @@ NAMED_PHOTOS = 8  # in the message on a loss that is not finite
 class TrainingResult:
     """The result of a run.
 
-    report: of the best epoch on the photos of scored_split, None if none of them could be read. scored_split:
-    "test" if the run has test photos that could be scored, else "validation". history: one dict per epoch.
-    files: uris of the written files. num_used: photos by split. failed_sources: a sentence for each source
-    that could not be listed; with any of them, the run is only partly done.
+    report, slices: of the best epoch on the photos of scored_split, None if none of them could be read.
+    scored_split: "test" if the run has test photos that could be scored, else "validation". history: one dict
+    per epoch. files: uris of the written files. num_used: photos by split. failed_sources: a sentence for
+    each source that could not be listed; with any of them, the run is only partly done.
     """
 
     run_name: str
     best_epoch: int
     best_accuracy: float
     report: Report | None
+    slices: Slices | None
     scored_split: str
     history: tuple[Mapping[str, Any], ...]
     files: tuple[str, ...]
@@ -121,7 +123,7 @@ def finish(
             unreadable = (*unreadable, *tested.unreadable)
             if tested.unreadable:
                 write_quarantine(unreadable, output)
-        report = None
+        report = slices = None
         if answers.uris:
             report = score(
                 answers,
@@ -131,6 +133,7 @@ def finish(
                 floor=model.floor,
                 floor_scores=tested.floor if tested is not None else None,
             )
+            slices = slice_report(report, answers, manifest.table, tested.brightness if tested else None)
             facts = facts_of_training(
                 model,
                 manifest,
@@ -140,7 +143,7 @@ def finish(
                 num_skipped=record.num_skipped,
                 unreadable=unreadable,
             )
-            files += write_report(report, answers, facts, place, history=latest["history"])
+            files += write_report(report, answers, facts, place, slices=slices, history=latest["history"])
     files = [join_uri(output, Path(uri).relative_to(place).as_posix()) for uri in files]
     left_out = {item.uri for item in unreadable}
     splits = (TRAIN, VALIDATION, *([TEST] if tested is not None else []))
@@ -150,6 +153,7 @@ def finish(
         best_epoch=metrics["epoch"],
         best_accuracy=metrics["validation_accuracy"],
         report=report,
+        slices=slices,
         scored_split=split,
         history=tuple(latest["history"]),
         files=(*files, *([join_uri(output, QUARANTINE_FILE)] if left_out else [])),

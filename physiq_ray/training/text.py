@@ -3,6 +3,7 @@
 from typing import Any
 
 from physiq_ray.constants import TEST
+from physiq_ray.evaluation.sections import describe_slices
 from physiq_ray.evaluation.text import describe_report
 from physiq_ray.quarantine import count_steps
 from physiq_ray.training.finish import TrainingResult
@@ -18,6 +19,7 @@ def describe_result(result: TrainingResult) -> list[str]:
         f"Best validation accuracy {result.best_accuracy:.2%} in epoch {result.best_epoch}",
         *(["Scores on the test photos, which chose nothing:"] if result.scored_split == TEST else ()),
         *(describe_report(result.report) if result.report is not None else ()),
+        *(describe_slices(result.slices) if result.slices is not None else ()),
         f"Photos: {used} used, {result.num_skipped} skipped, {len(result.unreadable)} quarantined"
         + (f" ({steps})" if steps else ""),
         *(f"  quarantined {item.uri}: {item.error}" for item in result.unreadable[:SHOWN_PHOTOS]),
@@ -34,6 +36,7 @@ def result_as_dict(result: TrainingResult) -> dict[str, Any]:
         "best_validation_accuracy": result.best_accuracy,
         "scored_split": result.scored_split,
         "report": result.report.to_dict() if result.report is not None else None,
+        "slices": result.slices.to_dict() if result.slices is not None else None,
         "files": list(result.files),
         "photos": {**result.num_used, "skipped": result.num_skipped, "quarantined": len(result.unreadable)},
         "quarantined_by_step": count_steps(result.unreadable),

@@ -71,7 +71,7 @@ def save_constant_model(tmp_path, chances, output, floor=None):
 
 
 def test_all_photos_are_scored_and_what_was_left_out_is_named(run_cli, photos, model, tmp_path):
-    done = run_cli("evaluate", *photos, "--split", "all", "--json", timeout=200)
+    done = run_cli("evaluate", *photos, "--split", "all", "--behaviour", "--json", timeout=200)
     assert done.returncode == 1, done.stderr  # a photo is broken
     report = json.loads(done.stdout)
     assert (report["num_photos"], report["confusion"]) == (9, [[5, 0], [4, 0]])
@@ -81,6 +81,11 @@ def test_all_photos_are_scored_and_what_was_left_out_is_named(run_cli, photos, m
     share = 3**0.5 / (3**0.5 + 1)  # of 3 : 1 at temperature 2
     assert report["calibration"]["error_before"] == pytest.approx(0.75 - 5 / 9, abs=1e-3)
     assert report["calibration"]["error_after"] == pytest.approx(share - 5 / 9, abs=1e-3)
+    slices = {(item["dimension"], item["name"]): item for item in report["slices"]["all"]}
+    assert slices["pose", "Pose 2"]["accuracy"] == 0
+    assert {name for name, _ in slices} == {"pose", "size", "brightness"}
+    assert report["behaviour"]["num_photos"] == 9
+    assert [item["unchanged"] for item in report["behaviour"]["changes"]] == [1.0] * 6
     assert {mistake["truth"] for mistake in report["mistakes"]} == {"Pose 2"}
     assert "left out: 1 photos of pose 5, which the model does not know" in done.stderr
     assert "photos/1/5.jpeg: not an image of a supported format" in done.stderr
@@ -103,6 +108,7 @@ def test_all_photos_are_scored_and_what_was_left_out_is_named(run_cli, photos, m
     assert "The model was trained on photos of `s3://checkins`. Their number is not known" in card
     assert "were not scored: 1 unreadable, 1 with poses that the model does not know" in card
     assert "The model was made with torch 2.14.7." in card
+    assert "9 of the scored photos were also predicted with changes that keep the pose." in card
 
 
 def make_manifest(tmp_path, make_photo, splits):

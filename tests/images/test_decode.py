@@ -14,7 +14,14 @@ from PIL import Image
 from pixels import difference
 
 from physiq_ray.errors import PhotoError
-from physiq_ray.images import MAX_BYTES, decode_image, decode_square, read_size
+from physiq_ray.images import (
+    MAX_BYTES,
+    decode_image,
+    decode_square,
+    mean_brightness,
+    read_size,
+    to_square,
+)
 
 MakePhoto = Callable[..., bytes]
 FORMATS: dict[str, dict[str, Any]] = {
@@ -231,3 +238,17 @@ def test_eight_threads_decode_the_same_pixels(make_photo: MakePhoto) -> None:
         together = list(threads.map(lambda photo: decode_square(photo, size_px=96), photos))
 
     assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+def test_a_decoded_photo_becomes_the_same_square_as_its_file(make_photo: MakePhoto) -> None:
+    data = make_photo(size=(300, 200), format="PNG")
+    photo = decode_image(data, min_side_px=1000)
+    assert photo.shape == (200, 300, 3)
+    assert (to_square(photo, size_px=64) == decode_square(data, size_px=64)).all()
+
+
+def test_the_brightness_is_the_mean_luma() -> None:
+    colours = [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    images = np.stack([np.full((9, 9, 3), colour, np.uint8) for colour in colours])
+    images[1, :, 4:] = 0  # of nine columns, the first and the second of every four are white: 0 and 4, 8
+    assert mean_brightness(images).tolist() == pytest.approx([0, 1 / 3, 0.299, 0.587, 0.114])

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
+from PIL import Image
 
 from physiq_ray import storage
 from physiq_ray.errors import (
@@ -53,12 +54,20 @@ def test_answers_are_those_of_each_photo_alone_in_the_table_s_order(
     seen = []
     batches = list(
         predict_table(
-            table, state, precision="fp32", batch_size=4, on_progress=lambda *counts: seen.append(counts)
+            table,
+            state,
+            precision="fp32",
+            batch_size=4,
+            with_brightness=True,
+            on_progress=lambda *counts: seen.append(counts),
         )
     )
     assert [uri for batch in batches for uri in batch.uris] == uris[1:]
     assert [(item.uri, item.step) for batch in batches for item in batch.unreadable] == [(uris[0], "decode")]
     assert seen[-1] == (12, 12)
+    brightness = [value for batch in batches for value in batch.brightness]
+    luma = [np.asarray(Image.open(io.BytesIO(data)).convert("L")).mean() / 255 for data in photos.values()]
+    assert brightness == pytest.approx(luma, abs=0.01)
     logits = [row for batch in batches for row in batch.outputs]
     for (key, data), row in zip(photos.items(), logits, strict=True):
         answer = {item.pose_id: item.probability for item in predictor.predict(data, uri=key).probabilities}

@@ -84,6 +84,10 @@ def test_the_scores_are_those_of_the_test_photos_if_there_are_any(finish_run, tm
     assert lines[1] == "Scores on the test photos, which chose nothing:"
     assert "Photos: 24 train + 8 validation + 8 test used" in "\n".join(lines)
     assert result_as_dict(result)["scored_split"] == "test"
+    assert report["slices"] == json.loads(json.dumps(result_as_dict(result)["slices"]))
+    poses = [item for item in report["slices"]["all"] if item["dimension"] == "pose"]
+    assert [(item["num_photos"], item["accuracy"]) for item in poses] == [(4, 1.0), (4, 1.0)]
+    assert "Slices: 0 tested; none is significantly below the other photos" in lines
 
 
 def test_the_temperature_does_not_depend_on_the_test_photos_nor_the_accuracy_on_the_validation_photos(
