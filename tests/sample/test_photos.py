@@ -238,25 +238,28 @@ def test_photos_of_no_known_pose_have_the_sizes_and_orientations_of_the_others(
     assert {(720, 960), (600, 800)} <= sizes <= {(720, 960), (600, 800), (540, 960), (810, 1080), (960, 720)}
 
 
-def test_the_kinds_of_no_known_pose_are_equally_frequent(
+def test_the_kinds_of_no_known_pose_are_equally_frequent_and_mixed_among_the_athletes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kinds: Counter[str] = Counter()
+    drawn: list[tuple[str, Athlete]] = []
     draw = photos_module.draw_poseless_photo
 
-    def counted(kind: PoselessKind, *args: Any) -> Image.Image:
-        kinds[kind] += 1
-        return draw(kind, *args)
+    def recorded(kind: PoselessKind, athlete: Athlete, *args: Any) -> Image.Image:
+        drawn.append((kind, athlete))
+        return draw(kind, athlete, *args)
 
-    monkeypatch.setattr(photos_module, "draw_poseless_photo", counted)
+    monkeypatch.setattr(photos_module, "draw_poseless_photo", recorded)
     write_sample_photos(
         tmp_path,
-        num_athletes=1,
+        num_athletes=2,
         photos_per_pose=1,
         num_unlabelled=0,
         num_duplicates=0,
-        num_poseless=9,
+        num_poseless=18,
         num_processes=1,
     )
 
-    assert sorted(kinds.values()) == [2, 2, 2, 3]
+    assert sorted(Counter(kind for kind, _ in drawn).values()) == [4, 4, 5, 5]
+    assert sorted(Counter(athlete for _, athlete in drawn).values()) == [9, 9]
+    # If all rounds had the same order of athletes, each athlete would have two kinds only.
+    assert all(len({kind for kind, who in drawn if who == athlete}) >= 3 for _, athlete in drawn)

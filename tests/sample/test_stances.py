@@ -13,7 +13,7 @@ TURNED = [0.55, 0.95, 2.10, 2.60]
 
 
 def arm_angles(skeleton, *, is_outward):
-    """Give the direction of the upper and lower arms in the photo: (arm, part), degrees from straight down."""
+    """Give the directions of upper arm and forearm in the photo: (arm, part), degrees from straight down."""
     signs = (1, -1) if is_outward else (1, 1)
     return np.degrees(
         [
