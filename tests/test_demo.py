@@ -1,5 +1,6 @@
 """What a demo refuses before it draws photos, which takes minutes."""
 
+import inspect
 import io
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from physiq_ray import demo
 from physiq_ray.errors import LabelError, PhysiqError, SettingError, WeightsError
 from physiq_ray.progress import Display
+from physiq_ray.sample import write_sample_photos
 
 
 class DrawnError(Exception):
@@ -37,6 +39,12 @@ def start(tmp_path, monkeypatch):
 def test_a_demo_outside_the_checkout_has_the_built_in_poses(start):
     with pytest.raises(DrawnError):
         start()
+
+
+def test_the_demo_draws_as_many_photos_of_no_known_pose_as_of_one_and_a_half_poses():
+    drawn = inspect.signature(write_sample_photos).bind("photos", **demo.GENERATED).arguments
+
+    assert drawn["num_poseless"] == 1.5 * drawn["num_athletes"] * drawn["photos_per_pose"]
 
 
 @pytest.mark.parametrize(

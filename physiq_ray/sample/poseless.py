@@ -8,6 +8,7 @@ two_people   two people next to each other
 Background, light, camera, athletes and clothes are those of the photos of poses.
 """
 
+from collections.abc import Callable
 from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -38,20 +39,11 @@ def draw_poseless_photo(
     """Draw an upright RGB photo without a known pose; size: (width, height) in px.
 
     The second one of two people is random. Nobody is in a photo of an empty gym.
+    Raises KeyError: the kind is not in POSELESS_KINDS.
     """
-
-    def draw(canvas: Canvas, rng: np.random.Generator) -> None:
-        if kind == "empty_gym":
-            draw_equipment(canvas, rng)
-        elif kind == "two_people":
-            _draw_two(canvas, athlete, rng)
-        elif kind == "half_turned":
-            _draw_turned(canvas, athlete, rng, is_back=bool(rng.random() < 0.6))
-        else:
-            _draw_relaxed(canvas, athlete, rng)
-
+    draw_subject = _SUBJECTS[kind]
     reach = _PAIR_WIDTH if kind == "two_people" else FIGURE_WIDTH
-    return draw_scene(draw, rng, size, reach=reach)
+    return draw_scene(lambda canvas, own: draw_subject(canvas, athlete, own), rng, size, reach=reach)
 
 
 def _draw_relaxed(canvas: Canvas, athlete: Athlete, rng: np.random.Generator) -> None:
@@ -90,10 +82,18 @@ def _draw_phone(canvas: Canvas, side: int, arm: Arm) -> None:
     canvas.patch(sided(ellipse((x - 0.010, y - 0.028), (0.007, 0.007)), side), (110, 116, 124))
 
 
+def _draw_half_turned(canvas: Canvas, athlete: Athlete, rng: np.random.Generator) -> None:
+    _draw_turned(canvas, athlete, rng, is_back=bool(rng.random() < 0.6))
+
+
 def _draw_turned(canvas: Canvas, athlete: Athlete, rng: np.random.Generator, *, is_back: bool) -> None:
     angle = float(rng.uniform(*(_TURNED_BACK if is_back else _TURNED_FRONT)))
     draw_shadow(canvas, athlete.build)
     draw_turned(canvas, angle, build_turned(angle, athlete.build, rng), athlete.build, athlete.looks)
+
+
+def _draw_gym(canvas: Canvas, _: Athlete, rng: np.random.Generator) -> None:
+    draw_equipment(canvas, rng)
 
 
 def _draw_two(canvas: Canvas, athlete: Athlete, rng: np.random.Generator) -> None:
@@ -119,3 +119,11 @@ def _beside(side: int, rng: np.random.Generator) -> Move:
         return moved
 
     return move
+
+
+_SUBJECTS: Final[dict[PoselessKind, Callable[[Canvas, Athlete, np.random.Generator], None]]] = {
+    "relaxed": _draw_relaxed,
+    "half_turned": _draw_half_turned,
+    "empty_gym": _draw_gym,
+    "two_people": _draw_two,
+}

@@ -69,11 +69,11 @@ def build_turned(angle: float, build: Build, rng: np.random.Generator) -> Skelet
             is_on_toes=False,
         )
 
-    swing = float(rng.normal(-0.10, 0.10))
+    swing = float(rng.normal(0.0, 0.08))
     hip = build.hip * 0.56
     return Skeleton(
         head=jitter((0.014 * sideways, -0.402), rng, 0.006),
-        arms=(arm(build.shoulder * 0.94, swing - step * 4), arm(-build.shoulder * 0.94, swing + step * 4)),
+        arms=(arm(build.shoulder * 0.94, swing - step * 3), arm(-build.shoulder * 0.94, swing + step * 3)),
         legs=(leg(hip, step), leg(-hip, -step)),
         lat=build.shoulder * _LAT_SHARE,
         trap=0.0,

@@ -32,8 +32,8 @@ def draw_turned(canvas: Canvas, angle: float, skeleton: Skeleton, build: Build, 
     draw_forearm(canvas, far_arm, 1, build, shaded)
     facing.draw_leg(canvas, far_leg, 1, build, shaded, is_back=is_back)
     facing.draw_leg(canvas, near_leg, 1, build, looks, is_back=is_back)
-    _draw_torso(canvas, angle, skeleton, build, looks)
-    _draw_head(canvas, angle, skeleton.head, build, looks)
+    _draw_torso(canvas, angle, skeleton, build, looks, is_back=is_back)
+    _draw_head(canvas, angle, skeleton.head, build, looks, is_back=is_back)
     draw_upper_arm(canvas, near_arm, 1, build, looks)
     draw_forearm(canvas, near_arm, 1, build, looks)
 
@@ -105,7 +105,9 @@ def _by_height(points: Sequence[Point]) -> tuple[npt.NDArray[np.float64], npt.ND
     return ordered[:, 1], ordered[:, 0]
 
 
-def _draw_torso(canvas: Canvas, angle: float, skeleton: Skeleton, build: Build, looks: Looks) -> None:
+def _draw_torso(
+    canvas: Canvas, angle: float, skeleton: Skeleton, build: Build, looks: Looks, *, is_back: bool
+) -> None:
     # The joints of the arms are where the photo shows them, but the torso is that of the front view.
     shoulders = tuple(replace(arm, shoulder=(build.shoulder, arm.shoulder[1])) for arm in skeleton.arms)
     upright = replace(skeleton, arms=(shoulders[0], shoulders[1]))
@@ -114,11 +116,13 @@ def _draw_torso(canvas: Canvas, angle: float, skeleton: Skeleton, build: Build, 
     rim = profile.torso_outline(replace(upright, lat=_CHEST), build)
     solid = _Solid.of(angle, half, rim[:8], rim[9:])
     with canvas.moved(solid.surface, outlines=solid.outline):
-        facing.draw_torso(canvas, upright, build, looks, is_back=angle > np.pi / 2)
+        facing.draw_torso(canvas, upright, build, looks, is_back=is_back)
 
 
-def _draw_head(canvas: Canvas, angle: float, centre: Point, build: Build, looks: Looks) -> None:
-    size, is_back = build.head, angle > np.pi / 2
+def _draw_head(
+    canvas: Canvas, angle: float, centre: Point, build: Build, looks: Looks, *, is_back: bool
+) -> None:
+    size = build.head
     skull = spline(facing.SKULL) * size
     rim = spline(profile.SKULL) * size
     # Hair reaches above and below the skull; its width there is that of the skull a little further in.

@@ -27,6 +27,27 @@ def test_the_report_counts_without_reading_photos(audit, project):
     assert "pairs" not in done.stdout
 
 
+def test_photos_of_no_known_pose_are_labelled_and_counted_and_no_pose_of_the_table(project, capsys):
+    records = [{"s3Filename": f"{number:02d}.jpg", "poseId": None} for number in (3, 7, 8)]
+    # Photos in the folder of a pose need no label; a label decides first.
+    for number in (3, 7, 8):
+        (project / "photos" / "1" / f"{number:02d}.jpg").rename(project / "photos" / f"{number:02d}.jpg")
+    (project / "labels.json").write_text(json.dumps(records))
+    args = ("audit", "--sources", project / "photos", "--poses", project / "poses.json")
+    args = (*map(str, args), "--labels", str(project / "labels.json"))
+
+    assert main([*args]) == 0
+    text = capsys.readouterr().out
+    assert main([*args, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+
+    assert "19 photos, 18 labelled, 1 unlabelled" in text
+    assert "3 photos show no known pose according to their labels; they are kept, but not used for" in text
+    assert found["no_known_pose"] == 3
+    assert [source["unlabelled"] for source in found["sources"]] == [1]
+    assert {pose["pose_id"]: pose["train"] + pose["validation"] for pose in found["poses"]} == {1: 11, 2: 4}
+
+
 def test_photos_in_heic_and_poses_without_a_photo_are_listed(audit, project, capsys, monkeypatch, tmp_path):
     (tmp_path / "pillow_heif.py").write_text("raise ImportError")  # as if the extra were not installed
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -4,13 +4,16 @@ import re
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from physiq_ray.sample import photos as photos_module
 from physiq_ray.sample.figures import Athlete, draw_photo
 from physiq_ray.sample.photos import SamplePhotos, encode_jpeg, write_sample_photos
+from physiq_ray.sample.poseless import PoselessKind
 
 SMALL = {"num_athletes": 3, "photos_per_pose": 1, "num_unlabelled": 6, "num_duplicates": 2}
 
@@ -18,6 +21,13 @@ SMALL = {"num_athletes": 3, "photos_per_pose": 1, "num_unlabelled": 6, "num_dupl
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> SamplePhotos:
     return write_sample_photos(tmp_path_factory.mktemp("sample"), seed=7, num_processes=1, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def with_poseless(tmp_path_factory: pytest.TempPathFactory) -> SamplePhotos:
+    """Draw the photos of `sample` and 20 of no known pose."""
+    folder = tmp_path_factory.mktemp("poseless")
+    return write_sample_photos(folder, seed=7, num_processes=1, num_poseless=20, **SMALL)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -180,3 +190,76 @@ def test_progress_counts_up_to_all_photos(tmp_path: Path) -> None:
     )
 
     assert seen == [(done, 10) for done in range(1, 11)]
+
+
+def test_photos_of_no_known_pose_come_on_top_and_change_no_other_photo(
+    sample: SamplePhotos, with_poseless: SamplePhotos
+) -> None:
+    before, after = (digests(drawn.labels.parent) for drawn in (sample, with_poseless))
+    del before["db_labels.json"], after["db_labels.json"]
+    new = {name: digest for name, digest in after.items() if name not in before}
+
+    assert {name: after.get(name) for name in before} == before
+    assert len(set(new.values())) == 20
+    assert records(with_poseless)[: len(records(sample))] == records(sample)
+    assert (sample.num_poseless, with_poseless.num_poseless) == (0, 20)
+    assert with_poseless.num_labelled == sample.num_labelled + 20 == len(records(with_poseless))
+    assert with_poseless.holdout_pose_id == sample.holdout_pose_id
+
+
+def test_labels_of_no_known_pose_are_null_and_name_whole_photos_in_both_buckets(
+    with_poseless: SamplePhotos,
+) -> None:
+    photos = stored(with_poseless)
+    null = [record for record in records(with_poseless) if record["poseId"] is None]
+    athletes = Counter(photos[str(record["s3Filename"])].parent.name for record in null)
+
+    assert Counter(record["source"] for record in null) == {"checkins": 12, "training": 8}  # 3 of 5
+    assert sorted(athletes.values()) == [6, 7, 7]
+    for record in null:
+        path = photos[str(record["s3Filename"])]
+        bucket = {"checkins": "checkin-poses", "training": "workout-images"}[str(record["source"])]
+        assert path.is_relative_to(with_poseless.buckets[bucket])
+        assert not is_truncated(path)
+
+
+def test_photos_of_no_known_pose_have_the_sizes_and_orientations_of_the_others(
+    with_poseless: SamplePhotos,
+) -> None:
+    photos = stored(with_poseless)
+    null = [str(record["s3Filename"]) for record in records(with_poseless) if record["poseId"] is None]
+    sizes, orientations = set(), set()
+    for name in null:
+        with Image.open(photos[name]) as image:
+            orientations.add(image.getexif()[0x0112])
+            sizes.add(ImageOps.exif_transpose(image).size)
+
+    assert len(orientations) >= 4
+    assert {(720, 960), (600, 800)} <= sizes <= {(720, 960), (600, 800), (540, 960), (810, 1080), (960, 720)}
+
+
+def test_the_kinds_of_no_known_pose_are_equally_frequent_and_mixed_among_the_athletes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[str, Athlete]] = []
+    draw = photos_module.draw_poseless_photo
+
+    def recorded(kind: PoselessKind, athlete: Athlete, *args: Any) -> Image.Image:
+        drawn.append((kind, athlete))
+        return draw(kind, athlete, *args)
+
+    monkeypatch.setattr(photos_module, "draw_poseless_photo", recorded)
+    write_sample_photos(
+        tmp_path,
+        num_athletes=2,
+        photos_per_pose=1,
+        num_unlabelled=0,
+        num_duplicates=0,
+        num_poseless=18,
+        num_processes=1,
+    )
+
+    assert sorted(Counter(kind for kind, _ in drawn).values()) == [4, 4, 5, 5]
+    assert sorted(Counter(athlete for _, athlete in drawn).values()) == [9, 9]
+    # If all rounds had the same order of athletes, each athlete would have two kinds only.
+    assert all(len({kind for kind, who in drawn if who == athlete}) >= 3 for _, athlete in drawn)
