@@ -11,7 +11,6 @@ from torch import Tensor
 
 from physiq_ray.checkpoint import (
     COMPLETE_FILE,
-    MAPPING_FILE,
     WEIGHTS_FILE,
     ModelState,
     current_versions,
@@ -22,6 +21,7 @@ from physiq_ray.errors import DataError, StorageError, TrainingError
 from physiq_ray.evaluation import Answers, Report, fit_temperature, score, write_report
 from physiq_ray.evaluation.facts import facts_of_training
 from physiq_ray.evaluation.scores import Evaluation
+from physiq_ray.labels.mapping import MAPPING_FILE
 from physiq_ray.manifest import TEST, TRAIN, VALIDATION, Manifest
 from physiq_ray.quarantine import QUARANTINE_FILE, Unreadable, write_quarantine
 from physiq_ray.storage import join_uri, written_together
