@@ -63,7 +63,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
         )
     report = score(found.answers, state.class_mapping, state.pose_names, temperature=state.temperature)
     facts = facts_of_evaluation(state, candidates, found, split=args.split, model=args.model)
-    files = write_report(report, found.answers, facts, absolute_uri(args.report), history=state.history)
+    files = write_report(
+        report, found.answers, facts, absolute_uri(args.report), history=state.history, state=state
+    )
     failed = [f"{source.source}: {source.error}" for source in candidates.manifest.report.failed_sources]
     if args.json:
         left_out = {

@@ -2,6 +2,7 @@
 
 answer      how logits become probabilities, and the one shape of an answer
 single      the bytes of a photo → a Prediction; which photos an address names
+explanation where the network looked in a photo, and how that is painted
 figure      a Prediction next to its photo, as a PNG
 network     the forward pass that all of them share
 openvino    the same forward pass in OpenVINO

@@ -63,6 +63,17 @@ class Network(Forward):
             logits: Tensor = self._head(features.float())
         return logits[:num_photos].cpu()
 
+    def class_maps(self, images: Tensor) -> Tensor:
+        """Compute how much each place speaks for each class: float32 (B, C, ⌈H / 32⌉, ⌈W / 32⌉) on the CPU.
+
+        images: as in `logits`. A map's mean, plus the bias of its class, is the logit (Zhou et al. 2016).
+        """
+        blocks = nn.Sequential(*list(self._body.children())[:-2])  # without the mean and the removed head
+        with torch.inference_mode():
+            places = blocks(normalise(images.to(self.device), dtype=self._dtype))  # (B, 2048, h, w)
+            maps = torch.einsum("bkhw,ck->bchw", places.float(), self._head.get_parameter("weight"))
+        return maps.cpu()
+
 
 def _padded(images: Tensor) -> Tensor:
     """Fill a batch up to a power of two with black photos."""

@@ -119,7 +119,7 @@ def finish(
                 num_skipped=record.num_skipped,
                 unreadable=unreadable,
             )
-            files += write_report(report, answers, facts, place, history=latest["history"])
+            files += write_report(report, answers, facts, place, history=latest["history"], state=model)
     files = [join_uri(output, Path(uri).relative_to(place).as_posix()) for uri in files]
     left_out = {item.uri for item in unreadable}
     splits = (TRAIN, VALIDATION, *([TEST] if tested is not None else []))
