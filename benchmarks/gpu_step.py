@@ -47,7 +47,7 @@ def make_step(sizes: Sizes, mode: str, batch: int) -> Callable[[torch.Tensor, to
     settings = Settings.model_validate(
         {"weights": "random", "image_size": sizes.side_px, "batch_size": batch, **values}
     )
-    network = Network(settings, NUM_CLASSES, None, sizes.device)
+    network = Network(settings, range(NUM_CLASSES), None, sizes.device)
     network.begin_epoch(1)
     generator = torch.Generator().manual_seed(0)
 

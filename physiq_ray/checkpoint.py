@@ -11,7 +11,6 @@ torch ignores. With this copy, a class_mapping.json of another training next to 
 
 import contextlib
 import hashlib
-import io
 import json
 import math
 import os
@@ -31,12 +30,12 @@ from physiq_ray.config import Settings
 from physiq_ray.errors import CheckpointError, LabelError, NotFoundError, StorageError
 from physiq_ray.floor import Floor, ScoringHead
 from physiq_ray.labels import ClassMapping
+from physiq_ray.labels.mapping import MAPPING_FILE, name_in, read_beside, read_inside, uri_beside
 from physiq_ray.model import ARCHITECTURE, IMAGENET_MEAN, IMAGENET_STD, StateDict, build_model, read_tensors
 from physiq_ray.storage import join_uri, read_bytes, write_file
 
 WEIGHTS_FILE = "pose_classifier.pth"
 COMPLETE_FILE = "pose_classifier_complete.pth"
-MAPPING_FILE = "class_mapping.json"
 DEFAULT_IMAGE_SIZE = 224  # for files that do not contain it
 MAX_IMAGE_SIZE = 4096  # limits the memory that a file can make its users allocate
 DICTIONARIES = (
@@ -130,7 +129,7 @@ def save_model_files(state: ModelState, output: str) -> tuple[str, ...]:
                     torch.save(value, file)
             if name == WEIGHTS_FILE:
                 with zipfile.ZipFile(path, "a") as archive:  # dated 1980: the same model gives the same bytes
-                    inner = zipfile.ZipInfo(_mapping_in(archive))
+                    inner = zipfile.ZipInfo(name_in(archive))
                     archive.writestr(inner, json.dumps(complete["class_mapping"]))
             uri = join_uri(output, name)
             write_file(path, uri)
@@ -272,29 +271,19 @@ def _dictionary(value: Mapping[str, Any], key: str, address: str) -> dict[str, A
     return part
 
 
-def _mapping_in(archive: zipfile.ZipFile) -> str:
-    """Name the copy of the mapping in a state dict's archive; torch refuses entries outside its folder."""
-    return f"{archive.namelist()[0].partition('/')[0]}/{MAPPING_FILE}"
-
-
 def _read_mapping_beside(address: str, data: bytes) -> object:
-    folder = address.rpartition("/")[0] if address.startswith("s3://") else str(Path(address).parent)
-    uri = join_uri(folder, MAPPING_FILE)
     try:
-        mapping = json.loads(read_bytes(uri))
+        mapping = read_beside(address)
     except StorageError as error:
         raise CheckpointError(
             f"{address}: a state dict does not name its poses; put {MAPPING_FILE} next to it ({error})"
         ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{uri}: not JSON: {error}") from error
-    # The file may have no copy: other programs and old versions do not write one.
-    with contextlib.suppress(IndexError, KeyError, ValueError, zipfile.BadZipFile):
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            own = json.loads(archive.read(_mapping_in(archive)))
-        if own != mapping:
-            raise CheckpointError(
-                f"{address}: it belongs to another training than {uri}: writing them was interrupted, or "
-                f"only one was copied; resume that training, or load {COMPLETE_FILE}, which contains both"
-            )
+    except LabelError as error:
+        raise CheckpointError(str(error)) from error
+    if read_inside(data) not in (None, mapping):
+        raise CheckpointError(
+            f"{address}: it belongs to another training than {uri_beside(address)}: writing them was "
+            f"interrupted, or only one was copied; resume that training, or load {COMPLETE_FILE}, which "
+            "contains both"
+        )
     return mapping

@@ -9,6 +9,8 @@ import functools
 import io
 import pickle
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -19,11 +21,14 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights, get_model, list_models, resnet50
 
-from physiq_ray.errors import CheckpointError, StorageError, WeightsError
+from physiq_ray.errors import CheckpointError, LabelError, StorageError, WeightsError
+from physiq_ray.labels import ClassMapping
+from physiq_ray.labels.mapping import read_beside, read_inside
 from physiq_ray.machine import check_writable
 from physiq_ray.storage import read_bytes
 
 ARCHITECTURE = "resnet50"
+NUM_FEATURES = 2048  # inputs of the last layer
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PROBE_TIMEOUT_S = 10.0
@@ -39,34 +44,65 @@ KEEP_MEMORY = {
 StateDict = dict[str, Tensor]
 
 
-def build_model(num_classes: int, weights: StateDict | None = None) -> nn.Module:
-    """Build a ResNet50 with num_classes outputs and the weights of `load_starting_weights`, or random ones.
+@dataclass(frozen=True)
+class StartingWeights:
+    """The weights with which a run starts.
 
-    With random weights, the last batch norm of each block starts at zero, so that each block starts as an
-    identity (Goyal et al. 2017, section 5.1). Then training from scratch converges in fewer epochs.
+    backbone: the state dict without the head, which is the last layer. head: pose id → the head's row for
+    that pose, as weights (2048,) and bias (). why_no_head: why the head is empty.
     """
-    model: nn.Module = resnet50(weights=None, num_classes=num_classes, zero_init_residual=weights is None)
-    if weights is not None:
+
+    backbone: StateDict
+    head: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    why_no_head: str = ""
+
+    def build(self, pose_ids: Sequence[int]) -> nn.Module:
+        """Build a ResNet50 with these weights; pose_ids: in the order of its outputs.
+
+        The head keeps the rows of poses that these weights know, and its other rows are random.
+        """
+        model: nn.Module = resnet50(weights=None, num_classes=len(pose_ids))
         head = {key: tensor for key, tensor in model.state_dict().items() if _is_head(key)}
-        model.load_state_dict({**weights, **head})
+        for index, pose_id in enumerate(pose_ids):
+            if pose_id in self.head:
+                head["fc.weight"][index], head["fc.bias"][index] = self.head[pose_id]
+        model.load_state_dict({**self.backbone, **head})
+        return model
+
+
+def build_model(num_classes: int) -> nn.Module:
+    """Build a ResNet50 with num_classes outputs and random weights.
+
+    The last batch norm of each block starts at zero, so that each block starts as an identity (Goyal et al.
+    2017, section 5.1). Then training from scratch converges in fewer epochs.
+    """
+    model: nn.Module = resnet50(weights=None, num_classes=num_classes, zero_init_residual=True)
     return model
 
 
-def load_starting_weights(setting: str) -> StateDict | None:
-    """Read the starting weights without their head; setting: "imagenet", "random", a file or s3:// address.
+def load_starting_weights(setting: str) -> StartingWeights | None:
+    """Read the starting weights; setting: "imagenet", "random", a file or s3:// address.
 
-    Returns None for "random". Raises WeightsError: the download was refused, the file is missing or
-    unreadable, or the weights are not those of a ResNet50; then the message names their architecture.
+    The head's rows are read if a class mapping names their poses: the one in a complete model file, in the
+    archive of a state dict, or next to it. Returns None for "random".
+    Raises WeightsError: the download was refused, the file is missing or unreadable, or the weights are not
+    those of a ResNet50; then the message names their architecture.
     """
     if setting == "random":
         return None
     if setting == "imagenet":
-        return _without_head(_checked(_download_imagenet(), setting))
+        return StartingWeights(_without_head(_checked(_download_imagenet(), setting)))
     try:
-        value = read_tensors(read_bytes(setting), name=setting)
+        data = read_bytes(setting)
+        value = read_tensors(data, name=setting)
     except (StorageError, CheckpointError) as error:
         raise WeightsError(f"weights={setting}: {error}") from error
-    return _without_head(_checked(_find_state_dict(value), setting))
+    state = _checked(_find_state_dict(value), setting)
+    try:
+        mapping = ClassMapping.from_dict(_find_mapping(value, data, setting))
+        return StartingWeights(_without_head(state), _head_rows(state, mapping))
+    except (StorageError, LabelError) as error:  # the weights are those of another program, or ImageNet's
+        return StartingWeights(_without_head(state), why_no_head=str(error))
 
 
 def read_tensors(data: bytes, *, name: str) -> Any:
@@ -159,6 +195,25 @@ def _find_state_dict(value: object) -> object:
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             value = value[key]
     return value
+
+
+def _find_mapping(value: object, data: bytes, address: str) -> object:
+    if isinstance(value, dict) and "class_mapping" in value:
+        return value["class_mapping"]
+    inside = read_inside(data)
+    return read_beside(address) if inside is None else inside
+
+
+def _head_rows(state: StateDict, mapping: ClassMapping) -> dict[int, tuple[Tensor, Tensor]]:
+    num_poses = len(mapping.classes)
+    head = {key: tensor for key, tensor in state.items() if _is_head(key)}
+    shapes = {key: tuple(tensor.shape) for key, tensor in head.items()}
+    if shapes != {"fc.weight": (num_poses, NUM_FEATURES), "fc.bias": (num_poses,)}:
+        raise LabelError(f"class mapping: it has {num_poses} poses, but the last layer has {shapes}")
+    return {  # copies: a view of one row would take the whole layer to each worker
+        pose_id: (head["fc.weight"][row].clone(), head["fc.bias"][row].clone())
+        for row, pose_id in enumerate(mapping.pose_ids)
+    }
 
 
 def _checked(value: object, name: str) -> StateDict:

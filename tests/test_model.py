@@ -1,6 +1,8 @@
 import hashlib
 import io
+import json
 import pickle
+import re
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,8 +16,11 @@ import torch
 from torchvision.models import ResNet50_Weights, Weights, WeightsEnum, get_model
 
 from physiq_ray import model as model_module
+from physiq_ray.checkpoint import ModelState, save_model_files
 from physiq_ray.errors import CheckpointError, WeightsError
+from physiq_ray.labels import ClassMapping
 from physiq_ray.model import (
+    StartingWeights,
     StateDict,
     build_model,
     choose_precision,
@@ -71,11 +76,37 @@ def test_the_blocks_of_a_random_network_start_as_identity(network: torch.nn.Modu
 def test_a_network_from_weights_keeps_their_backbone_and_gets_a_new_head(make_weights: MakeWeights) -> None:
     weights = {key: tensor for key, tensor in make_weights(1000).items() if not key.startswith("fc.")}
 
-    state = build_model(5, weights).state_dict()
+    state = StartingWeights(weights).build((1, 2, 5, 6, 7)).state_dict()
 
     assert all(torch.equal(state[key], tensor) for key, tensor in weights.items())
     assert state["fc.weight"].shape == (5, 2048)
     assert state["fc.weight"].std() > 0.001
+
+
+@pytest.mark.parametrize(
+    "pose_ids",
+    [(2, 7, 11), (11, 7, 2), (7,), (30, 2, 11, 7, 1), (30, 1)],
+    ids=["the same", "reordered", "fewer", "more", "others"],
+)
+def test_the_head_keeps_the_rows_of_known_poses_and_the_others_are_as_initialised(
+    make_weights: MakeWeights, pose_ids: tuple[int, ...]
+) -> None:
+    backbone = {key: tensor for key, tensor in make_weights(3).items() if not key.startswith("fc.")}
+    head = {pose_id: (torch.full((2048,), pose_id / 4), torch.tensor(pose_id / 8)) for pose_id in (2, 7, 11)}
+    torch.manual_seed(3)
+    fresh = get_model("resnet50", num_classes=len(pose_ids)).state_dict()
+
+    torch.manual_seed(3)
+    state = StartingWeights(backbone, head).build(pose_ids).state_dict()
+
+    assert all(torch.equal(state[key], tensor) for key, tensor in backbone.items())
+    for index, pose_id in enumerate(pose_ids):
+        if pose_id in {2, 7, 11}:
+            assert state["fc.weight"][index].tolist() == [pose_id / 4] * 2048
+            assert state["fc.bias"][index] == pose_id / 8
+        else:
+            assert torch.equal(state["fc.weight"][index], fresh["fc.weight"][index])
+            assert torch.equal(state["fc.bias"][index], fresh["fc.bias"][index])
 
 
 def test_pixels_are_normalised_by_channel() -> None:
@@ -176,8 +207,9 @@ def test_weights_are_found_in_each_usual_form_and_their_head_is_removed(
     weights = load_starting_weights(weights_file(wrap(state)))
 
     assert weights is not None
-    assert set(weights) == set(state) - {"fc.weight", "fc.bias"}
-    assert all(torch.equal(tensor, state[key]) for key, tensor in weights.items())
+    assert set(weights.backbone) == set(state) - {"fc.weight", "fc.bias"}
+    assert all(torch.equal(tensor, state[key]) for key, tensor in weights.backbone.items())
+    assert weights.head == {}
 
 
 def test_tensors_of_a_real_network_are_read_unchanged(network: torch.nn.Module) -> None:
@@ -195,7 +227,79 @@ def test_weights_are_read_from_a_bucket(make_bucket: MakeBucket, make_weights: M
     weights = load_starting_weights(f"s3://{bucket}/start/weights.pth")
 
     assert weights is not None
-    assert weights["bn1.weight"].tolist() == [1.0] * 64
+    assert weights.backbone["bn1.weight"].tolist() == [1.0] * 64
+
+
+@pytest.fixture
+def trained(make_weights: MakeWeights, tmp_path: Path) -> Path:
+    """Write the files of a model; its row of pose N has the bias N and weights of 10 N."""
+    rows = torch.tensor([11.0, 2.0, 7.0])  # in the order of the classes
+    weights = {**make_weights(3), "fc.weight": 10 * rows[:, None].expand(3, 2048), "fc.bias": rows}
+    names = {2: "Two", 7: "Seven", 11: "Eleven"}
+    save_model_files(ModelState(weights, ClassMapping.of_poses(names), names), str(tmp_path))
+    return tmp_path
+
+
+def values_of(weights: StartingWeights | None) -> dict[int, tuple[float, float]]:
+    assert weights is not None
+    return {
+        pose_id: (weight.unique().item(), bias.item()) for pose_id, (weight, bias) in weights.head.items()
+    }
+
+
+HEAD = {2: (20.0, 2.0), 7: (70.0, 7.0), 11: (110.0, 11.0)}
+
+
+def test_the_rows_of_a_complete_file_belong_to_the_poses_of_its_mapping(trained: Path) -> None:
+    (trained / "class_mapping.json").unlink()
+
+    assert values_of(load_starting_weights(str(trained / "pose_classifier_complete.pth"))) == HEAD
+
+
+def test_the_rows_of_a_state_dict_belong_to_the_poses_of_the_mapping_in_it(trained: Path) -> None:
+    other = ClassMapping.of_poses([1, 5, 6]).to_dict()
+    (trained / "class_mapping.json").write_text(json.dumps(other))  # of another training
+
+    assert values_of(load_starting_weights(str(trained / "pose_classifier.pth"))) == HEAD
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_rows_of_a_state_dict_of_another_program_belong_to_the_poses_of_the_mapping_next_to_it(
+    trained: Path, make_bucket: MakeBucket, prefix: str
+) -> None:
+    state = torch.load(trained / "pose_classifier.pth", weights_only=True)
+    torch.save({f"{prefix}{key}": tensor for key, tensor in state.items()}, trained / "plain.pth")
+    names = ("plain.pth", "class_mapping.json")
+    bucket = make_bucket({f"start/{name}": (trained / name).read_bytes() for name in names})
+
+    assert values_of(load_starting_weights(str(trained / "plain.pth"))) == HEAD
+    assert values_of(load_starting_weights(f"s3://{bucket}/start/plain.pth")) == HEAD
+
+
+@pytest.mark.parametrize(
+    ("mapping", "why"),
+    [
+        (None, r"^read .*class_mapping\.json: No such file or directory$"),
+        (b"{", r"class_mapping\.json: not JSON: "),
+        (b"[]", r"^class mapping: expected .*got \[\]$"),
+        (
+            b'{"class_to_idx": {"2": 0, "7": 1}}',
+            r"^class mapping: it has 2 poses, but the last layer has .*\(1000, 2048\)",
+        ),
+    ],
+)
+def test_without_a_fitting_class_mapping_the_head_is_new_and_the_reason_is_kept(
+    make_weights: MakeWeights, weights_file: Callable[[object], str], mapping: bytes | None, why: str
+) -> None:
+    file = weights_file(make_weights(1000))
+    if mapping is not None:
+        Path(file).with_name("class_mapping.json").write_bytes(mapping)
+
+    weights = load_starting_weights(file)
+
+    assert weights is not None
+    assert weights.head == {}
+    assert re.search(why, weights.why_no_head)
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "wide_resnet50_2"])
@@ -354,8 +458,9 @@ def test_weights_downloaded_before_need_no_network(hub: Path, make_weights: Make
     weights = load_starting_weights("imagenet")
 
     assert weights is not None
-    assert len(weights) == 318
-    assert "fc.weight" not in weights
+    assert len(weights.backbone) == 318
+    assert "fc.weight" not in weights.backbone
+    assert weights.head == {}
 
 
 @pytest.mark.usefixtures("no_network")
@@ -421,7 +526,7 @@ def test_a_download_succeeds_and_prints_nothing_to_stdout(
     weights = load_starting_weights("imagenet")
 
     assert weights is not None
-    assert weights["bn1.weight"].tolist() == [1.0] * 64
+    assert weights.backbone["bn1.weight"].tolist() == [1.0] * 64
     assert [path.read_bytes() == data for path in hub.iterdir()] == [True]
     assert capsys.readouterr().out == ""
 

@@ -93,6 +93,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         slices=slices,
         behaviour=behaviour,
         history=state.history,
+        state=state,
     )
     failed = [f"{source.source}: {source.error}" for source in candidates.manifest.report.failed_sources]
     if args.json:

@@ -48,6 +48,10 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise SettingError(f"--part-rows={args.part_rows}: needs --output, whose files it limits")
     if args.output is not None and (args.figures is not None or args.no_figures):
         raise SettingError(f"--output={args.output}: writes no figures; leave out --figures and --no-figures")
+    if args.explain and args.no_figures:
+        raise SettingError("--explain: draws in the figures; leave out --no-figures")
+    if args.explain and args.output is not None:
+        raise SettingError(f"--output={args.output}: writes no figures, in which --explain would draw")
     if args.json and args.format not in (None, "json"):
         raise SettingError(f"--format={args.format}: excludes --json, which means --format json")
     if args.json:
@@ -151,7 +155,9 @@ def _predict_each(args: argparse.Namespace, settings: Settings, state: "ModelSta
             problem = None
             if figure_uri is not None:
                 try:
-                    write_figure(prediction, data, figure_uri)
+                    best = prediction.probabilities[0].pose_id
+                    explanation = predictor.explain(data, best) if args.explain else None
+                    write_figure(prediction, data, figure_uri, explanation)
                 except PhysiqError as error:  # the answer is printed without it
                     problem = f"{uri}: answered, but without its figure: {error}"
                     failures.append(problem)
@@ -187,6 +193,9 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-figures", action="store_true", help="write no figures")
     parser.add_argument(
+        "--explain", action="store_true", help="draw in the figures where the network looked for the pose"
+    )
+    parser.add_argument(
         "--output",
         metavar="URI",
         help="for many photos: predict with Ray and write Parquet files into this folder, without figures; "
@@ -203,6 +212,7 @@ PREDICT = Command(
     (
         "physiq-ray predict photo.jpg",
         "physiq-ray predict photos/ s3://checkin-poses/new/ --json",
+        "physiq-ray predict photo.jpg --explain",
         "physiq-ray predict @list.txt --format csv --top 3 --no-figures > answers.csv",
         "physiq-ray predict s3://checkin-poses --output s3://models/answers",
     ),

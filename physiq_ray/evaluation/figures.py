@@ -16,10 +16,12 @@ from physiq_ray.errors import PhotoError, StorageError
 from physiq_ray.evaluation.calibration import NUM_BINS, reliability
 from physiq_ray.evaluation.scores import Answers, Mistake, Report
 from physiq_ray.floor import Floor
-from physiq_ray.images import decode_square
+from physiq_ray.images import UInt8Array, decode_square
+from physiq_ray.prediction.explanation import Explanation, paint
 
 DPI = 120
 TILE_PX, TILES_A_ROW = 224, 4
+PAIRS_A_ROW, GAP_PX = 3, 6  # of a photo and where the network looked in it
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], best_epoch: int) -> bytes:
@@ -163,14 +165,22 @@ def draw_coverage(floor: Floor) -> bytes:
     return to_png(figure)
 
 
-def draw_mistakes(mistakes: Sequence[Mistake], read: Callable[[str], bytes]) -> bytes:
+def draw_mistakes(
+    mistakes: Sequence[Mistake],
+    read: Callable[[str], bytes],
+    explain: Callable[[bytes, int], Explanation] | None = None,
+) -> bytes:
     """Draw wrongly predicted photos with their true and their predicted poses; at least one photo.
 
-    read: returns the bytes of a photo. The place of an unreadable photo stays empty.
+    read: returns the bytes of a photo. explain: returns where the network looked for a pose in such bytes,
+    which is drawn next to the photo for the predicted pose. The place of an unreadable photo stays empty.
     """
-    columns = min(TILES_A_ROW, len(mistakes))
+    columns = min(TILES_A_ROW if explain is None else PAIRS_A_ROW, len(mistakes))
     lines = -(-len(mistakes) // columns)
-    figure = Figure(figsize=(2.6 * columns, 3.1 * lines), layout="constrained", dpi=DPI)
+    width, height = (2.6, 3.1) if explain is None else (5.0, 3.3)
+    figure = Figure(figsize=(width * columns, height * lines), layout="constrained", dpi=DPI)
+    if explain is not None:
+        figure.suptitle("photo | where the network looked for its answer", fontsize=10, color=DARK)
     for axes, mistake in zip(
         figure.subplots(lines, columns, squeeze=False).flat, [*mistakes, *[None] * columns], strict=False
     ):
@@ -178,14 +188,29 @@ def draw_mistakes(mistakes: Sequence[Mistake], read: Callable[[str], bytes]) -> 
         if mistake is None:
             continue
         try:
-            axes.imshow(decode_square(read(mistake.uri), size_px=TILE_PX))
+            tile = _draw_tile(read(mistake.uri), mistake.answer_id, explain)
+            axes.imshow(tile)
         except (StorageError, PhotoError):
-            axes.imshow(np.full((TILE_PX, TILE_PX, 3), 235, np.uint8))
+            tile = np.full((TILE_PX, TILE_PX, 3), 235, np.uint8)
+            axes.imshow(tile)
             axes.text(TILE_PX / 2, TILE_PX / 2, "unreadable", ha="center", va="center", color=DARK)
         title = f"{mistake.truth}\n→ {mistake.answer} {mistake.confidence:.0%}"
         axes.set_title(title, fontsize=9, color=DARK, **PLAIN_TEXT)
         name = PurePosixPath(mistake.uri).name[-34:]
         axes.text(
-            *(TILE_PX / 2, TILE_PX + 8, name), ha="center", va="top", fontsize=6, color=DARK, **PLAIN_TEXT
+            *(tile.shape[1] / 2, TILE_PX + 8, name),
+            **{"ha": "center", "va": "top", "fontsize": 6, "color": DARK},
+            **PLAIN_TEXT,
         )
     return to_png(figure)
+
+
+def _draw_tile(
+    data: bytes, answer_id: int, explain: Callable[[bytes, int], Explanation] | None
+) -> UInt8Array:
+    """Draw the photo, and next to it where the network looked, as uint8 (TILE_PX, W, 3)."""
+    photo = decode_square(data, size_px=TILE_PX)
+    if explain is None:
+        return photo
+    gap = np.full((TILE_PX, GAP_PX, 3), 255, np.uint8)
+    return np.concatenate([photo, gap, paint(photo, explain(data, answer_id))], axis=1)

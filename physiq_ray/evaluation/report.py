@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from physiq_ray.checkpoint import ModelState
 from physiq_ray.evaluation.behaviour import Behaviour
 from physiq_ray.evaluation.card import Facts, write_card
 from physiq_ray.evaluation.figures import (
@@ -16,6 +17,7 @@ from physiq_ray.evaluation.figures import (
 )
 from physiq_ray.evaluation.scores import Answers, Report
 from physiq_ray.evaluation.slices import Slices
+from physiq_ray.prediction import Predictor
 from physiq_ray.storage import join_uri, read_bytes, write_bytes
 
 REPORT_FILE, CARD_FILE = "report.json", "model_card.md"
@@ -30,11 +32,13 @@ def write_report(
     slices: Slices | None = None,
     behaviour: Behaviour | None = None,
     history: Sequence[Mapping[str, Any]] = (),
+    state: ModelState | None = None,
     read: Callable[[str], bytes] = read_bytes,
 ) -> tuple[str, ...]:
     """Write all files into a folder or s3:// prefix; give their uris.
 
-    Curves are drawn if there is a history, and mistakes if there are any; read returns the bytes of a photo.
+    Curves are drawn if there is a history, and mistakes if there are any. state: the model, which shows where
+    it looked in these mistakes. read: returns the bytes of a photo.
     Raises StorageError: output cannot be written.
     """
     files = {
@@ -50,7 +54,9 @@ def write_report(
     if history:
         files["curves.png"] = draw_curves(history, facts.best_epoch)
     if report.mistakes:
-        files["mistakes.png"] = draw_mistakes(report.mistakes, read)
+        # On the CPU, because a GPU may be in use, and only a few photos are explained.
+        explain = Predictor(state, use_gpu=False).explain if state is not None else None
+        files["mistakes.png"] = draw_mistakes(report.mistakes, read, explain)
     files[CARD_FILE] = write_card(report, facts, slices, behaviour).encode()
     uris = []
     for name, data in files.items():

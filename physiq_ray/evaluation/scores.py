@@ -103,12 +103,14 @@ class Mistake:
     """A wrongly predicted photo.
 
     truth, answer: the names of the true and of the predicted pose. confidence: 0 … 1, with the temperature.
+    answer_id: the pose id of the answer.
     """
 
     uri: str
     truth: str
     answer: str
     confidence: float
+    answer_id: int
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,7 @@ def score(
         error_after=calibration_error(logits, labels, temperature),
         poses=poses,
         confusion=confusion,
-        mistakes=_worst(answers, names, temperature),
+        mistakes=_worst(answers, class_mapping, names, temperature),
         floor=floor,
         floor_scores=floor_scores,
     )
@@ -261,7 +263,9 @@ def _macro_f1_interval(truth: IntArray, answer: IntArray, groups: IntArray, num_
     return jackknife_interval(macro_f1, counts.reshape(len(counts), -1))
 
 
-def _worst(answers: Answers, names: list[str], temperature: float) -> tuple[Mistake, ...]:
+def _worst(
+    answers: Answers, class_mapping: ClassMapping, names: list[str], temperature: float
+) -> tuple[Mistake, ...]:
     confidence, classes = to_probabilities(answers.logits, temperature).max(dim=1)
     wrong = torch.nonzero(classes != answers.labels)[:, 0]
     order = wrong[torch.argsort(confidence[wrong], descending=True, stable=True)][:NUM_MISTAKES]
@@ -271,6 +275,7 @@ def _worst(answers: Answers, names: list[str], temperature: float) -> tuple[Mist
             names[int(answers.labels[row])],
             names[int(classes[row])],
             float(confidence[row]),
+            class_mapping.pose_ids[int(classes[row])],
         )
         for row in order.tolist()
     )

@@ -1,11 +1,21 @@
-"""The pose id of each class index: the content of class_mapping.json."""
+"""The pose id of each class index: the content of class_mapping.json, and where this file is found.
 
+It is next to the state dict that it belongs to, and a copy of it is in the archive of the state dict.
+"""
+
+import io
+import json
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from physiq_ray.errors import LabelError
 from physiq_ray.labels.values import LARGEST_ID
+from physiq_ray.storage import join_uri, read_bytes
+
+MAPPING_FILE = "class_mapping.json"
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,41 @@ class ClassMapping:
             "idx_to_class": {str(index): pose for pose, index in self.class_to_idx.items()},
             "classes": list(self.classes),
         }
+
+
+def uri_beside(address: str) -> str:
+    """Give the uri of the class mapping next to a file."""
+    folder = address.rpartition("/")[0] if address.startswith("s3://") else str(Path(address).parent)
+    return join_uri(folder, MAPPING_FILE)
+
+
+def read_beside(address: str) -> object:
+    """Read the class mapping next to a file, unchecked.
+
+    Raises StorageError. LabelError: it is not JSON.
+    """
+    uri = uri_beside(address)
+    try:
+        return json.loads(read_bytes(uri))
+    except ValueError as error:
+        raise LabelError(f"{uri}: not JSON: {error}") from error
+
+
+def name_in(archive: zipfile.ZipFile) -> str:
+    """Name the copy of the mapping in a state dict's archive; torch refuses entries outside its folder."""
+    return f"{archive.namelist()[0].partition('/')[0]}/{MAPPING_FILE}"
+
+
+def read_inside(data: bytes) -> object:
+    """Read the copy of the mapping in the archive of a state dict, unchecked; None if it has no copy.
+
+    Other programs and old versions do not write one.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return json.loads(archive.read(name_in(archive)))
+    except (IndexError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
 
 
 def _is_id(text: str) -> bool:

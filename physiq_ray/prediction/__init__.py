@@ -2,6 +2,7 @@
 
 answer      how logits become probabilities, and the one shape of an answer
 single      the bytes of a photo → a Prediction; which photos an address names
+explanation where the network looked in a photo, and how that is painted
 features    the network's last features of some photos, in this process; it imports Ray, so this module does
             not import it
 figure      a Prediction next to its photo, as a PNG

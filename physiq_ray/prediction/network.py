@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from physiq_ray.checkpoint import ModelState
+from physiq_ray.floor import ScoringHead
 from physiq_ray.model import choose_precision, normalise
 
 
@@ -45,6 +46,7 @@ class Network(Forward):
         self.pads = self.device.type == "cuda"
         model = state.build()
         self._head = model.get_submodule("fc").to(self.device)
+        self._layer = self._head.layer if isinstance(self._head, ScoringHead) else self._head
         model.set_submodule("fc", nn.Identity())
         fold_norms(model)
         body = model.to(self.device, self._dtype)
@@ -72,6 +74,17 @@ class Network(Forward):
             images = _padded(images)
         features: Tensor = self._body(normalise(images.to(self.device), dtype=self._dtype))
         return features.float()
+
+    def class_maps(self, images: Tensor) -> Tensor:
+        """Compute how much each place speaks for each class: float32 (B, C, ⌈H / 32⌉, ⌈W / 32⌉) on the CPU.
+
+        images: as in `outputs`. A map's mean, plus the bias of its class, is the logit (Zhou et al. 2016).
+        """
+        blocks = nn.Sequential(*list(self._body.children())[:-2])  # without the mean and the removed head
+        with torch.inference_mode():
+            places = blocks(normalise(images.to(self.device), dtype=self._dtype))  # (B, 2048, h, w)
+            maps = torch.einsum("bkhw,ck->bchw", places.float(), self._layer.get_parameter("weight"))
+        return maps.cpu()
 
 
 def _padded(images: Tensor) -> Tensor:

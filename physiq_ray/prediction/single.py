@@ -15,6 +15,7 @@ from physiq_ray.errors import NotFoundError, PhotoError, PredictionError, Storag
 from physiq_ray.images import decode_square, read_size
 from physiq_ray.machine import usable_cpus
 from physiq_ray.prediction.answer import NOT_FINITE, Answer, make_answer
+from physiq_ray.prediction.explanation import Explanation, explain
 from physiq_ray.prediction.network import Network
 from physiq_ray.storage import is_photo, list_sources, parse_source
 
@@ -44,10 +45,10 @@ class Prediction(Answer):
 
 
 class Predictor:
-    """A loaded model that predicts photos one by one, on a GPU if there is one."""
+    """A loaded model that predicts photos one by one."""
 
-    def __init__(self, state: ModelState, *, precision: str = "auto") -> None:
-        """Build the network from the model file alone.
+    def __init__(self, state: ModelState, *, precision: str = "auto", use_gpu: bool = True) -> None:
+        """Build the network from the model file alone; use_gpu: on a GPU, if there is one.
 
         Raises CheckpointError: its weights do not fit.
         """
@@ -55,7 +56,7 @@ class Predictor:
         num_cpus = usable_cpus()
         if torch.get_num_threads() > num_cpus:  # torch knows affinities, but no quotas
             torch.set_num_threads(num_cpus)
-        self._network = Network(state, precision=precision)
+        self._network = Network(state, precision=precision, use_gpu=use_gpu)
 
     def predict(self, data: bytes, *, uri: str) -> Prediction:
         """Predict one photo; uri names it in the answer.
@@ -79,6 +80,14 @@ class Predictor:
             tensor_shape=(1, 3, *image.shape[:2]),
             device=str(self._network.device),
         )
+
+    def explain(self, data: bytes, pose_id: int) -> Explanation:
+        """Compute where the network looks for a pose of the model in one photo.
+
+        Raises PhotoError: as in `predict`, without the uri.
+        """
+        image = decode_square(data, size_px=self._state.image_size)
+        return explain(self._network, image, self._state.class_mapping.pose_ids.index(pose_id))
 
 
 def find_photos(addresses: Sequence[str]) -> Iterator[str]:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from physiq_ray.checkpoint import (
     COMPLETE_FILE,
-    MAPPING_FILE,
     WEIGHTS_FILE,
     ModelState,
     current_versions,
@@ -26,6 +25,7 @@ from physiq_ray.evaluation.facts import facts_of_training
 from physiq_ray.evaluation.scores import Evaluation
 from physiq_ray.evaluation.slices import Slices, slice_report
 from physiq_ray.floor import Floor
+from physiq_ray.labels.mapping import MAPPING_FILE
 from physiq_ray.manifest import TEST, TRAIN, VALIDATION, Manifest
 from physiq_ray.quarantine import QUARANTINE_FILE, Unreadable, write_quarantine
 from physiq_ray.storage import join_uri, written_together
@@ -143,7 +143,9 @@ def finish(
                 num_skipped=record.num_skipped,
                 unreadable=unreadable,
             )
-            files += write_report(report, answers, facts, place, slices=slices, history=latest["history"])
+            files += write_report(
+                report, answers, facts, place, slices=slices, history=latest["history"], state=model
+            )
     files = [join_uri(output, Path(uri).relative_to(place).as_posix()) for uri in files]
     left_out = {item.uri for item in unreadable}
     splits = (TRAIN, VALIDATION, *([TEST] if tested is not None else []))

@@ -31,7 +31,7 @@ from physiq_ray.errors import DataError
 from physiq_ray.ingest import Photos, in_use
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import TRAIN, VALIDATION
-from physiq_ray.model import StateDict, normalise
+from physiq_ray.model import StartingWeights, normalise
 from physiq_ray.quarantine import Unreadable, check_unreadable
 from physiq_ray.storage import join_uri
 from physiq_ray.training.augment import Change, make_change
@@ -76,7 +76,7 @@ class Job:
     settings: Settings
     class_mapping: ClassMapping
     photos: Mapping[str, Photos]  # by split
-    weights: "ray.ObjectRef[StateDict] | None"
+    weights: "ray.ObjectRef[StartingWeights] | None"
     class_weights: tuple[float, ...]
     threads: int
     events: Queue
@@ -122,7 +122,7 @@ class Worker:
         else:
             set_up_cudnn(self._settings.reproducible)
         weights = ray.get(job.weights) if job.weights is not None else None
-        self._network = Network(self._settings, len(job.class_mapping.classes), weights, self._device)
+        self._network = Network(self._settings, job.class_mapping.pose_ids, weights, self._device)
         self._class_weights = (
             torch.tensor(job.class_weights, device=self._device) if job.class_weights else None
         )

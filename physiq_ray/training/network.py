@@ -6,7 +6,7 @@ normalised images on the device. The loop computes losses and reads photos.
 
 import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray.train.torch
@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from physiq_ray.config import Settings
-from physiq_ray.model import StateDict, build_model, choose_precision
+from physiq_ray.model import StartingWeights, StateDict, build_model, choose_precision
 from physiq_ray.training.batchnorm import average_statistics, synchronise_batch_norms
 
 
@@ -25,15 +25,23 @@ class Network:
     """A ResNet50 in training; its weights are equal on all ranks."""
 
     def __init__(
-        self, settings: Settings, num_classes: int, weights: StateDict | None, device: torch.device
+        self,
+        settings: Settings,
+        pose_ids: Sequence[int],
+        weights: StartingWeights | None,
+        device: torch.device,
     ) -> None:
-        """Build it from starting weights; the seed decides the head's weights."""
+        """Build it from starting weights, or from random ones; the seed decides the random ones.
+
+        pose_ids: in the order of the outputs.
+        """
         self.device = device
         self.dtype = choose_precision(settings.precision, device)
         self.world_size = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
         self._settings = settings
         torch.manual_seed(settings.seed)
-        model = build_model(num_classes, weights).to(device).to(memory_format=torch.channels_last)
+        model = build_model(len(pose_ids)) if weights is None else weights.build(pose_ids)
+        model = model.to(device).to(memory_format=torch.channels_last)
         self._syncs = settings.batch_norm == "sync" and self.world_size > 1
         self._model = synchronise_batch_norms(model, device) if self._syncs else model
         *backbone, (_, self._head) = self._model.named_children()

@@ -7,8 +7,9 @@ from typing import Any
 from physiq_ray.checkpoint import settings_to_store
 from physiq_ray.config import SPLIT_FIELDS, Settings
 from physiq_ray.errors import LabelError
+from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import Manifest
-from physiq_ray.model import WEIGHTS_WORDS
+from physiq_ray.model import WEIGHTS_WORDS, StartingWeights
 from physiq_ray.storage import absolute_uri
 
 # What cannot change while a run is resumed: its photos, their split, and what its scores were measured on.
@@ -51,6 +52,17 @@ class RunRecord:
         names = {**self.pose_names, **pose_names}
         _require_names(self.manifest, names)
         return replace(self, pose_names=names)
+
+
+def describe_head(weights: StartingWeights, mapping: ClassMapping, pose_names: Mapping[int, str]) -> str:
+    """Describe which rows of the last layer are those of the starting weights, and which poses are new."""
+    num_poses, new = len(mapping.classes), [item for item in mapping.pose_ids if item not in weights.head]
+    if not weights.head:
+        why = f"no class mapping fits the weights: {weights.why_no_head}"
+        return f"last layer: all {num_poses} rows are new, because {why}"
+    kept = f"last layer: {num_poses - len(new)} of {num_poses} rows kept"
+    names = ", ".join(f"{pose_names[pose_id]} ({pose_id})" for pose_id in new)
+    return f"{kept}; new poses: {names}" if new else f"{kept}; no pose is new"
 
 
 def _require_names(manifest: Manifest, pose_names: Mapping[int, str]) -> None:

@@ -26,7 +26,7 @@ from physiq_ray.manifest import (
     describe_manifest,
     read_manifest,
 )
-from physiq_ray.model import StateDict, load_starting_weights
+from physiq_ray.model import WEIGHTS_WORDS, StartingWeights, load_starting_weights
 from physiq_ray.progress import Display
 from physiq_ray.quarantine import Unreadable, check_unreadable, write_quarantine
 from physiq_ray.storage import PhotoSource, absolute_uri, follow_settings, parse_sources
@@ -38,7 +38,7 @@ from physiq_ray.training.history import HistoryFiles
 from physiq_ray.training.lock import locked_output
 from physiq_ray.training.loop import Job
 from physiq_ray.training.plan import balanced_weights
-from physiq_ray.training.record import RunRecord, stored_settings
+from physiq_ray.training.record import RunRecord, describe_head, stored_settings
 from physiq_ray.training.table import EpochTable
 from physiq_ray.training.tracking import require_tracking, tracked
 from physiq_ray.training.workers import WorkerPlan, await_workers, with_gpu_defaults
@@ -93,6 +93,8 @@ def train(
                 f"batch {settings.batch_size}, learning rate {settings.learning_rate:.2g}, "
                 + ("from its latest checkpoint" if has_checkpoint else f"from {settings.weights} weights")
             )
+            if weights is not None and settings.weights not in WEIGHTS_WORDS:
+                display.note(describe_head(weights, record.manifest.class_mapping, record.pose_names))
             with interruption_translated(folder), in_use(photos):
                 job = _make_job(settings, record.manifest, photos, weights, workers)
                 table, files = EpochTable(display, settings.epochs), HistoryFiles(output, folder.name)
@@ -107,7 +109,7 @@ def train(
 
 def _start_record(
     settings: Settings, display: Display, source: PhotoSource | None
-) -> tuple[RunRecord, StateDict | None]:
+) -> tuple[RunRecord, StartingWeights | None]:
     """Find the photos of a new run and its starting weights; quick checks come before slow ones."""
     manifest = read_manifest(settings)
     if manifest is None and source is None:
@@ -181,7 +183,7 @@ def _make_job(
     settings: Settings,
     manifest: Manifest,
     photos: Mapping[str, Photos],
-    weights: StateDict | None,
+    weights: StartingWeights | None,
     workers: WorkerPlan,
 ) -> Job:
     streamed = {name: part for name, part in photos.items() if isinstance(part, StreamedPhotos)}

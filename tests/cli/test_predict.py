@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 from physiq_ray.checkpoint import ModelState, save_model_files
 from physiq_ray.labels import ClassMapping
@@ -30,6 +31,17 @@ def test_predict_prints_pose_confidence_and_all_probabilities_and_writes_the_fig
     assert "Two" in done.stdout
     assert "90 × 120 px, tensor 1 × 3 × 64 × 64, on cpu" in done.stdout
     assert (tmp_path / "predictions" / "photo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_explain_draws_a_second_copy_of_the_photo_in_the_figure(run_here, model, make_photo, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(make_photo(size=(90, 120)))
+    sizes = []
+    for flags in ((), ("--explain",)):
+        done = run_here("predict", "photo.jpg", "--model", model, *flags)
+        assert done.returncode == 0, done.stderr
+        with Image.open(tmp_path / "predictions" / "photo.png") as figure:
+            sizes.append(figure.size)
+    assert sizes == [(1000, 560), (1450, 560)]
 
 
 def test_predict_continues_after_an_unreadable_photo_and_names_it(run_here, model, make_photo, tmp_path):
@@ -84,6 +96,8 @@ def test_impossible_file_names_are_reported_in_one_line_without_a_traceback(
     [
         (("--output", "out", "--no-figures"), "--output=out: writes no figures; leave out --figures and"),
         (("--output", "out", "--figures", "here"), "--output=out: writes no figures"),
+        (("--output", "out", "--explain"), "--output=out: writes no figures, in which --explain would draw"),
+        (("--no-figures", "--explain"), "--explain: draws in the figures; leave out --no-figures"),
         (("--part-rows", "5"), "--part-rows=5: needs --output, whose files it limits"),
         (("--output", "out", "--part-rows", "0"), "part_rows=0 (answers a file): expected at least 1"),
     ],

@@ -7,10 +7,13 @@ import torch
 from PIL import Image
 from reports import FACTS, HISTORY, MAPPING, NAMES
 
+from physiq_ray.checkpoint import ModelState
 from physiq_ray.errors import NotFoundError
 from physiq_ray.evaluation import Answers, score, write_report
 from physiq_ray.evaluation.figures import draw_confusion, draw_mistakes
 from physiq_ray.evaluation.scores import Mistake
+from physiq_ray.model import build_model
+from physiq_ray.prediction.explanation import Explanation
 
 
 def perfect(num_photos):
@@ -72,13 +75,52 @@ def test_the_sheet_shows_the_photos_and_leaves_room_for_one_that_is_gone():
             raise NotFoundError("gone.jpg is gone")
         return b"no photo" if uri == "broken.jpg" else red.getvalue()
 
-    mistakes = [Mistake(uri, "A", "B", 0.9) for uri in ("red.jpg", "gone.jpg", "broken.jpg")]
+    mistakes = [Mistake(uri, "A", "B", 0.9, 2) for uri in ("red.jpg", "gone.jpg", "broken.jpg")]
     pixels = opened(draw_mistakes(mistakes, read))
     is_red = (pixels[..., 0] > 150) & (pixels[..., 1] < 60)
     is_empty = (pixels == 235).all(axis=-1)
     assert is_red[:, : pixels.shape[1] // 3].mean() > 0.3
     assert is_red[:, pixels.shape[1] // 3 :].mean() < 0.02
     assert is_empty.sum() > 1.5 * is_red.sum()
+
+
+def test_the_sheet_shows_where_the_network_looked_for_the_predicted_pose():
+    red = io.BytesIO()
+    Image.new("RGB", (40, 40), (200, 10, 10)).save(red, "PNG")
+    asked = []
+
+    def explain(data, pose_id):
+        asked.append((data, pose_id))
+        return Explanation(np.array([[0.0, 1.0], [0.0, 0.0]]), 64)
+
+    def read(uri):
+        return b"no photo" if uri == "broken.jpg" else red.getvalue()
+
+    mistakes = [Mistake("red.jpg", "A", "B", 0.9, 2), Mistake("broken.jpg", "A", "C", 0.8, 7)]
+    pixels = opened(draw_mistakes(mistakes, read, explain))
+
+    assert asked == [(red.getvalue(), 2)]
+    half = pixels.shape[1] // 2
+    rows, columns = np.nonzero((pixels[..., 0] > 150) & (pixels[..., 1] < 60))  # the photo
+    assert columns.max() < half / 2
+    side = columns.max() - columns.min()
+    painted = pixels[rows.min() : rows.max(), columns.max() + 15 : columns.max() + side]
+    y, x = np.unravel_index(painted.sum(axis=2).argmax(), painted.shape[:2])
+    assert (x / side, y / side) == pytest.approx((0.5, 0), abs=0.06)  # pixel 32 of 64, at the top
+    assert (painted[-20:, :20] < 60).all()
+    assert (pixels[:, half:] == 235).all(axis=-1).sum() > 0.5 * side**2
+
+
+def test_the_report_of_a_model_shows_where_it_looked(answers, tmp_path, make_photo):
+    state = ModelState(build_model(3).state_dict(), MAPPING, NAMES, image_size=64)
+    report = score(answers, MAPPING, NAMES, temperature=1.3)
+    sizes = []
+    for given in (None, state):
+        write_report(report, answers, FACTS, str(tmp_path), state=given, read=lambda _: make_photo())
+        sizes.append(opened((tmp_path / "mistakes.png").read_bytes()).shape)
+
+    assert sizes[0][1] == 4 * 312  # four photos of 2.6 inches at 120 dpi
+    assert sizes[1][1] == 3 * 600  # three pairs
 
 
 def test_the_card_gives_the_training_photos_the_scores_and_the_limits(answers, tmp_path):

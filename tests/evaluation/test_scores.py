@@ -45,6 +45,7 @@ def test_mistakes_are_sorted_by_confidence_and_have_names(answers):
     assert (first.uri, first.truth, first.answer) == ("s3://b/3.jpg", "Double", "Front")
     assert first.confidence == pytest.approx(np.exp(5) / (np.exp(5) + np.exp(1) + 1))
     assert (second.uri, second.truth, second.answer) == ("s3://b/2.jpg", "Front", "Double")
+    assert (first.answer_id, second.answer_id) == (1, 2)
 
 
 def test_a_temperature_changes_the_confidence_and_not_the_predicted_pose(answers):

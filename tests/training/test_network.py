@@ -16,7 +16,7 @@ def network():
     """Give a function that makes a network of three poses with these settings, in its first epoch."""
 
     def make(epoch=1, **settings):
-        made = Network(Settings(**{"precision": "fp32", **settings}), 3, None, CPU)
+        made = Network(Settings(**{"precision": "fp32", **settings}), (1, 2, 3), None, CPU)
         made.begin_epoch(epoch)
         return made
 

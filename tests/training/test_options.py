@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from physiq_ray.checkpoint import ModelState, save_model_files
 from physiq_ray.errors import TrainingError
+from physiq_ray.labels import ClassMapping
 from physiq_ray.model import build_model
 
 pytestmark = pytest.mark.slow
@@ -103,3 +105,29 @@ def test_a_loss_that_is_no_number_ends_the_run_with_the_batch_and_its_photos(run
     assert "lower learning_rate=0.001 or set max_gradient_norm" in message
     assert "physiq-ray train --resume --run-name broken" in message
     assert json.loads((tmp_path / "runs" / "broken" / "run.json").read_text())["settings"]["batch_size"] == 4
+
+
+def test_a_retrained_model_keeps_the_rows_of_the_poses_it_knows_and_names_the_new_ones(
+    run, pose_folders, tmp_path
+):
+    names = {5: "Pose 5", 2: "Pose 2", 16: "Pose 16"}
+    old = ModelState(build_model(3).state_dict(), ClassMapping.of_poses(names), names)
+    save_model_files(old, str(tmp_path / "old"))
+    photos = pose_folders({1: 6, 2: 6, 5: 6})
+
+    _, shown = run(
+        sources=[str(photos)],
+        weights=str(tmp_path / "old" / "pose_classifier_complete.pth"),
+        epochs=2,
+        head_epochs=1,
+        learning_rate=1e-9,  # what is trained is what it started with
+    )
+
+    assert "last layer: 2 of 3 rows kept; new poses: Pose 1 (1)" in shown
+    new = torch.load(tmp_path / "model" / "pose_classifier.pth", weights_only=True)
+    for new_row, old_row in ((1, 1), (2, 2)):  # classes 1, 2, 5 and 16, 2, 5
+        for part in ("fc.weight", "fc.bias"):
+            torch.testing.assert_close(new[part][new_row], old.state_dict[part][old_row], rtol=0, atol=1e-6)
+    assert (new["fc.weight"][0] - old.state_dict["fc.weight"][0]).abs().mean() > 1e-3
+    name = "layer3.2.conv2.weight"
+    torch.testing.assert_close(new[name], old.state_dict[name], rtol=0, atol=1e-6)

@@ -5,15 +5,18 @@ import io
 import json
 
 import pytest
+import torch
 from rich.console import Console
 
 from physiq_ray.config import Settings, load_settings
 from physiq_ray.errors import LabelError, SettingError, WeightsError
+from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import collect_manifest
+from physiq_ray.model import StartingWeights
 from physiq_ray.progress import Display
 from physiq_ray.training import run as run_module
 from physiq_ray.training.folder import RunFolder
-from physiq_ray.training.record import RunRecord
+from physiq_ray.training.record import RunRecord, describe_head
 from physiq_ray.training.run import train
 
 NAMES = {1: "One", 2: "Two"}
@@ -102,3 +105,27 @@ def test_weights_and_mlflow_are_checked_before_the_listing(start, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(SettingError, match="MLflow is not installed"):
         start(sources=["photos"], mlflow="http://127.0.0.1:5000")
+
+
+@pytest.mark.parametrize(
+    ("known", "line"),
+    [
+        ((7, 2), "last layer: 2 of 3 rows kept; new poses: Eleven (11)"),
+        ((9,), "last layer: 0 of 3 rows kept; new poses: Eleven (11), Two (2), Seven (7)"),
+        ((11, 2, 7, 9), "last layer: 3 of 3 rows kept; no pose is new"),
+    ],
+)
+def test_the_kept_rows_and_the_new_poses_are_named(known, line):
+    mapping, names = ClassMapping.of_poses([2, 7, 11]), {2: "Two", 7: "Seven", 11: "Eleven"}
+    row = (torch.zeros(2048), torch.zeros(()))
+
+    assert describe_head(StartingWeights({}, dict.fromkeys(known, row)), mapping, names) == line
+
+
+def test_weights_without_poses_are_named_with_the_reason():
+    weights = StartingWeights({}, why_no_head="read class_mapping.json: No such file or directory")
+
+    assert describe_head(weights, ClassMapping.of_poses([1, 2]), NAMES) == (
+        "last layer: all 2 rows are new, because no class mapping fits the weights: "
+        "read class_mapping.json: No such file or directory"
+    )
