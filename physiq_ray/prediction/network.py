@@ -64,6 +64,32 @@ class Network(Forward):
         return logits[:num_photos].cpu()
 
 
+class FromPixels(nn.Module):
+    """A ResNet50 with its normalisation, for runtimes and exports that compile both."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Take the network of `ModelState.build` and divide it in front of its last layer."""
+        super().__init__()
+        self._head = model.get_submodule("fc")
+        model.set_submodule("fc", nn.Identity())
+        self._body = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the logits (B, C) and the features (B, 2048), both float32, from uint8 (B, H, W, 3) RGB.
+
+        The logits are not divided by the temperature. The features are the input of the last layer.
+        """
+        features = self._body(normalise(images))
+        return self._head(features), features
+
+
+def example_pixels(state: ModelState) -> Tensor:
+    """Give the input with which FromPixels is traced: uint8 (2, H, W, 3)."""
+    images = torch.zeros(2, state.image_size, state.image_size, 3, dtype=torch.uint8)
+    normalise(images)  # creates its constants, which tracing cannot do
+    return images
+
+
 def _padded(images: Tensor) -> Tensor:
     """Fill a batch up to a power of two with black photos."""
     missing = (1 << (len(images) - 1).bit_length()) - len(images) if len(images) else 0
