@@ -101,12 +101,7 @@ def save_model_files(state: ModelState, output: str) -> tuple[str, ...]:
         "class_mapping": state.class_mapping.to_dict(),
         "model_config": {"architecture": ARCHITECTURE, "num_classes": len(state.class_mapping.classes)},
         "pose_names": {str(pose_id): state.pose_names[pose_id] for pose_id in state.class_mapping.pose_ids},
-        "preprocessing": {
-            "image_size": state.image_size,
-            "resize": "whole photo to a square, bilinear",
-            "mean": list(IMAGENET_MEAN),
-            "std": list(IMAGENET_STD),
-        },
+        "preprocessing": describe_preprocessing(state),
         "temperature": state.temperature,
         "floor": state.floor.to_dict() if state.floor is not None else None,
         "history": [dict(epoch) for epoch in state.history],
@@ -135,6 +130,16 @@ def save_model_files(state: ModelState, output: str) -> tuple[str, ...]:
             write_file(path, uri)
             written.append(uri)
     return tuple(written)
+
+
+def describe_preprocessing(state: ModelState) -> dict[str, Any]:
+    """Say how a photo becomes the network's input; mean and std are of RGB values 0 … 1."""
+    return {
+        "image_size": state.image_size,
+        "resize": "whole photo to a square, bilinear",
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+    }
 
 
 @contextlib.contextmanager

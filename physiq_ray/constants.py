@@ -9,6 +9,8 @@ BASE_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 ExtraFormat = Literal["avif", "heic"]  # as a setting of the service spells them
 FORMATS: Final = (*BASE_FORMATS, *(name.upper() for name in get_args(ExtraFormat)))
 
+EXPORT_SUFFIXES: Final = {"onnx": ".onnx", "safetensors": ".safetensors", "torch-export": ".pt2"}
+
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS: Final = (TRAIN, VALIDATION, TEST)  # if the labels of one group disagree, the later split wins
 ALL: Final = "all"

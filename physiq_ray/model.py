@@ -136,8 +136,9 @@ def normalise(images: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
 def _imagenet_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     """Give mean and deviation of bytes by channel; cached, because each copy to a GPU waits for the GPU."""
     with torch.inference_mode(False):  # a tensor made in inference mode could not be used for training
-        mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=device) * 255
-    return mean, std
+        # Two tensors, not two rows of one: torch.export.save warns about parts of a larger tensor.
+        mean = torch.tensor(IMAGENET_MEAN, device=device) * 255
+        return mean, torch.tensor(IMAGENET_STD, device=device) * 255
 
 
 def choose_precision(setting: str, device: torch.device) -> torch.dtype:

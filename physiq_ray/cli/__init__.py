@@ -10,6 +10,7 @@ train     train a model
 audit     count and check photos and labels
 evaluate  score a model
 predict   predict photos, or a bucket
+export    write a model for programs without this package
 serve     answer HTTP requests on this machine
 sync      download photos
 cleanse   find and remove unlabelled photos

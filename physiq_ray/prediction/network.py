@@ -87,6 +87,27 @@ class Network(Forward):
         return maps.cpu()
 
 
+class FromPixels(nn.Module):
+    """A ResNet50 with its normalisation, for runtimes and exports that compile both."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Take the network of `ModelState.build`."""
+        super().__init__()
+        self._model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute float32 (B, C) or (B, C + 1) from uint8 (B, H, W, 3) RGB; see `Forward.outputs`."""
+        outputs: Tensor = self._model(normalise(images))
+        return outputs
+
+
+def example_pixels(state: ModelState) -> Tensor:
+    """Give the input with which FromPixels is traced: uint8 (2, H, W, 3)."""
+    images = torch.zeros(2, state.image_size, state.image_size, 3, dtype=torch.uint8)
+    normalise(images)  # creates its constants, which tracing cannot do
+    return images
+
+
 def _padded(images: Tensor) -> Tensor:
     """Fill a batch up to a power of two with black photos."""
     missing = (1 << (len(images) - 1).bit_length()) - len(images) if len(images) else 0

@@ -7,12 +7,12 @@ torch's by about 2e-3. Building it takes about five seconds. benchmarks/README.m
 import importlib.util
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.errors import PredictionError
-from physiq_ray.model import choose_precision, normalise
-from physiq_ray.prediction.network import Forward
+from physiq_ray.model import choose_precision
+from physiq_ray.prediction.network import Forward, FromPixels, example_pixels
 
 
 def has_openvino() -> bool:
@@ -35,11 +35,9 @@ class OpenVinoNetwork(Forward):
         import openvino
 
         is_bf16 = choose_precision(precision, self.device) == torch.bfloat16
-        example = torch.zeros(2, state.image_size, state.image_size, 3, dtype=torch.uint8)
-        normalise(example)  # creates its constants, which an export cannot do
         program = torch.export.export(
-            _FromPixels(state.build()).eval(),
-            (example,),
+            FromPixels(state.build()).eval(),
+            (example_pixels(state),),
             dynamic_shapes={"images": {0: torch.export.Dim.DYNAMIC}},
         )
         self._compiled = openvino.Core().compile_model(
@@ -55,15 +53,3 @@ class OpenVinoNetwork(Forward):
     def outputs(self, images: Tensor) -> Tensor:
         """Compute float32 (B, C) or (B, C + 1); see `Forward`."""
         return torch.from_numpy(self._compiled(images.numpy())[0])
-
-
-class _FromPixels(nn.Module):
-    """The network with normalisation, so that both are compiled."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self._model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        outputs: Tensor = self._model(normalise(images))
-        return outputs

@@ -29,6 +29,7 @@ def read_only(make_disk: MakeDisk, tmp_path: Path) -> Path:
         ("cleanse --sources s3://unreachable --delete --journals {place}", "--journals", ""),
         ("cleanse --sources s3://unreachable --plan {place}", "--plan", "/a.jsonl"),
         ("evaluate --model nowhere --report {place}", "--report", "/a"),
+        ("export nowhere --output {place}", "--output", "/a"),
         ("predict photos --model nowhere --output {place}", "--output", "/a"),
         ("demo --folder {place}", "--folder", "/a"),
         ("sync {place} --sources s3://unreachable", "FOLDER", "/a"),
