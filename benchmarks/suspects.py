@@ -1,7 +1,7 @@
-"""How many wrong labels does `physiq-ray suspects` find?
+"""Measure how many wrong labels `physiq-ray suspects` finds.
 
-The demo's photos are drawn into a folder, and the labels of some of them are swapped, each for another pose at
-random. The command ranks the photos twice: by folds, and by one model, which is that of the first fold and
+The demo's photos are drawn into a folder, and the labels of some of them are swapped, each for another pose
+at random. The command ranks the photos twice: by folds, and by one model, which is that of the first fold and
 ranks the photos that it was not trained on. The figures are the shares of the swapped labels among the first
 10 % of the ranking; random order would give 10 %. The same probabilities in other orders are compared: by
 the probability of the label alone (self-confidence), and by the margin alone.

@@ -11,10 +11,9 @@ def describe_suspects(suspects: Suspects) -> list[str]:
     """Describe the first photos, the likely wrong labels by bucket and by pair of poses, and the limits."""
     photos, pairs = suspects.ranked, suspects.pairs
     hidden = len(pairs) - SHOWN_PAIRS
-    is_weak = suspects.agreement < LOW_AGREEMENT
+    num_wrong, is_weak = suspects.num_likely_wrong, suspects.agreement < LOW_AGREEMENT
     return [
-        f"{len(photos)} photos ranked: {suspects.num_likely_wrong} labels are likely wrong, those of the first "
-        f"{suspects.num_likely_wrong} photos",
+        f"{len(photos)} photos ranked: {num_wrong} labels are likely wrong, those of the first {num_wrong}",
         f"  {'rank':>6}  {'labelled':<28}  {'suggested':<28}  photo",
         *(
             f"  {photo.rank:>6}  {suspects.name(photo.pose_id):<22.22}{photo.probability:>6.1%}  "
