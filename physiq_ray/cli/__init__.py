@@ -8,6 +8,7 @@ Each command has a file of its own, with its flags, its settings, its examples, 
 demo      the whole main path on generated photos
 train     train a model
 audit     count and check photos and labels
+suspects  find labels that are likely wrong
 evaluate  score a model
 predict   predict photos, or a bucket
 export    write a model for programs without this package

@@ -11,6 +11,7 @@ build     listings ⋈ labels → the manifest, with a report of the photos and 
 findings  the sentences and counts of the report
 report    the report of everything that was found and not used
 split     groups that must stay in one split, and the choice of the validation groups
+kfold     the photos of K folds, each with a manifest of the photos of the others
 manifest  the manifest: one Arrow table, and its file
 """
 
@@ -23,6 +24,7 @@ from physiq_ray.manifest.collect import (
     read_manifest,
     survey_photos,
 )
+from physiq_ray.manifest.kfold import Fold, divide
 from physiq_ray.manifest.manifest import MANIFEST_FILE, MANIFEST_SCHEMA, Manifest
 from physiq_ray.manifest.named import NamedPhotos, find_labelled
 from physiq_ray.manifest.report import SourceReport
@@ -34,11 +36,13 @@ __all__ = [
     "TEST",
     "TRAIN",
     "VALIDATION",
+    "Fold",
     "Manifest",
     "NamedPhotos",
     "SourceReport",
     "collect_manifest",
     "describe_manifest",
+    "divide",
     "find_labelled",
     "match_configured",
     "match_photos",

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,7 +28,7 @@ from physiq_ray.manifest.manifest import MANIFEST_SCHEMA, Manifest
 from physiq_ray.manifest.match import Matches, concat_photos, match_labels
 from physiq_ray.manifest.named import known_missing
 from physiq_ray.manifest.report import ManifestReport
-from physiq_ray.manifest.split import IntArray, join_groups, split_groups, split_off_test
+from physiq_ray.manifest.split import IntArray, hash_groups, join_groups, split_groups, split_off_test
 from physiq_ray.storage import Listing
 
 
@@ -274,13 +273,7 @@ def _grouped_and_split(
     given, split_conflicts = _given_splits(representative, splits, group)
     side = np.where(given == 0, 1, given)
     is_open = (given == 0) & is_posed
-    order = np.zeros(len(given), np.uint64)
-    if (given == 0).any():
-        # The order is a keyed hash of the group's name, not a shuffle: new photos change little of the split.
-        encoded = group.dictionary_encode()
-        names = encoded.dictionary.to_numpy(zero_copy_only=False)
-        hashes = pd.util.hash_array(names, hash_key=f"{how.seed:016d}", categorize=False)
-        order = hashes[encoded.indices.to_numpy()]
+    order = hash_groups(group, how.seed) if (given == 0).any() else np.zeros(len(given), np.uint64)
     if is_open.any():
         if how.test_share:
             is_test = np.zeros(len(given), bool)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -30,6 +32,29 @@ def join_groups(num_rows: int, links: Sequence[tuple[IntArray, IntArray]]) -> In
             np.minimum.at(representative, rows, lowest[number])
         if np.array_equal(before, representative):
             return representative
+
+
+def hash_groups(group: pa.Array | pa.ChunkedArray, seed: int) -> npt.NDArray[np.uint64]:
+    """Give the order in which groups are taken: a hash of each name, keyed by the seed.
+
+    It is not a shuffle, so new photos change little of the split. group: string (photos,).
+    """
+    names, place = _distinct(group)
+    hashes: npt.NDArray[np.uint64] = pd.util.hash_array(names, hash_key=f"{seed:016d}", categorize=False)
+    return hashes[place]
+
+
+def number_groups(group: pa.Array | pa.ChunkedArray) -> IntArray:
+    """Give the number of each photo's group, from 0: int64 (photos,). group: string (photos,)."""
+    return _distinct(group)[1]
+
+
+def _distinct(group: pa.Array | pa.ChunkedArray) -> tuple[npt.NDArray[np.object_], IntArray]:
+    """Give the distinct names, and the place of each photo's name among them."""
+    joined = group.combine_chunks() if isinstance(group, pa.ChunkedArray) else group
+    encoded = joined.dictionary_encode()
+    names = encoded.dictionary.to_numpy(zero_copy_only=False)
+    return names, encoded.indices.to_numpy().astype(np.int64)
 
 
 def split_groups(

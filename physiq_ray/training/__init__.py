@@ -1,6 +1,7 @@
 """Ray Train: fine-tune a ResNet50 data-parallel, stop early, resume, and write the model files.
 
 run        train: a whole run from the driver's side
+several    train several runs, at the same time if the cluster has room
 folder     the run's folder: lock, record, checkpoints, the command that resumes it
 record     what a run keeps from its start, and which settings cannot change afterwards
 lock       who may train a run or write to an output

@@ -44,9 +44,13 @@ class RunFolder:
     @property
     def resume_command(self) -> str:
         """The command line that resumes the run."""
+        return self.resumed_by("train")
+
+    def resumed_by(self, command: str) -> str:
+        """Give the command line that resumes the run with a command, such as train."""
         default = Settings.model_fields["storage"].get_default()
         where = "" if self.storage == default else f" --storage {shlex.quote(self.storage)}"
-        return f"physiq-ray train --resume --run-name {self.name}{where}"
+        return f"physiq-ray {command} --resume --run-name {self.name}{where}"
 
     @contextmanager
     def locked(self, note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
@@ -59,15 +63,21 @@ class RunFolder:
         with locked_run(self.uri, self.name, note):
             yield
 
-    def refuse_started(self) -> None:
-        """Raise TrainingError if a run of this name has been started; StorageError if it could not look."""
+    def is_started(self) -> bool:
+        """Tell whether a run of this name has been started; raises StorageError if it could not look."""
         try:
             read_bytes(join_uri(self.uri, MANIFEST_FILE))
         except NotFoundError:
-            return
-        raise TrainingError(
-            f"run {self.name!r} exists in {self.storage}; resume it with --resume, or give another --run-name"
-        )
+            return False
+        return True
+
+    def refuse_started(self) -> None:
+        """Raise TrainingError if a run of this name has been started; StorageError if it could not look."""
+        if self.is_started():
+            raise TrainingError(
+                f"run {self.name!r} exists in {self.storage}; resume it with --resume, or give another "
+                "--run-name"
+            )
 
     def has_checkpoint(self) -> bool:
         """Tell whether the run can resume, after repairing Ray's list of checkpoints if it is torn.

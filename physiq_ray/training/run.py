@@ -77,7 +77,7 @@ def train(
                 weights = load_starting_weights(settings.weights)
         else:
             folder.refuse_started()
-            record, weights = _start_record(settings, display, source)
+            record, weights = start_record(settings, display, source)
         follow_settings(settings, record.manifest.buckets)
         connect(local=local, debug=debug)
         workers = await_workers(settings, display.note)
@@ -107,10 +107,14 @@ def train(
                 )
 
 
-def _start_record(
+def start_record(
     settings: Settings, display: Display, source: PhotoSource | None
 ) -> tuple[RunRecord, StartingWeights | None]:
-    """Find the photos of a new run and its starting weights; quick checks come before slow ones."""
+    """Find the photos of a new run and its starting weights; quick checks come before slow ones.
+
+    The weights are None if they are random. Raises SettingError, LabelError, StorageError, DataError,
+    WeightsError.
+    """
     manifest = read_manifest(settings)
     if manifest is None and source is None:
         parse_sources(settings.sources)

@@ -30,6 +30,8 @@ def read_only(make_disk: MakeDisk, tmp_path: Path) -> Path:
         ("cleanse --sources s3://unreachable --plan {place}", "--plan", "/a.jsonl"),
         ("evaluate --model nowhere --report {place}", "--report", "/a"),
         ("export nowhere --output {place}", "--output", "/a"),
+        ("suspects --model nowhere --report {place}", "--report", "/a"),
+        ("suspects --folds 5 --sources photos --storage {place}", "storage", "/a"),
         ("predict photos --model nowhere --output {place}", "--output", "/a"),
         ("demo --folder {place}", "--folder", "/a"),
         ("sync {place} --sources s3://unreachable", "FOLDER", "/a"),

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pytest
 import ray
 import torch
+from models import save_constant_model
 
-from physiq_ray.checkpoint import ModelState, save_model_files
+from physiq_ray.checkpoint import ModelState
 from physiq_ray.cli import main
 from physiq_ray.config import Settings
 from physiq_ray.errors import SettingError
@@ -22,7 +23,6 @@ from physiq_ray.evaluation.scores import Evaluation
 from physiq_ray.floor import floor_of_confidence
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import MANIFEST_SCHEMA, VALIDATION, Manifest
-from physiq_ray.model import build_model
 from physiq_ray.quarantine import Unreadable
 from physiq_ray.training.record import stored_settings
 
@@ -48,26 +48,6 @@ def photos(tmp_path, make_photo):
 def model(tmp_path):
     """Save a model of poses 1 and 2 that predicts Pose 1 for every photo, with a chance of 3 : 1."""
     save_constant_model(tmp_path, [3.0, 1.0], str(tmp_path / "output"))
-
-
-def save_constant_model(tmp_path, chances, output, floor=None):
-    weights = build_model(2).state_dict()
-    weights["fc.weight"] = torch.zeros(2, 2048)
-    weights["fc.bias"] = torch.log(torch.tensor(chances))
-    state = ModelState(
-        weights,
-        ClassMapping.of_poses([1, 2]),
-        {1: "Pose 1", 2: "Pose 2"},
-        image_size=64,
-        temperature=2.0,
-        floor=floor,
-        settings={
-            **{"run_name": "first", "storage": str(tmp_path / "runs"), "seed": 7, "image_size": 64},
-            "sources": ["s3://checkins"],
-        },
-        versions={"torch": "2.14.7"},
-    )
-    save_model_files(state, output)
 
 
 def test_all_photos_are_scored_and_what_was_left_out_is_named(run_cli, photos, model, tmp_path):
