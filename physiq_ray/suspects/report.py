@@ -49,6 +49,7 @@ def write_suspects(
             suspects.name(photo.pose_id),
             suspects.name(photo.suggested_pose_id),
             photo.suggested_probability,
+            photo.suggested_pose_id,
         )
         for photo in suspects.ranked[:SHEET_PHOTOS]
     ]
