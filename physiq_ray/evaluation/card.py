@@ -12,7 +12,8 @@ SHOWN_SETTINGS = (
     *("weights", "image_size", "train_sizes", "batch_size", "gradient_accumulation", "num_workers"),
     *("learning_rate", "schedule", "warmup_epochs", "head_epochs", "backbone_rate", "max_gradient_norm"),
     *("label_smoothing", "class_weights", "augment", "mixup", "ema_decay", "batch_norm", "precision"),
-    *("epochs", "patience", "validation_share", "test_share", "group_pattern", "target_precision", "seed"),
+    *("epochs", "patience", "validation_share", "test_share", "group_pattern", "group_near_duplicates"),
+    *("target_precision", "seed"),
 )
 
 
