@@ -57,7 +57,8 @@ def _hash(
     )
     bits = np.zeros(photos.num_rows, np.uint64)
     is_known = np.zeros(photos.num_rows, bool)
-    num_not_fetched, examples, done = 0, [], 0
+    examples: list[str] = []
+    num_not_fetched = done = 0
     for bundle in dataset.iter_internal_ref_bundles():
         for block in ray.get([entry.ref for entry in bundle.blocks]):
             end = done + block.num_rows
@@ -75,9 +76,7 @@ def _hash(
 def _hash_task(inputs: pa.Table, *, image_size: int, reader: PhotoReader) -> pa.Table:
     """Read and hash the photos of one task; bits is 0 for an unreadable photo."""
     read, image_hash = read_photos(inputs, image_size=image_size, reader=reader), load_hash()
-    bits = [
-        image_hash(image) if not step else 0 for image, step in zip(read.images, read.steps, strict=True)
-    ]
+    bits = [image_hash(image) if not step else 0 for image, step in zip(read.images, read.steps, strict=True)]
     return pa.table(
         {
             "bits": pa.array(bits, pa.uint64()),

@@ -24,7 +24,7 @@ class PhotoHashes:
 
     bits: npt.NDArray[np.uint64]
     is_known: npt.NDArray[np.bool_]
-    not_fetched: Counted = Counted()
+    not_fetched: Counted
 
 
 # Reads photos, given as a table of uri, size and etag, and returns their hashes in the same order.

@@ -71,10 +71,10 @@ def match_photos(
     A result that cannot be used for training, even an empty table, is a manifest too: its report says what
     was found and names the problem.
     `match_labels` decides which photo a label means. A group (equal size and ETag, equal group in the labels,
-    equal match of group_pattern in the key, or near-duplicates by hash_photos, if it is given) stays in one split. If labels of a group give a split, the
-    whole group is in it: in test if any of its labels says test, else in validation, else in training. The
-    other photos are split by groups, but a pose that labels put into validation or test gets no more photos
-    there.
+    equal match of group_pattern in the key, or near-duplicates by hash_photos) stays in one split. If labels
+    of a group give a split, the whole group is in it: in test if any of its labels says test, else in
+    validation, else in training. The other photos are split by groups, but a pose that labels put into
+    validation or test gets no more photos there.
     Photos of no known pose are grouped together with the others. Those of a group with test photos are in
     test, and test_share of the groups without a pose; all others are in validation, also if the rest of their
     group is in training, because nothing is trained with them.

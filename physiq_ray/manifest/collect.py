@@ -99,7 +99,8 @@ def match_configured(
 ) -> Manifest:
     """Do as `match_photos` does, with the split of the settings.
 
-    Raises SettingError: the settings group near-duplicates, but hash_photos is missing; and as `match_photos`.
+    Raises SettingError: the settings group near-duplicates, but hash_photos is missing; and the errors of
+    match_photos.
     """
     by_hash = settings.group_near_duplicates == "yes"
     if by_hash and hash_photos is None:

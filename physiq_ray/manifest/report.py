@@ -7,6 +7,7 @@ from physiq_ray.errors import PhysiqError
 
 CHAINED_SHARE = 0.1  # a group of near-duplicates with more of all photos is reported
 
+
 @dataclass(frozen=True)
 class SourceReport:
     """The photos of one source and their bytes, or the error if it could not be listed.
