@@ -5,20 +5,17 @@ perceptual hash of the same pixels. If a photo could not be fetched, the photo i
 check is incomplete.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image
 
 from physiq_ray.constants import OUTAGE_RUN
-from physiq_ray.errors import PhotoError, SettingError, StorageError, UnreachableError
+from physiq_ray.errors import PhotoError, StorageError, UnreachableError
 from physiq_ray.images import decode_square
+from physiq_ray.near import HASH_PX, Hash, find_near
 from physiq_ray.quarantine import Unreadable
 from physiq_ray.storage import read_bytes
 from physiq_ray.storage.etag import failed_step
@@ -26,9 +23,6 @@ from physiq_ray.threads import map_ahead
 
 CHECK_THREADS = 16
 CHECKS_AHEAD = 4 * CHECK_THREADS  # photos queued at a time; all could be a million
-HASH_PX = 128  # size of the decoded photo, which the hash reduces to 32 × 32
-HASH_BITS = 64
-NEAR_BITS = 4  # number of bits that may differ between two near-duplicates
 
 ListedPhoto = tuple[str, str]  # uri and listed etag
 
@@ -36,9 +30,6 @@ ListedPhoto = tuple[str, str]  # uri and listed etag
 def listed_photos(table: pa.Table) -> list[ListedPhoto]:
     """Return uri and listed ETag of each row of a manifest."""
     return list(zip(table["uri"].to_pylist(), table["etag"].to_pylist(), strict=True))
-
-
-Hash = Callable[[Image.Image], Any]
 
 
 @dataclass(frozen=True)
@@ -58,20 +49,6 @@ class PhotoCheck:
     def of_step(self, step: str) -> tuple[Unreadable, ...]:
         """Return the photos that failed in one step."""
         return tuple(photo for photo in self.unreadable if photo.step == step)
-
-
-def load_hash() -> Hash:
-    """Return the perceptual hash function.
-
-    Raises SettingError: the ImageHash package is not installed.
-    """
-    try:
-        from imagehash import phash
-    except ImportError as error:
-        raise SettingError(
-            "near-duplicates need the ImageHash package: pip install 'physiq-ray[audit]'"
-        ) from error
-    return phash
 
 
 def read_all(
@@ -95,7 +72,7 @@ def read_all(
             return _Checked(uri, failure=failure, is_unreachable=isinstance(error, UnreachableError))
         except PhotoError as error:
             return _Checked(uri, failure=Unreadable(uri, "decode", str(error)))
-        return _Checked(uri, int(str(image_hash(Image.fromarray(pixels))), 16) if image_hash else 0)
+        return _Checked(uri, image_hash(pixels) if image_hash else 0)
 
     content = {uri: number for number, same in enumerate(copies) for uri in same}
     unreadable = []
@@ -120,30 +97,9 @@ def read_all(
     near = None
     if image_hash is not None and gave_up is None:
         hashed = list(hashes.values())
-        found = find_near(np.array([bits for _, bits in hashed], np.uint64), NEAR_BITS)
+        found = find_near(np.array([bits for _, bits in hashed], np.uint64))
         near = tuple((hashed[a][0], hashed[b][0], bits) for a, b, bits in found)
     return PhotoCheck(num_checked, tuple(unreadable), near, gave_up)
-
-
-def find_near(hashes: npt.NDArray[np.uint64], most_bits: int) -> list[tuple[int, int, int]]:
-    """Find pairs of 64-bit hashes that differ in at most most_bits bits: (row, row, bits), in order.
-
-    If a hash is divided into most_bits + 1 parts, such a pair has at least one equal part. So only rows that
-    share a part are compared; a thousand photos of one wall are still compared with each other.
-    """
-    bounds = np.linspace(0, HASH_BITS, most_bits + 2).astype(int)
-    found: dict[tuple[int, int], int] = {}
-    for low, high in itertools.pairwise(bounds):
-        part = (hashes >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
-        order = np.argsort(part, kind="stable")
-        starts = np.flatnonzero(np.diff(part[order], prepend=part[order[:1]] + np.uint64(1)))
-        for rows in np.split(order, starts[1:]):
-            for position, row in enumerate(rows[:-1]):
-                others = rows[position + 1 :]
-                bits = np.bitwise_count(hashes[row] ^ hashes[others])
-                for other, differ in zip(others[bits <= most_bits], bits[bits <= most_bits], strict=True):
-                    found[min(int(row), int(other)), max(int(row), int(other))] = int(differ)
-    return [(a, b, bits) for (a, b), bits in sorted(found.items())]
 
 
 @dataclass(frozen=True)

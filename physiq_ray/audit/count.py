@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from physiq_ray.audit.check import PhotoCheck, listed_photos, load_hash, read_all
+from physiq_ray.audit.check import PhotoCheck, listed_photos, read_all
 from physiq_ray.manifest import TEST, TRAIN, VALIDATION, Manifest
+from physiq_ray.near import load_hash
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Audit:
             f"audited without {source.source}: {source.error}"
             for source in self.manifest.report.failed_sources
         ]
+        alike = self.manifest.report.alike
+        if alike is not None and alike.not_fetched.count:
+            sentences.append(
+                f"the split does not know the near-duplicates of {alike.not_fetched.count} photos that could "
+                f"not be fetched, the first: {alike.not_fetched.examples[0]}"
+            )
         if self.check is None:
             return tuple(sentences)
         if not_fetched := self.check.of_step("fetch"):

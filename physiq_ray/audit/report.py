@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from physiq_ray.audit.check import HASH_BITS
 from physiq_ray.audit.count import Audit
 from physiq_ray.errors import quoted
 from physiq_ray.manifest import describe_manifest
+from physiq_ray.near import HASH_BITS
 
 UNEVEN = 3.0  # above this imbalance, the report warns
 EXAMPLES = 10
@@ -34,6 +34,7 @@ def to_dict(audit: Audit) -> dict[str, Any]:
         "poses_without_photo": list(report.poses_without_photo),
         "undecodable": list(report.undecodable),
         "problem": str(report.problem) if report.problem else None,
+        "near_duplicate_groups": asdict(report.alike) if report.alike else None,
         "copies": [list(uris) for uris in audit.copies],
         "not_looked_at": list(audit.not_looked_at),
         "check": asdict(audit.check) if audit.check else None,
@@ -75,7 +76,7 @@ def describe(audit: Audit) -> Iterator[str]:
         if across := audit.num_near_across:
             yield (
                 f"  {across} of them are in different splits: the validation accuracy will be too high; keep "
-                "them together with --group-pattern"
+                "them together with --group-near-duplicates yes or --group-pattern"
             )
 
 

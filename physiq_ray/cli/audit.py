@@ -2,19 +2,26 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from physiq_ray.cli.command import Command, load
-from physiq_ray.cli.output import as_json, make_display
+from physiq_ray.cli.output import as_json, make_display, silence_ray
 from physiq_ray.config import SplitSettings
 from physiq_ray.machine import check_writable
+
+if TYPE_CHECKING:
+    from physiq_ray.manifest import Manifest
+    from physiq_ray.progress import Display
 
 
 def run_audit(args: argparse.Namespace) -> int:
     """Count and check photos and labels."""
     settings = load(args)
-    from physiq_ray.audit import audit_manifest, describe, load_hash, to_dict, write_contact_sheet
+    from physiq_ray.audit import audit_manifest, describe, to_dict, write_contact_sheet
     from physiq_ray.labels import load_configured_poses
     from physiq_ray.manifest import survey_photos
+    from physiq_ray.near import load_hash
     from physiq_ray.storage import absolute_uri, write_bytes
 
     for name, file in (("--manifest", args.manifest_output), ("--sheet", args.sheet)):
@@ -23,10 +30,13 @@ def run_audit(args: argparse.Namespace) -> int:
     if args.near_duplicates:
         load_hash()  # a missing package is reported before the listing, which may take long
     poses = load_configured_poses(settings)
-    manifest = survey_photos(settings, poses)
+    display = make_display(to_stderr=True)
+    if settings.group_near_duplicates == "yes":
+        manifest = _survey_compared(settings, poses, display, debug=args.debug)
+    else:
+        manifest = survey_photos(settings, poses)
     problem = manifest.report.problem
     if args.check_photos or args.near_duplicates:
-        display = make_display(to_stderr=True)
         with display.live():
             audit = audit_manifest(
                 manifest,
@@ -64,6 +74,24 @@ def run_audit(args: argparse.Namespace) -> int:
         else:
             print("".join(f"wrote {uri}\n" for uri in files), end="")
     return 1 if audit.not_looked_at or problem is not None else 0
+
+
+def _survey_compared(
+    settings: SplitSettings, poses: Mapping[int, str], display: "Display", *, debug: bool
+) -> "Manifest":
+    """Build the manifest with groups of near-duplicates, which Ray finds; Ray is not started otherwise."""
+    from physiq_ray.cluster import check_cluster, connect
+    from physiq_ray.ingest import hashing
+    from physiq_ray.manifest import survey_photos
+
+    check_cluster()
+    hash_photos = hashing(
+        settings,
+        lambda: connect(debug=debug),
+        on_progress=lambda done, total: display.count("comparing", done, total),
+    )
+    with display.live(), silence_ray(debug=debug):
+        return survey_photos(settings, poses, hash_photos=hash_photos)
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:

@@ -40,9 +40,14 @@ def run_evaluate(args: argparse.Namespace) -> int:
     state = load_model_state(args.model)
     old = load_model_state(args.against) if args.against else None
     settings = _load_settings(args, defaults=split_defaults(state))
-    candidates = find_candidates(settings, state)
     display = make_display(to_stderr=True)
     with display.live(), silence_ray(debug=args.debug):
+        candidates = find_candidates(
+            settings,
+            state,
+            on_progress=lambda done, total: display.count("comparing", done, total),
+            debug=args.debug,
+        )
         found, *found_old = (
             evaluate(
                 candidates.manifest,

@@ -117,6 +117,10 @@ class SplitSettings(SourceSettings):
         form="COLUMN",
         min_length=1,
     )
+    group_near_duplicates: Literal["no", "yes"] = Group.SPLIT.field(
+        "no",
+        "yes: read all photos before the split; those that look nearly the same stay in one split",
+    )
     seed: int = Group.SPLIT.field(
         42, "seed of split, shuffling, augmentation and random weights", ge=0, lt=2**32
     )

@@ -1,12 +1,15 @@
 """The photos for an evaluation: those of the caller, or those of the run that trained the model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from physiq_ray.checkpoint import ModelState
+from physiq_ray.cluster import connect
 from physiq_ray.config import SPLIT_FIELDS, Settings
 from physiq_ray.constants import ALL, TEST, TRAIN, VALIDATION
 from physiq_ray.errors import NotFoundError, PhysiqError, SettingError
+from physiq_ray.ingest import hashing
 from physiq_ray.labels import load_configured_poses
 from physiq_ray.manifest import (
     MANIFEST_FILE,
@@ -53,9 +56,17 @@ def split_defaults(state: ModelState) -> dict[str, Any]:
     return {name: state.settings[name] for name in names if name in state.settings}
 
 
-def find_candidates(settings: Settings, state: ModelState) -> Candidates:
+def find_candidates(
+    settings: Settings,
+    state: ModelState,
+    *,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    debug: bool = False,
+) -> Candidates:
     """Find the photos of the sources, of a saved manifest, or of the run that trained the model.
 
+    on_progress: called with the photos compared and their total, if near-duplicates are grouped; debug: show
+    Ray's log of this.
     Raises SettingError: both sources and manifest are set, or neither and the run is not found; and all
     errors of listing and reading.
     """
@@ -67,7 +78,8 @@ def find_candidates(settings: Settings, state: ModelState) -> Candidates:
         follow_settings(settings, saved.buckets)
         return Candidates(saved, f"the manifest `{settings.manifest}`", training_or_none(state))
     if settings.sources:
-        manifest = collect_manifest(settings, load_configured_poses(settings))
+        hash_photos = hashing(settings, lambda: connect(debug=debug), on_progress=on_progress)
+        manifest = collect_manifest(settings, load_configured_poses(settings), hash_photos=hash_photos)
         return Candidates(
             manifest, ", ".join(f"`{source}`" for source in settings.sources), training_or_none(state)
         )

@@ -15,7 +15,8 @@ SHOWN_SETTINGS = (
     *("weights", "image_size", "train_sizes", "batch_size", "gradient_accumulation", "num_workers"),
     *("learning_rate", "schedule", "warmup_epochs", "head_epochs", "backbone_rate", "max_gradient_norm"),
     *("label_smoothing", "class_weights", "augment", "mixup", "ema_decay", "batch_norm", "precision"),
-    *("epochs", "patience", "validation_share", "test_share", "group_pattern", "target_precision", "seed"),
+    *("epochs", "patience", "validation_share", "test_share", "group_pattern", "group_near_duplicates"),
+    *("target_precision", "seed"),
 )
 
 
@@ -204,9 +205,10 @@ def _limits(report: Report, facts: Facts) -> list[str]:
     # A saved manifest has its own groups, and a model file without settings says nothing about groups.
     own_split = "group_pattern" in facts.settings and not facts.settings.get("manifest")
     if own_split and not facts.settings["group_pattern"]:
+        near = " and near-duplicates" if facts.settings.get("group_near_duplicates") == "yes" else ""
         limits.append(
-            "No group_pattern was set. Only copies of one file were kept in the same split, so training and "
-            "validation photos may show the same athlete."
+            f"No group_pattern was set. Only copies of one file{near} were "
+            "kept in the same split, so training and validation photos may show the same athlete."
         )
     return limits
 

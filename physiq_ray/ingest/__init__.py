@@ -9,6 +9,7 @@ so that every worker knows its number of steps in advance; its `Batch` names it 
 batches   the form of a batch, and what a split of photos must offer
 choose    whether photos are prepared in memory, prepared on disk, or streamed, and the reason
 dataset   how many photos a Ray Data task decodes, and which resources it requests
+hashes    the perceptual hashes of photos, for groups of near-duplicates
 kept      prepare photos in the object store or in shards on disk, and read them in any order
 reading   how a task fetches and decodes its photos ahead; no Ray
 streamed  decode photos in each epoch, with one pipeline for all workers
@@ -17,6 +18,7 @@ streamed  decode photos in each epoch, with one pipeline for all workers
 from physiq_ray.ingest.batches import Batch, Photos
 from physiq_ray.ingest.choose import CacheSettings, choose_cache, in_use, open_photos, open_splits
 from physiq_ray.ingest.dataset import build_dataset
+from physiq_ray.ingest.hashes import hashing
 from physiq_ray.ingest.kept import KeptPhotos, keep_on_disk
 from physiq_ray.ingest.reading import PhotoReader, StoredPhotos
 from physiq_ray.ingest.streamed import Share, StreamedPhotos, shared_batches, start_stream
@@ -32,6 +34,7 @@ __all__ = [
     "StreamedPhotos",
     "build_dataset",
     "choose_cache",
+    "hashing",
     "in_use",
     "keep_on_disk",
     "open_photos",

@@ -10,12 +10,14 @@ named     the same for the tools that keep or remove photos
 build     listings ⋈ labels → the manifest, with a report of the photos and labels that are not used
 findings  the sentences and counts of the report
 report    the report of everything that was found and not used
+alike     near-duplicates that are joined to groups
 split     groups that must stay in one split, and the choice of the validation groups
 kfold     the photos of K folds, each with a manifest of the photos of the others
 manifest  the manifest: one Arrow table, and its file
 """
 
 from physiq_ray.constants import TEST, TRAIN, VALIDATION
+from physiq_ray.manifest.alike import HashPhotos, PhotoHashes
 from physiq_ray.manifest.build import match_photos, require_trainable
 from physiq_ray.manifest.collect import (
     collect_manifest,
@@ -37,8 +39,10 @@ __all__ = [
     "TRAIN",
     "VALIDATION",
     "Fold",
+    "HashPhotos",
     "Manifest",
     "NamedPhotos",
+    "PhotoHashes",
     "SourceReport",
     "collect_manifest",
     "describe_manifest",

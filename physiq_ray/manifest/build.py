@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from physiq_ray.constants import SPLITS, TEST, TRAIN, VALIDATION
 from physiq_ray.errors import DataError, PhysiqError, SettingError, StorageError, quoted
 from physiq_ray.labels import ClassMapping, Labels
+from physiq_ray.manifest.alike import HashPhotos, join_alike
 from physiq_ray.manifest.findings import (
     find_conflicts,
     find_loose,
@@ -62,22 +63,23 @@ def match_photos(
     validation_share: float = 0.2,
     test_share: float = 0.0,
     seed: int = 42,
+    hash_photos: HashPhotos | None = None,
 ) -> Manifest:
     """Join photos with their labels, group copies, and split every pose.
 
     A result that cannot be used for training, even an empty table, is a manifest too: its report says what
     was found and names the problem.
     `match_labels` decides which photo a label means. A group (equal size and ETag, equal group in the labels,
-    or equal match of group_pattern in the key) stays in one split. If labels of a group give a split, the
-    whole group is in it: in test if any of its labels says test, else in validation, else in training. The
-    other photos are split by groups, but a pose that labels put into validation or test gets no more photos
-    there.
+    equal match of group_pattern in the key, or near-duplicates by hash_photos) stays in one split. If labels
+    of a group give a split, the whole group is in it: in test if any of its labels says test, else in
+    validation, else in training. The other photos are split by groups, but a pose that labels put into
+    validation or test gets no more photos there.
     Photos of no known pose are grouped together with the others. Those of a group with test photos are in
     test, and test_share of the groups without a pose; all others are in validation, also if the rest of their
     group is in training, because nothing is trained with them.
     The split depends on the seed and on the photos and labels, not on the order of the listings.
 
-    Raises SettingError: RE2 does not accept the group_pattern.
+    Raises SettingError: RE2 does not accept the group_pattern; and the errors of hash_photos.
     """
     photos = concat_photos(listings)
     matches = match_labels(listings, photos, labels, poses, source_buckets or {})
@@ -113,6 +115,10 @@ def match_photos(
     }
     links, splits = _links_of_labels(matches, rows)
     del photos, labelled, matches  # a million rows take 200 MB, and the split needs memory too
+    alike = None
+    if hash_photos is not None and has_poses:
+        code, alike = join_alike(usable, content, hash_photos)
+        links.append((np.arange(len(code)), code))
     every, thin_poses, split_conflicts = _grouped_and_split(
         usable, content, links, splits, poses, _Split(group_pattern, validation_share, test_share, seed)
     )
@@ -130,6 +136,7 @@ def match_photos(
             for pose_id, name in poses.items()
             if str(pose_id) not in class_mapping.classes
         ),
+        alike=alike,
         num_copies=len(content) - int(np.count_nonzero(np.bincount(content))),
         problem=problem or _find_split_problem(table, class_mapping, poses, thin_poses),
     )
@@ -224,7 +231,7 @@ def _codes(column: pa.ChunkedArray) -> IntArray:
 
 def _links_of_labels(
     matches: Matches, rows: IntArray
-) -> tuple[tuple[IntArray, IntArray] | None, npt.NDArray[np.int8]]:
+) -> tuple[list[tuple[IntArray, IntArray]], npt.NDArray[np.int8]]:
     """Return the groups of the labels as links for `join_groups`, and the splits that labels give.
 
     rows: the usable photos. The links hold positions in rows. splits: int8 (2, len(rows)), the first and last
@@ -234,7 +241,7 @@ def _links_of_labels(
     splits = np.zeros((2, len(rows)), np.int8)
     has_split, has_group = names.last_split[pairs.code] > 0, names.group[pairs.code] >= 0
     if not has_split.any() and not has_group.any():
-        return None, splits
+        return [], splits
     place = np.full(len(matches.is_usable), -1, np.int64)
     place[rows] = np.arange(len(rows))
     is_used = place[pairs.photo] >= 0
@@ -244,13 +251,13 @@ def _links_of_labels(
     np.maximum.at(splits[1], place[given.photo], names.last_split[given.code])
     splits[0, splits[1] == 0] = 0
     grouped = pairs.filter(is_used & has_group)
-    return (place[grouped.photo], names.group[grouped.code]), splits
+    return [(place[grouped.photo], names.group[grouped.code])], splits
 
 
 def _grouped_and_split(
     usable: pa.Table,
     content: IntArray,
-    label_links: tuple[IntArray, IntArray] | None,
+    links: Sequence[tuple[IntArray, IntArray]],
     splits: npt.NDArray[np.int8],
     poses: Mapping[int, str],
     how: _Split,
@@ -258,9 +265,7 @@ def _grouped_and_split(
     is_posed = usable["pose_id"].is_valid().to_numpy()
     if not is_posed.any():
         return MANIFEST_SCHEMA.empty_table(), (), ()
-    links = [(np.arange(len(content)), content)]
-    if label_links is not None:
-        links.append(label_links)
+    links = [(np.arange(len(content)), content), *links]
     if how.group_pattern:
         pattern = _pattern_codes(usable["key"], how.group_pattern)
         links.append((np.flatnonzero(pattern >= 0), pattern[pattern >= 0]))

@@ -6,9 +6,10 @@ from physiq_ray.config import Settings, SplitSettings
 from physiq_ray.constants import TEST, TRAIN, VALIDATION
 from physiq_ray.errors import LabelError, NotFoundError, SettingError, quoted
 from physiq_ray.labels import LABEL_SCHEMA, Labels, load_configured_labels
+from physiq_ray.manifest.alike import HashPhotos
 from physiq_ray.manifest.build import match_photos, require_trainable
 from physiq_ray.manifest.manifest import Manifest
-from physiq_ray.manifest.report import Counted
+from physiq_ray.manifest.report import Alike, Counted
 from physiq_ray.storage import (
     REMEDY,
     Bucket,
@@ -40,22 +41,30 @@ def read_manifest(settings: Settings) -> Manifest | None:
 
 
 def collect_manifest(
-    settings: SplitSettings, poses: Mapping[int, str], source: PhotoSource | None = None
+    settings: SplitSettings,
+    poses: Mapping[int, str],
+    source: PhotoSource | None = None,
+    *,
+    hash_photos: HashPhotos | None = None,
 ) -> Manifest:
     """List the sources, read the labels, join and split. The manifest can be used for training.
 
-    source: replaces the settings' sources.
+    source: replaces the settings' sources. hash_photos: needed if the settings group near-duplicates.
     Raises the errors of parse_sources, load_configured_labels, match_photos and require_trainable.
     """
-    return require_trainable(survey_photos(settings, poses, source))
+    return require_trainable(survey_photos(settings, poses, source, hash_photos=hash_photos))
 
 
 def survey_photos(
-    settings: SplitSettings, poses: Mapping[int, str], source: PhotoSource | None = None
+    settings: SplitSettings,
+    poses: Mapping[int, str],
+    source: PhotoSource | None = None,
+    *,
+    hash_photos: HashPhotos | None = None,
 ) -> Manifest:
     """List the sources, read the labels, join and split, even if the result cannot be used for training.
 
-    source: replaces the settings' sources.
+    source: replaces the settings' sources. hash_photos: needed if the settings group near-duplicates.
     Raises the errors of parse_sources, load_configured_labels and match_photos.
     """
     if source is not None and settings.sources:
@@ -74,7 +83,7 @@ def survey_photos(
             raise
         no_file, labels = error, Labels(LABEL_SCHEMA.empty_table())
     listings = list_sources(sources) if source is None else (list_custom(source),)
-    manifest = match_configured(listings, labels, poses, settings)
+    manifest = match_configured(listings, labels, poses, settings, hash_photos)
     needs_file = source is not None or any(isinstance(listed, Bucket) for listed in sources)
     if no_file is not None and needs_file and not any(listed.labelled for listed in manifest.report.sources):
         raise no_file
@@ -82,9 +91,23 @@ def survey_photos(
 
 
 def match_configured(
-    listings: Sequence[Listing], labels: Labels, poses: Mapping[int, str], settings: SplitSettings
+    listings: Sequence[Listing],
+    labels: Labels,
+    poses: Mapping[int, str],
+    settings: SplitSettings,
+    hash_photos: HashPhotos | None = None,
 ) -> Manifest:
-    """Do as `match_photos` does, with the split of the settings."""
+    """Do as `match_photos` does, with the split of the settings.
+
+    Raises SettingError: the settings group near-duplicates, but hash_photos is missing; and the errors of
+    match_photos.
+    """
+    by_hash = settings.group_near_duplicates == "yes"
+    if by_hash and hash_photos is None:
+        raise SettingError(
+            "group_near_duplicates=yes: only train, evaluate and audit read the photos before they divide "
+            "them; set group_near_duplicates=no, which gives another split"
+        )
     return match_photos(
         listings,
         labels,
@@ -94,6 +117,7 @@ def match_configured(
         validation_share=settings.validation_share,
         test_share=settings.test_share,
         seed=settings.seed,
+        hash_photos=hash_photos if by_hash else None,
     )
 
 
@@ -137,9 +161,26 @@ def describe_manifest(manifest: Manifest, *, examples: int = 3) -> Iterator[str]
             f"{report.num_poseless} photos show no known pose according to their labels; they are kept, but "
             "not used for training"
         )
+    if report.alike is not None:
+        yield from _describe_alike(report.alike)
     counts = {name: manifest.split(name).num_rows for name in (TRAIN, VALIDATION, TEST)}
     test = f"{counts[TEST]} to test with, " if counts[TEST] else ""
     yield (
         f"{len(manifest.class_mapping.classes)} poses, {counts[TRAIN]} photos to train on, "
         f"{counts[VALIDATION]} to validate with, {test}{report.num_copies} copies kept with their originals"
     )
+
+
+def _describe_alike(alike: Alike) -> Iterator[str]:
+    if alike.not_fetched.count:
+        yield (
+            f"{alike.not_fetched.count} photos could not be fetched, so their near-duplicates are not known: "
+            f"{'; '.join(alike.not_fetched.examples)}"
+        )
+    yield f"{alike.num_photos} photos are near-duplicates, joined into {alike.num_groups} groups"
+    if alike.is_chained:
+        yield (
+            f"warning: {alike.largest} of {alike.total} photos are in one group of near-duplicates, because "
+            "a chain of similar photos joins them; such a group makes the split uneven: look at its photos "
+            "with physiq-ray audit --near-duplicates, or set group_near_duplicates=no"
+        )

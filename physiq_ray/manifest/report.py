@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from physiq_ray.errors import PhysiqError
 
+CHAINED_SHARE = 0.1  # a group of near-duplicates with more of all photos is reported
+
 
 @dataclass(frozen=True)
 class SourceReport:
@@ -37,6 +39,27 @@ class Counted:
 
 
 @dataclass(frozen=True)
+class Alike:
+    """The near-duplicates that were joined to groups.
+
+    num_photos: photos in groups of several contents. num_groups: these groups. largest: photos in the largest
+    of them. total: all photos that were compared. not_fetched: photos that could not be fetched, so that
+    their near-duplicates are not known.
+    """
+
+    num_photos: int
+    num_groups: int
+    largest: int
+    total: int
+    not_fetched: Counted = Counted()
+
+    @property
+    def is_chained(self) -> bool:
+        """Whether the largest group has so many photos that it probably joins different scenes."""
+        return self.largest > CHAINED_SHARE * self.total
+
+
+@dataclass(frozen=True)
 class ManifestReport:
     """Everything that was found and is not used, with one sentence per item and names in quotes.
 
@@ -49,6 +72,7 @@ class ManifestReport:
     split_conflicts: groups whose labels give several splits.
     undecodable: uris of photos, labelled or not, in a format that cannot be decoded here.
     poses_without_photo: poses that no usable photo shows.
+    alike: the near-duplicates that were joined, None if they were not searched.
     problem: the error that prevents a training with this manifest, None if there is none.
     """
 
@@ -67,6 +91,7 @@ class ManifestReport:
     poses_without_photo: tuple[str, ...] = ()
     undecodable: tuple[str, ...] = ()
     num_copies: int = 0
+    alike: Alike | None = None
     problem: PhysiqError | None = None
 
     @property

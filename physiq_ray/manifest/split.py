@@ -19,8 +19,9 @@ def join_groups(num_rows: int, links: Sequence[tuple[IntArray, IntArray]]) -> In
     """Return for each row the first row of its group; groups that share a row are joined.
 
     links: pairs of arrays: rows, and the number of the content, athlete, … to which each belongs.
-    In each round, rows of one number take the lowest row among them, until nothing changes. This computes
-    connected components, in as many rounds as the longest chain of links.
+    This computes connected components. In each round, rows of one number take the lowest row among them, and
+    so do the rows that represented them before; then each row takes the representative of its representative.
+    So a chain of links takes about the logarithm of its length in rounds.
     """
     representative = np.arange(num_rows)
     while True:
@@ -28,8 +29,11 @@ def join_groups(num_rows: int, links: Sequence[tuple[IntArray, IntArray]]) -> In
         for rows, number in links:
             lowest = np.full(number.max(initial=-1) + 1, num_rows)
             np.minimum.at(lowest, number, representative[rows])
+            heads = representative[rows]
             representative = representative.copy()
             np.minimum.at(representative, rows, lowest[number])
+            np.minimum.at(representative, heads, lowest[number])
+        representative = representative[representative]
         if np.array_equal(before, representative):
             return representative
 

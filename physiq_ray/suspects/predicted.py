@@ -147,7 +147,7 @@ def predict_by_folds(
             record = folder.load_record()
         else:
             folder.refuse_started()
-            record, _ = start_record(settings, display, None)
+            record, _ = start_record(settings, display, None, lambda: connect(debug=debug))
         manifest = record.manifest
         folds = divide(manifest, num_folds, validation_share=settings.validation_share, seed=settings.seed)
         folder.save_record(record, settings)

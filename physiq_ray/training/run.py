@@ -1,6 +1,6 @@
 """A whole run from the driver's side: folder, manifest, photos, job, fit, finish."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
@@ -15,7 +15,15 @@ from physiq_ray.evaluation.evaluate import evaluate
 from physiq_ray.evaluation.find_floor import find_floor
 from physiq_ray.evaluation.scores import Evaluation
 from physiq_ray.floor import Floor
-from physiq_ray.ingest import CacheSettings, Photos, StreamedPhotos, in_use, open_splits, start_stream
+from physiq_ray.ingest import (
+    CacheSettings,
+    Photos,
+    StreamedPhotos,
+    hashing,
+    in_use,
+    open_splits,
+    start_stream,
+)
 from physiq_ray.labels import load_configured_poses
 from physiq_ray.manifest import (
     TEST,
@@ -77,10 +85,11 @@ def train(
                 weights = load_starting_weights(settings.weights)
         else:
             folder.refuse_started()
-            record, weights = start_record(settings, display, source)
+            record, weights = start_record(
+                settings, display, source, lambda: _join_cluster(settings, display, local=local, debug=debug)
+            )
         follow_settings(settings, record.manifest.buckets)
-        connect(local=local, debug=debug)
-        workers = await_workers(settings, display.note)
+        workers = _join_cluster(settings, display, local=local, debug=debug)
         if workers.use_gpu:
             settings = with_gpu_defaults(settings)
         params, output = stored_settings(settings, folder.name), absolute_uri(settings.output)
@@ -107,11 +116,17 @@ def train(
                 )
 
 
+def _join_cluster(settings: Settings, display: Display, *, local: bool, debug: bool) -> WorkerPlan:
+    connect(local=local, debug=debug)
+    return await_workers(settings, display.note)
+
+
 def start_record(
-    settings: Settings, display: Display, source: PhotoSource | None
+    settings: Settings, display: Display, source: PhotoSource | None, join_cluster: Callable[[], object]
 ) -> tuple[RunRecord, StartingWeights | None]:
     """Find the photos of a new run and its starting weights; quick checks come before slow ones.
 
+    join_cluster: called after the listing, if the photos must be read before the split.
     The weights are None if they are random. Raises SettingError, LabelError, StorageError, DataError,
     WeightsError.
     """
@@ -121,7 +136,15 @@ def start_record(
     poses = load_configured_poses(settings)
     weights = load_starting_weights(settings.weights)  # before a listing that may take long
     if manifest is None:
-        manifest = collect_manifest(settings, poses, source)
+        hash_photos = hashing(
+            settings,
+            join_cluster,
+            reader=source,
+            decode_resource=settings.decode_resource,
+            on_progress=lambda done, total: display.count("comparing", done, total),
+        )
+        with display.live():
+            manifest = collect_manifest(settings, poses, source, hash_photos=hash_photos)
         for line in describe_manifest(manifest):
             display.note(line)
     else:

@@ -1,16 +1,12 @@
 import json
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from physiq_ray import storage
 from physiq_ray.audit import audit_manifest
 from physiq_ray.audit import check as check_module
-from physiq_ray.audit.check import find_near
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest
 
@@ -98,17 +94,3 @@ def test_copies_and_their_near_duplicate_are_one_pair(audit, project, make_photo
     found = json.loads(audit("--near-duplicates", "--json").stdout)
     pairs = [(a, b) for a, b, _ in found["check"]["near_duplicates"] if "/02" in a and "/near-" in b]
     assert pairs == [(f"{project}/photos/1/02-1.jpg", f"{photos}/near-0.jpg")]
-
-
-@given(st.lists(st.integers(0, 2**64 - 1), max_size=12), st.integers(0, 8), st.data())
-def test_find_near_equals_a_comparison_of_all_pairs(hashes, most_bits, data):
-    for hash_ in list(hashes):  # random hashes are never near each other, so near ones are added
-        flips = data.draw(st.lists(st.integers(0, 63), max_size=most_bits + 1))
-        hashes.append(hash_ ^ sum(1 << bit for bit in set(flips)))
-    expected = [
-        (a, b, (hashes[a] ^ hashes[b]).bit_count())
-        for a in range(len(hashes))
-        for b in range(a + 1, len(hashes))
-        if (hashes[a] ^ hashes[b]).bit_count() <= most_bits
-    ]
-    assert find_near(np.array(hashes, np.uint64), most_bits) == expected

@@ -44,6 +44,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "test_share": 0.0,
         "group_pattern": None,
         "group_field": None,
+        "group_near_duplicates": "no",
         "seed": 42,
         "num_workers": 1,
         "min_workers": None,
