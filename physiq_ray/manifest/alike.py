@@ -1,7 +1,7 @@
 """Join near-duplicates to groups: perceptual hashes of the photos → links for `join_groups`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ class PhotoHashes:
 
     bits: npt.NDArray[np.uint64]
     is_known: npt.NDArray[np.bool_]
-    not_fetched: Counted
+    not_fetched: Counted = field(default_factory=Counted)
 
 
 # Reads photos, given as a table of uri, size and etag, and returns their hashes in the same order.

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from physiq_ray.cli import main
+from physiq_ray.manifest import Manifest
 
 
 def label(folder, *records):
@@ -147,3 +148,20 @@ def test_near_duplicates_without_the_imagehash_package_are_refused_before_the_li
 
     assert status == 2
     assert "near-duplicates need the ImageHash package: pip install" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_near_duplicates_are_in_one_group_of_the_saved_manifest(audit, project):
+    done = audit("--group-near-duplicates", "yes", "--manifest", project / "m.parquet", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["near_duplicate_groups"] == {
+        **{"num_photos": 2, "num_groups": 1, "largest": 2, "total": 18},
+        "not_fetched": {"count": 0, "examples": []},
+    }
+    table = Manifest.from_parquet((project / "m.parquet").read_bytes(), name="m").table
+    group = dict(zip(table["uri"].to_pylist(), table["group"].to_pylist(), strict=True))
+    photos = f"{project}/photos/1"
+    assert group[f"{photos}/resized.jpg"] == group[f"{photos}/01.jpg"] == f"{photos}/01.jpg"
+    assert group[f"{photos}/copy of 00.jpg"] == f"{photos}/00.jpg"
+    assert len(set(group.values())) == 16

@@ -17,6 +17,8 @@ from physiq_ray.manifest.report import Counted
 from physiq_ray.manifest.split import join_groups
 from physiq_ray.storage import Bucket
 
+NONE = Counted()
+
 
 def table_of(num_photos):
     return pa.table(
@@ -28,10 +30,7 @@ def table_of(num_photos):
     )
 
 
-NOTHING = Counted()
-
-
-def hashes_of(bits, unknown=(), not_fetched=NOTHING):
+def hashes_of(bits, unknown=(), not_fetched=NONE):
     """Give a function that hashes photos; unknown: the rows that are unreadable."""
     is_known = ~np.isin(np.arange(len(bits)), unknown)
     return lambda _photos: PhotoHashes(np.array(bits, np.uint64), is_known, not_fetched)
@@ -48,7 +47,7 @@ def far(number):
 
 
 def test_a_chain_of_near_photos_is_one_group_and_others_stay_alone():
-    bits = [far(1), far(1) ^ 0xF, far(1) ^ 0xFF, far(2), far(3), far(3) ^ 0x1F]
+    bits = [far(1), far(1) ^ 0xF, far(1) ^ 0xFF, far(2), far(48), far(48) ^ 0x1F]
     code, alike = join_alike(table_of(6), np.arange(6), hashes_of(bits))
     assert groups_of(code) == {frozenset({0, 1, 2}), frozenset({3}), frozenset({4}), frozenset({5})}
     assert (alike.num_photos, alike.num_groups, alike.largest, alike.total) == (3, 1, 3, 6)
@@ -94,7 +93,7 @@ def test_a_hundred_thousand_equal_hashes_need_no_pair_of_each_two():
 
 
 def test_more_pairs_than_are_joined_at_once_give_the_same_groups(monkeypatch):
-    distinct = np.unique(np.concatenate([np.arange(512), far(6) + np.arange(512)]).astype(np.uint64))
+    distinct = np.unique(np.concatenate([np.arange(512), far(96) + np.arange(512)]).astype(np.uint64))
     expected = np.repeat([0, 512], 512)
     assert join_near(distinct).tolist() == expected.tolist()
     monkeypatch.setattr("physiq_ray.manifest.alike.PAIRS_AT_ONCE", 1)
@@ -136,25 +135,29 @@ def by_name(bits):
     return hash_photos
 
 
-def test_near_photos_have_one_group_and_one_split_also_without_a_pose_and_with_other_groups():
-    null = {"null.jpg": "n"}
-    listing = list_photos(Bucket("checkins"), {**PHOTOS, **null})
+@pytest.mark.parametrize(
+    ("side", "shares"),
+    [
+        ("train", {"validation_share": 0.05}),
+        ("validation", {"validation_share": 0.3}),
+        ("test", {"validation_share": 0.3, "test_share": 0.2}),
+    ],
+)
+def test_near_photos_have_one_group_and_one_split_with_other_groups_and_without_a_pose(side, shares):
+    listing = list_photos(Bucket("checkins"), {**PHOTOS, "null.jpg": "n"})
     labels = labels_of(*((key, int(key[0])) for key in PHOTOS), ("null.jpg", None))
     near = {"1-00.jpg": far(1), "2-03.jpg": far(1) ^ 7, "null.jpg": far(1) ^ 3}
-    options = {"validation_share": 0.3, "test_share": 0.2, "group_pattern": r"2-0[34]"}
-    seen = set()
-    for seed in range(8):
-        manifest = build_manifest([listing], labels, POSES, seed=seed, hash_photos=by_name(near), **options)
-        both = pa.concat_tables([manifest.table, manifest.no_pose])
-        rows = {row["key"]: row for row in both.to_pylist()}
-        joined = [rows[key] for key in near]
-        assert {row["group"] for row in joined} == {"s3://checkins/1-00.jpg"}
-        sides = {rows["1-00.jpg"]["split"], rows["2-03.jpg"]["split"]}
-        assert len(sides) == 1
-        seen |= sides
-        # Photos without a pose are never trained with, so only the test is the same for them.
-        assert (rows["null.jpg"]["split"] == "test") == (sides == {"test"})
-    assert seen == {"train", "validation", "test"}
+
+    manifest = build_manifest(
+        [listing], labels, POSES, group_pattern="(2)-0[34]", hash_photos=by_name(near), **shares
+    )
+
+    rows = {row["key"]: row for row in manifest.table.to_pylist() + manifest.no_pose.to_pylist()}
+    joined = ("1-00.jpg", "2-03.jpg", "2-04.jpg", "null.jpg")
+    assert {rows[key]["group"] for key in joined} == {"s3://checkins/1-00.jpg"}
+    # Photos without a pose are never trained with.
+    sides = [rows[key]["split"] for key in joined]
+    assert sides == [side] * 3 + ["validation" if side == "train" else side]
 
 
 def test_the_text_counts_groups_and_warns_of_a_chain():

@@ -1,9 +1,11 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from PIL import Image
 
 from physiq_ray.checkpoint import load_model_state
 from physiq_ray.errors import DataError, SettingError, TrainingError
@@ -123,6 +125,27 @@ def test_a_finished_run_goes_on_until_its_patience_ends_and_its_name_is_taken(ru
     assert "Early Stop" in shown
     with pytest.raises(SettingError, match="image_size=96: the run was started with image_size=64"):
         run(run_name="again", image_size=96, resume=True)
+
+
+@pytest.mark.long
+def test_near_duplicates_stay_on_one_side_and_a_resumed_run_does_not_read_them_again(
+    run, pose_folders, tmp_path, monkeypatch
+):
+    photos = pose_folders({1: 10, 2: 10})
+    for file in sorted(photos.rglob("*.jpeg")):
+        with Image.open(file) as image:
+            image.save(file.with_name(f"copy of {file.name}"), "JPEG", quality=60)
+    grouped = {"run_name": "near", "group_near_duplicates": "yes"}
+    result, shown = run(sources=[str(photos)], epochs=1, **grouped)
+    assert "40 photos are near-duplicates, joined into 20 groups" in shown
+    validated = {uri.rpartition("/")[2].removeprefix("copy of ") for uri in result.validation_uris}
+    assert len(result.validation_uris) == 2 * len(validated) == 8
+
+    monkeypatch.setitem(sys.modules, "imagehash", None)
+    again, _ = run(epochs=2, resume=True, **grouped)
+    assert sorted(again.validation_uris) == sorted(result.validation_uris)
+    with pytest.raises(SettingError, match="group_near_duplicates=no: the run was started with"):
+        run(run_name="near", group_near_duplicates="no", resume=True)
 
 
 def test_resuming_what_never_was_is_refused(run):
