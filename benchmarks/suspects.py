@@ -56,18 +56,13 @@ def swap_labels(path: Path, share: float, seed: int) -> set[str]:
     return {single[number]["s3Filename"] for number in chosen}
 
 
-def run_command(*words: object) -> None:
-    """Run `physiq-ray suspects`; status 1 only says that a photo is unreadable: one is truncated."""
-    command = [sys.executable, "-m", "physiq_ray.cli", "suspects", *map(str, words), "--json"]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
-    if done.returncode not in (0, 1):
-        raise SystemExit(f"{' '.join(command)}: status {done.returncode}")
-
-
-def read_records(folder: Path) -> list[Record]:
-    """Read suspects.jsonl in the order of the ranking."""
-    lines = (folder / "suspects.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+def rank_labels(report: Path, *words: object) -> list[Record]:
+    """Run `physiq-ray suspects`; give the records of suspects.jsonl in the order of the ranking."""
+    command = [sys.executable, "-m", "physiq_ray.cli", "suspects", *map(str, words), "--report", str(report)]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=False)  # status 1: a photo is truncated
+    if not (file := report / "suspects.jsonl").exists():
+        raise SystemExit(f"failed: {' '.join(command)}")
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def describe_ranking(name: str, records: list[Record], swapped: set[str]) -> str:
@@ -110,19 +105,19 @@ def main() -> None:
         recipe = GENERATED_FROM_RANDOM | {"epochs": args.epochs, "patience": args.epochs}
         trained = [word for name, value in recipe.items() for word in (f"--{name.replace('_', '-')}", value)]
         run = folder / "runs" / RUN_NAME
-        run_command(
+        by_folds = rank_labels(
+            folder / "folds",
             *("--folds", args.folds, "--sources", *sample.buckets.values(), "--labels", sample.labels),
             *("--source-buckets", *(f"{SOURCES[name]}={path}" for name, path in sample.buckets.items())),
             *("--group-pattern", r"athlete-\d+", "--validation-share", 0.15, *trained),
-            *("--storage", folder / "runs", "--run-name", RUN_NAME, "--report", folder / "folds"),
+            *("--storage", folder / "runs", "--run-name", RUN_NAME),
         )
-        run_command(
+        by_one = rank_labels(
+            folder / "one",
             *("--model", run / f"fold-1-of-{args.folds}" / "model", "--manifest", run / "manifest.parquet"),
-            *("--report", folder / "one"),
         )
-        for name in ("folds", "one"):
-            title = f"{args.folds} folds" if name == "folds" else "one model"
-            print(describe_ranking(title, read_records(folder / name), swapped))
+        print(describe_ranking(f"{args.folds} folds", by_folds, swapped))
+        print(describe_ranking("one model", by_one, swapped))
         print(f"{time.monotonic() - started_s:.0f} s in all")
 
 

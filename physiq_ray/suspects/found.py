@@ -34,7 +34,7 @@ class Predicted:
     failed_sources: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be millions
 class Suspect:
     """A ranked photo. rank: from 1. probability, suggested_probability: of the two poses, 0 … 1."""
 

@@ -239,6 +239,6 @@ def _command_named(command: str) -> Iterator[None]:
     try:
         yield
     except PhysiqError as error:
-        raise type(error)(f"{error}; resume all folds with: {command}") from error
+        raise type(error)(f"{error}; or resume all folds with: {command}") from error
     except KeyboardInterrupt as error:
         raise TrainingError(f"interrupted; resume all folds with: {command}") from error

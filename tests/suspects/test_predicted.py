@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pyarrow as pa
 import pytest
 from building import POSES, build_manifest, labels_with_groups, list_bucket
 from models import save_constant_model
+from nodes import ENVIRONMENT, Nodes
 from PIL import Image
 from rich.console import Console
+from running import free_ports
 
 from physiq_ray.config import Settings
 from physiq_ray.errors import DataError, SettingError
@@ -133,10 +136,10 @@ def coloured_photo(seed, colour):
 
 @pytest.fixture
 def coloured(tmp_path):
-    """Lay down 24 red and 24 blue photos of eight athletes, with the label of one red photo swapped."""
+    """Lay down 16 red and 16 blue photos of eight athletes, with the label of one red photo swapped."""
     records = []
-    for number in range(48):
-        pose_id, name = 1 + number % 2, f"athlete-{number // 6} {number}.png"
+    for number in range(32):
+        pose_id, name = 1 + number % 2, f"athlete-{number // 4} {number}.png"
         path = tmp_path / "photos" / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(coloured_photo(number, (200, 60, 60) if pose_id == 1 else (60, 60, 200)))
@@ -163,12 +166,12 @@ def test_two_folds_rank_every_photo_and_find_the_wrong_label(run_cli, coloured, 
     done = run_cli("suspects", "--folds", "2", *as_flags(coloured), "--json", timeout=280)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["num_ranked"] == 48
+    assert report["num_ranked"] == 32
     assert report["buckets"][0]["bucket"] == str(tmp_path / "photos")
     records = [json.loads(line) for line in (tmp_path / "suspects/suspects.jsonl").read_text().splitlines()]
-    assert Path(records[0]["uri"]).name == "athlete-3 20.png"
+    assert Path(records[0]["uri"]).name == "athlete-5 20.png"
     assert (records[0]["labelledPose"], records[0]["suggestedPose"]) == ("Blue", "Red")
-    assert len({record["uri"] for record in records}) == 48
+    assert len({record["uri"] for record in records}) == 32
     folds = {}
     for record in records:
         folds.setdefault(Path(record["uri"]).name.split(" ")[0], set()).add(record["fold"])
@@ -204,3 +207,35 @@ def test_a_resumed_run_trains_only_the_folds_without_a_model(ray_local, coloured
     assert find_suspects(again).ranked == find_suspects(first).ranked
     with pytest.raises(SettingError, match="--resume needs --run-name"):
         predict(Settings(), resume=True)
+
+
+@pytest.fixture
+def two_nodes(s3):
+    """Start a cluster of two nodes with two CPUs each; its folder is short, because sockets are in it."""
+    with tempfile.TemporaryDirectory(prefix="physiq-") as name:
+        nodes = Nodes(Path(name), *free_ports(2))
+        try:
+            nodes.start_head()
+            nodes.add()
+            yield nodes
+        finally:
+            nodes.stop()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_two_nodes_train_two_folds_at_the_same_time(two_nodes, run_cli, coloured, tmp_path):
+    done = run_cli(
+        *("suspects", "--folds", "2", *as_flags(coloured | {"epochs": 1})),
+        env={**ENVIRONMENT, "RAY_ADDRESS": two_nodes.address},
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "training 2 of 2 runs at a time\n" in done.stderr
+    lines = done.stderr.splitlines()
+    first_lines = [line.split("  ")[0] for line in lines if "photos to train on, 4 to validate" in line]
+    assert sorted(first_lines) == ["fold-1-of-2", "fold-2-of-2"]
+    ends = [number for number, line in enumerate(lines) if "  1/1 " in line]
+    assert len(ends) == 2
+    assert all("photos to train on" not in line for line in lines[min(ends) :])  # both had started before
+    assert "32 photos ranked" in done.stdout
