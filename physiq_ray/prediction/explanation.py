@@ -7,6 +7,7 @@ weight, divided by the number of places. Therefore Grad-CAM is the positive part
 (Zhou et al. 2016) up to a constant factor, and needs no gradient. It costs a second forward pass.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,10 +44,14 @@ class Explanation:
 
 
 def explain(network: Network, image: UInt8Array, class_index: int) -> Explanation:
-    """Compute which places of an image speak for a class; image: uint8 (S, S, 3), the network's input."""
+    """Compute which places of an image speak for a class; image: uint8 (S, S, 3), the network's input.
+
+    No place does if the network's output is not a number.
+    """
     cells = network.class_maps(torch.from_numpy(image)[None])[0, class_index].clamp(min=0).double().numpy()
     highest = cells.max()
-    return Explanation(cells / highest if highest > 0 else cells, image.shape[0])
+    is_scaled = 0 < highest < math.inf  # false for NaN too
+    return Explanation(cells / highest if is_scaled else np.zeros_like(cells), image.shape[0])
 
 
 def paint(image: UInt8Array, explanation: Explanation) -> UInt8Array:

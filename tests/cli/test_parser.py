@@ -52,7 +52,7 @@ def test_the_flags_of_train_are_all_settings():
 def test_predict_has_these_flags_and_no_others():
     assert flags_of("predict") - {"--help", "--debug", "--json"} == {
         *("--model", "--figures", "--no-figures", "--output", "--part-rows", "--poses", "--precision"),
-        *("--config", "--format", "--top", "--requester-pays", "--anonymous"),
+        *("--config", "--explain", "--format", "--top", "--requester-pays", "--anonymous"),
     }
     assert set(vars(build_parser().parse_args(["predict", "a.jpg"]))) - {
         "command",
@@ -61,7 +61,7 @@ def test_predict_has_these_flags_and_no_others():
         "json",
     } == {
         *("photos", "model", "figures", "no_figures", "output", "part_rows", "poses", "precision"),
-        *("config", "format", "top", "requester_pays", "anonymous"),
+        *("config", "explain", "format", "top", "requester_pays", "anonymous"),
     }
 
 

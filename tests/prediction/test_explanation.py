@@ -124,6 +124,15 @@ def test_a_pose_that_no_place_speaks_for_has_no_bright_place(brightness_predicto
     assert found.cells.tolist() == [[0.0] * 7] * 7
 
 
+def test_a_network_whose_output_is_not_a_number_has_no_bright_place(model, image):
+    weights = model.state_dict() | {"fc.weight": torch.full((3, 2048), 3e38)}
+    state = ModelState(weights, ClassMapping.of_poses([1, 2, 3]), {1: "A", 2: "B", 3: "C"})
+
+    assert (
+        explain(Network(state, precision="fp32", use_gpu=False), image, 0).cells.tolist() == [[0.0] * 3] * 3
+    )
+
+
 def test_cells_are_stretched_linearly_between_every_32nd_pixel():
     stretched = Explanation(np.array([[0.0, 1.0], [0.5, 0.0]]), 64).stretch(64, 64)
 
