@@ -347,7 +347,7 @@ def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     def refuse(**_options: bool) -> None:
         raise AssertionError("this command ends Ray, which other tests use: run it by run_cli")
 
-    for module in ("train", "evaluate", "predict"):
+    for module in ("train", "evaluate", "predict", "suspects"):
         monkeypatch.setattr(f"physiq_ray.cli.{module}.silence_ray", refuse)
 
     def run(*args: str | Path) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,7 @@ predicts all photos, but trains a model for each fold first, so it takes K times
 of folds has a folder in `storage`, which it shares with no other run:
 
     <storage>/<name>/run.json, manifest.parquet, lock-0001.json   as those of a training
+    <storage>/<name>/poses.json                                   the names of the poses, for all folds
     <storage>/<name>/fold-1-of-5.parquet                          the photos of the other folds
     <storage>/<name>/fold-1-of-5/                                 the folder of the fold's training
     <storage>/<name>/fold-1-of-5/model/                           its model files
@@ -12,6 +13,7 @@ of folds has a folder in `storage`, which it shares with no other run:
 A resumed run trains only the folds that have no model files yet.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,8 +39,9 @@ from physiq_ray.storage import follow_settings, join_uri, write_bytes
 from physiq_ray.suspects.found import Predicted
 from physiq_ray.suspects.rank import FloatArray
 from physiq_ray.training.folder import RunFolder
-from physiq_ray.training.run import start_record
+from physiq_ray.training.run import load_record, start_record
 from physiq_ray.training.several import train_several
+from physiq_ray.training.workers import await_workers, with_gpu_defaults
 
 
 def predict_with_model(
@@ -139,23 +142,27 @@ def predict_by_folds(
     if resume and settings.run_name is None:
         raise SettingError("--resume needs --run-name (or PHYSIQ_RUN_NAME): the run to resume")
     folder = RunFolder(settings.storage, settings.run_name or f"suspects-{datetime.now():%Y%m%d-%H%M%S}")
+    names_are_given = "poses" in settings.model_fields_set
     if resume:
         settings = folder.resumed_settings(settings)
     check_cluster()
     with folder.locked(display.note):
         if resume:
-            record = folder.load_record()
+            record = load_record(settings, folder, names_are_given=names_are_given)
         else:
             folder.refuse_started()
             record, _ = start_record(settings, display, None, lambda: connect(debug=debug))
         manifest = record.manifest
         folds = divide(manifest, num_folds, validation_share=settings.validation_share, seed=settings.seed)
+        connect(debug=debug)
+        if await_workers(settings, display.note).use_gpu:
+            settings = with_gpu_defaults(settings)  # saved, so that a fold of a resumed run has the same ones
         folder.save_record(record, settings)
-        runs = [_plan_run(settings, folder, fold) for fold in folds]
+        poses = _save_poses(record.pose_names, folder)
+        runs = [_plan_run(settings, folder, fold, poses) for fold in folds]
         with _command_named(folder.resumed_by(f"suspects --folds {num_folds}")):
             train_several(runs, display, debug=debug)
             follow_settings(settings, manifest.buckets)
-            connect(debug=debug)
             parts = list[_Part]()
             with display.live():
                 for fold, run in zip(folds, runs, strict=True):
@@ -173,14 +180,22 @@ def predict_by_folds(
     )
 
 
-def _plan_run(settings: Settings, folder: RunFolder, fold: Fold) -> Settings:
+def _save_poses(names: Mapping[int, str], folder: RunFolder) -> str:
+    """Write the names of the poses, which a resumed run may not find where they were; give the file's uri."""
+    uri = join_uri(folder.uri, "poses.json")
+    records = [{"id": pose_id, "name": name} for pose_id, name in names.items()]
+    write_bytes(json.dumps(records).encode(), uri)
+    return uri
+
+
+def _plan_run(settings: Settings, folder: RunFolder, fold: Fold, poses: str) -> Settings:
     """Write the photos that a fold's model is trained on; give the settings of its training."""
     uri = join_uri(folder.uri, f"{fold.name}.parquet")
     write_bytes(fold.others.to_parquet(), uri)
     return settings.model_copy(
         update={
             **{"storage": folder.uri, "run_name": fold.name, "manifest": uri, "sources": ()},
-            **{"output": join_uri(folder.uri, fold.name, "model"), "mlflow": None},
+            **{"output": join_uri(folder.uri, fold.name, "model"), "poses": poses, "mlflow": None},
         }
     )
 

@@ -80,7 +80,7 @@ def train(
     with folder.locked(display.note), locked_output(settings.output, display.note):
         weights, has_checkpoint = None, resume and folder.has_checkpoint()
         if resume:
-            record = _load_record(settings, folder, names_are_given=names_are_given)
+            record = load_record(settings, folder, names_are_given=names_are_given)
             if not has_checkpoint:
                 weights = load_starting_weights(settings.weights)
         else:
@@ -156,8 +156,11 @@ def start_record(
     return RunRecord.of_manifest(manifest, poses), weights
 
 
-def _load_record(settings: Settings, folder: RunFolder, *, names_are_given: bool) -> RunRecord:
-    """Read what the run started with, and a file of poses if it is set now or the record has no names."""
+def load_record(settings: Settings, folder: RunFolder, *, names_are_given: bool) -> RunRecord:
+    """Read what the run started with, and a file of poses if it is set now or the record has no names.
+
+    Raises TrainingError: no such run, or a damaged record; LabelError.
+    """
     record = folder.load_record()
     if names_are_given or not record.pose_names:
         return record.with_names(load_configured_poses(settings))

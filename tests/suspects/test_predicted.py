@@ -196,7 +196,9 @@ def test_a_resumed_run_trains_only_the_folds_without_a_model(ray_local, coloured
     first, _ = predict(settings)
     kept = (folder / "fold-1-of-2" / "model" / "pose_classifier_complete.pth").stat().st_mtime_ns
     shutil.rmtree(folder / "fold-2-of-2" / "model")
-    (tmp_path / "labels.json").write_text("[]")  # the photos of a run do not change
+    # The photos of a run and the names of its poses do not change.
+    (tmp_path / "labels.json").write_text("[]")
+    (tmp_path / "poses.json").unlink()
 
     again, shown = predict(Settings(run_name="colours", storage=str(tmp_path / "runs")), resume=True)
 

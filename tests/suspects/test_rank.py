@@ -49,6 +49,13 @@ def test_a_label_with_the_highest_probability_is_not_called_wrong():
     assert find_likely_wrong(probabilities, labels).tolist() == [False, False, False]
 
 
+def test_a_photo_that_reaches_no_threshold_is_not_called_wrong():
+    # The thresholds are 0.9, 0.6 and 0.8; the last photo, labelled 1, has 0.4, 0.3 and 0.3.
+    labels = np.array([0, 1, 2, 1])
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.1, 0.1, 0.8], [0.4, 0.3, 0.3]])
+    assert find_likely_wrong(probabilities, labels).tolist() == [False, False, False, False]
+
+
 def test_equal_probabilities_reach_their_mean_in_spite_of_rounding():
     labels = np.array([1] * 10 + [0])
     probabilities = np.tile([0.3, 0.7], (11, 1))
