@@ -65,9 +65,10 @@ def logits(seed):
     return torch.randn(8, 2, generator=torch.Generator().manual_seed(seed))
 
 
-# Of four photos of One and four of Five: right answers with little confidence, and a wrong one with much.
+# Of four photos of One and four of Five: right answers with little confidence, and five wrong ones with much:
+# then each half of the photos has a wrong one.
 TOO_CAREFUL = torch.tensor([[0.5, 0.0]] * 4 + [[0.0, 0.5]] * 4)
-TOO_BOLD = torch.tensor([[9.0, 0.0]] * 4 + [[0.0, 9.0]] * 3 + [[9.0, 0.0]])
+TOO_BOLD = torch.tensor([[9.0, 0.0]] + [[0.0, 9.0]] * 3 + [[9.0, 0.0]] * 2 + [[0.0, 9.0]] * 2)
 
 
 def test_the_scores_are_those_of_the_test_photos_if_there_are_any(finish_run, tmp_path):
@@ -123,8 +124,8 @@ def test_the_photos_that_choose_the_floor_do_not_choose_the_temperature(finish_r
         chosen.append((model.temperature, set(uris)))
 
     right = torch.tensor([[1.0, 0.0]] * 4 + [[0.0, 1.0]] * 4)
-    right[0] = torch.tensor([0.0, 0.5])  # one mistake in each half, so that the floor is looked for
-    right[7] = torch.tensor([0.5, 0.0])
+    # Five mistakes, so that each half has one: the floor is looked for only if there are some.
+    right[[0, 1, 2, 4, 5]] = 0.5 * right[[0, 1, 2, 4, 5]].flip(1)
     for_floor = set()
     for row in range(8):
         changed = right.clone()
