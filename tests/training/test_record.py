@@ -96,7 +96,7 @@ def test_a_manifest_with_a_pose_that_has_no_name_is_refused_before_ray_starts(st
 
 
 def test_weights_and_mlflow_are_checked_before_the_listing(start, monkeypatch):
-    def no_listing(*_):
+    def no_listing(*_, **__):
         raise AssertionError("listed before it was clear that training can begin")
 
     monkeypatch.setattr(run_module, "collect_manifest", no_listing)

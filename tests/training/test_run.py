@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
-from PIL import Image
 
 from physiq_ray.checkpoint import load_model_state
 from physiq_ray.errors import DataError, SettingError, TrainingError
@@ -129,12 +128,15 @@ def test_a_finished_run_goes_on_until_its_patience_ends_and_its_name_is_taken(ru
 
 @pytest.mark.long
 def test_near_duplicates_stay_on_one_side_and_a_resumed_run_does_not_read_them_again(
-    run, pose_folders, tmp_path, monkeypatch
+    run, make_photo, tmp_path, monkeypatch
 ):
-    photos = pose_folders({1: 10, 2: 10})
-    for file in sorted(photos.rglob("*.jpeg")):
-        with Image.open(file) as image:
-            image.save(file.with_name(f"copy of {file.name}"), "JPEG", quality=60)
+    photos = tmp_path / "photos"
+    for pose_id in (1, 2):
+        (photos / str(pose_id)).mkdir(parents=True)
+        for number in range(10):
+            for name, quality in (("", 90), ("copy of ", 60)):
+                data = make_photo(seed=100 * pose_id + number, quality=quality)
+                (photos / str(pose_id) / f"{name}{pose_id}-{number}.jpeg").write_bytes(data)
     grouped = {"run_name": "near", "group_near_duplicates": "yes"}
     result, shown = run(sources=[str(photos)], epochs=1, **grouped)
     assert "40 photos are near-duplicates, joined into 20 groups" in shown
