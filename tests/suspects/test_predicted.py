@@ -161,7 +161,7 @@ def as_flags(settings):
         yield from map(str, value if isinstance(value, tuple) else [value])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_folds_rank_every_photo_and_find_the_wrong_label(run_cli, coloured, tmp_path):
     done = run_cli("suspects", "--folds", "2", *as_flags(coloured), "--json", timeout=280)
     assert done.returncode == 0, done.stderr

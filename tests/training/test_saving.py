@@ -106,16 +106,16 @@ def test_an_error_of_the_training_hides_an_error_in_saving():
 
 
 def save_twice(rank, folder):
-    """Save on two ranks whose collectives end after 2 s, rank 0 in 5."""
+    """Save on two ranks whose collectives end after 6 s, rank 0 in 9; both must start within 6 s."""
     torch.distributed.init_process_group(
         "gloo",
         init_method=f"file://{folder}/meet",
         rank=rank,
         world_size=2,
-        timeout=datetime.timedelta(seconds=2),
+        timeout=datetime.timedelta(seconds=6),
     )
     with Saver() as saver:
-        saver.save(lambda: time.sleep(5 if rank == 0 else 0))
+        saver.save(lambda: time.sleep(9 if rank == 0 else 0))
         saver.wait()
         saver.save(lambda: None)
         torch.distributed.all_reduce(torch.ones(1))  # a step of the next epoch
