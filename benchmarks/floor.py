@@ -1,6 +1,6 @@
 """Measure a model's floor on photos of athletes whom it never saw, and compare what each command refuses.
 
-    physiq-ray demo && python benchmarks/floor.py [--model demo/model] [--athletes 20] [--no-pose 200]
+    physiq-ray demo && python benchmarks/floor.py [--model demo/model] [--athletes 40] [--no-pose 60]
 
 The photos are drawn like the demo's, with another seed. The first table has the AUROC of each score. The
 second table has the precision of the answers, the coverage and the refused photos at the model's threshold,
@@ -42,8 +42,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="demo/model")
-    parser.add_argument("--athletes", type=int, default=20, help="athletes with one photo of each pose")
-    parser.add_argument("--no-pose", type=int, default=200, help="photos of no known pose")
+    parser.add_argument("--athletes", type=int, default=40, help="athletes with one photo of each pose")
+    parser.add_argument(
+        "--no-pose", type=int, default=60, help="photos of no known pose: a share as in the demo"
+    )
     parser.add_argument("--same", type=int, default=200, help="photos that all commands answer")
     options = parser.parse_args()
     print(describe_machine("torch", "ray"), end="\n\n")

@@ -36,6 +36,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def serve_plain(model: str, port: int) -> None:
 
     from physiq_ray.checkpoint import load_model_state
 
-    state = load_model_state(model)
+    state = replace(load_model_state(model), floor=None)  # logits only
     network = state.build()
     change = transforms.Compose(
         [

@@ -61,10 +61,8 @@ class ExportedModel(nn.Module):
         probabilities = torch.softmax(logits / self._temperature, dim=1)
         if self._floor is None:
             return {"probabilities": probabilities}
-        return {
-            "probabilities": probabilities,
-            "score": self._floor.scores(outputs, self._temperature).float(),
-        }
+        score = self._floor.scores(outputs, num_classes=self._num_classes, temperature=self._temperature)
+        return {"probabilities": probabilities, "score": score.float()}
 
 
 def describe(state: ModelState, kind: str) -> dict[str, Any]:

@@ -62,11 +62,15 @@ class Floor:
     class_features: Tensor | None = None
     choice: Choice | None = None
 
-    def scores(self, outputs: Tensor, temperature: float) -> Tensor:
-        """Give float64 (B,) for a network's outputs (B, C), or (B, C + 1) for the score distance."""
+    def scores(self, outputs: Tensor, *, num_classes: int, temperature: float) -> Tensor:
+        """Give float64 (B,) for a network's outputs: logits (B, num_classes), maybe with one more column.
+
+        The score distance is this column. The other scores ignore it: it is there whenever the model's own
+        floor needs it, also if a person set another floor.
+        """
         if self.score == "distance":
-            return outputs[:, -1].double()
-        return candidate_score(self.score, outputs, temperature)
+            return outputs[:, num_classes].double()
+        return candidate_score(self.score, outputs[:, :num_classes], temperature)
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values and tensors for the model file."""

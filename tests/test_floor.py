@@ -14,19 +14,28 @@ CHOICE = Choice(0.9, 0.92, 0.8, None, 50, 0, {"probability": 0.7, "distance": 0.
 def test_the_probability_is_the_highest_one_with_the_temperature():
     outputs = torch.log(torch.tensor([[1.0, 4.0, 4.0], [9.0, 1.0, 0.25]]))
     # At temperature 2, the odds are the square roots: 1 : 2 : 2 and 3 : 1 : 0.5.
-    scores = floor_of_confidence(0.5).scores(outputs, 2.0)
+    scores = floor_of_confidence(0.5).scores(outputs, num_classes=3, temperature=2.0)
     assert scores.tolist() == pytest.approx([2 / 5, 3 / 4.5])
 
 
 def test_the_energy_is_the_logarithm_of_the_sum_of_odds_and_ignores_the_temperature():
     outputs = torch.log(torch.tensor([[1.0, 4.0, 4.0], [9.0, 1.0, 0.25]]))
-    scores = Floor("energy", 0.0).scores(outputs, 2.0)
+    scores = Floor("energy", 0.0).scores(outputs, num_classes=3, temperature=2.0)
     assert scores.tolist() == pytest.approx([math.log(9), math.log(10.25)])
 
 
 def test_the_distance_is_the_last_column():
     outputs = torch.tensor([[5.0, -3.0, 0.25], [1.0, 1.0, -0.5]])
-    assert Floor("distance", 0.0, torch.eye(2)).scores(outputs, 2.0).tolist() == [0.25, -0.5]
+    floor = Floor("distance", 0.0, torch.eye(2))
+    assert floor.scores(outputs, num_classes=2, temperature=2.0).tolist() == [0.25, -0.5]
+
+
+def test_the_column_of_the_distance_is_no_logit():
+    outputs = torch.tensor([[0.0, 0.0, 9.0]])
+    scores = floor_of_confidence(0.5).scores(outputs, num_classes=2, temperature=1.0)
+    assert scores.tolist() == pytest.approx([0.5])
+    energy = Floor("energy", 0.0).scores(outputs, num_classes=2, temperature=1.0)
+    assert energy.tolist() == pytest.approx([math.log(2)])
 
 
 def test_similarity_is_the_cosine_with_the_nearest_class():

@@ -1,6 +1,7 @@
 """BentoML with our decoder and forward pass: POSE_MODEL=MODEL bentoml serve bentoml_side:Poses."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import bentoml
@@ -19,7 +20,7 @@ class Poses:
     def __init__(self) -> None:
         """Load the model."""
         torch.set_num_threads(2)
-        state = load_model_state(os.environ["POSE_MODEL"])
+        state = replace(load_model_state(os.environ["POSE_MODEL"]), floor=None)  # logits only
         self.network, self.size = Network(state), state.image_size
 
     @bentoml.api(batchable=True, max_batch_size=16, max_latency_ms=60000, route="/v1/predict")

@@ -2,6 +2,7 @@
 
 import base64
 import sys
+from dataclasses import replace
 from typing import Any
 
 import litserve
@@ -21,7 +22,7 @@ class Poses(litserve.LitAPI):
     def setup(self, device: str) -> None:
         """Load the model."""
         torch.set_num_threads(2)
-        state = load_model_state(MODEL)
+        state = replace(load_model_state(MODEL), floor=None)  # logits only
         self.network, self.size = Network(state), state.image_size
 
     def decode_request(self, request: dict[str, str]) -> Any:

@@ -2,7 +2,7 @@
 
 behaviour    how often an answer stays the same if the photo is mirrored, darker, cropped, and so on
 calibration  the temperature, the calibration error, and the bins of the reliability diagram
-candidates   which photos are scored: those of the caller, or those of the training
+candidates   which photos are scored: those of the caller, or those of the training; imports Ray
 card         the text of the model card
 choose_floor which score and which threshold decide that a photo shows no known pose
 compare      whether a new model is significantly better or worse than an old one
@@ -17,6 +17,7 @@ report       which files a report has, and writing them
 scores       answers and labels → scores
 sections     slices and behaviour as lines for a reader, and as sections of the model card
 slices       the accuracy of slices, and which of them are significantly below the other photos
+subset       a bounded number of photos, chosen by a hash
 text         a report as lines for a reader
 """
 

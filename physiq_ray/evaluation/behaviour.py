@@ -9,9 +9,8 @@ Decoding in full size and len(CHANGES) + 1 predictions make a photo several time
 evaluation, so MOST_PHOTOS are used. No Ray: this is for some hundred photos.
 """
 
-import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,10 +25,11 @@ from physiq_ray.constants import MAX_PIXELS
 from physiq_ray.errors import PhotoError, StorageError
 from physiq_ray.evaluation.intervals import BoolArray, IntArray, Interval, number_groups, share_interval
 from physiq_ray.evaluation.scores import Answers
+from physiq_ray.evaluation.subset import choose_rows
 from physiq_ray.images import UInt8Array, decode_image, decode_square, to_square
 from physiq_ray.machine import usable_cpus
 from physiq_ray.prediction.answer import are_known, logits_of
-from physiq_ray.prediction.network import Network
+from physiq_ray.prediction.network import Network, limit_threads
 from physiq_ray.storage import read_bytes
 from physiq_ray.threads import map_ahead
 
@@ -123,14 +123,12 @@ def measure_behaviour(
     photos: rows of MANIFEST_SCHEMA, among them those of the answers. read: called as read(uri, etag=etag).
     Raises CheckpointError: the weights do not fit. A photo that cannot be read again is left out.
     """
-    rows = choose_rows(answers.uris)
+    rows = choose_rows(answers.uris, MOST_PHOTOS).tolist()
     uris = [answers.uris[row] for row in rows]
     groups = number_groups([(answers.groups or answers.uris)[row] for row in rows])
     found = pc.index_in(pa.array(uris, pa.string()), value_set=photos["uri"].combine_chunks())
     etags = [etag or "" for etag in photos["etag"].take(found).to_pylist()]
-    num_cpus = usable_cpus()
-    if torch.get_num_threads() > num_cpus:  # torch knows affinities, but no quotas
-        torch.set_num_threads(num_cpus)
+    limit_threads()
     network = Network(state, precision=precision)
 
     def variants(photo: tuple[str, str]) -> UInt8Array | None:
@@ -140,7 +138,7 @@ def measure_behaviour(
         except (StorageError, PhotoError):
             return None
 
-    num_threads = min(MOST_THREADS, num_cpus)
+    num_threads = min(MOST_THREADS, usable_cpus())
     is_same, used = [], []
     for number, images in enumerate(
         map_ahead(
@@ -155,15 +153,6 @@ def measure_behaviour(
             used.append(number)
         on_progress(number + 1, len(uris))
     return _summary(np.array(is_same, bool).reshape(-1, len(CHANGES)), groups[used], len(uris))
-
-
-def choose_rows(uris: Sequence[str]) -> list[int]:
-    """Choose up to MOST_PHOTOS photos by a hash of their uris; new photos change little of the choice."""
-
-    def order(row: int) -> bytes:
-        return hashlib.blake2b(uris[row].encode(), digest_size=8).digest()
-
-    return sorted(sorted(range(len(uris)), key=order)[:MOST_PHOTOS])
 
 
 def change_photo(data: bytes, *, size_px: int) -> UInt8Array:

@@ -4,7 +4,8 @@ The photos are validation photos that did not choose the temperature, and the ph
 no known pose. A photo is answered if its score reaches the threshold; an answer is right if its pose is that
 of the label, so every answer to a photo without a known pose is wrong. The chosen score has the largest area
 under the ROC curve for right answers against all others. The chosen threshold is the lowest one at which the
-share of right answers reaches the wished precision (selective classification, El-Yaniv and Wiener 2010).
+share of right answers reaches the wished precision (selective classification, El-Yaniv and Wiener 2010). For
+this share, a photo without a known pose counts as much as `null_weight` in `floor_scores` says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,11 +57,13 @@ def choose_floor(
     *,
     temperature: float,
     target_precision: float,
+    null_weight: float = 1.0,
 ) -> Floor | None:
     """Choose score and threshold, or give None if all answers are right, or none is.
 
     logits: float32 (N, C); features: float32 (N, F); labels: int64 (N,), -1 for no known pose.
-    class_features: as of `mean_features`; without them, the score distance is not considered.
+    class_features: as of `mean_features`; without them, the score distance is not considered. null_weight:
+    how much a photo of no known pose counts for the precision, compared with one of a pose.
     """
     is_right = (logits.argmax(dim=1) == labels).numpy()
     is_null = (labels < 0).numpy()
@@ -73,9 +76,9 @@ def choose_floor(
         scores["distance"] = similarity(features, class_features).double().numpy()
     aurocs = {name: auroc(of, is_right) for name, of in scores.items()}
     score = max(aurocs, key=lambda name: aurocs[name])
-    threshold, choice = _choose_threshold(
-        scores[score], is_right, is_null, target_precision, {str(name): area for name, area in aurocs.items()}
-    )
+    weights = np.where(is_null, null_weight, 1.0)
+    named = {str(name): area for name, area in aurocs.items()}
+    threshold, choice = _choose_threshold(scores[score], is_right, is_null, weights, target_precision, named)
     return Floor(score, threshold, class_features if score == "distance" else None, choice)
 
 
@@ -96,14 +99,14 @@ def _choose_threshold(
     scores: FloatArray,
     is_right: BoolArray,
     is_null: BoolArray,
+    weights: FloatArray,
     target_precision: float,
     aurocs: Mapping[str, float],
 ) -> tuple[float, Choice]:
     order = np.argsort(scores, kind="stable")
     values, starts = np.unique(scores[order], return_index=True)
     # With the threshold at values[i], the photos from starts[i] on are answered.
-    answered = len(scores) - starts
-    precision = _from_each(is_right[order], starts) / answered
+    precision = _from_each(is_right[order], starts) / _from_each(weights[order], starts)
     coverage = _from_each(~is_null[order], starts) / max(1, int((~is_null).sum()))
     reaching = np.flatnonzero(precision >= target_precision)
     place = int(reaching[0]) if len(reaching) else int(np.argmax(precision))
@@ -125,6 +128,6 @@ def _choose_threshold(
     )
 
 
-def _from_each(mask: BoolArray, starts: IntArray) -> IntArray:
-    """Count the true entries from each start to the end."""
-    return np.cumsum(mask[::-1].astype(np.int64))[::-1][starts]
+def _from_each(values: BoolArray | FloatArray, starts: IntArray) -> FloatArray:
+    """Sum up the entries from each start to the end."""
+    return np.cumsum(values[::-1].astype(np.float64))[::-1][starts]

@@ -11,7 +11,7 @@ from physiq_ray.checkpoint import ModelState
 from physiq_ray.cluster import connect
 from physiq_ray.constants import ALL, VALIDATION
 from physiq_ray.errors import DataError
-from physiq_ray.evaluation.floor_scores import NULL, score_floor
+from physiq_ray.evaluation.floor_scores import NULL, null_weight, score_floor
 from physiq_ray.evaluation.scores import Answers, Evaluation, NullAnswers
 from physiq_ray.manifest import Manifest
 from physiq_ray.prediction.answer import are_known, logits_of
@@ -81,6 +81,10 @@ def evaluate(
     outputs = torch.from_numpy(np.concatenate([batch.outputs for batch in batches]))
     logits = logits_of(outputs, state)
     is_known = are_known(outputs, state).numpy()
+    floor = None
+    if state.floor is not None:
+        weight = null_weight(manifest, labels)
+        floor = score_floor(outputs, labels, groups.tolist(), state, null_weight=weight)
     brightness = dict(zip(uris, (value for batch in batches for value in batch.brightness), strict=True))
     return Evaluation(
         Answers(
@@ -92,6 +96,6 @@ def evaluate(
         unreadable,
         {item["values"]: item["counts"] for item in unknown},
         NullAnswers(tuple(uris[is_null]), tuple(groups[is_null]), ~is_known[is_null]),
-        score_floor(outputs, labels, groups.tolist(), state) if state.floor is not None else None,
+        floor,
         brightness,
     )

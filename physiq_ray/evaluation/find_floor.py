@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -16,6 +15,8 @@ from physiq_ray.checkpoint import ModelState
 from physiq_ray.constants import TEST, TRAIN
 from physiq_ray.errors import DataError, PredictionError
 from physiq_ray.evaluation.choose_floor import choose_floor, mean_features
+from physiq_ray.evaluation.floor_scores import NULL, null_weight
+from physiq_ray.evaluation.subset import choose_rows
 from physiq_ray.floor import Floor
 from physiq_ray.ingest import PhotoReader, StoredPhotos
 from physiq_ray.manifest import Manifest
@@ -24,7 +25,6 @@ from physiq_ray.storage import PhotoSource, current_access
 
 TRAIN_PHOTOS = 20  # of each pose, for its mean features
 MOST_PHOTOS = 1000  # of the validation photos, and of those of no known pose
-_TRAIN, _VALIDATION, _NULL = range(3)
 
 
 def find_floor(
@@ -47,17 +47,13 @@ def find_floor(
     """
     is_chosen = pc.is_in(manifest.table["uri"], value_set=pa.array(uris, pa.string()))
     no_test = manifest.no_pose.filter(pc.not_equal(manifest.no_pose["split"], TEST))
-    parts = (
-        _sample_of_poses(manifest.split(TRAIN), TRAIN_PHOTOS),
-        _sample(manifest.table.filter(is_chosen), MOST_PHOTOS),
-        _sample(no_test, MOST_PHOTOS),
-    )
-    if not parts[_VALIDATION].num_rows:
+    trained = _sample_of_poses(manifest.split(TRAIN), TRAIN_PHOTOS)
+    validated = _sample(manifest.table.filter(is_chosen), MOST_PHOTOS)
+    if not validated.num_rows:
         raise DataError(
             "too few groups of validation photos: the temperature needs one, and the floor another"
         )
-    table = pa.concat_tables(parts)
-    part = np.repeat(np.arange(len(parts)), [rows.num_rows for rows in parts])
+    table = pa.concat_tables([trained, validated, _sample(no_test, MOST_PHOTOS)])
     reader = source or StoredPhotos(current_access())
     if use_gpu:
         state = replace(state, optimizer_state_dict={}, history=(), settings={})  # less to send
@@ -70,9 +66,8 @@ def find_floor(
         found = compute_features(
             table, state, precision=precision, reader=reader, use_gpu=False, on_progress=on_progress
         )
-    labels = pc.fill_null(table["class_index"], -1).to_numpy().astype(np.int64)
-    of_row, label = torch.from_numpy(part)[found.rows], torch.from_numpy(labels)[found.rows]
-    is_train = of_row == _TRAIN
+    labels = pc.fill_null(table["class_index"], NULL).to_numpy().astype(np.int64)
+    label, is_train = torch.from_numpy(labels)[found.rows], found.rows < trained.num_rows
     num_classes = len(state.class_mapping.classes)
     return choose_floor(
         _logits(found.features[~is_train], state),
@@ -81,6 +76,7 @@ def find_floor(
         mean_features(found.features[is_train], label[is_train], num_classes),
         temperature=state.temperature,
         target_precision=target_precision,
+        null_weight=null_weight(manifest, label[~is_train].numpy()),
     )
 
 
@@ -91,14 +87,11 @@ def _logits(features: Tensor, state: ModelState) -> Tensor:
 
 
 def _sample(table: pa.Table, most: int) -> pa.Table:
-    """Take at most so many photos, in the order of a hash of their uris: new photos change little."""
-    if table.num_rows <= most:
-        return table
-    hashes = pd.util.hash_array(table["uri"].to_numpy(), categorize=False)
-    return table.take(pa.array(np.sort(np.argsort(hashes, kind="stable")[:most])))
+    return table.take(pa.array(choose_rows(table["uri"].to_pylist(), most)))
 
 
 def _sample_of_poses(table: pa.Table, most: int) -> pa.Table:
+    """Take at most so many photos of each pose."""
     indices = table["class_index"].unique().to_pylist()
     return pa.concat_tables(
         [

@@ -51,18 +51,28 @@ def number_groups(groups: npt.ArrayLike) -> IntArray:
     return numbers
 
 
-def share_interval(hits: BoolArray, groups: IntArray, among: BoolArray | None = None) -> Interval:
+def share_interval(
+    hits: BoolArray,
+    groups: IntArray,
+    among: BoolArray | None = None,
+    weights: FloatArray | None = None,
+) -> Interval:
     """Give the interval of the share of hits.
 
     hits: bool (photos,). groups: int64 (photos,), from `number_groups`. among: bool (photos,), the photos
-    that count; default: all. Without a photo the interval is 0 … 1.
+    that count; default: all. weights: float64 (photos,), how much each photo counts; default: all the same.
+    Unequal weights leave (Σw)² / Σw² of the photos (Kish 1965). Without a photo the interval is 0 … 1.
     """
     if among is not None:
         hits, groups = hits[among], groups[among]
+        weights = weights[among] if weights is not None else None
     if not len(hits):
         return UNKNOWN
-    number = effective_number(hits, groups)
-    return wilson_interval(float(hits.mean()) * number, number)
+    number, share = effective_number(hits, groups), float(hits.mean())
+    if weights is not None:
+        share = float(np.average(hits, weights=weights))
+        number *= float(weights.sum() ** 2 / (weights**2).sum()) / len(hits)
+    return wilson_interval(share * number, number)
 
 
 def effective_number(hits: BoolArray, groups: IntArray) -> float:

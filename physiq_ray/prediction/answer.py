@@ -108,7 +108,7 @@ def make_answer(outputs: Tensor, state: ModelState, floor: Floor | None) -> Answ
     ranked = tuple(sorted(poses, key=lambda item: -item.probability))
     check = None
     if floor is not None:
-        value = float(floor.scores(outputs[None], state.temperature)[0])
+        value = float(floor_scores_of(outputs[None], state, floor)[0])
         check = FloorCheck(floor.score, value, floor.threshold)
     return Answer(ranked, state.version, state.temperature, check)
 
@@ -167,7 +167,13 @@ def are_known(outputs: Tensor, state: ModelState) -> Tensor:
     """Say, bool (B,), which of the photos reach the model's floor."""
     if state.floor is None:
         return torch.ones(len(outputs), dtype=torch.bool)
-    return state.floor.scores(outputs, state.temperature) >= state.floor.threshold
+    return floor_scores_of(outputs, state, state.floor) >= state.floor.threshold
+
+
+def floor_scores_of(outputs: Tensor, state: ModelState, floor: Floor) -> Tensor:
+    """Give the scores, float64 (B,), that a floor compares; outputs: of the model's network."""
+    num_classes = len(state.class_mapping.classes)
+    return floor.scores(outputs, num_classes=num_classes, temperature=state.temperature)
 
 
 def _named(pose: PoseProbability) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.ingest import PhotoReader, StoredPhotos
 from physiq_ray.ingest.reading import read_photos
-from physiq_ray.prediction.network import Network
+from physiq_ray.prediction.network import Network, limit_threads
 from physiq_ray.storage import current_access
 
 BATCH_SIZE = 32
@@ -45,6 +45,7 @@ def compute_features(
     reader: as in `build_dataset`.
     Raises CheckpointError: the weights do not fit.
     """
+    limit_threads()
     network = Network(state, precision=precision, use_gpu=use_gpu)
     reader = reader or StoredPhotos(current_access())
     rows, features = [], []

@@ -9,7 +9,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.floor import ScoringHead
+from physiq_ray.machine import usable_cpus
 from physiq_ray.model import choose_precision, normalise
+
+
+def limit_threads() -> None:
+    """Let torch compute on at most as many threads as this process has CPUs: torch knows no quotas."""
+    num_cpus = usable_cpus()
+    if torch.get_num_threads() > num_cpus:
+        torch.set_num_threads(num_cpus)
 
 
 class Forward(Protocol):

@@ -13,10 +13,9 @@ import torch
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.errors import NotFoundError, PhotoError, PredictionError, StorageError
 from physiq_ray.images import decode_square, read_size
-from physiq_ray.machine import usable_cpus
 from physiq_ray.prediction.answer import NOT_FINITE, Answer, make_answer
 from physiq_ray.prediction.explanation import Explanation, explain
-from physiq_ray.prediction.network import Network
+from physiq_ray.prediction.network import Network, limit_threads
 from physiq_ray.storage import is_photo, list_sources, parse_source
 
 
@@ -53,9 +52,7 @@ class Predictor:
         Raises CheckpointError: its weights do not fit.
         """
         self._state = state
-        num_cpus = usable_cpus()
-        if torch.get_num_threads() > num_cpus:  # torch knows affinities, but no quotas
-            torch.set_num_threads(num_cpus)
+        limit_threads()
         self._network = Network(state, precision=precision, use_gpu=use_gpu)
 
     def predict(self, data: bytes, *, uri: str) -> Prediction:

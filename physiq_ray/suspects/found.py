@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from physiq_ray.errors import DataError
+from physiq_ray.evaluation.intervals import FloatArray, IntArray
 from physiq_ray.labels import ClassMapping
 from physiq_ray.quarantine import Unreadable
-from physiq_ray.suspects.rank import FloatArray, IntArray, rank
+from physiq_ray.suspects.rank import rank
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,7 @@ class Suspects:
                 for label, other, count in self.pairs
             ],
             "limits": list(self.limits),
-            "unreadable": [
-                {"uri": item.uri, "step": item.step, "error": item.error} for item in self.unreadable
-            ],
+            "unreadable": [asdict(item) for item in self.unreadable],
             "failed_sources": list(self.failed_sources),
         }
 

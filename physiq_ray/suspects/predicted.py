@@ -30,6 +30,7 @@ from physiq_ray.constants import ALL, TRAIN, VALIDATION
 from physiq_ray.errors import DataError, PhysiqError, SettingError, TrainingError
 from physiq_ray.evaluation.candidates import Candidates, find_candidates
 from physiq_ray.evaluation.evaluate import evaluate
+from physiq_ray.evaluation.intervals import FloatArray
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import Fold, Manifest, divide
 from physiq_ray.prediction.answer import to_probabilities
@@ -37,7 +38,6 @@ from physiq_ray.progress import Display
 from physiq_ray.quarantine import Unreadable
 from physiq_ray.storage import follow_settings, join_uri, write_bytes
 from physiq_ray.suspects.found import Predicted
-from physiq_ray.suspects.rank import FloatArray
 from physiq_ray.training.folder import RunFolder
 from physiq_ray.training.run import load_record, start_record
 from physiq_ray.training.several import train_several

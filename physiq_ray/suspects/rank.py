@@ -16,11 +16,8 @@ last one that is likely wrong.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
+from physiq_ray.evaluation.intervals import BoolArray, FloatArray, IntArray
 
 ROUNDING = 1e-9  # a mean of equal probabilities may be above each of them by so little
 

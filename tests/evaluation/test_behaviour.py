@@ -13,9 +13,7 @@ from physiq_ray.errors import NotFoundError, PhotoError
 from physiq_ray.evaluation import Answers
 from physiq_ray.evaluation.behaviour import (
     CHANGES,
-    MOST_PHOTOS,
     change_photo,
-    choose_rows,
     measure_behaviour,
 )
 from physiq_ray.evaluation.intervals import share_interval
@@ -76,16 +74,6 @@ def test_a_photo_is_mirrored_after_it_was_turned_upright(make_photo):
 def test_what_is_not_a_photo_cannot_be_changed():
     with pytest.raises(PhotoError):
         change_photo(b"no photo", size_px=SIZE_PX)
-
-
-def test_the_sample_is_bounded_and_new_photos_change_little_of_it():
-    uris = [f"s3://b/{number}.jpg" for number in range(1000)]
-    chosen = {uris[row] for row in choose_rows(uris)}
-    assert len(chosen) == MOST_PHOTOS
-    assert choose_rows(uris[:30]) == list(range(30))
-    assert {uris[::-1][row] for row in choose_rows(uris[::-1])} == chosen
-    more = [*uris, *(f"s3://c/{number}.jpg" for number in range(100))]
-    assert len({more[row] for row in choose_rows(more)} & chosen) > 0.8 * MOST_PHOTOS
 
 
 @pytest.fixture(scope="module")

@@ -42,12 +42,29 @@ def test_the_threshold_is_the_lowest_with_the_wished_precision(target, precision
         (precision, coverage, refused)
     )
     assert (choice.num_photos, choice.num_null, choice.is_reached) == (6, 2, True)
-    scores = floor.scores(logits, 1.0)
+    scores = floor.scores(logits, num_classes=2, temperature=1.0)
     is_answered = scores >= floor.threshold
     right = torch.tensor([1, 1, 1, 0, 1, 1, 0, 0])
     assert float((is_answered * right).sum() / is_answered.sum()) == pytest.approx(precision)
     # The threshold is not the score of a photo, so that a rounding error changes no answer.
     assert float((scores - floor.threshold).abs().min()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("null_weight", "precision", "coverage"), [(1.0, 4 / 5, 5 / 6), (0.5, 5 / 6.5, 1.0), (0.0, 5 / 6, 1.0)]
+)
+def test_a_photo_of_no_pose_counts_by_its_weight(null_weight, precision, coverage):
+    # The same photos. If one of no pose counts half, the last threshold but one is enough: 5 of 6 + 0.5.
+    floor = choose_floor(
+        log_odds(9, 8, 7, 6, 1 / 5, 1 / 3, 4, 2),
+        torch.zeros(8, 3),
+        torch.tensor([0, 0, 0, 1, 1, 1, -1, -1]),
+        None,
+        temperature=1.0,
+        target_precision=0.75,
+        null_weight=null_weight,
+    )
+    assert (floor.choice.precision, floor.choice.coverage) == pytest.approx((precision, coverage))
 
 
 def test_a_precision_that_is_never_reached_gives_the_best_one_and_says_so():

@@ -162,10 +162,9 @@ def test_a_model_that_is_significantly_worse_on_a_pose_than_an_older_one_gives_s
 
 
 def test_photos_of_no_known_pose_score_the_floor_and_nothing_else(run_cli, tmp_path, make_photo):
-    splits = (
-        [(1, VALIDATION)] * 3 + [(2, VALIDATION)] + [(None, VALIDATION)] * 2 + [(1, "train"), (None, "test")]
-    )
-    make_manifest(tmp_path, make_photo, splits)
+    # Here and among all photos, two with a pose stand against one without, so that each counts the same.
+    poses = [(1, VALIDATION)] * 3 + [(2, VALIDATION), (1, "train"), (2, "train")]
+    make_manifest(tmp_path, make_photo, [*poses, *[(None, VALIDATION)] * 2, (None, "test")])
     # At temperature 2, each photo has the probability √3 / (√3 + 1) = 0.634 of Pose 1.
     save_constant_model(tmp_path, [3.0, 1.0], str(tmp_path / "output"), floor_of_confidence(0.63))
     save_constant_model(tmp_path, [3.0, 1.0], str(tmp_path / "strict"), floor_of_confidence(0.64))

@@ -55,17 +55,17 @@ def features_of(network, uris):
     return network.features(torch.from_numpy(np.stack(images)))
 
 
+def found_and_seen(manifest, state, uris):
+    """Choose the floor; give it with the counts of its progress."""
+    seen = []
+    options = {"target_precision": 0.6, "precision": "fp32"}
+    floor = find_floor(manifest, state, uris, **options, on_progress=lambda *counts: seen.append(counts))
+    return floor, seen
+
+
 def test_the_given_validation_photos_and_those_of_no_pose_choose_it(state, manifest):
     uris = manifest.split("validation")["uri"].to_pylist()[:6]
-    seen = []
-    found = find_floor(
-        manifest,
-        state,
-        uris,
-        target_precision=0.6,
-        precision="fp32",
-        on_progress=lambda *counts: seen.append(counts),
-    )
+    found, seen = found_and_seen(manifest, state, uris)
     network = Network(state, precision="fp32")
     nulls = manifest.no_pose["uri"].to_pylist()[:4]
     labels = torch.tensor([0, 1] * 3)
@@ -78,6 +78,7 @@ def test_the_given_validation_photos_and_those_of_no_pose_choose_it(state, manif
         means,
         temperature=1.0,
         target_precision=0.6,
+        null_weight=6 / 18 * 6 / 4,  # of all photos, 6 have no pose and 18 one; here it is 4 and 6
     )
     assert (found.choice.num_photos, found.choice.num_null) == (6, 4)
     assert found.score == expected.score
@@ -107,16 +108,8 @@ def test_an_unreadable_photo_does_not_count(state, manifest):
 def test_many_photos_are_sampled_and_each_pose_has_mean_features(state, manifest, monkeypatch):
     monkeypatch.setattr(module, "TRAIN_PHOTOS", 2)
     monkeypatch.setattr(module, "MOST_PHOTOS", 3)
-    seen = []
     uris = manifest.split("validation")["uri"].to_pylist()
-    found = find_floor(
-        manifest,
-        state,
-        uris,
-        target_precision=0.6,
-        precision="fp32",
-        on_progress=lambda *counts: seen.append(counts),
-    )
+    found, seen = found_and_seen(manifest, state, uris)
     assert seen[-1] == (2 * 2 + 3 + 3, 10)
     assert found is None or found.choice.num_photos == found.choice.num_null == 3
 

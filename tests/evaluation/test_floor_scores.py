@@ -1,14 +1,16 @@
 """The scores of a floor on eight photos that were worked out by hand."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from physiq_ray.checkpoint import ModelState
-from physiq_ray.evaluation.floor_scores import NULL, score_floor
+from physiq_ray.evaluation.floor_scores import NULL, null_weight, score_floor
 from physiq_ray.evaluation.intervals import wilson_interval
 from physiq_ray.floor import Floor
 from physiq_ray.labels import ClassMapping
+from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest
 
 # Columns: logits of two poses, and the similarity. Three right answers and a wrong one are above the floor,
 # and a right one is below it. Of three photos without a pose, one is above.
@@ -32,6 +34,22 @@ def test_precision_coverage_and_refused_photos():
     assert found.refused_interval == pytest.approx(wilson_interval(2, 3))
     # 0.75 is above 0.7, 0.6 and 0.2; 0.3 is above 0.2; the other 11 of 15 pairs are in the right order.
     assert found.auroc == pytest.approx(11 / 15)
+
+
+def test_photos_of_no_pose_count_by_their_weight():
+    found = score_floor(OUTPUTS, LABELS, ALONE, STATE, null_weight=0.5)
+    assert found.precision == pytest.approx(3 / 4.5)
+    # Four photos that count 1 and one that counts 0.5 say as much as 4.5² / 4.25 photos.
+    assert found.precision_interval == pytest.approx(wilson_interval(3 / 4.5 * 4.5**2 / 4.25, 4.5**2 / 4.25))
+    assert (found.coverage, found.refused) == pytest.approx((4 / 5, 2 / 3))
+
+
+def test_the_weight_gives_photos_of_no_pose_their_share_among_all_labelled_photos():
+    table = pa.Table.from_pylist([{}] * 40, MANIFEST_SCHEMA)
+    manifest = Manifest(table, ClassMapping.of_poses([1, 2]), no_pose=table.slice(0, 10))
+    # Here, 3 stand against 5, but among all photos 10 against 40: so each counts 5 / 12.
+    assert null_weight(manifest, LABELS) == pytest.approx(5 / 12)
+    assert null_weight(manifest, LABELS[:5]) == 1.0
 
 
 def test_groups_widen_the_intervals():

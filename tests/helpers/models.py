@@ -1,14 +1,27 @@
-"""Model files whose answers are known in advance."""
+"""Networks, and model files whose answers are known in advance."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
+from torchvision.models import get_model
 
 from physiq_ray.checkpoint import ModelState, save_model_files
 from physiq_ray.floor import Floor
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import build_model
+
+
+def make_resnet(seed: int) -> nn.Module:
+    """Make a random network of three poses whose batch norms have statistics as after a training."""
+    torch.manual_seed(seed)
+    model: nn.Module = get_model("resnet50", num_classes=3).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return model
 
 
 def save_constant_model(

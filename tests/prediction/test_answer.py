@@ -9,6 +9,7 @@ from physiq_ray.prediction.answer import (
     Answer,
     FloorCheck,
     PoseProbability,
+    floor_scores_of,
     make_answer,
     to_probabilities,
     to_table,
@@ -90,7 +91,7 @@ def test_one_photo_and_a_table_refuse_the_same_photos(state, floor, known):
     for row, answer in zip(rows, answers, strict=True):
         assert row["confidence"] == pytest.approx(answer.likeliest.probability)
         assert answer.floor.value == pytest.approx(
-            float(floor.scores(torch.from_numpy(outputs), 1.0)[ord(row["uri"]) - 97])
+            float(floor_scores_of(torch.from_numpy(outputs), state, floor)[ord(row["uri"]) - 97])
         )
 
 

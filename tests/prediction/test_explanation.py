@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from models import make_resnet
 from PIL import Image
 from torch import nn
-from torchvision.models import get_model
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.labels import ClassMapping
@@ -17,13 +17,7 @@ from physiq_ray.sample.photos import encode_jpeg
 
 @pytest.fixture(scope="module")
 def backbone():
-    torch.manual_seed(5)
-    made = get_model("resnet50", num_classes=3).eval()
-    for module in made.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    return made
+    return make_resnet(5)
 
 
 @pytest.fixture(scope="module")

@@ -3,25 +3,15 @@
 import threading
 
 import torch
+from models import make_resnet
 from torch import nn
-from torchvision.models import get_model
 
 from physiq_ray.prediction import network as network_module
 from physiq_ray.prediction.network import Network, fold_norms
 
 
-def make_model(seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    model = get_model("resnet50", num_classes=3).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    return model
-
-
 def test_folding_the_batch_norms_does_not_change_the_logits():
-    model, images = make_model(0), torch.randn(2, 3, 64, 64)
+    model, images = make_resnet(0), torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         before = model(images)
         fold_norms(model)
@@ -31,7 +21,7 @@ def test_folding_the_batch_norms_does_not_change_the_logits():
 
 
 def test_batch_norms_are_folded_while_another_model_predicts():
-    answering, images = make_model(1), torch.zeros(1, 3, 64, 64)
+    answering, images = make_resnet(1), torch.zeros(1, 3, 64, 64)
     failures, done, num_answers = [], threading.Event(), 0
 
     def answer():
@@ -47,7 +37,7 @@ def test_batch_norms_are_folded_while_another_model_predicts():
     thread = threading.Thread(target=answer)
     thread.start()
     for seed in range(3):
-        fold_norms(make_model(seed))
+        fold_norms(make_resnet(seed))
     done.set()
     thread.join()
     assert num_answers

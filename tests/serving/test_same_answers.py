@@ -69,10 +69,11 @@ def test_all_three_refuse_the_same_photos(
     assert {answer["min_confidence"] for answer in served} == {threshold if score == "probability" else None}
 
 
+@pytest.mark.parametrize("score", ["energy", "distance"])
 def test_min_confidence_replaces_the_model_s_floor(
-    run: Run, make_photo: MakePhoto, model_with: Callable[[Score, float], str]
+    run: Run, make_photo: MakePhoto, model_with: Callable[[Score, float], str], score: Score
 ) -> None:
-    model = model_with("energy", 1e9)
+    model = model_with(score, 1e9)
     [refused] = run(answer_to(make_photo()), {"model": model, "min_confidence": None})
     [answered] = run(answer_to(make_photo()), {"model": model, "min_confidence": 0.2})
 
