@@ -55,6 +55,8 @@ def main() -> None:
             Path(folder),
             num_athletes=options.athletes,
             photos_per_pose=1,
+            num_unlabelled=0,
+            num_duplicates=0,
             num_poseless=options.no_pose,
             seed=7,
         )
@@ -66,12 +68,13 @@ def main() -> None:
         photos = {
             path: poses[path.name] for path in sorted(Path(folder).rglob("*.jp*g")) if path.name in poses
         }
-        _print_scores(state, photos)
+        read = _print_scores(state, photos)
         print()
-        _compare_commands(options.model, state, list(photos)[:: max(1, len(photos) // options.same)])
+        _compare_commands(options.model, read[:: max(1, len(read) // options.same)][: options.same])
 
 
-def _print_scores(state: ModelState, photos: dict[Path, int | None]) -> None:
+def _print_scores(state: ModelState, photos: dict[Path, int | None]) -> list[Path]:
+    """Print the first two tables; give the photos that could be read: one is truncated."""
     table = pa.table(
         {"uri": [str(path) for path in photos], "size": [path.stat().st_size for path in photos]}
     )
@@ -112,9 +115,10 @@ def _print_scores(state: ModelState, photos: dict[Path, int | None]) -> None:
         f"| coverage | {scored.coverage:.1%} ({scored.coverage_interval}) | {choice.coverage:.1%} |\n"
         f"| refused | {scored.refused or 0:.1%} ({scored.refused_interval}) | {choice.refused or 0:.1%} |"
     )
+    return [list(photos)[row] for row in found.rows.tolist()]
 
 
-def _compare_commands(model: str, state: ModelState, paths: list[Path]) -> None:
+def _compare_commands(model: str, paths: list[Path]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         addresses = Path(folder, "photos.txt")
         addresses.write_text("".join(f"{path}\n" for path in paths))

@@ -100,7 +100,7 @@ def main() -> None:
     print(describe_machine("torch", "ray"))
     with tempfile.TemporaryDirectory() as temporary:
         folder, started_s = args.folder or Path(temporary), time.monotonic()
-        sample = write_sample_photos(folder / "photos", **GENERATED)
+        sample = write_sample_photos(folder / "photos", **(GENERATED | {"num_poseless": 0}))
         swapped = swap_labels(sample.labels, args.swapped, args.seed)
         recipe = GENERATED_FROM_RANDOM | {"epochs": args.epochs, "patience": args.epochs}
         trained = [word for name, value in recipe.items() for word in (f"--{name.replace('_', '-')}", value)]
