@@ -14,7 +14,7 @@ from physiq_ray.errors import StorageError
 from physiq_ray.labels import ClassMapping
 from physiq_ray.machine import check_writable, usable_cpus
 from physiq_ray.model import build_model
-from physiq_ray.prediction import single
+from physiq_ray.prediction import network, single
 
 CGROUP = Path("/sys/fs/cgroup/cpu/physiq-test")
 CONTAINER_V1 = "9:name=systemd:/\n1:cpu,cpuacct:/docker/3f\n0::/\n"
@@ -87,7 +87,7 @@ def test_a_real_quota_limits_the_cpus() -> None:
 def test_a_prediction_uses_at_most_as_many_threads_as_usable_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     state = ModelState(build_model(2).state_dict(), ClassMapping.of_poses([1, 2]), {1: "One", 2: "Two"})
     before = torch.get_num_threads()
-    monkeypatch.setattr(single, "usable_cpus", lambda: 1)
+    monkeypatch.setattr(network, "usable_cpus", lambda: 1)
     try:
         torch.set_num_threads(2)
         single.Predictor(state)
