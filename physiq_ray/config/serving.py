@@ -31,6 +31,11 @@ class LiveSettings(BaseSettings):
         None, "second model, which answers canary_share of the requests and is counted separately", form="URI"
     )
     canary_share: Share = Group.MODELS.field(0.1, "share of the requests that canary_model answers")
+    compare_on: str | None = Group.MODELS.field(
+        None,
+        "manifest.parquet of photos on which a new model must not be significantly worse than the old one",
+        form="URI",
+    )
 
     @classmethod
     def of(cls, wider: "LiveSettings") -> Self:

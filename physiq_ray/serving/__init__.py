@@ -15,7 +15,9 @@ schema      the JSON of requests and answers, for building and for OpenAPI
 refusals    the errors of the HTTP API, and which error of the program gets which status
 service     the work of one replica: fetch, decode, predict, count
 models      which models answer: loading, replacing, canary
-versions    which version of a model's file all replicas use
+gate        whether a new model may replace the current one (compare_on)
+versions    what all replicas agree on: the version of a model's file, and whether it is worse
+decoding    the pixels and formats that are accepted
 engine      which photos share a batch; the thread that computes
 feedback    doubtful photos → a bucket
 metrics     what Prometheus receives

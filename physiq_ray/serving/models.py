@@ -12,10 +12,10 @@ import asyncio
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -27,13 +27,18 @@ from physiq_ray.floor import Floor, floor_of_confidence
 from physiq_ray.labels import load_configured_poses
 from physiq_ray.prediction.network import Forward, Network
 from physiq_ray.prediction.openvino import OpenVinoNetwork, has_openvino
+from physiq_ray.serving.decoding import decode
 from physiq_ray.serving.engine import Engine
+from physiq_ray.serving.gate import compare_models, why_worse
 from physiq_ray.serving.versions import DeployedVersions, OtherVersionError
 
 LOGGER = logging.getLogger("ray.serve")
 
 MAIN, CANARY = "main", "canary"
 DEFAULT_MIN_CONFIDENCE = 0.5  # for models without a floor
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -94,18 +99,21 @@ class ServedModels:
     async def start(self, live: Mapping[str, Any]) -> None:
         """Load the first models.
 
-        If the models of `live` cannot be loaded and the deployment was built with others, the others answer:
-        a replica that starts after a failed change then answers like those that refused the change.
+        If the models of `live` cannot be loaded or are worse, and the deployment was built with others, the
+        others answer: a replica that starts after a refused change then answers like the other replicas.
         Raises PhysiqError: no model can be loaded. OtherVersionError: other replicas answer with another
         version of the file.
         """
+        built_with = LiveSettings.of(self._settings)
+        is_same = self._would_be_the_same(live, built_with)
         try:
-            self._models = await self._load(self._parse(live))
+            models = await self._load(self._parse(live))
+            await self._check_not_worse(models, models.main if is_same else None)
+            self._models = models
         except OtherVersionError:
             raise  # no answer is better than one that differs from those of other replicas
         except PhysiqError as error:
-            built_with = LiveSettings.of(self._settings)
-            if self._would_be_the_same(live, built_with):
+            if is_same:
                 raise
             self._refuse(error)
             self._models = await self._load(built_with)
@@ -115,7 +123,8 @@ class ServedModels:
 
         A model's file is read again even if its address stays the same: the file may have been replaced.
         Serve sends a replica no requests during this call, so it does not wait for the loading. What cannot
-        be loaded is refused: then `refused` says why, and the current models stay.
+        be loaded, or is worse on the photos of compare_on, is refused: then `refused` says why, and the
+        current models stay.
         """
         task = asyncio.get_running_loop().create_task(self._change(live))
         self._tasks.add(task)  # the event loop itself keeps no reference
@@ -130,6 +139,7 @@ class ServedModels:
         async with self._changing:  # one change after the other, in the order of the calls
             try:
                 models = await self._load(self._parse(live), before=self._models)
+                await self._check_not_worse(models, self.current.main)
             except PhysiqError as error:
                 self._refuse(error)
             except Exception as error:
@@ -185,10 +195,65 @@ class ServedModels:
             canary = await self._load_one(live.canary_model, known.get(live.canary_model))
         return Models(live, main, canary)
 
+    async def _check_not_worse(self, models: Models, current: Served | None) -> None:
+        """Compare the new ones among the models with the current one, if the settings ask for it.
+
+        current: None if this replica starts with another model than the deployment was built with; then it is
+        the latter. The first replica with a verdict decides for all, so that they answer with the same model.
+        Raises ServingError: a model is significantly worse, or the photos cannot be used.
+        """
+        if models.live.compare_on is None:
+            return
+        for served in filter(None, (models.main, models.canary)):
+            version = served.state.version
+            verdict = await self._in_loader(self._versions.verdict_on, version)
+            if verdict is None:
+                current = current or await self._load_built_with()
+                if current is None or current.state.version == version:
+                    continue
+                found = await self._compare(served, current, models)
+                verdict = await self._in_loader(self._versions.agree, version, found)
+            if verdict:
+                raise ServingError(verdict)
+
+    async def _compare(self, new: Served, old: Served, models: Models) -> str:
+        """Say why a model must not replace another one; empty if it may."""
+        manifest_uri = str(models.live.compare_on)
+        new_model, old_model = (
+            (dataclasses.replace(served.state, floor=models.floor_of(served)), served.network)
+            for served in (new, old)
+        )
+        try:
+            comparison = await compare_models(
+                new_model,
+                old_model,
+                manifest_uri,
+                engine=self._engine,
+                reading=self._loader,
+                decode=lambda data, size_px: decode(data, size_px, self._settings),
+            )
+        except PhysiqError as error:
+            return (
+                f"{new.address}: cannot be compared with {old.address}, which stays: "
+                f"compare_on={manifest_uri}: {error}; correct this and deploy again, or remove compare_on"
+            )
+        return why_worse(comparison, new=new.address, old=old.address, manifest_uri=manifest_uri)
+
+    async def _load_built_with(self) -> Served | None:
+        """Load the model that the deployment was built with; None if it no longer exists."""
+        try:
+            return await self._load_one(self._settings.model, None)
+        except PhysiqError as error:
+            LOGGER.warning("the new model is not compared: %s", error)
+            return None
+
+    async def _in_loader(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.wrap_future(self._loader.submit(function, *args, **kwargs))
+
     async def _load_one(self, address: str, before: Served | None) -> Served:
-        served = await asyncio.wrap_future(self._loader.submit(load_served, address, self._settings))
+        served = await self._in_loader(load_served, address, self._settings)
         version = served.state.version
-        await asyncio.wrap_future(self._loader.submit(self._versions.fix, address, version))
+        await self._in_loader(self._versions.fix, address, version)
         if before is not None and before.state.version == version:
             return before  # it is warmed up, and its answers are counted
         # In the thread that will use it, and in which the first batches lay out the weights.

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 
 from physiq_ray.config import ServingSettings
-from physiq_ray.errors import PhotoError
-from physiq_ray.images import BASE_FORMATS, UInt8Array, decode_square
 from physiq_ray.prediction import answer as predicted
+from physiq_ray.serving.decoding import decode
 from physiq_ray.serving.engine import Engine
 from physiq_ray.serving.feedback import Feedback
 from physiq_ray.serving.metrics import Metrics
@@ -67,7 +66,7 @@ class Service:
         self.pace.enter()
         try:
             started_s = time.monotonic()
-            decoding = self._decoders.submit(_decode, data, served.state.image_size, self.settings)
+            decoding = self._decoders.submit(decode, data, served.state.image_size, self.settings)
             image = await asyncio.wrap_future(decoding)
             self._metrics.observe("decode", time.monotonic() - started_s)
             computed = await asyncio.wrap_future(self._engine.submit(image, served.network))
@@ -116,11 +115,3 @@ class Service:
         self._engine.close()
         if self._feedback is not None:
             self._feedback.close()
-
-
-def _decode(data: bytes, size_px: int, settings: ServingSettings) -> UInt8Array:
-    formats = (*BASE_FORMATS, *(name.upper() for name in settings.extra_formats))
-    try:
-        return decode_square(data, size_px=size_px, max_pixels=settings.max_pixels, formats=formats)
-    except MemoryError as error:
-        raise PhotoError("too large to be decoded here") from error

@@ -1,4 +1,6 @@
-"""Which version of a model file all replicas of a deployment use: the one that the first replica found.
+"""What all replicas of a deployment agree on: the version of a model file, and whether it is worse.
+
+The version is the one that the first replica found.
 
 A file may be replaced under its own name. Then a replica that restarts or is added would answer with another
 model than the others, and nobody would notice. So the first replica that loads an address after a deployment
@@ -6,7 +8,10 @@ fixes the version (from the file's SHA-256) for all; a later replica that finds 
 start. Each deployment fixes the versions again, even with the same settings: then all replicas load what the
 files contain at that time.
 
-The versions are stored in Ray's key-value store, in which "write unless it exists" is one step. Serve reports
+In the same way, the first verdict of `gate` on a new model counts for all replicas, those included that start
+later and have no older model to compare with.
+
+Both are stored in Ray's key-value store, in which "write unless it exists" is one step. Serve reports
 when an application was last deployed. In addition, each build of the application has an id, because Serve
 does not count `serve run` as a deployment of an application that runs already.
 """
@@ -77,6 +82,20 @@ class DeployedVersions:
             raise OtherVersionError(difference)
         LOGGER.warning("%s; no other replica runs, so this version is used from now on", difference)
         internal_kv._internal_kv_put(key, value, overwrite=True, namespace=NAMESPACE)
+
+    def verdict_on(self, version: str) -> str | None:
+        """Give the verdict on a model that a replica of this deployment stored, None if there is none."""
+        value = internal_kv._internal_kv_get(self._verdict_key(version), namespace=NAMESPACE)
+        return None if value is None else value.decode()
+
+    def agree(self, version: str, verdict: str) -> str:
+        """Store the verdict on a model for all replicas of this deployment; give the one stored first."""
+        key = self._verdict_key(version)
+        internal_kv._internal_kv_put(key, verdict.encode(), overwrite=False, namespace=NAMESPACE)
+        return (internal_kv._internal_kv_get(key, namespace=NAMESPACE) or b"").decode()
+
+    def _verdict_key(self, version: str) -> bytes:
+        return self._deployment().key(f"verdict\0{version}")
 
     def _deployment(self) -> Deployment:
         app = serve.get_replica_context().app_name

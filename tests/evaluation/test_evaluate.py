@@ -1,14 +1,15 @@
 """A model scored on labelled photos, by the command."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import ray
 import torch
 from models import save_constant_model
+from photosets import save_manifest
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.cli import main
@@ -22,7 +23,7 @@ from physiq_ray.evaluation.facts import facts_of_evaluation, facts_of_training
 from physiq_ray.evaluation.scores import Evaluation
 from physiq_ray.floor import floor_of_confidence
 from physiq_ray.labels import ClassMapping
-from physiq_ray.manifest import MANIFEST_SCHEMA, VALIDATION, Manifest
+from physiq_ray.manifest import VALIDATION, Manifest
 from physiq_ray.quarantine import Unreadable
 from physiq_ray.training.record import stored_settings
 
@@ -93,26 +94,10 @@ def test_all_photos_are_scored_and_what_was_left_out_is_named(run_cli, photos, m
 
 def make_manifest(tmp_path, make_photo, splits):
     """Write photos and the manifest of a run of them: (pose id or None, split) a photo."""
-    rows = []
-    (tmp_path / "old").mkdir()
-    for number, (pose_id, split) in enumerate(splits):
-        path = tmp_path / "old" / f"{number}.jpeg"
-        path.write_bytes(make_photo(number))
-        rows.append(
-            {
-                **{"uri": str(path), "bucket": str(tmp_path / "old"), "key": path.name},
-                **{"size": path.stat().st_size, "etag": str(number), "pose_id": pose_id},
-                **{"class_index": pose_id and pose_id - 1, "group": str(number), "split": split},
-            }
-        )
-    posed, nulls = (
-        pa.Table.from_pylist([row for row in rows if (row["pose_id"] is None) == is_null], MANIFEST_SCHEMA)
-        for is_null in (False, True)
-    )
-    manifest = Manifest(posed, ClassMapping.of_poses([1, 2]), no_pose=nulls)
+    saved = save_manifest(tmp_path / "old", [make_photo(number) for number in range(len(splits))], splits)
     folder = tmp_path / "runs" / "first"
     folder.mkdir(parents=True)
-    (folder / "manifest.parquet").write_bytes(manifest.to_parquet())
+    shutil.move(saved, folder)
 
 
 @pytest.fixture

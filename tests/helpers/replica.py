@@ -52,10 +52,19 @@ class Reported:
 
 
 class AnyVersion:
-    """Accepts every version of a model file, as if a service had one replica."""
+    """Accepts every version of a model file, as if a service had one replica; keeps verdicts."""
+
+    def __init__(self, verdicts: dict[str, str] | None = None) -> None:
+        self.verdicts = verdicts if verdicts is not None else {}
 
     def fix(self, address: str, version: str) -> None:
         """Accept it."""
+
+    def verdict_on(self, version: str) -> str | None:
+        return self.verdicts.get(version)
+
+    def agree(self, version: str, verdict: str) -> str:
+        return self.verdicts.setdefault(version, verdict)
 
 
 @functools.cache

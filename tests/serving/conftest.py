@@ -130,7 +130,13 @@ def run(reported: Reported, model_folder: str, monkeypatch: pytest.MonkeyPatch) 
     before = torch.get_num_threads()
     monkeypatch.setattr(models, "load_served", load_again)
 
-    def run(act: Act | None = None, live: dict[str, Any] | None = None, **settings: Any) -> Any:
+    def run(
+        act: Act | None = None,
+        live: dict[str, Any] | None = None,
+        *,
+        versions: AnyVersion | None = None,
+        **settings: Any,
+    ) -> Any:
         built_with = {
             "model": model_folder,
             "min_confidence": 0.0,
@@ -139,7 +145,11 @@ def run(reported: Reported, model_folder: str, monkeypatch: pytest.MonkeyPatch) 
         }
 
         async def all_of_it() -> Any:
-            service = Service(ServingSettings(**(built_with | settings)), reported, AnyVersion())  # type: ignore[arg-type]
+            service = Service(
+                ServingSettings(**(built_with | settings)),
+                reported,  # type: ignore[arg-type]
+                versions or AnyVersion(),  # type: ignore[arg-type]
+            )
             try:
                 await asyncio.wait_for(service.models.start(live or {}), WAIT_S)
                 return await asyncio.wait_for(act(service), WAIT_S) if act else None

@@ -19,6 +19,8 @@ import psutil
 import pytest
 import requests
 import yaml
+from models import save_constant_model
+from photosets import save_manifest
 from running import MakeModel, free_ports, responds, wait_for
 
 from physiq_ray.sample import LocalS3
@@ -262,6 +264,42 @@ def test_a_damaged_model_is_refused_and_the_previous_one_continues_to_answer(
     assert "damaged.pth" in deployed.model()["refused"]
     assert deployed.model()["version"] == before
     assert set(load.statuses) == {"200"}, load.refusals
+    assert set(load.versions) == {before}
+
+
+def test_a_significantly_worse_model_is_refused_by_all_replicas(
+    deployed: Cluster, tmp_path: Path, photo: bytes
+) -> None:
+    good, worse = str(tmp_path / "good"), str(tmp_path / "worse")
+    save_constant_model(tmp_path, (0.9, 0.1), good)
+    save_constant_model(tmp_path, (0.1, 0.9), worse)
+    rows = [(1, "train"), (2, "train"), *[(1, "validation")] * 12, (2, "validation")]
+    live = {"compare_on": save_manifest(tmp_path, [photo] * len(rows), rows), "min_confidence": 0.0}
+    settings = {"model": good, "cpus_per_replica": 1, "min_replicas": 2, "max_replicas": 2}
+    deployed.deploy(**settings, live={"model": good, **live})
+    wait_for(lambda: deployed.num_replicas() == 2, timeout_s=120, what="two replicas")
+    time.sleep(3)  # until the proxy knows both
+    before = deployed.model()["version"]
+
+    with Load(deployed.url, photo, clients=4) as load:
+        deployed.deploy(**settings, live={"model": worse, **live})
+        refusals: set[str] = set()
+        for _ in range(60):
+            refusals.add(str(deployed.model()["refused"]))
+            time.sleep(0.5)
+
+    assert max(refusals - {"None"}).startswith(f"{worse}: significantly worse than {good}, which stays: all")
+    assert len(refusals - {"None"}) == 1
+    assert set(load.statuses) == {"200"}, load.refusals
+    assert set(load.versions) == {before}
+
+    victim, _ = deployed.replicas()
+    victim.kill()
+    time.sleep(15)
+    wait_for(lambda: deployed.num_replicas() == 2, timeout_s=120, what="the replica to come back")
+    time.sleep(3)
+    with Load(deployed.url, photo, clients=4) as load:
+        time.sleep(3)
     assert set(load.versions) == {before}
 
 

@@ -110,6 +110,20 @@ def test_each_deployment_and_each_build_fixes_the_versions_again(serve: Serve) -
     DeployedVersions("another build").fix("s3://models/poses", "ccc")
 
 
+def test_the_first_verdict_on_a_model_counts_for_all_replicas_of_a_deployment(serve: Serve) -> None:
+    first, second = DeployedVersions("build"), DeployedVersions("build")
+    assert second.verdict_on("bbb") is None
+    assert first.agree("bbb", "worse: 90 % → 80 %") == "worse: 90 % → 80 %"
+    assert second.agree("bbb", "") == "worse: 90 % → 80 %"
+    assert second.verdict_on("bbb") == "worse: 90 % → 80 %"
+    assert (second.agree("ccc", ""), first.verdict_on("ccc")) == ("", "")
+    first.fix("bbb", "ddd")  # the name of a file is no version
+    assert first.verdict_on("ddd") is None
+
+    serve.last_deployed_time_s = 2.0
+    assert first.verdict_on("bbb") is None
+
+
 class AnyMetrics:
     """Accepts all metrics of a service."""
 
