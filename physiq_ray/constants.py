@@ -15,3 +15,6 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS: Final = (TRAIN, VALIDATION, TEST)  # if the labels of one group disagree, the later split wins
 ALL: Final = "all"
 SCORED_SPLITS: Final = (VALIDATION, TRAIN, TEST, ALL)  # the choices of an evaluation
+
+# In the folder of the setting feedback: photos that wait for a label, and the right poses from users.
+WAITING_FOLDER, CORRECTIONS_FOLDER = "waiting-for-label", "labels"

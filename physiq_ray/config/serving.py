@@ -116,6 +116,21 @@ class ServingSettings(LiveSettings):
     feedback_below: Share = Group.FEEDBACK.field(
         0.6, "confidence below which an answer is doubtful", form="SHARE"
     )
+    feedback_share: Share = Group.FEEDBACK.field(
+        1.0, "share of the doubtful photos that are kept, chosen by their content", form="SHARE"
+    )
+    feedback_per_hour: int = Group.FEEDBACK.field(
+        100, "maximum number of photos that one replica keeps in an hour", ge=0
+    )
+    feedback_per_day: int = Group.FEEDBACK.field(
+        500, "maximum number of photos that one replica keeps in a day", ge=0
+    )
+    feedback_per_pose: int = Group.FEEDBACK.field(
+        100, "maximum number of photos of one predicted pose that one replica keeps in a day", ge=0
+    )
+    feedback_per_minute: int = Group.FEEDBACK.field(
+        60, "maximum number of right poses that one client may send in a minute to one replica", ge=1
+    )
 
     min_replicas: int = Group.REPLICAS.field(
         1, "minimum number of replicas; 0: an idle service has none", ge=0

@@ -11,6 +11,7 @@ import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final, Literal
 
 from starlette.requests import Request
 
@@ -19,6 +20,11 @@ from physiq_ray.errors import ServingError
 from physiq_ray.serving.clients import FORWARDED_FOR, name_client, parse_networks, peer_header
 from physiq_ray.serving.refusals import RequestError
 from physiq_ray.storage import split_uri
+
+Scope = Literal["predict", "feedback"]
+PREDICT: Final = "predict"
+FEEDBACK: Final = "feedback"
+SCOPES: Final = (PREDICT, FEEDBACK)
 
 ENVIRONMENT_WORD = "environment"
 TOKENS_VARIABLE = "PHYSIQ_TOKENS"
@@ -36,29 +42,35 @@ class Access:
         Raises ServingError: the tokens cannot be read, or there are none.
         """
         self._tokens = Tokens(settings.tokens)
-        self._requests_per_minute = settings.requests_per_minute
-        self._rate = RateLimit(settings.requests_per_minute)
+        self._rates: Mapping[Scope, RateLimit] = {
+            PREDICT: RateLimit(settings.requests_per_minute),
+            FEEDBACK: RateLimit(settings.feedback_per_minute),
+        }
         self._trusted = parse_networks(settings.trusted_proxies)
         self._peer_header = peer_header()
 
-    def check(self, request: Request) -> str:
+    def check(self, request: Request, scope: Scope) -> str:
         """Give the name of the client if it may send this request: that of its token, else its address.
 
-        Raises RequestError: 401 the token is missing or wrong; 429 too many requests.
+        Raises RequestError: 401 the token is missing or wrong; 403 it is one for other requests; 429 too many
+        requests.
         """
         client: str | None = f"address {self._address_of(request)}"
         if not self._tokens.is_open:
-            client = self._tokens.name_of(request.headers.get("authorization"))
+            client, scopes = self._tokens.find(request.headers.get("authorization"))
+            if client is not None and scope not in scopes:
+                raise RequestError(403, "forbidden", f"this token may not be used for {scope}")
         if client is None:
             raise RequestError(
                 401, "unauthorised", "the bearer token is missing or wrong: Authorization: Bearer …"
             )
-        wait_s = self._rate.wait_s(client)
+        rate = self._rates[scope]
+        wait_s = rate.wait_s(client)
         if wait_s:
             raise RequestError(
                 429,
                 "too_many_requests",
-                f"more than {self._requests_per_minute} requests a minute; try again in {wait_s} s",
+                f"more than {rate.per_minute} requests a minute; try again in {wait_s} s",
                 retry_after_s=wait_s,
             )
         return client
@@ -78,17 +90,17 @@ class RateLimit:
 
     def __init__(self, per_minute: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         """per_minute: None allows all requests."""
-        self._per_minute = per_minute
+        self.per_minute = per_minute
         self._clock = clock
         self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()  # requests left, since when
 
     def wait_s(self, client: str) -> int:
         """Count a request; give 0 if it is allowed, else the whole seconds until the next one is."""
-        if self._per_minute is None:
+        if self.per_minute is None:
             return 0
-        now_s, per_s = self._clock(), self._per_minute / 60
-        left, since_s = self._clients.pop(client, (float(self._per_minute), now_s))
-        left = min(self._per_minute, left + (now_s - since_s) * per_s)
+        now_s, per_s = self._clock(), self.per_minute / 60
+        left, since_s = self._clients.pop(client, (float(self.per_minute), now_s))
+        left = min(self.per_minute, left + (now_s - since_s) * per_s)
         is_allowed = left >= 1
         self._clients[client] = (left - is_allowed, now_s)
         if len(self._clients) > MAX_CLIENTS:
@@ -97,7 +109,11 @@ class RateLimit:
 
 
 class Tokens:
-    """The bearer tokens that the service accepts: several, so that they can be replaced one by one."""
+    """The bearer tokens that the service accepts: several, so that they can be replaced one by one.
+
+    A token is for predictions, unless its line starts with its scopes: `feedback TOKEN` is for feedback only,
+    `predict+feedback TOKEN` is for both.
+    """
 
     def __init__(
         self,
@@ -113,7 +129,7 @@ class Tokens:
         """
         self._path = None
         self._clock = clock
-        self._tokens: tuple[bytes, ...] = ()
+        self._tokens: tuple[tuple[bytes, frozenset[Scope]], ...] = ()
         self.is_open = setting is None
         if setting == ENVIRONMENT_WORD:
             text = environment.get(TOKENS_VARIABLE, "").replace(",", "\n")
@@ -123,16 +139,19 @@ class Tokens:
             self._tokens = self._read()
         self._read_s = clock()
 
-    def name_of(self, authorization: str | None) -> str | None:
-        """Give a name, never the token itself, for an Authorization header; None: it is not accepted."""
+    def find(self, authorization: str | None) -> tuple[str | None, frozenset[Scope]]:
+        """Give a name, never the token itself, and the scopes for an Authorization header.
+
+        The name is None if the header has no accepted token.
+        """
         self._refresh()
         scheme, _, given = (authorization or "").partition(" ")
         candidate = given.strip().encode("latin-1", "replace")  # as ASGI decoded it
-        found = None
-        for number, token in enumerate(self._tokens):  # all of them, so that the time reveals nothing
+        found: tuple[str | None, frozenset[Scope]] = None, frozenset()
+        for number, (token, scopes) in enumerate(self._tokens):  # all, so that the time reveals nothing
             if hmac.compare_digest(candidate, token):
-                found = f"token {number + 1}"
-        return found if scheme.lower() == "bearer" else None
+                found = f"token {number + 1}", scopes
+        return found if scheme.lower() == "bearer" else (None, frozenset())
 
     def _refresh(self) -> None:
         now_s = self._clock()
@@ -144,7 +163,7 @@ class Tokens:
         except ServingError:  # it is being written, or is gone: keep the tokens read before
             return
 
-    def _read(self) -> tuple[bytes, ...]:
+    def _read(self) -> tuple[tuple[bytes, frozenset[Scope]], ...]:
         try:
             text = Path(str(self._path)).read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
@@ -172,15 +191,24 @@ def is_allowed(uri: str, allowed: Sequence[str]) -> bool:
     return False
 
 
-def _parse(text: str, name: str) -> tuple[bytes, ...]:
-    tokens = [line.strip() for line in text.splitlines()]
-    tokens = [line for line in tokens if line and not line.startswith("#")]
-    if not tokens:
+def _parse(text: str, name: str) -> tuple[tuple[bytes, frozenset[Scope]], ...]:
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if not lines:
         raise ServingError(f"{name}: no token found; write one token per line, or leave out tokens")
-    short = [number for number, token in enumerate(tokens, 1) if len(token) < MIN_TOKEN_LENGTH]
-    if short:
-        raise ServingError(
-            f"{name}: token {short[0]} has fewer than {MIN_TOKEN_LENGTH} characters; make one with: "
-            "python3 -c 'import secrets; print(secrets.token_urlsafe())'"
-        )
-    return tuple(token.encode() for token in tokens)
+    tokens: list[tuple[bytes, frozenset[Scope]]] = []
+    for number, line in enumerate(lines, 1):
+        scopes, _, token = line.rpartition(" ")
+        if len(token) < MIN_TOKEN_LENGTH:
+            raise ServingError(
+                f"{name}: token {number} has fewer than {MIN_TOKEN_LENGTH} characters; make one with: "
+                "python3 -c 'import secrets; print(secrets.token_urlsafe())'"
+            )
+        named = frozenset(scopes.strip().split("+")) if scopes else {PREDICT}
+        if named - set(SCOPES):
+            raise ServingError(
+                f"{name}: token {number} has a word before it that is not {', '.join(SCOPES)} or "
+                f"{'+'.join(SCOPES)}; write the token alone, or after its scopes"
+            )
+        tokens.append((token.encode(), frozenset(scope for scope in SCOPES if scope in named)))
+    return tuple(tokens)

@@ -1,6 +1,7 @@
 """The routes of the service, and what each of them returns.
 
     POST /v1/predict   one photo → one answer; several → {"answers": […]} in the order of the photos
+    POST /v1/feedback  the right pose of a photo, if the setting feedback is given
     GET  /v1/model     which model answers, and for which poses
     GET  /healthz      200 if the model answers
     GET  /docs         OpenAPI
@@ -11,7 +12,6 @@ The table at the top of `physiq_ray/serving/edge.py` shows where a request can b
 
 import asyncio
 import time
-import uuid
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,14 +24,15 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from physiq_ray.errors import PhysiqError
-from physiq_ray.serving.access import Access
+from physiq_ray.serving.access import FEEDBACK, PREDICT, Access
 from physiq_ray.serving.body import Upload, read_uploads
+from physiq_ray.serving.corrections import CORRECTION_BODY, FEEDBACK_PATH, Correction, read_correction
 from physiq_ray.serving.edge import PREDICT_PATH, Edge
 from physiq_ray.serving.metrics import Metrics
 from physiq_ray.serving.models import CANARY, MAIN, Served
 from physiq_ray.serving.pace import Room
 from physiq_ray.serving.refusals import RequestError, to_request_error, too_large, unavailable
-from physiq_ray.serving.requestlog import RequestLog
+from physiq_ray.serving.requestlog import RequestLog, client_request_id
 from physiq_ray.serving.schema import (
     BODY,
     REFUSALS,
@@ -78,9 +79,20 @@ class Handlers:
     ) -> None:
         """Check that the client may send the request, and keep the client's name in the request's state.
 
-        Raises RequestError: 401, or 429.
+        Raises RequestError: 401, 403, or 429.
         """
-        request.state.client = self._access.check(request)
+        request.state.client = self._access.check(request, PREDICT)
+
+    async def allow_feedback(
+        self,
+        request: Request,
+        _credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+    ) -> None:
+        """Check that the client may send feedback, and keep the client's name in the request's state.
+
+        Raises RequestError: 401, 403, or 429.
+        """
+        request.state.client = self._access.check(request, FEEDBACK)
 
     async def predict(self, request: Request) -> Response:
         """Predict the photos of one request."""
@@ -121,9 +133,18 @@ class Handlers:
             data = upload.data if upload.uri is None else await self.service.fetch(upload.uri)
             if not data:
                 return RequestError(400, "empty", "the photo has no bytes")
-            return await self.service.answer(data, name=uuid.uuid4().hex)
+            return await self.service.answer(data, request_id=client_request_id())
         except PhysiqError as error:
             return to_request_error(error)
+
+    async def feedback(self, request: Request) -> Response:
+        """Store the right pose of a photo."""
+        assert self.service.corrections is not None  # else there is no such route
+        mapping = self.service.models.current.main.state.class_mapping
+        async with self._uploads.receiving(request.state.client, timeout_s=self._settings.request_timeout_s):
+            correction = await read_correction(request, mapping)
+        await self.service.corrections.keep(correction)
+        return _to_json(correction)
 
     async def model(self) -> Response:
         """Give the models that answer."""
@@ -191,8 +212,18 @@ def build_api(service: Service, metrics: Metrics, log: RequestLog) -> FastAPI:
         handlers.model,
         dependencies=allowed,
         response_model=ModelAnswer,
-        responses={status: REFUSALS[status] for status in (401, 429, 503)},
+        responses={status: REFUSALS[status] for status in (401, 403, 429, 503)},
     )
+    if service.corrections is not None:
+        api.add_api_route(
+            FEEDBACK_PATH,
+            handlers.feedback,
+            methods=["POST"],
+            dependencies=[Depends(handlers.allow_feedback)],
+            response_model=Correction,
+            responses={status: REFUSALS[status] for status in (401, 403, 408, 413, 422, 429, 431, 503)},
+            openapi_extra=CORRECTION_BODY,
+        )
     api.add_api_route("/healthz", handlers.healthz, response_model=Health, responses={503: REFUSALS[503]})
     for path, name in (("/", "page.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
         api.add_api_route(path, _file_sender(PAGE / name), include_in_schema=False)

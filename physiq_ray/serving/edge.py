@@ -8,6 +8,7 @@ Where a request is refused, in this order:
     edge, while the body arrives    413      the body has more than max_body_bytes
     FastAPI                         404, 405 no such path, or not this method
     access, called by api           401      the bearer token is missing or wrong
+                                    403      the bearer token is for other requests
                                     429      the client sent too many requests
     api                             413      Content-Length is more than max_body_bytes
     uploads, called by api          408      the upload is too slow
@@ -20,6 +21,8 @@ Where a request is refused, in this order:
                                     413      too many photos, or long JSON that is not photos
                                     422      other JSON, or a uri that access does not allow
     api, as pace decides            503      no room any more, after the upload
+    corrections                     413, 422 feedback that is too long, or names no photo or no known pose
+                                    503      the feedback cannot be stored at the moment
     service                         413      the photo has more than max_pixels
                                     415      not an image of a format that is read here
                                     422      the photo is damaged, or the uri cannot be read

@@ -43,3 +43,8 @@ class RequestLog(logging.Filter):
 
 def _request_id() -> str:
     return str(context._get_serve_request_context()._internal_request_id)
+
+
+def client_request_id() -> str:
+    """Give the x-request-id of the response to the current request; empty outside of Serve."""
+    return str(context._get_serve_request_context().request_id)

@@ -191,6 +191,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     for status, description in (
         (400, "The request is empty, or is not what its type or encoding says"),
         (401, "The bearer token is missing or wrong"),
+        (403, "The bearer token is for other requests"),
         (431, "The headers are too large"),
         (408, "The upload took too long, or too many slow uploads were in progress"),
         (413, "Too many bytes, pixels or photos"),

@@ -2,7 +2,7 @@
 
     service = Service(settings, metrics, versions)
     await service.models.start(live)
-    answer = await service.answer(data, name="…")
+    answer = await service.answer(data)
 
 Threads fetch and decode the photos (Pillow releases the interpreter's lock), never the event loop.
 """
@@ -18,9 +18,10 @@ import torch
 
 from physiq_ray.config import ServingSettings
 from physiq_ray.prediction import answer as predicted
+from physiq_ray.serving.corrections import Corrections
 from physiq_ray.serving.decoding import decode
 from physiq_ray.serving.engine import Engine
-from physiq_ray.serving.feedback import Feedback
+from physiq_ray.serving.feedback import Doubtful, Feedback
 from physiq_ray.serving.metrics import Metrics
 from physiq_ray.serving.models import ServedModels
 from physiq_ray.serving.pace import Pace
@@ -52,12 +53,15 @@ class Service:
         self.models = ServedModels(settings, versions, self._engine)
         self._decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
         self._fetchers = ThreadPoolExecutor(FETCH_THREADS, "fetch")
-        self._feedback = Feedback(settings.feedback, metrics.count_feedback) if settings.feedback else None
+        self._feedback, self.corrections = None, None
+        if settings.feedback:
+            self._feedback = Feedback(settings, settings.feedback, metrics.count_feedback)
+            self.corrections = Corrections(settings.feedback)
         self._random = random.Random()
         self._answered_s = -HEALTHY_S
 
-    async def answer(self, data: bytes, *, name: str) -> Answer:
-        """Predict one photo; name: of the photo if it is kept as feedback.
+    async def answer(self, data: bytes, *, request_id: str = "") -> Answer:
+        """Predict one photo; request_id: is stored with the photo if it is kept as feedback.
 
         Raises PhotoError: it cannot be decoded; PredictionError: the network's output is not a number.
         """
@@ -80,7 +84,7 @@ class Service:
         pose_id = answer.pose.id if answer.pose else None
         self._metrics.count_prediction(pose_id, answer.confidence, version=served.state.version, role=role)
         if self._feedback is not None and answer.confidence < self.settings.feedback_below:
-            self._feedback.offer(data, name, answer.model_dump())
+            self._feedback.offer(Doubtful(data, answer.model_dump(), request_id))
         return answer
 
     async def fetch(self, uri: str) -> bytes:
@@ -115,3 +119,5 @@ class Service:
         self._engine.close()
         if self._feedback is not None:
             self._feedback.close()
+        if self.corrections is not None:
+            self.corrections.close()

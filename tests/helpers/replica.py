@@ -80,7 +80,7 @@ def load_again(address: str, _settings: ServingSettings) -> Served:
 
 async def ask(service: Service, photo: bytes) -> dict[str, Any]:
     """Give the answer for one photo as it is sent to the client."""
-    return (await service.answer(photo, name="a")).model_dump()
+    return (await service.answer(photo)).model_dump()
 
 
 def answer_to(*photos: bytes) -> Act:

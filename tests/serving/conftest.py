@@ -77,8 +77,14 @@ def start_service(s3: LocalS3, tmp_path: Path, model_folder: str) -> Iterator[St
 
 
 @pytest.fixture(scope="session")
+def feedback_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder in which `service` keeps each photo that it predicts."""
+    return tmp_path_factory.mktemp("feedback")
+
+
+@pytest.fixture(scope="session")
 def service(
-    s3: LocalS3, tmp_path_factory: pytest.TempPathFactory, model_folder: str
+    s3: LocalS3, tmp_path_factory: pytest.TempPathFactory, model_folder: str, feedback_folder: Path
 ) -> Iterator[RunningService]:
     """Give the service to which most tests send their requests."""
     with running_service(
@@ -86,6 +92,8 @@ def service(
         model_folder,
         *("--max-body-bytes", str(4 * 2**20), "--max-photos", "4", "--max-pixels", "40000000"),
         *("--allowed-sources", f"s3://{ALLOWED_BUCKET}/open", "--request-timeout-s", str(REQUEST_TIMEOUT_S)),
+        *("--feedback", str(feedback_folder), "--feedback-below", "1", "--feedback-per-minute", "10000"),
+        *("--feedback-per-hour", "10000", "--feedback-per-day", "10000", "--feedback-per-pose", "10000"),
         environment={},
     ) as running:
         yield running

@@ -31,8 +31,8 @@ def test_each_token_of_the_file_has_a_name_that_is_not_the_token(file: Path, clo
     tokens = Tokens(str(file), clock=clock)
 
     assert not tokens.is_open
-    assert tokens.name_of(f"Bearer {FIRST}") == "token 1"
-    assert tokens.name_of(f"Bearer {SECOND}") == "token 2"
+    assert tokens.find(f"Bearer {FIRST}")[0] == "token 1"
+    assert tokens.find(f"Bearer {SECOND}")[0] == "token 2"
 
 
 def test_comments_empty_lines_and_spaces_around_a_token_are_ignored(tmp_path: Path) -> None:
@@ -41,8 +41,8 @@ def test_comments_empty_lines_and_spaces_around_a_token_are_ignored(tmp_path: Pa
 
     tokens = Tokens(str(path))
 
-    assert tokens.name_of(f"Bearer {FIRST}") == "token 1"
-    assert tokens.name_of(f"Bearer {SECOND}") == "token 2"
+    assert tokens.find(f"Bearer {FIRST}")[0] == "token 1"
+    assert tokens.find(f"Bearer {SECOND}")[0] == "token 2"
 
 
 @pytest.mark.parametrize(
@@ -69,12 +69,12 @@ def test_comments_empty_lines_and_spaces_around_a_token_are_ignored(tmp_path: Pa
 def test_a_header_that_is_not_exactly_bearer_and_a_token_is_refused(
     file: Path, authorization: str | None
 ) -> None:
-    assert Tokens(str(file)).name_of(authorization) is None
+    assert Tokens(str(file)).find(authorization)[0] is None
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_the_scheme_is_accepted_in_upper_and_lower_case(file: Path, scheme: str) -> None:
-    assert Tokens(str(file)).name_of(f"{scheme} {FIRST}") == "token 1"
+    assert Tokens(str(file)).find(f"{scheme} {FIRST}")[0] == "token 1"
 
 
 def test_a_token_added_to_the_file_is_accepted_after_five_seconds(file: Path, clock: Clock) -> None:
@@ -82,9 +82,9 @@ def test_a_token_added_to_the_file_is_accepted_after_five_seconds(file: Path, cl
     file.write_text(f"{FIRST}\n{SECOND}\n{THIRD}\n")
 
     clock.now_s += 4.9
-    before = tokens.name_of(f"Bearer {THIRD}")
+    before = tokens.find(f"Bearer {THIRD}")[0]
     clock.now_s += 0.2
-    after = tokens.name_of(f"Bearer {THIRD}")
+    after = tokens.find(f"Bearer {THIRD}")[0]
 
     assert before is None
     assert after == "token 3"
@@ -95,13 +95,13 @@ def test_a_token_removed_from_the_file_is_refused_after_five_seconds(file: Path,
     file.write_text(f"{SECOND}\n")
 
     clock.now_s += 4.9
-    before = tokens.name_of(f"Bearer {FIRST}")
+    before = tokens.find(f"Bearer {FIRST}")[0]
     clock.now_s += 0.2
-    after = tokens.name_of(f"Bearer {FIRST}")
+    after = tokens.find(f"Bearer {FIRST}")[0]
 
     assert before == "token 1"
     assert after is None
-    assert tokens.name_of(f"Bearer {SECOND}") == "token 1"
+    assert tokens.find(f"Bearer {SECOND}")[0] == "token 1"
 
 
 @pytest.mark.parametrize("content", [b"", b"# none\n", b"short\n", b"\xff\xfe\x00"], ids=repr)
@@ -113,29 +113,29 @@ def test_while_the_file_has_no_valid_token_the_previous_tokens_stay_valid(
 
     clock.now_s += 6
 
-    assert tokens.name_of(f"Bearer {FIRST}") == "token 1"
-    assert tokens.name_of("Bearer short") is None
-    assert tokens.name_of("Bearer ") is None
+    assert tokens.find(f"Bearer {FIRST}")[0] == "token 1"
+    assert tokens.find("Bearer short")[0] is None
+    assert tokens.find("Bearer ")[0] is None
 
 
 def test_while_the_file_is_missing_the_previous_tokens_stay_valid(file: Path, clock: Clock) -> None:
     tokens = Tokens(str(file), clock=clock)
     file.unlink()
     clock.now_s += 6
-    while_lost = tokens.name_of(f"Bearer {FIRST}")
+    while_lost = tokens.find(f"Bearer {FIRST}")[0]
     file.write_text(THIRD)
     clock.now_s += 6
 
     assert while_lost == "token 1"
-    assert tokens.name_of(f"Bearer {FIRST}") is None
-    assert tokens.name_of(f"Bearer {THIRD}") == "token 1"
+    assert tokens.find(f"Bearer {FIRST}")[0] is None
+    assert tokens.find(f"Bearer {THIRD}")[0] == "token 1"
 
 
 def test_a_byte_order_mark_is_not_part_of_the_first_token(tmp_path: Path) -> None:
     path = tmp_path / "tokens.txt"
     path.write_text(FIRST, encoding="utf-8-sig")
 
-    assert Tokens(str(path)).name_of(f"Bearer {FIRST}") == "token 1"
+    assert Tokens(str(path)).find(f"Bearer {FIRST}")[0] == "token 1"
 
 
 def test_a_token_with_letters_outside_ascii_is_accepted_as_clients_send_it(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_token_with_letters_outside_ascii_is_accepted_as_clients_send_it(tmp_p
         "latin-1"
     )  # as ASGI servers decode headers
 
-    assert Tokens(str(path)).name_of(as_received) == "token 1"
+    assert Tokens(str(path)).find(as_received)[0] == "token 1"
 
 
 def test_a_missing_file_is_refused_at_start_with_the_name_of_the_setting(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_token_has_at_least_sixteen_characters(length: int, is_enough: bool) -
     environment = {"PHYSIQ_TOKENS": "x" * length}
 
     if is_enough:
-        assert Tokens("environment", environment=environment).name_of("Bearer " + "x" * 16) == "token 1"
+        assert Tokens("environment", environment=environment).find("Bearer " + "x" * 16)[0] == "token 1"
     else:
         with pytest.raises(ServingError, match="token 1 has fewer than 16 characters"):
             Tokens("environment", environment=environment)
@@ -204,9 +204,9 @@ def test_a_token_has_at_least_sixteen_characters(length: int, is_enough: bool) -
 def test_tokens_in_the_environment_are_separated_by_commas() -> None:
     tokens = Tokens("environment", environment={"PHYSIQ_TOKENS": f"{FIRST}, {SECOND},"})
 
-    assert tokens.name_of(f"Bearer {FIRST}") == "token 1"
-    assert tokens.name_of(f"Bearer {SECOND}") == "token 2"
-    assert tokens.name_of(f"Bearer {FIRST}, {SECOND},") is None
+    assert tokens.find(f"Bearer {FIRST}")[0] == "token 1"
+    assert tokens.find(f"Bearer {SECOND}")[0] == "token 2"
+    assert tokens.find(f"Bearer {FIRST}, {SECOND},")[0] is None
 
 
 @pytest.mark.parametrize("environment", [{}, {"PHYSIQ_TOKENS": ""}, {"PHYSIQ_TOKENS": " , "}])
@@ -231,7 +231,7 @@ def test_the_given_token_is_compared_with_every_token(
 
     tokens = Tokens(str(file))
     monkeypatch.setattr(access.hmac, "compare_digest", count)
-    tokens.name_of(f"Bearer {given}")
+    tokens.find(f"Bearer {given}")[0]
 
     assert compared == [FIRST.encode(), SECOND.encode()]
 

@@ -313,12 +313,12 @@ def test_healthz_says_ok(service: RunningService) -> None:
     assert answered(service.get("/healthz")) == {"status": "ok"}
 
 
-def test_the_openapi_document_lists_the_three_paths_and_no_page(service: RunningService) -> None:
+def test_the_openapi_document_lists_the_paths_and_no_page(service: RunningService) -> None:
     document = answered(service.get("/openapi.json"))
 
-    assert document["paths"].keys() == {"/v1/predict", "/v1/model", "/healthz"}
+    assert document["paths"].keys() == {"/v1/predict", "/v1/feedback", "/v1/model", "/healthz"}
     assert set(document["paths"]["/v1/predict"]["post"]["responses"]) == {
-        "200", "400", "401", "408", "413", "415", "422", "429", "431", "503",
+        "200", "400", "401", "403", "408", "413", "415", "422", "429", "431", "503",
     }  # fmt: skip
     assert service.get("/docs").status_code == 200
     assert "/openapi.json" in service.get("/docs").text

@@ -30,6 +30,7 @@ class Empty:
     def __init__(self, wait_s: float = 0.0) -> None:
         self.settings = ServingSettings(cors_origins=(APP,), requests_per_minute=100)
         self.pace = Pace(wait_s)
+        self.corrections = None
 
     @property
     def models(self) -> None:

@@ -15,7 +15,8 @@ def document(service: RunningService) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("post", "/v1/predict"), ("get", "/v1/model"), ("get", "/healthz")]
+    ("method", "path"),
+    [("post", "/v1/predict"), ("post", "/v1/feedback"), ("get", "/v1/model"), ("get", "/healthz")],
 )
 def test_every_response_conforms_to_the_openapi_document(document: Any, method: str, path: str) -> None:
     # schemathesis' own parametrize does not work with pytest 9.2.

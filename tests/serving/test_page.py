@@ -580,7 +580,7 @@ def test_a_closed_service_is_opened_by_its_token_with_the_keyboard_alone(
     [card] = blank.answered()
     assert heading_of(card) == "No known pose"
     likeliest, share = next(iter(shares_of(card).items()))
-    assert state_of(card) == f"Likeliest is {likeliest}, but only with {share:.1f} %."
+    assert state_of(card) == f"Likeliest would be {likeliest}, with {share:.1f} %."
     assert not form.is_displayed()
     assert blank.run("return document.activeElement.id") == "files"
 

@@ -140,8 +140,8 @@ def test_a_photo_with_too_many_pixels_is_refused_before_it_is_decoded(
     async def act(service: Service) -> None:
         with pytest.raises(TooLargeError, match=r"^101 × 100 is more than 10000 pixels$"):
             await ask(service, photo)
-        await service.answer(make_photo(size=(100, 100), format="PNG"), name="a")
-        await service.answer(make_photo(size=(192, 192)), name="a")  # a JPEG that is decoded at half its size
+        await service.answer(make_photo(size=(100, 100), format="PNG"))
+        await service.answer(make_photo(size=(192, 192)))  # a JPEG that is decoded at half its size
 
     run(act, max_pixels=10_000)
 
