@@ -17,7 +17,7 @@ from physiq_ray.errors import LabelError, SettingError, StorageError, quoted, sh
 from physiq_ray.labels import Labels
 from physiq_ray.manifest import NamedPhotos, find_labelled
 from physiq_ray.manifest.names import last_parts
-from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing, are_undecodable, split_uri
+from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing, are_undecodable, are_waiting, split_uri
 
 EXAMPLES = 5
 RESEMBLING_SCHEMA = pa.schema([("uri", pa.string()), ("label", pa.string())])
@@ -40,9 +40,9 @@ class BucketPlan:
     table: the photos that would be removed, LISTING_SCHEMA in the order of their uris; empty if error or
     refusal is set. unlabelled: photos that no label means. Of these, num_young are too young;
     num_undecodable have a format that cannot be decoded here, so nobody can have looked at them;
-    num_without_etag have no ETag, so a replacement could not be noticed; and those of `resembling`
-    (RESEMBLING_SCHEMA) resemble a label that matches no photo. num_bytes: of all photos. named: what the
-    labels say about the listing.
+    num_waiting were stored by the service to be labelled; num_without_etag have no ETag, so a replacement
+    could not be noticed; and those of `resembling` (RESEMBLING_SCHEMA) resemble a label that matches no
+    photo. num_bytes: of all photos. named: what the labels say about the listing.
     """
 
     source: Bucket
@@ -51,6 +51,7 @@ class BucketPlan:
     labelled: int = 0
     num_young: int = 0
     num_undecodable: int = 0
+    num_waiting: int = 0
     num_without_etag: int = 0
     num_bytes: int = 0
     num_others: int = 0
@@ -200,7 +201,8 @@ def _look_at(listing: Listing, named: NamedPhotos | None, old_enough: datetime) 
     )
     has_etag = pc.not_equal(unlabelled["etag"], "")
     is_read = pc.invert(are_undecodable(unlabelled["key"]))
-    may_go = pc.and_(pc.and_(is_old, has_etag), pc.and_(pc.is_null(label), is_read))
+    is_waiting = are_waiting(unlabelled["key"])
+    may_go = pc.and_(pc.and_(is_old, has_etag), pc.and_(pc.is_null(label), pc.and_not(is_read, is_waiting)))
     resembling = pa.table([unlabelled["uri"], label], schema=RESEMBLING_SCHEMA)
     return BucketPlan(
         listing.source,
@@ -209,6 +211,7 @@ def _look_at(listing: Listing, named: NamedPhotos | None, old_enough: datetime) 
         labelled=photos.num_rows - unlabelled.num_rows,
         num_young=_count(pc.invert(is_old)),
         num_undecodable=_count(pc.invert(is_read)),
+        num_waiting=_count(is_waiting),
         num_without_etag=_count(pc.and_not(is_old, has_etag)),
         num_bytes=pc.sum(photos["size"]).as_py() or 0,
         num_others=listing.num_others,

@@ -90,6 +90,8 @@ def _describe_bucket(bucket: BucketPlan) -> Iterator[str]:
         notes.append(
             f"{bucket.num_undecodable} unlabelled stay: their format cannot be decoded here ({REMEDY})"
         )
+    if bucket.num_waiting:
+        notes.append(f"{bucket.num_waiting} unlabelled stay: the service stored them to be labelled")
     if bucket.num_without_etag:
         notes.append(f"{bucket.num_without_etag} unlabelled stay: they have no ETag")
     if bucket.num_others:
@@ -128,6 +130,7 @@ def plan_as_dict(plan: CleansePlan) -> dict[str, Any]:
                 "resembling_photos": bucket.resembling.to_pylist(),
                 "too_young": bucket.num_young,
                 "undecodable": bucket.num_undecodable,
+                "waiting": bucket.num_waiting,
                 "without_etag": bucket.num_without_etag,
                 "others": bucket.num_others,
                 "bytes": bucket.num_bytes,

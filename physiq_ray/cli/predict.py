@@ -25,6 +25,8 @@ def run_predict(args: argparse.Namespace) -> int:
     _check_flags(args)
     if args.output is not None:
         check_writable("--output", args.output)
+    if args.draft_labels is not None:
+        check_writable("--draft-labels", args.draft_labels, is_file=True)
     from physiq_ray.cli.addresses import read_addresses
 
     args.photos = read_addresses(args.photos)  # before torch and the model, which take seconds
@@ -34,6 +36,8 @@ def run_predict(args: argparse.Namespace) -> int:
 
     state = load_model_state(args.model, pose_names=load_configured_poses(settings))
     follow_settings(settings, [split_uri(address)[0] for address in args.photos])
+    if args.draft_labels is not None:
+        return _draft_labels(args, settings, state)
     return (
         _predict_each(args, settings, state) if args.output is None else _predict_all(args, settings, state)
     )
@@ -52,6 +56,12 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise SettingError("--explain: draws in the figures; leave out --no-figures")
     if args.explain and args.output is not None:
         raise SettingError(f"--output={args.output}: writes no figures, in which --explain would draw")
+    if args.draft_labels is not None:
+        others = ("output", "figures", "no_figures", "explain", "top", "part_rows")
+        for name in others:
+            if getattr(args, name) not in (None, False):
+                flag = "--" + name.replace("_", "-")
+                raise SettingError(f"{flag}: excludes --draft-labels, which writes only drafts; leave it out")
     if args.json and args.format not in (None, "json"):
         raise SettingError(f"--format={args.format}: excludes --json, which means --format json")
     if args.json:
@@ -105,6 +115,45 @@ def _predict_all(args: argparse.Namespace, settings: Settings, state: "ModelStat
     for failure in result.failures:
         print(f"NOT COMPLETE: predicted without {failure}", file=sys.stderr)
     return 1 if result.num_unreadable or result.failures else 0
+
+
+def _draft_labels(args: argparse.Namespace, settings: Settings, state: "ModelState") -> int:
+    from physiq_ray.labels import load_configured_labels
+    from physiq_ray.prediction.drafts import draft_labels
+
+    labels = load_configured_labels(settings, state.pose_names)
+    display = make_display(to_stderr=True)
+    with display.live(), silence_ray(debug=args.debug):
+        drafts = draft_labels(
+            args.photos,
+            labels,
+            state,
+            args.draft_labels,
+            source_buckets=settings.source_buckets,
+            precision=settings.precision,
+            on_progress=lambda done, total: display.count("predicting", done, total),
+            debug=args.debug,
+        )
+    if args.format == "json":
+        print(
+            as_json(
+                {
+                    "file": args.draft_labels,
+                    "drafts": drafts.num_drafts,
+                    "labelled": drafts.num_labelled,
+                    "unreadable": [vars(item) for item in drafts.unreadable],
+                    "failures": list(drafts.failures),
+                }
+            )
+        )
+    else:
+        print(f"{drafts.num_drafts} drafts, {drafts.num_labelled} photos labelled already")
+        print(f"  {args.draft_labels}")
+    for item in drafts.unreadable:
+        print(f"physiq-ray predict: {item.uri}: {item.error}", file=sys.stderr)
+    for failure in drafts.failures:
+        print(f"NOT COMPLETE: drafted without {failure}", file=sys.stderr)
+    return 1 if drafts.unreadable or drafts.failures else 0
 
 
 def _batch_summary(result: "BatchResult", output: str) -> dict[str, Any]:
@@ -202,6 +251,12 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         "photos that it already has answers for are skipped",
     )
     parser.add_argument(
+        "--draft-labels",
+        metavar="URI",
+        help="predict only photos that no label names, and write the answers into this JSON Lines file as "
+        "drafts of labels, which a person must confirm",
+    )
+    parser.add_argument(
         "--part-rows", type=int, metavar="NUMBER", help="answers in each file of --output (default: 10000)"
     )
 
@@ -215,9 +270,13 @@ PREDICT = Command(
         "physiq-ray predict photo.jpg --explain",
         "physiq-ray predict @list.txt --format csv --top 3 --no-figures > answers.csv",
         "physiq-ray predict s3://checkin-poses --output s3://models/answers",
+        "physiq-ray predict s3://checkin-poses --labels labels.json --draft-labels drafts.jsonl",
     ),
     run_predict,
-    settings=("poses", "requester_pays", "anonymous", "precision"),
+    settings=(
+        *("poses", "labels", "label_fields", "source_buckets"),
+        *("requester_pays", "anonymous", "precision"),
+    ),
     arguments="PHOTO [PHOTO ...]",
     add_flags=_add_flags,
 )

@@ -107,7 +107,7 @@ def load_labels(
     column is read for the field. Several columns of one field in a record must agree. Blank ones are
     ignored, but a null pose is a value.
     Raises LabelError: a file that does not exist or is damaged, a table without a column for pose or name,
-    a named column that no record has. A single bad record does not raise it.
+    a named column that no record has, a draft that nobody confirmed. A single bad record does not raise it.
     """
     named = {**(fields or {}), **({"group": group_field} if group_field else {})}
     columns = _Columns(named)
@@ -225,6 +225,11 @@ class _Found:
         self._columns.check_table(file)
         names, sources, pose_ids, groups, splits = self._rows
         for number, record in file.records:
+            if type(record) is dict and record.get("draft") is True:
+                raise LabelError(
+                    f"{file.place(number)}: a draft of predict --draft-labels, which nobody has confirmed; "
+                    "confirm drafts with: physiq-ray review --drafts"
+                )
             try:
                 name, source, pose_id, group, split = self._read(record)
             except WrongValueError as error:

@@ -129,9 +129,10 @@ def describe_manifest(manifest: Manifest, *, examples: int = 3) -> Iterator[str]
             yield f"{source.source}: left out: {source.error}"
         else:
             unusable = f" ({source.unusable} by unusable labels only)" if source.unusable else ""
+            waiting = f" ({source.waiting} stored by the service to be labelled)" if source.waiting else ""
             yield (
                 f"{source.source}: {source.total} photos, {source.labelled} labelled{unusable}, "
-                f"{source.unlabelled} unlabelled, {source.bytes / 1e6:.1f} MB"
+                f"{source.unlabelled} unlabelled{waiting}, {source.bytes / 1e6:.1f} MB"
             )
 
     def first(items: Sequence[str], write: Callable[[str], str] = str) -> Counted:

@@ -11,7 +11,7 @@ from physiq_ray.errors import quoted
 from physiq_ray.manifest.exact import spans
 from physiq_ray.manifest.match import Matches
 from physiq_ray.manifest.report import Counted, SourceReport
-from physiq_ray.storage import Listing, are_undecodable
+from physiq_ray.storage import Listing, are_undecodable, are_waiting
 
 EXAMPLES = 10
 
@@ -66,6 +66,7 @@ def report_sources(
 ) -> tuple[SourceReport, ...]:
     """Count the photos of each source."""
     rows = iter(spans(listings))
+    is_waiting = are_waiting(photos["key"]).to_numpy()
     reports = []
     for listing in listings:
         if listing.table is None:
@@ -78,6 +79,7 @@ def report_sources(
                 total=span.stop - span.start,
                 labelled=int(np.count_nonzero(matches.is_known[span])),
                 unusable=int(np.count_nonzero(matches.is_unusable[span])),
+                waiting=int(np.count_nonzero(is_waiting[span] & ~matches.is_known[span])),
                 bytes=pc.sum(photos["size"].slice(span.start, span.stop - span.start)).as_py() or 0,
                 num_others=listing.num_others,
             )

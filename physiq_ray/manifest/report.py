@@ -13,13 +13,15 @@ class SourceReport:
     """The photos of one source and their bytes, or the error if it could not be listed.
 
     total: all photos. labelled: photos that some label names. unusable: labelled photos that only malformed
-    records or labels of an unknown pose name. num_others: objects that are not photos.
+    records or labels of an unknown pose name. waiting: unlabelled photos that the service stored to be
+    labelled. num_others: objects that are not photos.
     """
 
     source: str
     total: int = 0
     labelled: int = 0
     unusable: int = 0
+    waiting: int = 0
     bytes: int = 0
     num_others: int = 0
     error: str | None = None

@@ -10,6 +10,7 @@ network     the forward pass that all of them share
 openvino    the same forward pass in OpenVINO
 batch       the photos at addresses → Parquet files, with Ray Data; it imports Ray, so this module does not
             import it
+drafts      photos that no label names → drafts of labels; it imports Ray, so this module does not import it
 parts       the Parquet files of the answers: how they are written, and which photos have an answer
 unreadable  the files of the photos without an answer
 """

@@ -32,7 +32,7 @@ from physiq_ray.storage.address import (
     split_uri,
 )
 from physiq_ray.storage.custom import PhotoSource, ZipPhotos, list_custom
-from physiq_ray.storage.kinds import REMEDY, are_undecodable, is_photo
+from physiq_ray.storage.kinds import REMEDY, are_undecodable, are_waiting, is_photo
 from physiq_ray.storage.listing import (
     LISTING_SCHEMA,
     Listing,
@@ -55,6 +55,7 @@ __all__ = [
     "ZipPhotos",
     "absolute_uri",
     "are_undecodable",
+    "are_waiting",
     "create_bytes",
     "current_access",
     "follow_settings",

@@ -1,4 +1,4 @@
-"""Which objects are photos, by their extension, and which of these cannot be decoded here.
+"""Which objects are photos, which of them cannot be decoded here, and which wait for a label.
 
 This module looks at names only, because a listing contains nothing else; decoding looks at the content. A
 file that a camera or phone writes is a photo even if it cannot be decoded: a report must name it, and it must
@@ -7,6 +7,8 @@ not be deleted as unlabelled.
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from physiq_ray.constants import WAITING_FOLDER
 
 HEIC_EXTENSIONS = (".heic", ".heif", ".hif")
 UNREAD_EXTENSIONS = (
@@ -35,6 +37,11 @@ def are_undecodable(keys: pa.ChunkedArray) -> pa.ChunkedArray:
     if not pc.any(may_be).as_py() or not reads_heic():
         return may_be
     return _end_in(keys, UNREAD_EXTENSIONS)
+
+
+def are_waiting(keys: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Tell for each photo's key whether the service stored it for a label (setting `feedback`)."""
+    return pc.match_substring_regex(keys, rf"(^|/){WAITING_FOLDER}/[0-9a-f]{{32}}\.jpg$")
 
 
 def _end_in(keys: pa.ChunkedArray, extensions: tuple[str, ...]) -> pa.ChunkedArray:

@@ -96,6 +96,20 @@ def test_a_photo_in_an_unsupported_format_is_kept(make_bucket, label, cleanse, r
     assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg", "c.DNG"}
 
 
+def test_photos_that_wait_for_a_label_are_kept(make_bucket, label, cleanse, read_bucket):
+    names = ["0" * 32, "0123456789abcdef" * 2]
+    waiting = [f"to-label/waiting-for-label/{names[0]}.jpg", f"waiting-for-label/{names[1]}.jpg"]
+    others = [f"not-waiting-for-label/{names[0]}.jpg", f"{names[0]}.jpg", "waiting-for-label/me.jpg"]
+    bucket = make_bucket(dict.fromkeys(["a.jpg", "b.jpg", "c.jpg", *waiting, *others], b"x"))
+    label("a.jpg", "b.jpg", "c.jpg")
+
+    ran = cleanse("--sources", f"s3://{bucket}", "--delete", typed="3\n")
+
+    assert ran.status == 0
+    assert "2 unlabelled stay: the service stored them to be labelled" in ran.out
+    assert set(read_bucket(bucket)) == {"a.jpg", "b.jpg", "c.jpg", *waiting}
+
+
 def test_unmatched_labels_are_counted_and_named(make_bucket, label, cleanse):
     bucket = make_bucket(dict.fromkeys([*NAMES, "b.jpg"], b"x"))
     label(*NAMES, 'gone".jpg')

@@ -115,6 +115,8 @@ def test_flags_of_predict_that_exclude_each_other_are_refused(run_cli, model, tm
         (("--format", "csv", "--json"), "--format=csv: excludes --json, which means --format json"),
         (("--format", "csv", "--output", "out"), "--format=csv: excludes --output, which writes Parquet"),
         (("--top", "2", "--output", "out"), "--top=2: excludes --output, whose files hold all"),
+        (("--draft-labels", "d.jsonl", "--output", "out"), "--output: excludes --draft-labels, which writes"),
+        (("--draft-labels", "d.jsonl", "--no-figures"), "--no-figures: excludes --draft-labels"),
         (("--top", "0"), "--top=0 (poses in each answer): expected at least 1"),
     ],
 )

@@ -14,7 +14,7 @@ from building import (
 
 from physiq_ray.errors import NotFoundError
 from physiq_ray.labels import NAMED_SCHEMA
-from physiq_ray.manifest import SourceReport
+from physiq_ray.manifest import SourceReport, describe_manifest
 from physiq_ray.storage import Bucket, Listing, kinds
 
 
@@ -75,6 +75,22 @@ def test_a_failed_source_is_reported_and_the_others_are_used() -> None:
         SourceReport("s3://checkins", total=20, labelled=20, bytes=2000),
     )
     assert manifest.report.failed_sources == manifest.report.sources[:1]
+
+
+def test_photos_that_the_service_stored_wait_for_a_label_until_they_have_one() -> None:
+    waiting = [f"to-label/waiting-for-label/{digit * 32}.jpg" for digit in "01"]
+    listing = list_bucket("checkins", *PLENTY, *waiting, "waiting-for-label/other.jpg")
+    labels = labels_of(*PLENTY_LABELS, (waiting[0], 1))
+
+    manifest = build_manifest([listing], labels, POSES)
+
+    (source,) = manifest.report.sources
+    assert (source.total, source.labelled, source.unlabelled, source.waiting) == (23, 21, 2, 1)
+    line = next(describe_manifest(manifest))
+    assert line.startswith(
+        "s3://checkins: 23 photos, 21 labelled, 2 unlabelled (1 stored by the service to be"
+    )
+    assert waiting[0] in manifest.table["key"].to_pylist()
 
 
 def test_the_report_of_a_source_counts_only_its_own_photos() -> None:

@@ -1,5 +1,6 @@
 """The examples of the documents, run against the service."""
 
+import json
 import re
 import subprocess
 import sys
@@ -29,9 +30,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_photo: MakePhoto, s3_d
 
 
 def adapt(example: str, service: RunningService) -> str:
-    """Replace the addresses of the service and of the bucket in an example."""
-    return example.replace("http://127.0.0.1:8000", service.url).replace(
-        "s3://checkin-poses/photo.jpg", f"s3://{ALLOWED_BUCKET}/open/readme.jpg"
+    """Replace the addresses of the service and of the bucket in an example, and the pose."""
+    return (
+        example.replace("http://127.0.0.1:8000", service.url)
+        .replace("s3://checkin-poses/photo.jpg", f"s3://{ALLOWED_BUCKET}/open/readme.jpg")
+        .replace('"pose_id": 7', f'"pose_id": {min(POSES)}')
     )
 
 
@@ -48,7 +51,10 @@ def test_the_curl_commands_of_the_documents_are_answered(
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count('"confidence"') == (2 if "second.jpg" in line else 1)
+    if "/v1/feedback" in line:
+        assert json.loads(done.stdout)["pose_id"] == min(POSES)
+    else:
+        assert done.stdout.count('"confidence"') == (2 if "second.jpg" in line else 1)
 
 
 def test_the_python_example_of_the_serving_page_prints_a_pose(service: RunningService, folder: Path) -> None:
