@@ -270,7 +270,7 @@ PREDICT = Command(
         "physiq-ray predict photo.jpg --explain",
         "physiq-ray predict @list.txt --format csv --top 3 --no-figures > answers.csv",
         "physiq-ray predict s3://checkin-poses --output s3://models/answers",
-        "physiq-ray predict s3://checkin-poses --labels labels.json --draft-labels drafts.jsonl",
+        "physiq-ray predict s3://checkin-poses --draft-labels drafts.jsonl",
     ),
     run_predict,
     settings=(

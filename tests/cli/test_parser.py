@@ -53,6 +53,7 @@ def test_predict_has_these_flags_and_no_others():
     assert flags_of("predict") - {"--help", "--debug", "--json"} == {
         *("--model", "--figures", "--no-figures", "--output", "--part-rows", "--poses", "--precision"),
         *("--config", "--explain", "--format", "--top", "--requester-pays", "--anonymous"),
+        *("--draft-labels", "--labels", "--label-fields", "--source-buckets"),
     }
     assert set(vars(build_parser().parse_args(["predict", "a.jpg"]))) - {
         "command",
@@ -62,6 +63,7 @@ def test_predict_has_these_flags_and_no_others():
     } == {
         *("photos", "model", "figures", "no_figures", "output", "part_rows", "poses", "precision"),
         *("config", "explain", "format", "top", "requester_pays", "anonymous"),
+        *("draft_labels", "labels", "label_fields", "source_buckets"),
     }
 
 
