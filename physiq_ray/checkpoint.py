@@ -32,6 +32,7 @@ from physiq_ray.floor import Floor, ScoringHead
 from physiq_ray.labels import ClassMapping
 from physiq_ray.labels.mapping import MAPPING_FILE, name_in, read_beside, read_inside, uri_beside
 from physiq_ray.model import ARCHITECTURE, IMAGENET_MEAN, IMAGENET_STD, StateDict, build_model, read_tensors
+from physiq_ray.reference import Reference
 from physiq_ray.storage import join_uri, read_bytes, write_file
 
 WEIGHTS_FILE = "pose_classifier.pth"
@@ -49,7 +50,8 @@ class ModelState:
 
     pose_names: pose id → name. image_size: in pixels. temperature: the logits are divided by it before the
     softmax, so that the confidence is calibrated (Guo et al. 2017); 1 changes nothing. floor: decides which
-    photos show no known pose; None: every photo gets a pose. history: one dict per epoch. versions: those of
+    photos show no known pose; None: every photo gets a pose. reference: what the validation photos were like,
+    None if it is not known. history: one dict per epoch. versions: those of
     the software that trained the model, empty if the file does not have them. version: the first twelve
     hexadecimal digits of the file's SHA-256, empty before it is written.
     """
@@ -60,6 +62,7 @@ class ModelState:
     image_size: int = DEFAULT_IMAGE_SIZE
     temperature: float = 1.0
     floor: Floor | None = None
+    reference: Reference | None = None
     optimizer_state_dict: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -104,6 +107,7 @@ def save_model_files(state: ModelState, output: str) -> tuple[str, ...]:
         "preprocessing": describe_preprocessing(state),
         "temperature": state.temperature,
         "floor": state.floor.to_dict() if state.floor is not None else None,
+        "reference": state.reference.to_dict() if state.reference is not None else None,
         "history": [dict(epoch) for epoch in state.history],
         "best_epoch": state.best_epoch,
         "settings": dict(state.settings),
@@ -220,6 +224,9 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
         floor = value.get("floor")
         if floor is not None:
             floor = Floor.from_dict(floor, num_classes=len(mapping.classes))
+        reference = value.get("reference")
+        if reference is not None:
+            reference = Reference.from_dict(reference, num_classes=len(mapping.classes))
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{address}: unknown checkpoint: {error}") from error
     return ModelState(
@@ -229,6 +236,7 @@ def load_model_state(address: str, *, pose_names: Mapping[int, str] | None = Non
         image_size=image_size,
         temperature=temperature,
         floor=floor,
+        reference=reference,
         optimizer_state_dict=optimizer,
         history=history,
         settings=settings,

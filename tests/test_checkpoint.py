@@ -18,6 +18,7 @@ from physiq_ray.errors import CheckpointError, NotFoundError, StorageError
 from physiq_ray.floor import Choice, Floor
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import StateDict, build_model
+from physiq_ray.reference import Histogram, Reference
 
 MakeBucket = Callable[..., str]
 MakeWeights = Callable[..., StateDict]
@@ -159,6 +160,23 @@ def test_a_floor_is_the_same_after_saving_and_a_file_without_one_has_none(
     assert load_model_state(write_model(tmp_path, old)).floor is None
 
 
+def test_a_reference_is_the_same_after_saving_and_a_file_without_one_has_none(
+    state: ModelState, tmp_path: Path
+) -> None:
+    classes = Histogram.of_classes([0, 0, 1, 2], 3)
+    values = Histogram.of_values([0.1, 0.2, 0.7, 0.9])
+    stored = dataclasses.replace(state, reference=Reference(classes, values, values, values))
+    save_model_files(stored, str(tmp_path / "with"))
+    save_model_files(state, str(tmp_path / "without"))
+
+    found = load_model_state(str(tmp_path / "with")).reference
+
+    assert found is not None
+    assert stored.reference is not None
+    assert found.to_dict() == stored.reference.to_dict()
+    assert load_model_state(str(tmp_path / "without")).reference is None
+
+
 def test_a_network_whose_floor_needs_features_has_one_more_output(floor: Floor) -> None:
     torch.manual_seed(3)
     plain = ModelState(build_model(3).state_dict(), MAPPING, NAMES)
@@ -213,6 +231,7 @@ def test_both_files_load_without_running_code_and_have_the_documented_entries(
         "preprocessing",
         "temperature",
         "floor",
+        "reference",
         "history",
         "best_epoch",
         "settings",
@@ -437,6 +456,11 @@ def test_a_wrong_class_mapping_next_to_a_state_dict_is_named(
         ({"settings": ["a"]}, "unknown checkpoint: settings is a list, not a dictionary"),
         ({"optimizer_state_dict": "Adam"}, "unknown checkpoint: optimizer_state_dict is a str, not"),
         ({"best_epoch": "last"}, "unknown checkpoint: invalid literal for int()"),
+        ({"reference": [1]}, "unknown checkpoint: list indices must be integers"),
+        (
+            {"reference": {"poses": {"edges": [], "counts": []}}},
+            "unknown checkpoint: reference: poses is not a histogram",
+        ),
     ],
 )
 def test_a_complete_file_with_a_wrong_entry_is_refused_in_one_sentence(

@@ -14,6 +14,7 @@ find_floor   which photos choose the floor; imports Ray
 floor_scores how well a floor works on labelled photos
 intervals    95 % intervals of scores, for photos that come in groups
 labelled     the labelled photos that a model is scored on, and its outputs for them → answers
+measure_reference  what the validation photos are like, for the service; imports Ray
 report       which files a report has, and writing them
 scores       answers and labels → scores
 sections     slices and behaviour as lines for a reader, and as sections of the model card

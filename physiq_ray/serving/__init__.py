@@ -19,6 +19,7 @@ gate        whether a new model may replace the current one (compare_on)
 versions    what all replicas agree on: the version of a model's file, and whether it is worse
 decoding    the pixels and formats that are accepted
 engine      which photos share a batch; the thread that computes
+drift       how far the last photos are from those of the validation
 feedback    doubtful photos → a bucket, where they wait for a label
 corrections the right pose of a photo → a label record in the same bucket
 metrics     what Prometheus receives

@@ -27,6 +27,7 @@ from physiq_ray.errors import PhysiqError
 from physiq_ray.serving.access import FEEDBACK, PREDICT, Access
 from physiq_ray.serving.body import Upload, read_uploads
 from physiq_ray.serving.corrections import CORRECTION_BODY, FEEDBACK_PATH, Correction, read_correction
+from physiq_ray.serving.drift import Drift
 from physiq_ray.serving.edge import PREDICT_PATH, Edge
 from physiq_ray.serving.metrics import Metrics
 from physiq_ray.serving.models import CANARY, MAIN, Served
@@ -38,6 +39,8 @@ from physiq_ray.serving.schema import (
     REFUSALS,
     Answer,
     Answers,
+    DriftAnswer,
+    DriftDistance,
     FloorRule,
     Health,
     ModelAnswer,
@@ -156,6 +159,7 @@ class Handlers:
                 canary=self._role(models.canary, CANARY) if models.canary else None,
                 canary_share=models.live.canary_share if models.canary else 0.0,
                 refused=self.service.models.refused,
+                drift=_describe_drift(models.main.drift),
             )
         )
 
@@ -246,6 +250,13 @@ def build_api(service: Service, metrics: Metrics, log: RequestLog) -> FastAPI:
             expose_headers=["Retry-After", "X-Request-Id"],
         )
     return api
+
+
+def _describe_drift(drift: Drift | None) -> DriftAnswer | None:
+    if drift is None:
+        return None
+    distances = {name: DriftDistance(**vars(found)) for name, found in drift.distances().items()}
+    return DriftAnswer(num_photos=drift.num_photos, distances=distances)
 
 
 def _to_json(answer: BaseModel) -> JSONResponse:

@@ -3,10 +3,12 @@
 Serve has its own metrics as well (serve_num_http_requests, latencies by route, replicas).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from ray.serve.metrics import Counter, Histogram
+from ray.serve.metrics import Counter, Gauge, Histogram
 
+from physiq_ray.serving.drift import Distance
 from physiq_ray.serving.engine import Computed
 
 SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
@@ -49,6 +51,11 @@ class Metrics:
             description="Doubtful photos by result: kept, dropped, failed.",
             tag_keys=("result",),
         )
+        self._drift = Gauge(
+            "physiq_drift",
+            description="Distance of the last photos from the validation photos, divided by its limit.",
+            tag_keys=("of",),
+        )
 
     def count_request(self, path: str, status: int) -> None:
         """Count one answered request; path: of the route, not the one that the client sent."""
@@ -69,6 +76,11 @@ class Metrics:
         self.observe("queue", computed.waited_s)
         self.observe("model", computed.computed_s)
         self._batch_size.observe(computed.batch_size)
+
+    def report_drift(self, distances: Mapping[str, Distance]) -> None:
+        """Report how far the last photos are from the validation photos; above 1 is no accident."""
+        for name, distance in distances.items():
+            self._drift.set(distance.value / distance.limit, tags={"of": name})
 
     def count_feedback(self, result: str) -> None:
         """Count one doubtful photo."""

@@ -28,6 +28,7 @@ from physiq_ray.labels import load_configured_poses
 from physiq_ray.prediction.network import Forward, Network
 from physiq_ray.prediction.openvino import OpenVinoNetwork, has_openvino
 from physiq_ray.serving.decoding import decode
+from physiq_ray.serving.drift import Drift
 from physiq_ray.serving.engine import Engine
 from physiq_ray.serving.gate import compare_models, why_worse
 from physiq_ray.serving.versions import DeployedVersions, OtherVersionError
@@ -43,11 +44,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Served:
-    """A model that is loaded and has computed one batch."""
+    """A model that is loaded and has computed one batch.
+
+    drift: watches the photos that it predicts, None if its file does not say what its validation photos were
+    like.
+    """
 
     address: str
     state: ModelState
     network: Forward
+    drift: Drift | None = None
 
 
 @dataclass(frozen=True)
@@ -273,7 +279,7 @@ def load_served(address: str, settings: ServingSettings) -> Served:
     state = load_model_state(address, pose_names=load_configured_poses(settings))
     network = _build_network(state, settings)
     needed = dataclasses.replace(state, state_dict={}, optimizer_state_dict={}, history=(), settings={})
-    return Served(address, needed, network)
+    return Served(address, needed, network, Drift(state.reference) if state.reference else None)
 
 
 def _build_network(state: ModelState, settings: ServingSettings) -> Forward:

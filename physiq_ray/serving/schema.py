@@ -117,13 +117,31 @@ class Role(BaseModel):
     num_answers: int
 
 
+class DriftDistance(BaseModel):
+    """How far the last photos are from the validation photos; a value above the limit is no accident."""
+
+    value: float
+    limit: float
+
+
+class DriftAnswer(BaseModel):
+    """The distances of the last photos of this replica by what is compared; none before there are enough."""
+
+    num_photos: int
+    distances: dict[str, DriftDistance]
+
+
 class ModelAnswer(Role):
-    """The model that answers; canary: the second model; refused: why the latest change was not made."""
+    """The model that answers; canary: the second model; refused: why the latest change was not made.
+
+    drift: null if the model's file does not say what its validation photos were like.
+    """
 
     min_confidence: float | None
     canary: Role | None
     canary_share: float
     refused: str | None
+    drift: DriftAnswer | None
 
 
 class Health(BaseModel):

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 
 from physiq_ray.config import ServingSettings
+from physiq_ray.images import UInt8Array, mean_brightness
 from physiq_ray.prediction import answer as predicted
 from physiq_ray.serving.corrections import Corrections
 from physiq_ray.serving.decoding import decode
 from physiq_ray.serving.engine import Engine
 from physiq_ray.serving.feedback import Doubtful, Feedback
 from physiq_ray.serving.metrics import Metrics
-from physiq_ray.serving.models import ServedModels
+from physiq_ray.serving.models import MAIN, Served, ServedModels
 from physiq_ray.serving.pace import Pace
 from physiq_ray.serving.schema import Answer
 from physiq_ray.serving.versions import DeployedVersions
@@ -83,9 +84,25 @@ class Service:
         self.models.num_answers[role] += 1
         pose_id = answer.pose.id if answer.pose else None
         self._metrics.count_prediction(pose_id, answer.confidence, version=served.state.version, role=role)
+        if served.drift is not None and role == MAIN:
+            self._watch(served, image, len(data), answer)
         if self._feedback is not None and answer.confidence < self.settings.feedback_below:
             self._feedback.offer(Doubtful(data, answer.model_dump(), request_id))
         return answer
+
+    def _watch(self, served: Served, image: UInt8Array, num_bytes: int, answer: Answer) -> None:
+        """Compare the last photos with those of the model's validation, and report the distance at times."""
+        assert served.drift is not None
+        served.drift.add(
+            {
+                "poses": served.state.class_mapping.pose_ids.index(answer.probabilities[0].id),
+                "confidence": answer.confidence,
+                "brightness": float(mean_brightness(image[None])[0]),
+                "size": num_bytes,
+            }
+        )
+        if served.drift.is_due:
+            self._metrics.report_drift(served.drift.distances())
 
     async def fetch(self, uri: str) -> bytes:
         """Read one photo from S3; the caller has checked that the service may read it.

@@ -28,6 +28,7 @@ from physiq_ray.floor import Floor
 from physiq_ray.labels.mapping import MAPPING_FILE
 from physiq_ray.manifest import TEST, TRAIN, VALIDATION, Manifest
 from physiq_ray.quarantine import QUARANTINE_FILE, Unreadable, write_quarantine
+from physiq_ray.reference import Reference
 from physiq_ray.storage import join_uri, written_together
 from physiq_ray.training.faults import store_translated
 from physiq_ray.training.folder import RunFolder
@@ -74,13 +75,14 @@ def finish(
     output: str,
     *,
     find_floor: Callable[[ModelState, Sequence[str]], Floor | None] = lambda _model, _uris: None,
+    measure_reference: Callable[[ModelState, Answers], Reference | None] = lambda _model, _answers: None,
     score_test: Callable[[ModelState], Evaluation | None] = lambda _: None,
 ) -> TrainingResult:
     """Write model files, history, report and quarantine list from what the run left.
 
     find_floor: chooses the floor of the finished model with the validation photos of these uris, which do not
-    choose the temperature. score_test: predicts the test photos with the finished model; gives None if there
-    are none.
+    choose the temperature. measure_reference: measures what the validation photos are like. score_test:
+    predicts the test photos with the finished model; gives None if there are none.
     """
     outcome: Outcome = result.return_value
     unreadable = outcome.unreadable
@@ -116,6 +118,7 @@ def finish(
         if manifest.no_pose.num_rows or is_wrong[~is_first].any():  # else no threshold is better than another
             rest = [uri for uri, chosen in zip(answers.uris, is_first, strict=True) if not chosen]
             model = replace(model, floor=find_floor(model, rest))
+        model = replace(model, reference=measure_reference(model, answers))
         files = [*save_model_files(model, place), *write_history(latest["history"], place, folder.name)]
         tested, split = score_test(model), VALIDATION
         if tested is not None:

@@ -11,13 +11,16 @@ from physiq_ray.checkpoint import ModelState
 from physiq_ray.cluster import check_cluster, connect, smallest_object_store
 from physiq_ray.config import Settings
 from physiq_ray.errors import PhysiqError, SettingError
+from physiq_ray.evaluation import Answers
 from physiq_ray.evaluation.evaluate import evaluate
 from physiq_ray.evaluation.find_floor import find_floor
+from physiq_ray.evaluation.measure_reference import measure_reference
 from physiq_ray.evaluation.scores import Evaluation
 from physiq_ray.floor import Floor
 from physiq_ray.ingest import (
     CacheSettings,
     Photos,
+    StoredPhotos,
     StreamedPhotos,
     hashing,
     in_use,
@@ -37,7 +40,8 @@ from physiq_ray.manifest import (
 from physiq_ray.model import WEIGHTS_WORDS, StartingWeights, load_starting_weights
 from physiq_ray.progress import Display
 from physiq_ray.quarantine import Unreadable, check_unreadable, write_quarantine
-from physiq_ray.storage import PhotoSource, absolute_uri, follow_settings, parse_sources
+from physiq_ray.reference import Reference
+from physiq_ray.storage import PhotoSource, absolute_uri, current_access, follow_settings, parse_sources
 from physiq_ray.training.events import make_queue, received
 from physiq_ray.training.finish import TrainingResult, finish
 from physiq_ray.training.fit import fit, interruption_translated
@@ -111,8 +115,16 @@ def train(
                     result = fit(job, workers, folder)
                 find_floor = partial(_find_floor, settings, record.manifest, display, source, workers)
                 score_test = partial(_score_test, settings, record.manifest, display, source, output)
+                measure = partial(_measure_reference, settings, record.manifest, display, source)
                 return finish(
-                    settings, record, folder, result, output, find_floor=find_floor, score_test=score_test
+                    settings,
+                    record,
+                    folder,
+                    result,
+                    output,
+                    find_floor=find_floor,
+                    measure_reference=measure,
+                    score_test=score_test,
                 )
 
 
@@ -256,6 +268,28 @@ def _find_floor(
             )
     except PhysiqError as error:
         display.note(f"the model has no floor, so that each photo gets a pose: {error}")
+        return None
+
+
+def _measure_reference(
+    settings: Settings,
+    manifest: Manifest,
+    display: Display,
+    source: PhotoSource | None,
+    state: ModelState,
+    answers: Answers,
+) -> Reference | None:
+    """Measure what the validation photos are like; a failure costs the service's watch for other photos."""
+    try:
+        return measure_reference(
+            answers,
+            manifest.table,
+            temperature=state.temperature,
+            image_size=settings.image_size,
+            reader=source or StoredPhotos(current_access()),
+        )
+    except PhysiqError as error:
+        display.note(f"the service will not notice if photos differ from the validation photos: {error}")
         return None
 
 

@@ -3,10 +3,11 @@
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from physiq_ray.config import ServingSettings
+from physiq_ray.serving.drift import Distance
 from physiq_ray.serving.engine import Computed
 from physiq_ray.serving.models import Served, load_served
 from physiq_ray.serving.service import Service
@@ -35,6 +36,7 @@ class Reported:
         self.stages: Counter[str] = Counter()
         self.batch_sizes: list[int] = []
         self.feedback: Counter[str] = Counter()
+        self.drift: list[Mapping[str, Distance]] = []
 
     def count_prediction(self, pose_id: int | None, confidence: float, *, version: str, role: str) -> None:
         assert 0 <= confidence <= 1
@@ -49,6 +51,9 @@ class Reported:
 
     def count_feedback(self, result: str) -> None:
         self.feedback[result] += 1
+
+    def report_drift(self, distances: Mapping[str, Distance]) -> None:
+        self.drift.append(distances)
 
 
 class AnyVersion:

@@ -306,6 +306,7 @@ def test_v1_model_describes_the_model_that_answers(
         "canary": None,
         "canary_share": 0.0,
         "refused": None,
+        "drift": None,
     }
 
 

@@ -43,6 +43,8 @@ def test_a_run_writes_the_best_epoch_s_model_and_says_what_it_used(run, pose_fol
     state = load_model_state(str(tmp_path / "model"))
     assert state.pose_names == {1: "Pose 1", 2: "Pose 2"}
     assert state.best_epoch == result.best_epoch
+    assert state.reference is not None
+    assert [histogram.num_photos for histogram in state.reference.values().values()] == [8] * 4
     model = state.build()
     correct = 0
     for uri in result.validation_uris:
