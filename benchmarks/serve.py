@@ -13,9 +13,13 @@ bentoml    BentoML with the same forward pass and adaptive batches
 ours       physiq-ray serve, with torch
 openvino   physiq-ray serve, with OpenVINO; it is compared with OpenVINO's bare forward pass
 proxy      as openvino, but through Serve's own proxy, the default on loopback; ours and openvino use HAProxy
+kept       as ours; in addition, it keeps doubtful photos (all are), takes feedback, and watches for drift
+before     as ours, with another version of physiq_ray, whose checkout --before names
 
     python benchmarks/serve.py --rivals rivals
     python benchmarks/serve.py --rivals rivals --photo phone
+    python benchmarks/serve.py --sides ours kept --clients 4 --repeats 5
+    python benchmarks/serve.py --sides before ours --clients 1 4 16 --repeats 5 --before ../physiq_ray-old
     python benchmarks/serve.py --burst
     python benchmarks/serve.py --memory 300
 """
@@ -112,9 +116,11 @@ def server_command(side: str, model: str, port: int) -> list[str]:
             *("--host", "127.0.0.1", "--port", str(port)),
         ]
     return [
-        *(python, "-m", "physiq_ray.cli", "serve", "--model", model, "--port", str(port)),
+        *(python, "-m", "physiq_ray.cli", "serve", "--port", str(port)),
+        *("--model", f"{model}/{KEPT}" if side == KEPT else model),
         *("--runtime", runtime_of(side)),
         *("--ingress", "proxy" if side == "proxy" else "haproxy"),
+        *(("--feedback", tempfile.mkdtemp(dir=model), "--feedback-below", "1") if side == KEPT else ()),
     ]
 
 
@@ -132,7 +138,9 @@ def request_of(side: str, photo: bytes) -> tuple[str, bytes]:
 
 
 @contextlib.contextmanager
-def running(side: str, model: str, photo: bytes, rivals: str | None) -> Iterator[tuple[str, int]]:
+def running(
+    side: str, model: str, photo: bytes, rivals: str | None, before: str | None = None
+) -> Iterator[tuple[str, int]]:
     """Run a side's server while the block runs; give its address and its process id."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -140,6 +148,8 @@ def running(side: str, model: str, photo: bytes, rivals: str | None) -> Iterator
     environment = {**os.environ, "POSE_MODEL": model, "BENTOML_DO_NOT_TRACK": "True"}
     if rivals and side in ("litserve", "bentoml"):
         environment["PYTHONPATH"] = str(Path(rivals).absolute())
+    if side == BEFORE:
+        environment["PYTHONPATH"] = str(Path(str(before)).absolute())
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             server_command(side, model, port),
@@ -276,7 +286,7 @@ def compare(args: argparse.Namespace, model: str, photo: bytes) -> None:
         for runtime in runtimes:
             bare[runtime].append(bare_rates(runtime, model))
         for side in args.sides:
-            with running(side, model, photo, args.rivals) as (url, _pid):
+            with running(side, model, photo, args.rivals, args.before) as (url, _pid):
                 load(side, url, photo, 16, 3)  # warm-up
                 for clients in args.clients:
                     found = load(side, url, photo, clients, args.seconds)
@@ -368,20 +378,30 @@ def measure_memory(args: argparse.Namespace, model: str, photo: bytes) -> None:
 
 
 SIDES = ("plain", "litserve", "bentoml", "ours", "openvino", "proxy")
+KEPT, BEFORE = "kept", "before"
 
 
 def make_model(folder: str) -> str:
-    """Write a model with random weights, on which the time does not depend."""
+    """Write a model with random weights, on which no time depends, and one that watches for drift."""
+    import numpy as np
     import torch
 
     from physiq_ray.checkpoint import ModelState, save_model_files
     from physiq_ray.labels import ClassMapping
     from physiq_ray.model import build_model
+    from physiq_ray.reference import Histogram, Reference
 
     torch.manual_seed(0)
     names = {number: f"Pose {number}" for number in range(1, 9)}
-    state = ModelState(build_model(len(names)).state_dict(), ClassMapping.of_poses(names), names)
+    random = Histogram.of_values(np.random.default_rng(0).random(500))
+    state = ModelState(
+        build_model(len(names)).state_dict(),
+        ClassMapping.of_poses(names),
+        names,
+    )
     save_model_files(state, folder)
+    reference = Reference(Histogram.of_classes([0] * 500, len(names)), random, random, random)
+    save_model_files(replace(state, reference=reference), f"{folder}/{KEPT}")
     return folder
 
 
@@ -391,13 +411,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--photo", choices=("thumbnail", "phone"), default="thumbnail")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--sides", nargs="+", choices=(*SIDES, KEPT, BEFORE), default=SIDES)
     parser.add_argument("--clients", nargs="+", type=int, default=CLIENTS, help="connections of wrk")
     parser.add_argument("--seconds", type=int, default=10, help="duration of each measurement")
     parser.add_argument("--repeats", type=int, default=1, help="rounds")
     parser.add_argument(
         "--rivals", help="the folder with litserve and bentoml; default: import them from this environment"
     )
+    parser.add_argument("--before", help="a checkout of another version, for the side of this name")
     parser.add_argument("--burst", action="store_true", help="measure overload only")
     parser.add_argument(
         "--memory", type=int, metavar="SECONDS", help="measure the replica's memory for this time only"
@@ -407,6 +428,8 @@ def main() -> None:
     parser.add_argument("--serve-plain", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--bare", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if BEFORE in args.sides and not args.before:
+        parser.error("the side before needs --before")
     if args.serve_plain:
         serve_plain(args.model, args.port)
         return
