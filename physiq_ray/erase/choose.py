@@ -28,7 +28,7 @@ from physiq_ray.erase.named import Named
 from physiq_ray.errors import SettingError
 from physiq_ray.labels import Labels
 from physiq_ray.manifest import pattern_texts
-from physiq_ray.manifest.match import match_labels
+from physiq_ray.manifest.match import concat_photos, match_labels
 from physiq_ray.prepared import photo_keys
 from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing, is_photo, split_uri
 from physiq_ray.storage.history import HISTORY_SCHEMA, Stored, to_stored
@@ -151,21 +151,19 @@ def _find_wanted(
     )
     wanted = _Wanted({item.uri for item in request.named})
     wanted.uris |= set(candidates.filter(_match_keys(candidates, request))["uri"].to_pylist())
-    if request.group is not None:
-        in_group = pc.equal(labels.table["group"], request.group)
-        if not request.group_pattern and not labels.table["group"].null_count < labels.table.num_rows:
-            raise SettingError(
-                f"--group {request.group}: no label has a group, and group_pattern is not set; name the "
-                "column with --group-field, give --group-pattern, or choose the photos with --match"
-            )
-        # Only this group is left; which photo a label means does not depend on its group.
-        group = pc.if_else(in_group, labels.table["group"], None)
-        position = labels.table.schema.get_field_index("group")
-        labels = replace(labels, table=labels.table.set_column(position, "group", group))
+    groups = labels.table["group"]
+    if request.group is not None and not request.group_pattern and groups.null_count == len(groups):
+        raise SettingError(
+            f"--group {request.group}: no label has a group, and group_pattern is not set; name the column "
+            "with --group-field, give --group-pattern, or choose the photos with --match"
+        )
+    # Only the wanted group is left, if there is one; which photo a label means does not depend on its group.
+    own = pc.if_else(pc.equal(groups, pa.scalar(request.group, pa.string())), groups, None)
+    position = labels.table.schema.get_field_index("group")
+    labels = replace(labels, table=labels.table.set_column(position, "group", own))
     _add_labelled(wanted, _as_listings(histories, candidates), labels, poses, source_buckets)
-    if request.group is not None:
-        own = labels.table.filter(labels.table["group"].is_valid())
-        wanted.labels = tuple(dict.fromkeys((*wanted.labels, *own["name"].to_pylist())))
+    named = labels.table.filter(own.is_valid())["name"].to_pylist()
+    wanted.labels = tuple(dict.fromkeys((*wanted.labels, *named)))
     return wanted
 
 
@@ -177,9 +175,7 @@ def _add_labelled(
     source_buckets: Mapping[str, str],
 ) -> None:
     """Add the photos that labels of the group mean, and find the names of labels that mean wanted photos."""
-    photos = pa.concat_tables(
-        [LISTING_SCHEMA.empty_table(), *(listing.table for listing in listings if listing.table is not None)]
-    )
+    photos = concat_photos(listings)
     matches = match_labels(listings, photos, labels, poses, source_buckets)
     has_group = matches.names.group >= 0
     meant = pa.array(np.unique(matches.pairs.photo[has_group[matches.pairs.code]]))

@@ -4,7 +4,7 @@
 |-----------------|--------------------------------------------------------|---------------------------|
 | prepared photos | shards of cache_dir                                    | a shard with a photo      |
 | answers         | `*.parquet`, `*.jsonl` below each `--answers`          | a row or line of a photo  |
-| feedback        | `<day>/<name>.json`, `.jpg`, and `labels/<md5>-*.json` | a file with a photo's MD5 |
+| feedback        | `*.json` with photo_md5, their `.jpg`, their labels    | a file with a photo's MD5 |
 | runs            | `manifest.parquet` of the runs below `storage`         | a row of a photo          |
 | quarantine      | `quarantine.jsonl` in the outputs of these runs        | a line of a photo         |
 | journals        | `deleted-*.jsonl` of `cleanse`                         | a line of a photo         |
@@ -13,11 +13,12 @@ Rows and lines are taken out of their files. In a versioned bucket, older versio
 themselves, because they cannot be changed. A shard is removed as a whole: it is only a cache.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from physiq_ray.erase.choose import Photos, find_keys
 from physiq_ray.erase.drop import Rest, drop_lines, drop_rows, read_json, read_rows
@@ -177,25 +178,26 @@ def _search_prepared(keys: frozenset[bytes], cache: Cache, found: Found) -> None
 
 
 def _search_feedback(photos: Photos, files: Sequence[Stored], found: Found) -> None:
-    """Find the uploads whose MD5 is the ETag of a photo, their answers, and the labels that people gave."""
+    """Find the uploads whose MD5 is the ETag of a photo, their answers, and the labels that people sent."""
     md5s = {etag for _, etag in photos.contents if is_md5(etag)}
+    texts = _ending(files, ".json")
 
-    def is_held(data: bytes, _photos: Photos) -> Rest:
-        record = read_json(data)
-        return Rest(None, int(record.get("photo_md5") in md5s or record.get("uri") in photos.uris))
+    def find(holds: Callable[[dict[str, Any]], bool]) -> list[Stored]:
+        part = Found()
+        part.scan(FEEDBACK, texts, lambda data, _: Rest(None, int(holds(read_json(data)))), photos)
+        found.failures += part.failures
+        return [trace.stored for trace in part.traces]
 
-    def is_label(file: Stored) -> bool:
-        folder, _, name = file.uri.rpartition("/")
-        return folder.endswith("/labels") and name.partition("-")[0] in md5s
-
-    labels, answers = [file for file in files if is_label(file)], Found()
-    answers.scan(FEEDBACK, _ending(files, ".json"), is_held, photos)
-    found.failures += answers.failures
-    stems = {trace.stored.uri.removesuffix(".json") for trace in answers.traces}
-    uploads = [file for file in _ending(files, ".jpg") if file.uri.removesuffix(".jpg") in stems]
-    texts = [file for file in _ending(files, ".json") if file.uri.removesuffix(".json") in stems]
+    answers = find(lambda record: record.get("photo_md5") in md5s or record.get("uri") in photos.uris)
+    request_ids = {read_json(read_stored(file)).get("request_id") for file in answers} - {None}
+    labels = find(lambda record: record.get("requestId") in request_ids) if request_ids else []
+    stems = {file.uri.removesuffix(".json") for file in answers}
+    for file in files:  # named <MD5>.jpg, <MD5>.json, <MD5>-<pose>.json
+        name = re.split(r"[-.]", file.uri.rpartition("/")[2])[0]
+        if name in md5s or file.uri.rpartition(".")[0] in stems:
+            (answers if file in texts else labels).append(file)
     # The answers last, because they tell whose photo it is.
-    found.traces += [Trace(FEEDBACK, file, 1) for file in dict.fromkeys((*uploads, *labels, *texts))]
+    found.traces += [Trace(FEEDBACK, file, 1) for file in dict.fromkeys((*labels, *answers))]
 
 
 def _ending(files: Iterable[Stored], suffix: str) -> list[Stored]:
