@@ -170,7 +170,7 @@ ERASE = Command(
     (
         "physiq-ray erase --group athlete-17 --sources s3://checkin-poses s3://attic",
         "physiq-ray erase --match 'athlete-17/' --sources s3://checkin-poses --delete",
-        "physiq-ray erase --uris erased-20261128T031500Z.jsonl --sources s3://checkin-poses",
+        "physiq-ray erase --uris list.txt --sources s3://checkin-poses",
     ),
     run_erase,
     settings=(

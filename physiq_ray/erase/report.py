@@ -20,10 +20,11 @@ def describe_plan(plan: ErasePlan) -> Iterator[str]:
     markers = sum(item.is_marker for item in photos.stored)
     uris = sorted({item.uri for item in photos.stored})
     copies = sum(uri not in photos.wanted for uri in uris)
-    yield (
-        f"photos: {len(uris)} ({copies} of them copies under other names), "
-        f"{len(photos.stored) - markers} versions, {markers} delete markers"
-    )
+    if uris:
+        yield (
+            f"photos: {len(uris)} ({copies} of them copies under other names), "
+            f"{len(photos.stored) - markers} versions, {markers} delete markers"
+        )
     yield from _name_some(f"{shown(uri)}{'' if uri in photos.wanted else ' (a copy)'}" for uri in uris)
     for place in dict.fromkeys(trace.place for trace in plan.traces):
         traces = [trace for trace in plan.traces if trace.place == place]
