@@ -71,12 +71,18 @@ class Photos:
 
     def named(self, entries: Iterable[Entry]) -> list[Named]:
         """Give the lines of the journal: each address with each content, and where `cleanse` moved it."""
-        lines = dict.fromkeys(Named(uri) for uri in sorted(self.uris))
-        known = {(item.uri, item.size, item.etag) for item in self.stored if not item.is_marker}
-        lines |= dict.fromkeys(Named(*item) for item in sorted(known))
-        moved = (entry for entry in entries if self.holds(entry.uri, entry.size, entry.etag))
-        lines |= dict.fromkeys(Named(entry.uri, entry.size, entry.etag, entry.moved_to) for entry in moved)
-        return list(lines)
+        lines = [Named(uri) for uri in sorted(self.uris)]
+        lines += [
+            Named(item.uri, item.size, item.etag, is_older=(item.size, item.etag) not in self.contents)
+            for item in self.stored
+            if item.uri in self.uris and not item.is_marker
+        ]
+        lines += [
+            Named(entry.uri, entry.size, entry.etag, entry.moved_to)
+            for entry in entries
+            if self.holds(entry.uri, entry.size, entry.etag)
+        ]
+        return list(dict.fromkeys(lines))
 
 
 @dataclass
@@ -118,7 +124,7 @@ def choose_photos(
     outside = [uri for uri in sorted(wanted.uris | wanted.moved.keys()) if not uri.startswith(sources)]
     if outside:
         table = pa.concat_tables([table, *map(look_up, outside)])
-        _add_contents(wanted, table, (), ())
+        _add_contents(wanted, table, request.named, ())
     chosen, uris = _choose(table, wanted)
     versions = [item for item in chosen if not item.is_marker]
     matching = _match_keys(others, request)
@@ -217,13 +223,17 @@ def _match_keys(table: pa.Table, request: Request) -> pa.ChunkedArray | pa.Array
 def _add_contents(wanted: _Wanted, table: pa.Table, named: Sequence[Named], entries: Sequence[Entry]) -> None:
     """Add what is known of wanted photos: the content of the newest version, and what journals say."""
     seen: set[str] = set()
+    older = {(item.uri, item.size, item.etag) for item in named if item.is_older}
     is_wanted = pc.is_in(table["uri"], pa.array(sorted(wanted.uris), pa.string()))
     for row in table.filter(pc.and_not(is_wanted, table["is_marker"])).to_pylist():
         if row["uri"] not in seen:  # versions are listed newest first
             seen.add(row["uri"])
-            _add_content(wanted, row["uri"], row["size"], row["etag"])
+            if (row["uri"], row["size"], row["etag"]) not in older:  # a killed run deleted the newest
+                _add_content(wanted, row["uri"], row["size"], row["etag"])
     for item in named:
-        if item.size is not None:
+        if item.size is not None and item.is_older:
+            wanted.known.add((item.uri, item.size, item.etag))
+        elif item.size is not None:
             _add_content(wanted, item.uri, item.size, item.etag)
         if item.moved_to is not None:
             wanted.moved[item.moved_to] = (item.size or 0, item.etag)

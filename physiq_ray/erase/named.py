@@ -1,7 +1,7 @@
 """The list of addresses for `--uris`: a text file, or a journal of `cleanse` or of a killed `erase`.
 
     s3://checkin-poses/athlete-17/a.jpg                                   an address a line, or JSON:
-    {"uri": …, "size": …, "etag": …, "moved_to": …}                       all but the uri may be missing
+    {"uri": …, "size": …, "etag": …, "moved_to": …, "is_older": …}        all but the uri may be missing
 
 `erase` writes such a journal before it removes anything, so that a second run finds the traces of photos that
 are gone already. It names the photos of a person, so it is deleted when everything else is.
@@ -26,13 +26,15 @@ JOURNALS = "erased-*.jsonl"
 class Named:
     """A photo that a list names; size in bytes and etag if they are known.
 
-    moved_to: where `cleanse` moved it.
+    moved_to: where `cleanse` moved it. is_older: this is an older version, whose content is not searched
+    under other addresses.
     """
 
     uri: str
     size: int | None = None
     etag: str = ""
     moved_to: str | None = None
+    is_older: bool = False
 
 
 def read_named(address: str) -> tuple[Named, ...]:
@@ -76,7 +78,13 @@ def write_named(named: Iterable[Named], folder: Path, now: datetime) -> Path:
 
 def _read_line(line: str) -> Named:
     record: dict[str, Any] = json.loads(line) if line.startswith("{") else {"uri": line}
-    photo = Named(record["uri"], record.get("size"), record.get("etag") or "", record.get("moved_to"))
+    photo = Named(
+        record["uri"],
+        record.get("size"),
+        record.get("etag") or "",
+        record.get("moved_to"),
+        record.get("is_older") is True,
+    )
     for uri in (photo.uri, photo.moved_to or photo.uri):
         if not uri.startswith("s3://") or not uri.removeprefix("s3://").partition("/")[2]:
             raise ValueError(uri)

@@ -72,15 +72,20 @@ def erase_photos(
 
 
 def _delete_photos(photos: Photos, on_progress: OnProgress) -> Sequence[str | None]:
-    """Delete versions in their order: the copies, the photos, and the delete markers when they are gone.
+    """Delete the copies before the photos, and of each key older versions, the newest one, then the markers.
 
+    The content of the newest version finds copies, so it stays until the older ones are gone.
     Then each key is listed again, because a server may answer that it deleted what it keeps: SeaweedFS 4.40
     keeps a delete marker with the version "null". Gives a sentence for each version that is left, else None.
     """
     failures: dict[Stored, str | None] = {}
+    newest: dict[str, Stored] = {}
+    for item in photos.stored:
+        if not item.is_marker:
+            newest.setdefault(item.uri, item)
 
-    def rank(item: Stored) -> tuple[bool, bool]:
-        return item.uri in photos.wanted, item.is_marker
+    def rank(item: Stored) -> tuple[bool, bool, bool]:
+        return item.uri in photos.wanted, item.is_marker, item == newest.get(item.uri)
 
     with ThreadPoolExecutor(THREADS) as threads:
         for step in sorted({rank(item) for item in photos.stored}):

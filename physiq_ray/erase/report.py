@@ -33,12 +33,13 @@ def describe_plan(plan: ErasePlan) -> Iterator[str]:
     if plan.trained:
         yield "models that used these photos and must be retrained:"
         for run in plan.trained:
-            yield f"  run {run.run}: {run.num_trained} photos to train on, of {run.num_used}; {run.model}"
+            model = run.model or "it is not known where its model is"
+            yield f"  run {run.run}: {run.num_trained} photos to train on, of {run.num_used}; {model}"
             yield f"    its reports, and its checkpoints in {shown(run.folder)}, may name or show photos too"
-    yield from describe_leftovers(plan)
+    yield from _describe_leftovers(plan)
 
 
-def describe_leftovers(plan: ErasePlan) -> Iterator[str]:
+def _describe_leftovers(plan: ErasePlan) -> Iterator[str]:
     """Give the lines on what `erase` leaves to the user."""
     photos = plan.photos
     for names, sentence in (

@@ -55,13 +55,16 @@ class Trace:
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that used the photos: how many to train on, and in all. model: the address of its model file."""
+    """A run that used the photos: how many to train on, and in all.
+
+    model: the address of its model file; None if the record of the run is damaged.
+    """
 
     run: str
     folder: str
     num_trained: int
     num_used: int
-    model: str
+    model: str | None
 
 
 @dataclass(frozen=True)
@@ -134,27 +137,34 @@ def find_traces(photos: Photos, places: Places) -> Found:
 def _search_runs(photos: Photos, storage: str, runs: Found) -> set[tuple[str, int, str]]:
     """Find the runs that used the photos; give the address, size and ETag of each of their rows."""
     known: set[tuple[str, int, str]] = set()
-    outputs: dict[str, None] = {}
+    base = absolute_uri(storage).rstrip("/") + "/"
     files = _ending(runs.list_files(storage, may_be_missing=True), f"/{MANIFEST_FILE}")
     runs.scan(RUNS, files, drop_rows, photos)
-    for trace in runs.traces:
+    outputs: dict[str, str | None] = {}  # by the folder of the run
+    for trace in list(runs.traces):
         folder = trace.stored.uri.removesuffix(f"/{MANIFEST_FILE}")
-        try:
-            table, is_held = read_rows(read_stored(trace.stored), photos)
-            output = read_json(read_bytes(join_uri(folder, RECORD_FILE)))["settings"]["output"]
-        except (StorageError, KeyError, TypeError) as error:
-            runs.failures.append(f"{shown(folder)}: the record of the run is damaged or missing: {error}")
-            continue
+        table, is_held = read_rows(read_stored(trace.stored), photos)
         rows = table.filter(is_held).to_pylist()
         known |= {(row["uri"], row["size"], row["etag"]) for row in rows}
+        if folder in outputs:  # an older version of the manifest
+            continue
+        outputs[folder] = output = _read_output(folder, runs)
         num_trained = sum(row["split"] == TRAIN for row in rows)
-        name = folder.removeprefix(absolute_uri(storage).rstrip("/") + "/")
-        runs.trained.append(Trained(name, folder, num_trained, len(rows), join_uri(output, MODEL_FILE)))
-        outputs[output] = None
-    for output in outputs:
+        model = join_uri(output, MODEL_FILE) if output is not None else None
+        runs.trained.append(Trained(folder.removeprefix(base), folder, num_trained, len(rows), model))
+    for output in dict.fromkeys(filter(None, outputs.values())):
         quarantine = runs.list_files(join_uri(output, QUARANTINE_FILE), may_be_missing=True)
         runs.scan(QUARANTINE, quarantine, drop_lines, photos)
     return known
+
+
+def _read_output(folder: str, runs: Found) -> str | None:
+    """Read where a run wrote its model."""
+    try:
+        return str(read_json(read_bytes(join_uri(folder, RECORD_FILE)))["settings"]["output"])
+    except (StorageError, KeyError, TypeError) as error:
+        runs.failures.append(f"{shown(folder)}: {RECORD_FILE} is damaged or missing: {error}")
+        return None
 
 
 def _search_prepared(keys: frozenset[bytes], cache: Cache, found: Found) -> None:
@@ -180,6 +190,7 @@ def _search_prepared(keys: frozenset[bytes], cache: Cache, found: Found) -> None
 def _search_feedback(photos: Photos, files: Sequence[Stored], found: Found) -> None:
     """Find the uploads whose MD5 is the ETag of a photo, their answers, and the labels that people sent."""
     md5s = {etag for _, etag in photos.contents if is_md5(etag)}
+    request_ids = set[str]()
     texts = _ending(files, ".json")
 
     def find(holds: Callable[[dict[str, Any]], bool]) -> list[Stored]:
@@ -188,8 +199,13 @@ def _search_feedback(photos: Photos, files: Sequence[Stored], found: Found) -> N
         found.failures += part.failures
         return [trace.stored for trace in part.traces]
 
-    answers = find(lambda record: record.get("photo_md5") in md5s or record.get("uri") in photos.uris)
-    request_ids = {read_json(read_stored(file)).get("request_id") for file in answers} - {None}
+    def is_answer(record: dict[str, Any]) -> bool:
+        is_held = record.get("photo_md5") in md5s or record.get("uri") in photos.uris
+        if is_held and "request_id" in record:
+            request_ids.add(record["request_id"])
+        return is_held
+
+    answers = find(is_answer)
     labels = find(lambda record: record.get("requestId") in request_ids) if request_ids else []
     stems = {file.uri.removesuffix(".json") for file in answers}
     for file in files:  # named <MD5>.jpg, <MD5>.json, <MD5>-<pose>.json

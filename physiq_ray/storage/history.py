@@ -49,9 +49,11 @@ def list_history(bucket: Bucket, *, key: str | None = None) -> pa.Table:
 
     Raises StorageError: denied, unreachable, or the listing stopped part-way.
     """
-    pages = _request_pages(bucket.name, bucket.prefix if key is None else key)
-    rows = [row for page in pages for row in page if key is None or row["key"] == key]
-    return pa.Table.from_pylist(rows, HISTORY_SCHEMA)
+    tables = [HISTORY_SCHEMA.empty_table()]
+    for page in _request_pages(bucket.name, bucket.prefix if key is None else key):
+        rows = [row for row in page if key is None or row["key"] == key]
+        tables.append(pa.Table.from_pylist(rows, HISTORY_SCHEMA))
+    return pa.concat_tables(tables)
 
 
 def list_stored(address: str) -> list[Stored]:

@@ -18,6 +18,7 @@ RunErase = Callable[..., Outcome]
 def erase(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> RunErase:
     """Give a function that runs `physiq-ray erase` here, with caches and runs in the test's folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
 
     def run(*args: str | Path, typed: str = "") -> Outcome:
         monkeypatch.setattr("sys.stdin", io.StringIO(typed))

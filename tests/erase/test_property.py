@@ -77,14 +77,14 @@ def check(s3_direct: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, steps:
             assert found["Body"].read() == version.body
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=writes)
 def test_only_the_person_s_versions_are_erased(s3_direct, monkeypatch, tmp_path, steps):
     check(s3_direct, monkeypatch, tmp_path, steps)
 
 
 @pytest.mark.long
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=writes)
 def test_only_the_person_s_versions_are_erased_in_many_cases(s3_direct, monkeypatch, tmp_path, steps):
     check(s3_direct, monkeypatch, tmp_path, steps)
