@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from physiq_ray.cli.command import Command, load
 from physiq_ray.cli.output import as_json, printable
-from physiq_ray.config import SourceSettings
 from physiq_ray.errors import SettingError
 from physiq_ray.machine import check_writable
 from physiq_ray.progress import Bars
@@ -174,8 +173,8 @@ ERASE = Command(
     ),
     run_erase,
     settings=(
-        *SourceSettings.model_fields,
-        *("group_pattern", "group_field", "cache_dir", "cache_limit_gib", "storage"),
+        *("sources", "labels", "poses", "source_buckets", "label_fields", "requester_pays"),
+        *("group_pattern", "group_field", "cache_dir", "storage"),
     ),
     add_flags=_add_flags,
 )

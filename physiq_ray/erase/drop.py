@@ -57,8 +57,6 @@ def drop_lines(data: bytes, photos: Photos) -> Rest:
         uri = record.get("uri")
         if photos.holds(uri, record.get("size"), record.get("etag")) or record.get("moved_to") in photos.uris:
             uris.add(uri)
-        elif "etag" in record:
-            uris.discard(uri)
         if uri not in uris:
             kept.append(line)
     return Rest(b"".join(kept) or None, len(lines) - len(kept))

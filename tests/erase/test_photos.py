@@ -29,6 +29,7 @@ def test_all_versions_of_a_persons_photos_and_their_copies_are_erased(
     put("inbox/copy.jpg", b"second")
     put("inbox/reused.jpg", b"second")
     put("inbox/reused.jpg", b"of somebody else")
+    s3_direct.delete_object(Bucket=bucket, Key="inbox/reused.jpg")
     before = read_history(bucket)
     erased = {
         item
@@ -183,13 +184,14 @@ def test_a_line_that_names_no_photo_is_refused(erase, tmp_path, line):
     [
         (["--match", ""], "an empty text would mean no person"),
         (["--match", "(?=a)"], "not accepted by RE2"),
+        (["--match", "a", "--sources", "photos"], "photos: this command only works on buckets"),
         (["--match", "a", "--yes", "--delete"], "--yes needs --expect N"),
         (["--match", "a", "--expect", "1"], "--yes and --expect go with --delete"),
         (["--uris", "-", "--delete"], "stdin holds the list"),
     ],
 )
 def test_wrong_use_is_refused(make_bucket, erase, flags, message):
-    done = erase(*flags, "--sources", f"s3://{make_bucket({'a.jpg': b'a'})}")
+    done = erase("--sources", f"s3://{make_bucket({'a.jpg': b'a'})}", *flags)
     assert done.status == 2
     assert message in done.err
 
