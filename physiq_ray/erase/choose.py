@@ -67,7 +67,8 @@ class Photos:
 
     def holds(self, uri: object, size: object = None, etag: object = None) -> bool:
         """Tell whether a record with these values is about one of the photos."""
-        return uri in self.uris or (size, etag) in self.contents
+        has_content = isinstance(size, int) and isinstance(etag, str)
+        return (isinstance(uri, str) and uri in self.uris) or (has_content and (size, etag) in self.contents)
 
     def named(self, entries: Iterable[Entry]) -> list[Named]:
         """Give the lines of the journal: each address with each content, and where `cleanse` moved it."""

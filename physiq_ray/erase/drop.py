@@ -50,12 +50,12 @@ def drop_lines(data: bytes, photos: Photos) -> Rest:
 
     In a journal of `cleanse`, a line without the content follows one of the same uri that has it.
     """
-    kept, uris = [], set[object]()
+    kept, uris = [], set[str]()
     lines = data.splitlines(keepends=True)
     for line in lines:
         record = read_json(line)
-        uri = record.get("uri")
-        if photos.holds(uri, record.get("size"), record.get("etag")) or record.get("moved_to") in photos.uris:
+        uri = str(record.get("uri"))
+        if photos.holds(uri, record.get("size"), record.get("etag")) or photos.holds(record.get("moved_to")):
             uris.add(uri)
         if uri not in uris:
             kept.append(line)

@@ -27,6 +27,7 @@ from physiq_ray.storage.history import (
 
 THREADS = 16
 PHOTOS = "photos"
+STAYS = "stays until the other files are erased, because it says whose they are"
 
 OnProgress = Callable[[str, int, int], None]  # a place, items done, items in all
 
@@ -56,16 +57,17 @@ def erase_photos(
     journals = [trace for trace in plan.traces if trace.place == JOURNALS]
     for place in dict.fromkeys(trace.place for trace in plan.traces if trace.place != JOURNALS):
         traces = [trace for trace in plan.traces if trace.place == place]
-        failures = []
+        failures: list[str | None] = []
         for trace in traces:
-            failures.append(erase_trace(trace))
+            stays = trace.is_index and any(failures)
+            failures.append(f"{trace.stored}: {STAYS}" if stays else erase_trace(trace))
             on_progress(place, len(failures), len(traces))
         note(place, failures)
     if plan.photos.stored:
         note(PHOTOS, list(_delete_photos(plan.photos, on_progress)))
     if journals:
         if plan.problems or any(result.failures for result in results):
-            note(JOURNALS, [f"{trace.stored}: stays until everything else is erased" for trace in journals])
+            note(JOURNALS, [f"{trace.stored}: {STAYS}" for trace in journals])
         else:
             note(JOURNALS, [erase_trace(trace) for trace in journals])
     return tuple(results)

@@ -45,12 +45,17 @@ Drop = Callable[[bytes, Photos], Rest]
 
 @dataclass(frozen=True)
 class Trace:
-    """A file that holds traces, and their number. drop: takes them out of it; None: the file is deleted."""
+    """A file that holds traces, and their number.
+
+    drop: takes them out of it; None: the file is deleted. is_index: only this file tells whose the other
+    files of its place are, so it stays until they are gone.
+    """
 
     place: str
     stored: Stored
     count: int
     drop: Drop | None = None
+    is_index: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,7 @@ def find_traces(photos: Photos, places: Places) -> Found:
     found.trained, found.failures = runs.trained, found.failures + runs.failures
     journals = [Stored(str(path), 0, "") for path in sorted(Path(places.journals).glob("deleted-*.jsonl"))]
     found.scan(JOURNALS, journals, drop_lines, photos)
+    found.traces = list({trace.stored: trace for trace in found.traces}.values())  # places may overlap
     return found
 
 
@@ -181,10 +187,10 @@ def _search_prepared(keys: frozenset[bytes], cache: Cache, found: Found) -> None
     lists.scan(PREPARED, _ending(files, KEYS_SUFFIX), count_keys, Photos())
     found.failures += lists.failures
     counts = {trace.stored.uri.removesuffix(KEYS_SUFFIX): trace.count for trace in lists.traces}
-    for suffix in (SUFFIX, KEYS_SUFFIX):  # the lists last, because they tell what is in a shard
+    for suffix in (SUFFIX, KEYS_SUFFIX):
         for file in _ending(files, suffix):
             if num := counts.get(file.uri.removesuffix(suffix)):
-                found.traces.append(Trace(PREPARED, file, num))
+                found.traces.append(Trace(PREPARED, file, num, is_index=suffix == KEYS_SUFFIX))
 
 
 def _search_feedback(photos: Photos, files: Sequence[Stored], found: Found) -> None:
@@ -200,20 +206,20 @@ def _search_feedback(photos: Photos, files: Sequence[Stored], found: Found) -> N
         return [trace.stored for trace in part.traces]
 
     def is_answer(record: dict[str, Any]) -> bool:
-        is_held = record.get("photo_md5") in md5s or record.get("uri") in photos.uris
+        is_held = str(record.get("photo_md5")) in md5s or photos.holds(record.get("uri"))
         if is_held and "request_id" in record:
-            request_ids.add(record["request_id"])
+            request_ids.add(str(record["request_id"]))
         return is_held
 
     answers = find(is_answer)
-    labels = find(lambda record: record.get("requestId") in request_ids) if request_ids else []
+    labels = find(lambda record: str(record.get("requestId")) in request_ids) if request_ids else []
     stems = {file.uri.removesuffix(".json") for file in answers}
     for file in files:  # named <MD5>.jpg, <MD5>.json, <MD5>-<pose>.json
         name = re.split(r"[-.]", file.uri.rpartition("/")[2])[0]
         if name in md5s or file.uri.rpartition(".")[0] in stems:
             (answers if file in texts else labels).append(file)
-    # The answers last, because they tell whose photo it is.
-    found.traces += [Trace(FEEDBACK, file, 1) for file in dict.fromkeys((*labels, *answers))]
+    found.traces += [Trace(FEEDBACK, file, 1) for file in labels]
+    found.traces += [Trace(FEEDBACK, file, 1, is_index=True) for file in answers]
 
 
 def _ending(files: Iterable[Stored], suffix: str) -> list[Stored]:

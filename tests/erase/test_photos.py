@@ -5,11 +5,6 @@ import json
 import pytest
 
 
-def count_of(out):
-    """Give the number of items that a look reports as JSON."""
-    return json.loads(out)["items"]
-
-
 def test_all_versions_of_a_persons_photos_and_their_copies_are_erased(
     make_versioned, read_history, erase, s3_direct
 ):
@@ -63,8 +58,12 @@ def test_all_versions_of_a_persons_photos_and_their_copies_are_erased(
 
 def test_photos_of_a_bucket_without_versions_are_erased(make_bucket, read_bucket, erase):
     bucket = make_bucket({"a/1.jpg": b"1", "a/2.jpg": b"2", "b/1.jpg": b"1", "b/3.jpg": b"3"})
-    done = erase("--match", "^a/", "--sources", f"s3://{bucket}", "--delete", "--yes", "--expect", "3")
-    assert done.status == 0, done.err
+    flags = ["--match", "^a/", "--sources", f"s3://{bucket}", "--delete", "--yes", "--expect", "3", "--json"]
+    done = erase(*flags)
+    assert (done.status, done.err) == (0, "")
+    answer = json.loads(done.out)
+    assert answer["results"] == [{"place": "photos", "erased": 3, "failures": []}]
+    assert [item["is_copy"] for item in answer["photos"]] == [False, False, True]
     assert read_bucket(bucket) == {"b/3.jpg": b"3"}
 
 

@@ -91,7 +91,7 @@ def test_a_shard_that_a_training_uses_is_reported(photos, flags, erase, tmp_path
 
 
 def test_prepared_photos_of_a_bucket_are_erased_with_their_lists(
-    photos, flags, erase, make_bucket, read_bucket
+    photos, flags, erase, make_bucket, read_bucket, deny, s3_direct, tmp_path
 ):
     ours, theirs = (
         b"".join(photo_keys([f"s3://{photos}/{key}"], [1], [md5(body)]))
@@ -99,7 +99,16 @@ def test_prepared_photos_of_a_bucket_are_erased_with_their_lists(
     )
     files = {"64px-1/1.arrow": b"1", "64px-1/1.keys": theirs + ours, "64px-1/2.arrow": b"2"}
     cache = make_bucket({**files, "64px-1/2.keys": theirs, "64px-1/1x.arrow": b"3"})
-    erase_all(erase, [*flags, "--cache-dir", f"s3://{cache}"])
+    flags += ["--cache-dir", f"s3://{cache}"]
+    deny(cache, "s3:DeleteObject*", "64px-1/1.arrow")
+    failed = erase(*flags, "--delete", typed="4\n")
+    assert (failed.status, "photos: 2 erased" in failed.out) == (1, True)
+    assert f"s3://{cache}/64px-1/1.keys: stays until the other files are erased" in failed.err
+    assert "64px-1/1.keys" in read_bucket(cache)
+    s3_direct.delete_bucket_policy(Bucket=cache)
+    (journal,) = tmp_path.glob("erased-*.jsonl")
+    done = erase("--uris", journal.name, *flags[2:], "--delete", typed="2\n")
+    assert done.status == 0, done.err
     assert read_bucket(cache) == {"64px-1/2.arrow": b"2", "64px-1/2.keys": theirs, "64px-1/1x.arrow": b"3"}
 
 
