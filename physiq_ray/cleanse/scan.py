@@ -19,7 +19,9 @@ def parse_buckets(texts: Sequence[str]) -> tuple[Bucket, ...]:
     buckets = tuple(source for source in sources if isinstance(source, Bucket))
     for source in sources:
         if source not in buckets:
-            raise SettingError(f"sources: {source}: cleanse only works on buckets; give s3://bucket[/prefix]")
+            raise SettingError(
+                f"sources: {source}: this command only works on buckets; give s3://bucket[/prefix]"
+            )
     return buckets
 
 

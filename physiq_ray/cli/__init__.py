@@ -15,6 +15,7 @@ export    write a model for programs without this package
 serve     answer HTTP requests on this machine
 sync      download photos
 cleanse   find and remove unlabelled photos
+erase     find and erase the photos and traces of a person
 cache     show or delete prepared photos
 
 The other files:

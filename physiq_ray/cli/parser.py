@@ -12,6 +12,7 @@ from physiq_ray.cli.cache import CACHE
 from physiq_ray.cli.cleanse import CLEANSE
 from physiq_ray.cli.command import Command
 from physiq_ray.cli.demo import DEMO
+from physiq_ray.cli.erase import ERASE
 from physiq_ray.cli.evaluate import EVALUATE
 from physiq_ray.cli.export import EXPORT
 from physiq_ray.cli.predict import PREDICT
@@ -21,7 +22,7 @@ from physiq_ray.cli.sync import SYNC
 from physiq_ray.cli.train import TRAIN
 from physiq_ray.config import describe_form
 
-COMMANDS = (DEMO, TRAIN, AUDIT, SUSPECTS, EVALUATE, PREDICT, EXPORT, SERVE, SYNC, CLEANSE, CACHE)
+COMMANDS = (DEMO, TRAIN, AUDIT, SUSPECTS, EVALUATE, PREDICT, EXPORT, SERVE, SYNC, CLEANSE, ERASE, CACHE)
 TEXT_WIDTH = 76  # with the indent, help fits 80 columns
 
 

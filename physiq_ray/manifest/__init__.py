@@ -18,7 +18,7 @@ manifest  the manifest: one Arrow table, and its file
 
 from physiq_ray.constants import TEST, TRAIN, VALIDATION
 from physiq_ray.manifest.alike import HashPhotos, PhotoHashes
-from physiq_ray.manifest.build import match_photos, require_trainable
+from physiq_ray.manifest.build import match_photos, pattern_texts, require_trainable
 from physiq_ray.manifest.collect import (
     collect_manifest,
     describe_manifest,
@@ -50,6 +50,7 @@ __all__ = [
     "find_labelled",
     "match_configured",
     "match_photos",
+    "pattern_texts",
     "read_manifest",
     "require_trainable",
     "split_groups",

@@ -373,7 +373,16 @@ def _thin_poses(
 
 
 def _pattern_codes(keys: pa.ChunkedArray, pattern: str) -> IntArray:
-    """Assign a number to each match of pattern (its first group, or the whole match); -1 without a match."""
+    """Assign a number to each match of pattern; -1 without a match."""
+    text = pattern_texts(keys, pattern)
+    return np.where(text.is_valid().to_numpy(), _codes(pc.fill_null(text, "")), -1)
+
+
+def pattern_texts(keys: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
+    """Give each key's match of pattern: its first group, or the whole match; null without a match.
+
+    Raises SettingError: RE2 does not accept the pattern.
+    """
     captured = pattern if re.compile(pattern).groups else f"({pattern})"
     try:
         text = pc.replace_substring_regex(keys, rf"(?s)^.*?(?:{captured}).*$", r"\1")
@@ -381,4 +390,4 @@ def _pattern_codes(keys: pa.ChunkedArray, pattern: str) -> IntArray:
         matched = pc.and_(pc.match_substring_regex(keys, captured), pc.not_equal(text, ""))
     except pa.ArrowInvalid as error:
         raise SettingError(f"group_pattern={pattern!r}: not accepted by RE2: {error}") from error
-    return np.where(matched.to_numpy(), _codes(text), -1)
+    return pc.if_else(matched, text, None)

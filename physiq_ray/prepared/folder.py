@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,6 +241,30 @@ class CacheFolder:
         except OSError as error:
             raise StorageError(f"cache_dir={self.root}: cannot be emptied: {error.strerror}") from error
         return deleted, kept
+
+    def holding(self, keys: Collection[bytes]) -> dict[Path, int]:
+        """Find the shards of all image sizes and decoders that hold photos, and how many each holds.
+
+        A shard that cannot be read may hold any of them, and counts as holding one. No shard is changed.
+        """
+        wanted, found = set(keys), {}
+        for path in sorted(self.root.glob(f"*/*{SUFFIX}")) if wanted else ():
+            try:
+                num = len(wanted.intersection(open_keys(path.parent, path.stem)))
+            except StorageError:
+                num = 1
+            if num:
+                found[path] = num
+        return found
+
+    def discard(self, shard: Path) -> None:
+        """Delete one shard. Raises StorageError: a running training uses it, or it cannot be deleted."""
+        if shard.stem in self._used_names():
+            raise StorageError(f"delete {shard}: a running training uses it; try again when it has ended")
+        try:
+            shard.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"delete {shard}: {error.strerror}") from error
 
     def _shards(self) -> list[tuple[float, int, Path]]:
         found = []

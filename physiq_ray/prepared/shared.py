@@ -47,8 +47,8 @@ class SharedCache:
         with ThreadPoolExecutor(KEYS_THREADS) as threads:
             read = threads.map(lambda name: read_bytes(join_uri(base, f"{name}{KEYS_SUFFIX}")), paths)
             for name, data in zip(paths, read, strict=True):
-                in_shard = (data[at : at + KEY_BYTES] for at in range(0, len(data), KEY_BYTES))
-                new = [(key, row) for row, key in enumerate(in_shard) if key in wanted and key not in places]
+                in_shard = enumerate(split_keys(data))
+                new = [(key, row) for row, key in in_shard if key in wanted and key not in places]
                 if new:
                     places.update((key, (len(names), row)) for key, row in new)
                     names.append(name)
@@ -106,3 +106,8 @@ class SharedCache:
 
     def _base(self, image_size: int) -> str:
         return join_uri(self.prefix, f"{image_size}px-{decoder_version()}")
+
+
+def split_keys(data: bytes) -> list[bytes]:
+    """Read a .keys file: the keys of the photos in a shard, by row."""
+    return [data[at : at + KEY_BYTES] for at in range(0, len(data), KEY_BYTES)]

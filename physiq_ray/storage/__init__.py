@@ -9,6 +9,7 @@ download  one object into a file, compared with its ETag
 etag      is a photo still the version that was listed?
 fetch     read one object with obstore, or with boto3 if obstore cannot
 folders   which files a local folder contains
+history   all versions of all objects below an address: list, read, delete, replace
 kinds     which objects are photos, and which of these cannot be decoded here
 listing   the photos of all sources as tables; a partial listing is an error
 objects   read and write one object or file, whole
