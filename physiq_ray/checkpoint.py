@@ -73,12 +73,18 @@ class ModelState:
     def build(self) -> nn.Module:
         """Build the network with these weights, in evaluation mode on the CPU.
 
+        Float32 weights are not copied: the network shares them with this state. They require no gradients.
         Its outputs are logits (B, C), and one more column if the floor needs the features (see `floor`).
         Raises CheckpointError: the weights do not fit.
         """
-        model = build_model(len(self.class_mapping.classes))
+        with torch.device("meta"):  # no memory and no random weights, which the load would replace
+            model = build_model(len(self.class_mapping.classes)).requires_grad_(False)
+        weights = {
+            name: tensor.float() if tensor.is_floating_point() else tensor
+            for name, tensor in self.state_dict.items()
+        }
         try:
-            model.load_state_dict(self.state_dict)
+            model.load_state_dict(weights, assign=True)
         except RuntimeError as error:
             raise CheckpointError(
                 f"weights do not fit a {ARCHITECTURE} with {len(self.class_mapping.classes)} outputs: {error}"

@@ -44,7 +44,9 @@ class ExportedModel(nn.Module):
         Raises CheckpointError: the weights do not fit.
         """
         super().__init__()
-        model = state.build().requires_grad_(False)
+        # torch.export.save warns of tensors that are not contiguous, as those of a training are.
+        weights = {name: tensor.contiguous() for name, tensor in state.state_dict.items()}
+        model = replace(state, state_dict=weights).build()
         fold_norms(model)
         self._network = FromPixels(model)
         self._temperature = state.temperature
