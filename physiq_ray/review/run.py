@@ -183,6 +183,7 @@ def _listen(options: ReviewOptions) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((options.host, options.port))
+        listener.listen()  # otherwise another process could bind the port during the listing
     except OSError as error:
         listener.close()
         raise ReviewError(

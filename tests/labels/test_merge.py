@@ -10,7 +10,10 @@ from physiq_ray.labels.merge import Decided, Existing, Merged, merge_decisions, 
 
 URI = "s3://checkins/a.jpg"
 OTHER = "s3://checkins/b.jpg"
-LIST = b'[\n  {"poseId": 7.0, "s3Filename": "a.jpg", "coach": "\\u00e9"},\n  {"pose_id": "5", "key": "b.jpg"}\n]\n'
+LIST = (
+    b'[\n  {"poseId": 7.0, "s3Filename": "a.jpg", "coach": "\\u00e9"},\n'
+    b'  {"pose_id": "5", "key": "b.jpg"}\n]\n'
+)
 LINES = b'{"poseId": 7, "s3Filename": "a.jpg"}\n{"poseId": 5, "s3Filename": "b.jpg", "x": [1, 2]}\n'
 
 
@@ -44,7 +47,9 @@ def test_the_first_label_of_an_empty_or_missing_file_makes_a_valid_file(data: by
     text = merge(data, decided(1), decided(7, OTHER)).text
 
     is_list = data is None or b"[" in data
-    records = json.loads(text.lstrip("\ufeff")) if is_list else [json.loads(line) for line in text.splitlines()]
+    records = (
+        json.loads(text.lstrip("\ufeff")) if is_list else [json.loads(line) for line in text.splitlines()]
+    )
     assert records == [record(1), record(7, OTHER)]
 
 
