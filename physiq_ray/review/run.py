@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -73,9 +74,12 @@ def review(
     tokens = Tokens(options.tokens)
     with contextlib.closing(_listen(options)) as listener:
         catalogue = load_catalogue(settings, options.feedback)
+        listed_s = time.monotonic()
         path = options.journal or name_journal(options.folder, datetime.now(UTC))
         with Journal(path) as journal:
             session = _open_session(catalogue, options, journal, say)
+            prepared_s = time.monotonic() - listed_s
+            say(f"{catalogue.photos.num_rows} photos listed, and the review prepared in {prepared_s:.1f} s")
             app = build_app(session, Photos(catalogue.photos), tokens, only_loopback=is_local)
             with _merging(catalogue, options, session, path) as merger:
                 _serve(app, listener, lambda: on_ready(_url(listener, options)))

@@ -1,11 +1,16 @@
 """The requests of the page in a real process, and those of clients that must not be answered."""
 
 import io
+import json
+import re
 import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 from reviewing import POSES, Page, labels_in, lines_of, running_review
@@ -231,3 +236,69 @@ def test_with_merge_the_label_file_follows_each_decision_and_undo(folder: Path) 
 
     assert page.process.returncode == 0
     assert labels_in(folder / "labels.json") == {"1.jpg": 7, "2.jpg": 5}
+
+
+@pytest.mark.long
+def test_two_reviews_at_once_on_one_label_file_lose_nothing(tmp_path: Path) -> None:
+    for number in range(40):
+        save_photo(tmp_path / f"photos/{number}.jpg")
+    (tmp_path / "poses.json").write_text('[{"id": 1, "name": "One"}, {"id": 7, "name": "Seven"}]')
+
+    def work(page: Page, first_pose: int) -> None:
+        for item in page.get("/queue?count=50").json()["items"]:
+            number = int(item["key"].removesuffix(".jpg"))
+            pose = first_pose if number < 10 else 7
+            assert page.post("/decide", {"row": item["row"], "pose": pose}).status_code == 200
+
+    flags = ("--sources", "photos", "--merge")
+    with (
+        running_review(tmp_path, *flags, "--journal", "a.jsonl") as one,
+        running_review(tmp_path, *flags, "--journal", "b.jsonl") as two,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        list(threads.map(work, (one, two), (1, 7)))
+
+    labels = json.loads((tmp_path / "labels.json").read_text())
+    assert len(labels) == 40
+    journals = [lines_of(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
+    assert [len(lines) for lines in journals] == [40, 40]
+    for name, pose in labels_in(tmp_path / "labels.json").items():
+        assert pose == 7 or int(name.removesuffix(".jpg")) < 10
+    # Somebody's pose stands for the ten photos, and the other one was told.
+    assert (tmp_path / "review.log").read_text().count("\n") >= 4
+    assert sorted((one.process.returncode, two.process.returncode)) in ([0, 1], [1, 1])
+
+
+@pytest.mark.long
+def test_of_100_000_photos_the_first_is_shown_in_2_s_and_memory_stays_flat(tmp_path: Path) -> None:
+    for number in range(100_000):
+        target = tmp_path / f"photos/{number % 500:03d}/{number:06d}.jpg"
+        if number % 20_000 == 0:  # ext4 allows 65,000 links to a file
+            source = tmp_path / f"photos/{number}.jpg"
+            save_photo(source)
+        target.parent.mkdir(exist_ok=True)
+        target.hardlink_to(source)
+    labels = [{"poseId": 7, "s3Filename": f"{number:06d}.jpg"} for number in range(20_000)]
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    (tmp_path / "poses.json").write_text('[{"id": 1, "name": "One"}, {"id": 7, "name": "Seven"}]')
+
+    with running_review(tmp_path, "--sources", "photos", "--order", "spread") as page:
+        start_s = time.monotonic()
+        [first] = page.get("/queue?count=1").json()["items"]
+        assert page.get(f"/photo/{first['row']}").status_code == 200
+        assert time.monotonic() - start_s < 2
+        log = (tmp_path / "review.log").read_text()
+        assert float(re.search(r"prepared in (.*) s", log)[1]) < 2  # type: ignore[index]
+        process = psutil.Process(page.process.pid)
+
+        def label(start: int, count: int) -> int:
+            for item in page.get(f"/queue?from={start}&count={count}").json()["items"]:
+                assert page.get(f"/photo/{item['row']}").status_code == 200
+                assert page.post("/decide", {"row": item["row"], "pose": 7}).status_code == 200
+            return process.memory_info().rss
+
+        before = label(0, 50)
+        for start in range(50, 500, 50):
+            after = label(start, 50)
+        assert after - before < 80 * 2**20
+        assert page.get("/search?q=099999").json()["items"][0]["key"] == "499/099999.jpg"

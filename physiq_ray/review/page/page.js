@@ -318,6 +318,16 @@ async function start() {
   }
 }
 
+function addIcon() {
+  // Drawn here: without an icon, browsers request /favicon.ico, and the page's policy allows no data: address.
+  const svg = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" fill="#1769aa"><path
+    d="M3 5h14l12 11-12 11H3zM9 13v6h6v-6z"/></svg>`;
+  const link = document.createElement("link");
+  link.rel = "icon";
+  link.href = URL.createObjectURL(new Blob([svg], { type: "image/svg+xml" }));
+  document.head.append(link);
+}
+
 document.addEventListener("keydown", (event) => {
   if (element("work").hidden || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "Escape" && !element("search").hidden) {
@@ -357,4 +367,5 @@ setInterval(async () => {
     // The next key press reports it.
   }
 }, PROGRESS_MS);
+addIcon();
 start();
