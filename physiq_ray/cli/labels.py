@@ -48,8 +48,8 @@ LABELS = Command(
     "labels",
     "bring decisions of reviews and of the service into the label file",
     (
-        "physiq-ray labels merge review-20261128T093000Z-host-42.jsonl --sources s3://checkin-poses",
-        "physiq-ray labels merge --feedback s3://feedback/poses --sources s3://checkin-poses",
+        "physiq-ray labels merge review-1.jsonl --sources s3://checkin-poses",
+        "physiq-ray labels merge --feedback s3://to-label --sources ./photos",
     ),
     run_labels,
     settings=SplitSettings.model_fields,

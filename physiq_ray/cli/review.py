@@ -103,8 +103,8 @@ REVIEW = Command(
     "label photos on a page, one by one",
     (
         "physiq-ray review --sources s3://checkin-poses s3://workout-images",
-        "physiq-ray review --sources s3://checkin-poses --suspects suspects/suspects.jsonl --merge",
-        "physiq-ray review --sources s3://checkin-poses --order spread --group-pattern 'athlete-[0-9]+'",
+        "physiq-ray review --sources s3://checkin-poses --merge",
+        "physiq-ray review --sources ./photos --suspects suspects/suspects.jsonl",
     ),
     run_review,
     settings=SplitSettings.model_fields,

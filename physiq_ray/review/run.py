@@ -152,8 +152,10 @@ class _Merger:
         while not self._is_ending.is_set():
             self._is_due.wait()
             self._is_due.clear()
+            start_s = time.monotonic()
             self._merge()
-            self._is_ending.wait(MERGE_PAUSE_S)
+            # A merge into a large file takes seconds of a processor, which the page needs, too.
+            self._is_ending.wait(MERGE_PAUSE_S + 4 * (time.monotonic() - start_s))
         self._merge()
 
     def _merge(self) -> None:

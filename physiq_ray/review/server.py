@@ -17,11 +17,13 @@ What is refused, in this order:
     401  off loopback, the bearer token is missing or wrong; only the page's own three files need none
     413  the body is too large
     415  a POST whose Content-Type is not JSON, which pages of other origins cannot send unasked
+    409  X-Review, which /session gives, is of an earlier start: the numbers of the photos may differ now
     400  the body is not the JSON of the request, or a number is not one
 """
 
 import json
 import logging
+import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,12 @@ MAX_QUERY_CHARACTERS = 300
 
 def build_app(session: Session, photos: Photos, tokens: Tokens, *, only_loopback: bool) -> ASGIApp:
     """Build the application of a review."""
+    review_id = secrets.token_hex(8)
+
+    def check_start(request: Request) -> None:
+        given = request.headers.get("x-review")
+        if given != review_id and (given is not None or request.method == "POST"):
+            raise RequestError(409, "restarted", "the review was started again; reload this page")
 
     def serve_file(name: str) -> Callable[[Request], Awaitable[Response]]:
         async def send_file(_request: Request) -> Response:
@@ -62,13 +70,15 @@ def build_app(session: Session, photos: Photos, tokens: Tokens, *, only_loopback
         return send_file
 
     async def describe(_request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(session.describe))
+        return JSONResponse(await run_in_threadpool(session.describe) | {"review": review_id})
 
     async def queue(request: Request) -> Response:
+        check_start(request)
         start, count = _number(request, "from", 0), _number(request, "count", 20)
         return JSONResponse({"items": await run_in_threadpool(session.items, start, count)})
 
     async def photo(request: Request) -> Response:
+        check_start(request)
         row = request.path_params["row"]
         session.check_row(row)
         is_zoomed = request.query_params.get("zoom") == "1"
@@ -76,6 +86,7 @@ def build_app(session: Session, photos: Photos, tokens: Tokens, *, only_loopback
         return Response(data, media_type="image/jpeg")
 
     async def search(request: Request) -> Response:
+        check_start(request)
         text = request.query_params.get("q", "")[:MAX_QUERY_CHARACTERS]
         return JSONResponse({"items": await run_in_threadpool(session.search, text)})
 
@@ -84,6 +95,7 @@ def build_app(session: Session, photos: Photos, tokens: Tokens, *, only_loopback
 
     async def decide(request: Request) -> Response:
         body = await _read_body(request)
+        check_start(request)
         row, pose = body.get("row"), body.get("pose", "missing")
         if type(row) is not int or not (pose is None or type(pose) is int):
             raise RequestError(400, "bad_request", 'expected {"row": number, "pose": pose id or null}')
@@ -91,6 +103,7 @@ def build_app(session: Session, photos: Photos, tokens: Tokens, *, only_loopback
 
     async def undo(request: Request) -> Response:
         await _read_body(request)
+        check_start(request)
         return JSONResponse(await run_in_threadpool(session.undo))
 
     routes = [

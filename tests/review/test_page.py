@@ -199,6 +199,7 @@ def test_twenty_photos_are_labelled_by_the_keyboard_and_label_file_journal_and_p
     assert messages == []  # nothing that the policy of the page forbids
 
 
+@pytest.mark.long
 def test_the_page_fits_a_phone_and_every_control_has_a_name(reader: Reader, tmp_path: Path) -> None:
     folder = fill(tmp_path, 2)
     with running_review(folder, "--sources", "photos") as page:

@@ -180,6 +180,23 @@ def test_a_path_trick_gives_no_file_and_no_fault(page: Page, path: str) -> None:
     assert response[9:12] != b"200" or b'{"items":[]}' in response
 
 
+@pytest.mark.parametrize("review", ["", "0123456789abcdef"])
+def test_a_page_of_an_earlier_start_cannot_label_photos_by_numbers_that_changed(
+    page: Page, folder: Path, review: str
+) -> None:
+    before = (folder / "open.jsonl").read_bytes()
+
+    answers = [
+        page.post("/decide", {"row": 0, "pose": 7}, headers={"X-Review": review}),
+        page.post("/undo", {}, headers={"X-Review": review}),
+        page.get("/photo/0", headers={"X-Review": review}),
+        page.get("/queue", headers={"X-Review": review}),
+    ]
+
+    assert [answer.json()["error"]["code"] for answer in answers] == ["restarted"] * 4
+    assert (folder / "open.jsonl").read_bytes() == before
+
+
 def test_large_headers_are_refused(page: Page) -> None:
     assert page.get("/queue", headers={"X-Filler": "x" * 40_000}).status_code in (400, 431)
 

@@ -6,6 +6,7 @@ const KEPT_BEHIND = 3;
 const WINDOW = 40; // positions that are asked at once
 const PROGRESS_MS = 5000;
 
+let review = null; // identifies the start of the review, on which the numbers of the photos depend
 let poses = []; // {id, name, key}; the first one is no known pose
 let total = 0;
 let position = 0; // in the order; total: the end
@@ -19,6 +20,7 @@ async function ask(path, body) {
   const headers = {};
   const token = sessionStorage.getItem("token");
   if (token) headers.Authorization = `Bearer ${token}`;
+  if (review) headers["X-Review"] = review;
   const options = { headers };
   if (body !== undefined) {
     headers["Content-Type"] = "application/json";
@@ -33,6 +35,7 @@ async function ask(path, body) {
   if (response.ok) return response;
   const answer = await response.json().catch(() => null);
   if (response.status === 401) askForToken();
+  if (answer?.error?.code === "restarted") location.reload();
   throw new Error(answer?.error?.message || `The review answered with status ${response.status}.`);
 }
 
@@ -140,7 +143,7 @@ function describe(item) {
   if (item.decided) parts.push(`Decided: ${nameOf(item.decided.pose)}.`);
   if (item.label) parts.push(`Label: ${nameOf(item.label.pose)}.`);
   if (item.suggestion) {
-    const share = item.confidence === null ? "" : ` (${(item.confidence * 100).toFixed(0)} %)`;
+    const share = item.confidence === null ? "" : ` (${(item.confidence * 100).toFixed(0)}\u00a0%)`;
     parts.push(`Suggestion: ${nameOf(item.suggestion.pose)}${share}.`);
   }
   return parts.join(" ") || "No suggestion.";
@@ -306,7 +309,7 @@ async function start() {
   try {
     const session = await askJson("session");
     poses = [...session.poses, { id: null, name: "No known pose", key: "0" }];
-    ({ total, first: position } = session);
+    ({ total, review, first: position } = session);
     element("access").hidden = true;
     element("work").hidden = false;
     makePoses();
