@@ -137,6 +137,7 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._owner.acquire(timeout=0)
             path.touch()
+            _sync_folder(path.parent)
         except Timeout as error:
             raise ReviewError(
                 f"{path}: another review writes this journal; give another --journal, or leave it out"
@@ -180,3 +181,13 @@ class Journal:
                 raise ReviewError(
                     f"{self.path}: the journal cannot be written: {error.strerror}; the decision is not kept"
                 ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the name of a new file on the disk, too; some systems cannot open folders."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -75,6 +75,8 @@ def review(
     with contextlib.closing(_listen(options)) as listener:
         catalogue = load_catalogue(settings, options.feedback)
         listed_s = time.monotonic()
+        for sentence in catalogue.failed_sources:
+            say(f"not shown: {sentence}")
         path = options.journal or name_journal(options.folder, datetime.now(UTC))
         with Journal(path) as journal:
             session = _open_session(catalogue, options, journal, say)
@@ -83,8 +85,6 @@ def review(
             app = build_app(session, Photos(catalogue.photos), tokens, only_loopback=is_local)
             with _merging(catalogue, options, session, path) as merger:
                 _serve(app, listener, lambda: on_ready(_url(listener, options)))
-    for sentence in catalogue.failed_sources:
-        say(f"NOT COMPLETE: reviewed without {sentence}")
     return ReviewResult(
         path,
         session.progress()["done"],

@@ -159,7 +159,7 @@ class Session:
         return {
             "done": len(self._decided),
             "total": self.total,
-            "per_hour": round(self._num_new / hours) if hours >= MIN_HOURS else None,
+            "per_hour": round(max(0, self._num_new) / hours) if hours >= MIN_HOURS else None,
             "poses": [
                 {
                     "id": pose_id,

@@ -40,12 +40,18 @@ const image = document.getElementById("image");
 const before = image.dataset.row;
 const start = performance.now();
 const watch = () => {
-  if (image.dataset.row !== before && image.complete) done(performance.now() - start);
+  const isBusy = document.getElementById("photo").getAttribute("aria-busy") === "true";
+  if (!isBusy && image.dataset.row !== before && image.complete) done(performance.now() - start);
   else requestAnimationFrame(watch);
 };
 document.getElementById("photo").dispatchEvent(
   new KeyboardEvent("keydown", { key: arguments[0], bubbles: true }));
 watch();
+"""
+
+SHOWN_ROW = """
+if (document.getElementById("photo").getAttribute("aria-busy") !== "false") return null;
+return document.getElementById("image").dataset.row || "none";
 """
 
 pytestmark = [
@@ -74,7 +80,7 @@ class Reader:
 
     def open(self, url: str) -> None:
         self.browser.get(url)
-        self.wait(lambda: self.text("#done") and (self.row() or self.text("#empty")))
+        self.wait(lambda: self.text("#done") and self.row())
 
     def wait(self, condition: Any) -> Any:
         return WebDriverWait(self.browser, TIMEOUT_S, poll_frequency=0.01).until(lambda _: condition())
@@ -86,7 +92,8 @@ class Reader:
         return str(self.find(selector).text)
 
     def row(self) -> str | None:
-        return self.browser.execute_script("return document.getElementById('image').dataset.row")  # type: ignore[no-any-return]
+        """Give the row of the photo that is shown, "none" at the end, None while a photo is loaded."""
+        return self.browser.execute_script(SHOWN_ROW)  # type: ignore[no-any-return]
 
     def key(self) -> str:
         return self.text("#name").rpartition("/")[2]
@@ -98,7 +105,7 @@ class Reader:
         """Press a key that decides, wait for the next photo; give the name of the decided photo."""
         name, row = self.key(), self.row()
         self.press(key)
-        self.wait(lambda: self.row() != row)
+        self.wait(lambda: self.row() not in (None, row))
         return name
 
 
@@ -292,7 +299,7 @@ def test_200_photos_are_labelled_although_the_review_is_killed_ten_times(
             name = reader.key()
             row = reader.row()
             reader.press(pose_key(name))
-            reader.wait(lambda row=row: reader.row() != row or reader.text("#trouble"))
+            reader.wait(lambda row=row: reader.row() not in (None, row) or reader.text("#trouble"))
             if reader.text("#trouble"):
                 assert page.process.wait(10) == -signal.SIGKILL
                 return

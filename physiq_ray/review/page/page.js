@@ -5,6 +5,7 @@ const AHEAD = 6; // photos that are fetched before they are shown
 const KEPT_BEHIND = 3;
 const WINDOW = 40; // positions that are asked at once
 const PROGRESS_MS = 5000;
+const SLOW_MS = 150;
 
 let review = null; // identifies the start of the review, on which the numbers of the photos depend
 let poses = []; // {id, name, key}; the first one is no known pose
@@ -94,9 +95,11 @@ const current = () => found || items.get(position);
 const nameOf = (id) => poses.find((pose) => pose.id === id)?.name ?? `pose ${id}`;
 
 async function show() {
+  const image = element("image");
+  const frame = element("photo");
+  frame.setAttribute("aria-busy", "true"); // no key decides about a photo that is not shown yet
   if (!found && position < total && !items.has(position)) await loadItems(position - KEPT_BEHIND);
   const item = current();
-  const image = element("image");
   element("empty").textContent = "";
   for (const button of element("poses").children) {
     const id = JSON.parse(button.dataset.pose);
@@ -114,15 +117,22 @@ async function show() {
     element("state").textContent = "";
     element("empty").textContent = total ? "No more photos. All decisions are on the disk." : "No photo to review.";
     element("said").textContent = element("empty").textContent;
+    frame.setAttribute("aria-busy", "false");
     return;
   }
   const state = describe(item);
   element("name").textContent = `${item.bucket}/${item.key}`;
   element("state").textContent = state;
   element("said").textContent = `${found ? "Searched photo" : `Photo ${position + 1} of ${total}`}. ${state}`;
+  const slow = setTimeout(() => {
+    if (current() !== item) return;
+    image.hidden = true;
+    element("empty").textContent = "Loading …";
+  }, SLOW_MS);
   try {
     const url = await loadImage(item.row);
     if (current() !== item) return; // a later key was faster
+    element("empty").textContent = "";
     image.src = url;
     image.hidden = false;
     image.alt = `Photo ${item.key}`;
@@ -134,7 +144,10 @@ async function show() {
     image.hidden = true;
     image.dataset.row = item.row;
     element("empty").textContent = `This photo cannot be shown: ${error.message}`;
+  } finally {
+    clearTimeout(slow);
   }
+  frame.setAttribute("aria-busy", "false");
   preload();
 }
 
@@ -179,14 +192,14 @@ async function guarded(action) {
 
 const decide = (pose) => guarded(async () => {
   const item = current();
-  if (!item) return;
+  if (!item || element("photo").getAttribute("aria-busy") === "true") return;
   const answer = await askJson("decide", { row: item.row, pose }); // it is on the disk now
   item.decided = answer.decided;
   for (const other of items.values()) if (other.row === item.row) other.decided = answer.decided;
   showProgress(answer.progress);
   if (found) found = null;
   else position += 1;
-  await show();
+  show().catch(report);
 });
 
 const accept = () => {
@@ -197,7 +210,7 @@ const accept = () => {
 const move = (step) => guarded(async () => {
   if (found) found = null;
   else position = Math.min(total, Math.max(0, position + step));
-  await show();
+  show().catch(report);
 });
 
 const undo = () => guarded(async () => {
@@ -210,7 +223,7 @@ const undo = () => guarded(async () => {
     found = null;
     position = answer.position;
   }
-  await show();
+  show().catch(report);
 });
 
 const zoom = () => {
@@ -218,7 +231,7 @@ const zoom = () => {
   element("photo").classList.toggle("zoomed", isZoomed);
   element("zoom").setAttribute("aria-pressed", String(isZoomed));
   if (isZoomed) element("photo").focus(); // arrows up and down scroll it
-  show();
+  show().catch(report);
 };
 
 function openSearch() {
@@ -246,7 +259,7 @@ async function search() {
       button.addEventListener("click", () => {
         found = item;
         closeSearch();
-        show();
+        show().catch(report);
       });
       line.append(button);
       return line;
