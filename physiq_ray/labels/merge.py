@@ -94,8 +94,8 @@ def parse_label_text(address: str, data: bytes | None) -> LabelText:
             raise UnicodeDecodeError("json", data[:1], 0, 1, "not JSON")
     except UnicodeDecodeError as error:
         raise LabelError(
-            f"{address}: labels are merged only into JSON or JSON Lines in UTF-8; save the label file in one "
-            "of these formats, and name it with --labels"
+            f"{address}: labels are merged only into JSON or JSON Lines in UTF-8; put such a file first, "
+            f"which may be a new one: --labels more.jsonl {address}"
         ) from error
     is_list = text[start : start + 1] == "["
     try:

@@ -25,7 +25,7 @@ from physiq_ray.labels.merge import NAME_KEY, POSE_KEY
 from physiq_ray.labels.values import WrongValueError, read_pose_id
 from physiq_ray.manifest.match import Matches
 from physiq_ray.review.catalogue import Catalogue
-from physiq_ray.storage import read_bytes
+from physiq_ray.storage import absolute_uri, read_bytes
 from physiq_ray.threads import map_ahead
 
 UNLABELLED, DRAFT, DOUBTFUL, SUSPECT, LABELLED = "unlabelled", "draft", "doubtful", "suspect", "labelled"
@@ -144,7 +144,7 @@ def _add_doubtful(found: Candidates, catalogue: Catalogue, feedback: str) -> Non
     """Read the answers that the service stored next to unlabelled photos: `<feedback>/<day>/<name>.json`."""
     uris = catalogue.photos["uri"]
     chosen = pc.and_(
-        pc.starts_with(uris, f"{feedback.rstrip('/')}/"),
+        pc.starts_with(uris, f"{absolute_uri(feedback).rstrip('/')}/"),
         pa.chunked_array([pa.array(found.kind == KINDS.index(UNLABELLED))]),
     )
     rows = pc.indices_nonzero(chosen).to_pylist()

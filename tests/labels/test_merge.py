@@ -144,7 +144,7 @@ def test_a_damaged_file_is_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize("data", [b"poseId,s3Filename\n7,a.jpg\n", b"PAR1\0\xff", "[]".encode("utf-16")])
 def test_another_format_is_refused_with_a_remedy(data: bytes) -> None:
-    with pytest.raises(LabelError, match="save the label file in one of these formats"):
+    with pytest.raises(LabelError, match=r"put such a file first.*--labels more\.jsonl labels\.csv"):
         parse_label_text("labels.csv", data)
 
 

@@ -233,6 +233,8 @@ def test_the_page_fits_a_phone_and_every_control_has_a_name(reader: Reader, tmp_
         assert said.get_property("textContent") == "Photo 1 of 2. No suggestion."
         buttons[2].click()
         reader.wait(lambda: said.get_property("textContent") == "Photo 2 of 2. No suggestion.")
+        focused = reader.browser.switch_to.active_element
+        assert focused.get_attribute("id") == "photo"  # so that Space does not press the button again
 
 
 @pytest.mark.long

@@ -87,6 +87,14 @@ def test_a_decision_is_in_the_journal_when_it_is_answered(page: Page, folder: Pa
     assert page.post("/undo", {}).json()["decided"] is None
 
 
+def test_the_progress_names_the_poses_that_audit_reports(page: Page) -> None:
+    poses = page.get("/progress").json()["poses"]
+
+    assert [(pose["id"], pose["thin"]) for pose in poses] == [
+        *((1, "pose 1 Front Lat Spread"), (5, "pose 5 Back Double Biceps"), (7, "pose 7 Back Lat Spread"))
+    ]
+
+
 def test_a_damaged_photo_is_an_error_with_its_reason(page: Page) -> None:
     answer = page.get(f"/photo/{row_of(page, 'broken.jpg')}")
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "unreadable")

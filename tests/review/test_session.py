@@ -198,3 +198,17 @@ def test_an_unknown_photo_or_pose_is_refused_and_not_written(
     with pytest.raises(RequestError):
         review.session.decide(row, pose_id)
     assert review.close().read_text() == ""
+
+
+def test_digits_then_letters_are_the_keys_of_poses_without_those_of_other_actions(
+    tmp_path: Path, photos: Path, settings_of: Any, open_review: Any
+) -> None:
+    settings = settings_of(photos)
+    poses = [{"id": number, "name": f"Pose {number}"} for number in range(100, 140)]
+    (tmp_path / "poses.json").write_text(json.dumps(poses))
+
+    keys = [pose["key"] for pose in open_review(settings).session.describe()["poses"]]
+
+    assert keys[:12] == ["1", "2", "3", "4", "5", "6", "7", "8", "9", "a", "b", "c"]
+    assert {"u", "z", "0"}.isdisjoint(keys)
+    assert keys[33:] == [None] * 7  # these poses have a button only

@@ -1,7 +1,10 @@
 """A file that several processes change at once keeps the changes of all of them."""
 
 import multiprocessing
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,9 +19,9 @@ def append(uri: str, word: str, times: int) -> None:
         update_bytes(uri, lambda before, at=number: (before or b"") + f"{word}{at}\n".encode())
 
 
-def append_from_processes(uri: str) -> set[str]:
+def append_from_processes(uri: str, times: int) -> set[str]:
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=append, args=(uri, word, 5)) for word in "ab"]
+    writers = [context.Process(target=append, args=(uri, word, times)) for word in "ab"]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -27,18 +30,43 @@ def append_from_processes(uri: str) -> set[str]:
     return set(read_bytes(uri).decode().splitlines())
 
 
-EVERY = {f"{word}{number}" for word in "ab" for number in range(5)}
+def every(times: int) -> set[str]:
+    return {f"{word}{number}" for word in "ab" for number in range(times)}
 
 
 @pytest.mark.slow
 def test_two_processes_that_change_a_file_lose_nothing(tmp_path: Path) -> None:
-    assert append_from_processes(str(tmp_path / "labels.jsonl")) == EVERY
+    assert append_from_processes(str(tmp_path / "labels.jsonl"), 20) == every(20)
 
 
 @pytest.mark.slow
 def test_two_processes_that_change_an_object_lose_nothing(make_bucket: Callable[..., str]) -> None:
     bucket = make_bucket({})
-    assert append_from_processes(f"s3://{bucket}/labels.jsonl") == EVERY
+    assert append_from_processes(f"s3://{bucket}/labels.jsonl", 5) == every(5)
+
+
+def test_a_second_writer_of_a_file_waits_for_the_first(tmp_path: Path) -> None:
+    uri, is_reading, may_write = str(tmp_path / "labels.json"), threading.Event(), threading.Event()
+    seen = []
+
+    def first(_before: bytes | None) -> bytes:
+        is_reading.set()
+        may_write.wait(10)
+        return b"a"
+
+    def second(before: bytes | None) -> bytes:
+        seen.append(before)
+        return (before or b"") + b"b"
+
+    with ThreadPoolExecutor(2) as threads:
+        threads.submit(update_bytes, uri, first)
+        assert is_reading.wait(10)
+        threads.submit(update_bytes, uri, second)
+        time.sleep(0.3)
+        may_write.set()
+
+    assert seen == [b"a"]
+    assert read_bytes(uri) == b"ab"
 
 
 @pytest.fixture(params=["file", "object"])

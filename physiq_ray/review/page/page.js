@@ -363,6 +363,11 @@ document.addEventListener("keydown", (event) => {
 for (const [id, action] of Object.entries({ accept, back: () => move(-1), next: () => move(1), undo, zoom, find: openSearch })) {
   element(id).addEventListener("click", action);
 }
+// After a click, Space must accept the next suggestion, and not press the same button again.
+document.addEventListener("click", (event) => {
+  const isPointer = event.detail > 0;
+  if (isPointer && event.target.closest("#poses button, #tools button:not(#find)")) element("photo").focus();
+});
 element("text").addEventListener("input", search);
 element("search").addEventListener("submit", (event) => {
   event.preventDefault();
