@@ -121,6 +121,21 @@ def read_journal(path: Path) -> tuple[list[Decision], str | None]:
     return decisions, lines[-1].decode(errors="replace") or None
 
 
+def is_in_use(path: Path) -> bool:
+    """Tell whether a review writes this journal now."""
+    owner = _owner_of(path)
+    try:
+        owner.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    owner.release()
+    return False
+
+
+def _owner_of(path: Path) -> FileLock:
+    return FileLock(path.with_name(f".{path.name}.lock"))
+
+
 class Journal:
     """A journal that is being written; only one process writes it."""
 
@@ -132,7 +147,7 @@ class Journal:
         """
         self.path = path
         self._lock = threading.Lock()
-        self._owner = FileLock(path.with_name(f".{path.name}.lock"))
+        self._owner = _owner_of(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._owner.acquire(timeout=0)

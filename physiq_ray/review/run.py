@@ -4,7 +4,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,14 @@ from physiq_ray.machine import is_loopback
 from physiq_ray.manifest import match_configured
 from physiq_ray.review.candidates import find_candidates
 from physiq_ray.review.catalogue import Catalogue, load_catalogue, read_label_file
-from physiq_ray.review.journal import Decision, Journal, find_journals, name_journal, read_journal
+from physiq_ray.review.journal import (
+    Decision,
+    Journal,
+    find_journals,
+    is_in_use,
+    name_journal,
+    read_journal,
+)
 from physiq_ray.review.merge import Decisions, MergeResult, merge
 from physiq_ray.review.photos import Photos
 from physiq_ray.review.server import build_app
@@ -83,7 +90,7 @@ def review(
             prepared_s = time.monotonic() - listed_s
             say(f"{catalogue.photos.num_rows} photos listed, and the review prepared in {prepared_s:.1f} s")
             app = build_app(session, Photos(catalogue.photos), tokens, only_loopback=is_local)
-            with _merging(catalogue, options, session, path) as merger:
+            with _merging(catalogue, session, [*_ended_journals(options, journal), path], options) as merger:
                 _serve(app, listener, lambda: on_ready(_url(listener, options)))
     return ReviewResult(
         path,
@@ -119,7 +126,7 @@ def _open_session(
     if journal.torn is not None:
         say(f"{journal.path}: the last line was incomplete and was ignored: {journal.torn[:200]}")
     earlier: list[Decision] = []
-    others = [path for path in find_journals(options.folder) if path.resolve() != journal.path.resolve()]
+    others = _other_journals(options, journal)
     for path in others:
         earlier += read_journal(path)[0]
     session = Session(catalogue, candidates, journal, earlier=earlier, thin=thin)
@@ -129,11 +136,20 @@ def _open_session(
     return session
 
 
-class _Merger:
-    """Merges the journal in a thread, soon after each decision, and at the end."""
+def _other_journals(options: ReviewOptions, journal: Journal) -> list[Path]:
+    return [path for path in find_journals(options.folder) if path.resolve() != journal.path.resolve()]
 
-    def __init__(self, catalogue: Catalogue, options: ReviewOptions, session: Session, path: Path) -> None:
-        self._catalogue, self._session, self._path = catalogue, session, path
+
+def _ended_journals(options: ReviewOptions, journal: Journal) -> list[Path]:
+    """Give the other journals that no review writes now; one that does merges its journal itself."""
+    return [path for path in _other_journals(options, journal) if not is_in_use(path)]
+
+
+class _Merger:
+    """Merges journals in a thread, soon after each decision, and at the end."""
+
+    def __init__(self, catalogue: Catalogue, session: Session, paths: Sequence[Path]) -> None:
+        self._catalogue, self._session, self._paths = catalogue, session, paths
         self._is_due, self._is_ending = threading.Event(), threading.Event()
         self.result: MergeResult | None = None
         self.failures: tuple[str, ...] = ()
@@ -160,8 +176,8 @@ class _Merger:
 
     def _merge(self) -> None:
         try:
-            decisions, _ = read_journal(self._path)
-            self.result = merge(self._catalogue, Decisions((decisions,)), allow_conflicts=True)
+            decisions = Decisions(tuple(read_journal(path)[0] for path in self._paths))
+            self.result = merge(self._catalogue, decisions, allow_conflicts=True)
         except PhysiqError as error:  # the journal keeps the decisions; the page shows the sentence
             self.failures = (f"not merged: {error}",)
         else:
@@ -171,12 +187,12 @@ class _Merger:
 
 @contextlib.contextmanager
 def _merging(
-    catalogue: Catalogue, options: ReviewOptions, session: Session, path: Path
+    catalogue: Catalogue, session: Session, paths: Sequence[Path], options: ReviewOptions
 ) -> Iterator[_Merger | None]:
     if not options.merge:
         yield None
         return
-    merger = _Merger(catalogue, options, session, path)
+    merger = _Merger(catalogue, session, paths)
     try:
         yield merger
     finally:

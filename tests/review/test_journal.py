@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from physiq_ray.errors import ReviewError
-from physiq_ray.review.journal import Decision, Journal, parse_decision, read_journal
+from physiq_ray.review.journal import Decision, Journal, is_in_use, parse_decision, read_journal
 
 FIRST = Decision("s3://checkins/a.jpg", 7, "review", "2026-11-28T09:30:00+00:00")
 SECOND = Decision(
@@ -53,11 +53,13 @@ def test_a_damaged_line_before_the_last_is_an_error_with_its_number(tmp_path: Pa
 
 
 def test_a_second_review_may_not_write_the_same_journal(tmp_path: Path) -> None:
-    with (
-        Journal(tmp_path / "review-1.jsonl"),
-        pytest.raises(ReviewError, match="another review writes this journal"),
-    ):
-        Journal(tmp_path / "review-1.jsonl")
+    path = tmp_path / "review-1.jsonl"
+    with Journal(path):
+        assert is_in_use(path)
+        with pytest.raises(ReviewError, match="another review writes this journal"):
+            Journal(path)
+
+    assert not is_in_use(path)
 
 
 def test_a_full_disk_is_an_error_and_leaves_the_journal_as_it_was(

@@ -330,7 +330,8 @@ def test_200_photos_are_labelled_although_the_review_is_killed_ten_times(
     assert confirmed.items() <= everything.items()
     num_own = len(complete_lines_of(max(folder.glob("review-*.jsonl"))))
     assert done.startswith(f"{num_own} of ")
-    # The journals of killed reviews are merged by the other command.
+    # The last review has merged the journals of the killed ones, too.
+    assert labels_in(folder / "labels.json") == everything
     merge = ["labels", "merge", *map(str, folder.glob("review-*.jsonl")), "--sources", str(folder / "photos")]
     files = ["--labels", str(folder / "labels.json"), "--poses", str(folder / "poses.json")]
     assert main([*merge, *files]) in (0, 1)  # 1: a last line is incomplete
