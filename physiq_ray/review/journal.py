@@ -128,12 +128,18 @@ def is_in_use(path: Path) -> bool:
         owner.acquire(timeout=0)
     except (Timeout, OSError):
         return True
-    owner.release()
+    _release(owner)
     return False
 
 
 def _owner_of(path: Path) -> FileLock:
     return FileLock(path.with_name(f".{path.name}.lock"))
+
+
+def _release(owner: FileLock) -> None:
+    with contextlib.suppress(OSError):
+        Path(owner.lock_file).unlink(missing_ok=True)
+    owner.release()
 
 
 class Journal:
@@ -174,7 +180,7 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        self._owner.release()
+        _release(self._owner)
 
     def write(self, decisions: Iterable[Decision]) -> None:
         """Append lines, which are on the disk when this returns.

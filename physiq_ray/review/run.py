@@ -92,6 +92,8 @@ def review(
             app = build_app(session, Photos(catalogue.photos), tokens, only_loopback=is_local)
             with _merging(catalogue, session, [*_ended_journals(options, journal), path], options) as merger:
                 _serve(app, listener, lambda: on_ready(_url(listener, options)))
+    if options.journal is None and not path.stat().st_size:
+        path.unlink()
     return ReviewResult(
         path,
         session.progress()["done"],

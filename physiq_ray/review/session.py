@@ -187,6 +187,8 @@ class Session:
             if len(found) != 1:
                 continue
             row = found[0]
+            if not is_own and not self._is_news(row, item):
+                continue
             self._apply(row, item)
             if is_own or item.undone is None:
                 touched[row] = None
@@ -196,6 +198,13 @@ class Session:
             self._decided.clear()
             self._history.clear()
         return list(touched)
+
+    def _is_news(self, row: int, item: Decision) -> bool:
+        """Tell whether a decision of another journal is not in the label file yet; the file may be newer."""
+        if item.undone is not None or row in self._decided:
+            return row in self._decided
+        label = int(self._base[row])
+        return label == NOT_LABELLED or (item.has_label and label == _code(item.replaces))
 
     def _apply(self, row: int, item: Decision) -> None:
         """Change what the person sees, after the journal was written."""

@@ -233,6 +233,15 @@ def test_off_loopback_the_token_opens_the_review(closed: Page) -> None:
         assert closed.get(path).status_code == 200
 
 
+def test_a_review_without_a_decision_leaves_no_file(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "poses.json").write_text((folder / "poses.json").read_text())
+    with running_review(tmp_path, "--sources", folder / "photos") as page:
+        assert len(list(tmp_path.glob("review-*.jsonl"))) == 1
+
+    assert page.process.returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["poses.json", "review.log"]
+
+
 def test_off_loopback_a_token_is_required_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

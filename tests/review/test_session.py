@@ -212,3 +212,20 @@ def test_digits_then_letters_are_the_keys_of_poses_without_those_of_other_action
     assert keys[:12] == ["1", "2", "3", "4", "5", "6", "7", "8", "9", "a", "b", "c"]
     assert {"u", "z", "0"}.isdisjoint(keys)
     assert keys[33:] == [None] * 7  # these poses have a button only
+
+
+def test_a_label_that_is_newer_than_another_journal_counts(
+    photos: Path, settings_of: Any, open_review: Any, label: Any
+) -> None:
+    label({"poseId": 1, "s3Filename": "4.jpg"})
+    review = open_review(settings_of(photos))
+    review.decide("anna/1.jpg", 7)
+    review.decide("ben/4.jpg", 7)
+    review.close()
+    # The first decision was merged and then corrected; the second, a correction, is not merged yet.
+    label({"poseId": 1, "s3Filename": "4.jpg"}, {"poseId": 5, "s3Filename": "1.jpg"})
+
+    other = open_review(settings_of(photos), "review-b.jsonl")
+
+    assert [found["label"] for found in other.session.search("/1.jpg")] == [{"pose": 5}]
+    assert [found["label"] for found in other.session.search("/4.jpg")] == [{"pose": 7}]
