@@ -3,8 +3,8 @@
 Every record that stays is copied character by character. A decision about a photo without a label is
 appended. If a label of somebody else gives another pose, the decision is a conflict, unless the person saw
 that pose when deciding: then only the pose id in that record changes. The records that a decision wrote are
-recognised by `by` and `time`, so a second merge of the same decisions changes nothing, and an undone
-decision takes its record back.
+recognised by `by`, `time` and their pose. So a second merge of the same decisions changes nothing, an undone
+decision takes its record back, and a record that somebody changed since counts as theirs.
 """
 
 import json
@@ -27,16 +27,18 @@ class Decided:
     """What one person decided about one photo, first to last.
 
     uri: names exactly this photo, also in the new record. pose_id: None for no known pose. is_undone: the
-    photo is to be as it was before; pose_id is the pose that was seen then, if there was one. times: of all
-    decisions, undone ones too. replaced: the poses of somebody else's label that the decision may replace.
+    photo is to be as it was before; pose_id is the pose that was seen then, if there was one. written: time and
+    pose of all decisions, undone ones too. replaced: the poses of somebody else's label that the decision may
+    replace. corrects: the pose of the label that the person saw, empty if there was none.
     """
 
     uri: str
     pose_id: int | None
     by: str
     time: str
-    times: frozenset[str]
+    written: frozenset[tuple[str, int | None]]
     replaced: frozenset[int | None] = frozenset()
+    corrects: frozenset[int | None] = frozenset()
     is_undone: bool = False
 
 
@@ -161,7 +163,9 @@ def merge_decisions(
 
 def _is_own(label: Existing, records: Sequence[Any], item: Decided) -> bool:
     record = records[label.number] if label.number is not None else None
-    return isinstance(record, dict) and record.get(BY_KEY) == item.by and record.get(TIME_KEY) in item.times
+    if not isinstance(record, dict) or record.get(BY_KEY) != item.by:
+        return False
+    return (record.get(TIME_KEY), label.pose_id) in item.written
 
 
 def _may_change(label: Existing, item: Decided) -> bool:

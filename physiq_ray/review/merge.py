@@ -181,7 +181,19 @@ def _find_photos(
         for row, chain in chains.items():
             found.append((row, combine(catalogue.photos["uri"][row].as_py(), chain)))
     found.sort(key=lambda pair: pair[1].time)
-    return found, list(not_found)
+    return _without_corrected(found), list(not_found)
+
+
+def _without_corrected(found: Sequence[tuple[int, Decided]]) -> list[tuple[int, Decided]]:
+    """Leave out decisions whose pose somebody else saw and corrected later; found: in the order of time."""
+    corrected: dict[int, set[int | None]] = {}
+    left = []
+    for row, item in reversed(found):
+        if item.is_undone or item.pose_id not in corrected.get(row, ()):
+            left.append((row, item))
+        if not item.is_undone:
+            corrected.setdefault(row, set()).update(item.corrects)
+    return left[::-1]
 
 
 def _origin(item: Decision) -> str:
@@ -204,7 +216,8 @@ def combine(uri: str, chain: Sequence[Decision]) -> Decided:
         pose_id=last.pose_id if valid else (with_label.replaces if with_label else None),
         by=last.by,
         time=last.time,
-        times=frozenset(item.time for item in chain),
+        written=frozenset((item.time, item.pose_id) for item in chain if item.undone is None),
         replaced=frozenset({with_label.replaces, *poses}) if with_label else frozenset(),
+        corrects=frozenset({with_label.replaces}) if with_label else frozenset(),
         is_undone=not valid,
     )

@@ -18,7 +18,7 @@ LINES = b'{"poseId": 7, "s3Filename": "a.jpg"}\n{"poseId": 5, "s3Filename": "b.j
 
 
 def decided(pose_id: int | None, uri: str = URI, time: str = "t1", **more: Any) -> Decided:
-    return Decided(uri, pose_id, "review", time, **{"times": frozenset({time}), **more})
+    return Decided(uri, pose_id, "review", time, **{"written": frozenset({(time, pose_id)}), **more})
 
 
 def merge(data: bytes | None, *items: Decided, existing: Any = None, name: str = "labels.json") -> Merged:
@@ -102,7 +102,7 @@ def test_two_people_who_disagree_are_a_conflict_and_the_earlier_decision_stays()
 
 def test_a_record_of_the_same_journal_follows_a_later_decision() -> None:
     text = merge(LIST, decided(1)).text.encode()
-    later = decided(5, time="t2", times=frozenset({"t1", "t2"}))
+    later = decided(5, time="t2", written=frozenset({("t1", 1), ("t2", 5)}))
     merged = merge(text, later, existing={URI: [Existing(1, 2)]})
 
     assert json.loads(merged.text)[2] == record(5, time="t2")
@@ -114,7 +114,7 @@ def test_an_undone_decision_takes_its_record_back(data: bytes) -> None:
     before = parse_label_text("labels.json", data)
     text = merge(data, decided(1, OTHER), decided(1)).text.encode()
     at = len(before.records)
-    undone = decided(None, time="t2", times=frozenset({"t1", "t2"}), is_undone=True)
+    undone = decided(None, time="t2", written=frozenset({("t1", 1)}), is_undone=True)
     merged = merge(text, undone, existing={URI: [Existing(1, at + 1)]})
 
     after = parse_label_text("labels.json", merged.text.encode())
@@ -123,14 +123,14 @@ def test_an_undone_decision_takes_its_record_back(data: bytes) -> None:
 
 
 def test_an_undone_correction_restores_the_label() -> None:
-    undone = decided(7, time="t2", times=frozenset({"t1", "t2"}), replaced=frozenset({7, 1}), is_undone=True)
+    undone = decided(7, time="t2", written=frozenset({("t1", 1)}), replaced=frozenset({7, 1}), is_undone=True)
     merged = merge(LIST.replace(b"7.0", b"1"), undone, existing={URI: [Existing(1, 0)]})
 
     assert json.loads(merged.text)[0]["poseId"] == 7
 
 
 def test_an_undone_decision_does_not_touch_the_label_of_somebody_else() -> None:
-    undone = decided(None, time="t2", times=frozenset({"t1", "t2"}), is_undone=True)
+    undone = decided(None, time="t2", written=frozenset({("t1", 1)}), is_undone=True)
     merged = merge(LIST, undone, existing={URI: [Existing(7, 0)]})
 
     assert merged.text == LIST.decode()
@@ -151,3 +151,13 @@ def test_another_format_is_refused_with_a_remedy(data: bytes) -> None:
 def test_a_missing_csv_file_is_refused() -> None:
     with pytest.raises(LabelError, match=r"name a file \.json or \.jsonl"):
         parse_label_text("labels.csv", None)
+
+
+@pytest.mark.parametrize("is_undone", [False, True])
+def test_a_record_of_this_journal_that_somebody_changed_is_theirs(is_undone: bool) -> None:
+    text = merge(LIST, decided(1)).text.replace('"poseId": 1,', '"poseId": 5,').encode()
+    again = decided(1, time="t2", written=frozenset({("t1", 1), ("t2", 1)}), is_undone=is_undone)
+    merged = merge(text, again, existing={URI: [Existing(5, 2)]})
+
+    assert merged.text == text.decode()
+    assert len(merged.conflicts) == (0 if is_undone else 1)

@@ -184,6 +184,24 @@ def test_two_reviewers_lose_nothing_and_their_contradiction_is_named(
     assert len(result.conflicts) == 1
 
 
+@pytest.mark.parametrize("is_merged_before", [False, True])
+def test_a_correction_of_what_another_journal_says_is_no_conflict(
+    tmp_path: Path, photos: Path, settings_of: Any, open_review: Any, is_merged_before: bool
+) -> None:
+    settings = settings_of(photos)
+    one = open_review(settings, "review-one.jsonl")
+    one.decide("anna/1.jpg", 7)
+    if is_merged_before:
+        merged(settings, one.journal.path)
+    two = open_review(settings, "review-two.jsonl")  # it shows pose 7
+    two.decide("anna/1.jpg", 5)
+    journals = one.close(), two.close()
+
+    for _ in range(2):
+        assert merged(settings, *journals).conflicts == ()
+        assert labels_in(tmp_path / "labels.json") == {"1.jpg": 5}
+
+
 def test_feedback_is_found_by_the_md5_of_the_photo_and_the_rest_is_reported(
     make_bucket: Callable[..., str], settings_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
