@@ -27,7 +27,7 @@ class Decided:
     """What one person decided about one photo, first to last.
 
     uri: names exactly this photo, also in the new record. pose_id: None for no known pose. is_undone: the
-    photo is to be as it was before; pose_id is the pose that was seen then, if there was one. written: time and
+    photo is to be as it was before; pose_id is the pose that was seen then, if any. written: the time and
     pose of all decisions, undone ones too. replaced: the poses of somebody else's label that the decision may
     replace. corrects: the pose of the label that the person saw, empty if there was none.
     """
