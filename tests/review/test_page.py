@@ -286,6 +286,7 @@ def pose_key(name: str) -> str:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_200_photos_are_labelled_although_the_review_is_killed_ten_times(
     reader: Reader, tmp_path: Path
 ) -> None:
