@@ -18,7 +18,8 @@
     ├── TrainingError      a training run cannot start or continue
     ├── PredictionError    a batch of predictions cannot start or continue
     ├── ServingError       the HTTP service cannot start
-    └── CleanseError       a plan or journal of deletions cannot be read, written or followed
+    ├── CleanseError       a plan or journal of deletions cannot be read, written or followed
+    └── ReviewError        a journal of labels cannot be read or written, or the page cannot be served
 
 Each error takes one complete sentence: what was attempted, on what, what happened, and what to do. It has no
 other fields, so that it survives pickling between Ray processes. A name from outside, such as a key or the
@@ -102,6 +103,10 @@ class ServingError(PhysiqError):
 
 class CleanseError(PhysiqError):
     """A plan or journal of deletions cannot be read or written, or must not be followed."""
+
+
+class ReviewError(PhysiqError):
+    """A journal of labels cannot be read or written, or the review's page cannot be served."""
 
 
 def quoted(name: str) -> str:

@@ -39,3 +39,7 @@ def find_imported(code, *names):
 def test_the_command_line_imports_neither_ray_nor_torch_nor_s3():
     code = "import physiq_ray.cli as cli; cli.build_parser().format_help()"
     assert find_imported(code, "ray", "torch", "boto3", "pyarrow", "numpy", "rich") == "[]"
+
+
+def test_a_review_imports_neither_ray_nor_torch():
+    assert find_imported("import physiq_ray.review.run", "ray", "torch", "fastapi", "matplotlib") == "[]"

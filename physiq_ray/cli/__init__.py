@@ -9,6 +9,8 @@ demo      the whole main path on generated photos
 train     train a model
 audit     count and check photos and labels
 suspects  find labels that are likely wrong
+review    label photos on a page
+labels    merge decisions into the label file
 evaluate  score a model
 predict   predict photos, or a bucket
 export    write a model for programs without this package

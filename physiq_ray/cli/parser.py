@@ -15,14 +15,19 @@ from physiq_ray.cli.demo import DEMO
 from physiq_ray.cli.erase import ERASE
 from physiq_ray.cli.evaluate import EVALUATE
 from physiq_ray.cli.export import EXPORT
+from physiq_ray.cli.labels import LABELS
 from physiq_ray.cli.predict import PREDICT
+from physiq_ray.cli.review import REVIEW
 from physiq_ray.cli.serve import SERVE
 from physiq_ray.cli.suspects import SUSPECTS
 from physiq_ray.cli.sync import SYNC
 from physiq_ray.cli.train import TRAIN
 from physiq_ray.config import describe_form
 
-COMMANDS = (DEMO, TRAIN, AUDIT, SUSPECTS, EVALUATE, PREDICT, EXPORT, SERVE, SYNC, CLEANSE, ERASE, CACHE)
+COMMANDS = (
+    *(DEMO, TRAIN, AUDIT, SUSPECTS, REVIEW, LABELS, EVALUATE, PREDICT, EXPORT, SERVE, SYNC, CLEANSE, ERASE),
+    CACHE,
+)
 TEXT_WIDTH = 76  # with the indent, help fits 80 columns
 
 

@@ -5,6 +5,7 @@ values    the rules by which a value of a record is read: pose ids, texts, split
 poses     pose ids and their names
 labels    the label records as an Arrow table
 mapping   the pose id of each class index
+merge     decisions about photos → the new text of a label file, and conflicts
 """
 
 from physiq_ray.labels.labels import (

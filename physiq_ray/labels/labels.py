@@ -118,6 +118,24 @@ def load_labels(
     return found.to_labels()
 
 
+def read_label_records(
+    address: str,
+    records: Sequence[Any],
+    poses: Mapping[int, str],
+    *,
+    fields: Mapping[str, str] | None = None,
+) -> tuple[Labels, tuple[int, ...]]:
+    """Read the parsed records of one label file; also give the position of each row of the table in them."""
+    found = _Found(poses, _Columns(fields or {}))
+    found.add(RecordFile(address, "record", None, enumerate(records)))
+    return found.to_labels(), tuple(found.numbers)
+
+
+def find_pose_keys(record: Mapping[str, Any], fields: Mapping[str, str]) -> tuple[str, ...]:
+    """Give the keys of a record that hold its pose id."""
+    return _Columns(fields).layout(tuple(record)).pose_id
+
+
 @dataclass(frozen=True)
 class _Layout:
     """The columns of a record that hold each field.
@@ -216,6 +234,7 @@ class _Found:
         self._poses = poses
         self._columns = columns
         self._rows: tuple[list[Any], ...] = ([], [], [], [], [])
+        self.numbers: list[int] = []  # of the records in these rows
         self._malformed: list[str] = []
         self._unknown: list[str] = []
         self._unusable: list[tuple[str, str | None]] = []
@@ -247,6 +266,7 @@ class _Found:
             pose_ids.append(pose_id)
             groups.append(group)
             splits.append(split)
+            self.numbers.append(number)
 
     def to_labels(self) -> Labels:
         table = pa.table(list(self._rows), schema=LABEL_SCHEMA)

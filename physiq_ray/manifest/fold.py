@@ -26,7 +26,7 @@ class LabelNames:
     with a folder, "/" and the key. lowest, highest: int32, the lowest and highest pose id of its records;
     NO_POSE for a record without a known pose. is_usable: some record gives a pose or no known pose. group:
     int64, an equal number for names that belong together, -1 for none. first_split, last_split: int8,
-    1 + the position in SPLITS, 0 for none.
+    1 + the position in SPLITS, 0 for none. of_record: int64, the entry of each usable record.
     """
 
     name: pa.Array
@@ -38,6 +38,7 @@ class LabelNames:
     group: IntArray
     first_split: npt.NDArray[np.int8]
     last_split: npt.NDArray[np.int8]
+    of_record: IntArray
 
     def __len__(self) -> int:
         return len(self.name)
@@ -72,6 +73,7 @@ def fold_labels(labels: Labels, source_buckets: Mapping[str, str], listed: Colle
         group=_fold_groups(of_usable, _chunk(table["group"]), num_codes),
         first_split=first_split,
         last_split=last_split,
+        of_record=of_usable,
     )
 
 

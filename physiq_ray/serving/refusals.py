@@ -3,6 +3,8 @@
 Each error is the JSON of `ErrorAnswer` in `physiq_ray/serving/schema.py`.
 """
 
+from typing import TYPE_CHECKING
+
 from starlette.responses import JSONResponse
 
 from physiq_ray.errors import (
@@ -13,7 +15,9 @@ from physiq_ray.errors import (
     TooLargeError,
     UnreachableError,
 )
-from physiq_ray.serving.schema import ErrorAnswer, ErrorDetail
+
+if TYPE_CHECKING:
+    from physiq_ray.serving.schema import ErrorAnswer
 
 
 class RequestError(Exception):
@@ -27,8 +31,10 @@ class RequestError(Exception):
         self.message = message
         self.retry_after_s = retry_after_s
 
-    def to_answer(self) -> ErrorAnswer:
+    def to_answer(self) -> "ErrorAnswer":
         """Give the body of the response."""
+        from physiq_ray.serving.schema import ErrorAnswer, ErrorDetail  # not above: it imports torch
+
         return ErrorAnswer(error=ErrorDetail(code=self.code, message=self.message))
 
     def to_response(self) -> JSONResponse:

@@ -49,7 +49,7 @@ def serve_locally(
 
         connect(local=True, debug=debug)
         try:
-            with _stop_signals() as is_stopped:
+            with stop_signals() as is_stopped:
                 _start(settings)
                 on_ready(_url(settings))
                 is_stopped.wait()
@@ -205,7 +205,7 @@ def _stop(settings: LocalServingSettings) -> None:
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
+def stop_signals() -> Iterator[threading.Event]:
     """Give an event that SIGINT and SIGTERM set; a second signal ends the process at once."""
     is_stopped = threading.Event()
 

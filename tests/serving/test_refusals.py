@@ -28,6 +28,7 @@ STATUSES = {
     "PredictionError": (503, "unavailable"),
     "ServingError": (503, "unavailable"),
     "CleanseError": (503, "unavailable"),
+    "ReviewError": (503, "unavailable"),
 }
 
 
