@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from physiq_ray.errors import ReviewError, StorageError
 from physiq_ray.labels.files import open_records
-from physiq_ray.labels.merge import NAME_KEY, POSE_KEY
+from physiq_ray.labels.merge import POSE_KEY
 from physiq_ray.labels.values import WrongValueError, read_pose_id
 from physiq_ray.manifest.match import Matches
 from physiq_ray.review.catalogue import Catalogue
@@ -103,17 +103,15 @@ def _add_drafts(found: Candidates, catalogue: Catalogue, address: str) -> None:
     records = [
         record
         for record in _read_records(address, "drafts")
-        if isinstance(record.get(NAME_KEY), str) and POSE_KEY in record
+        if isinstance(record.get("uri"), str) and POSE_KEY in record
     ]
-    names = [(record[NAME_KEY], record.get("source")) for record in records]
+    names = [(record["uri"], None) for record in records]
     missing = 0
     for record, rows in zip(records, catalogue.find_rows(names) if names else (), strict=True):
         missing += not rows
         for row in rows:
             if found.kind[row] == KINDS.index(UNLABELLED):
-                _suggest(
-                    found, row, DRAFT, record[POSE_KEY], record.get("confidence"), record.get("confidence")
-                )
+                _suggest(found, row, DRAFT, record[POSE_KEY], record.get("confidence"), record.get("margin"))
     if missing:
         found.problems.append(f"{address}: {missing} drafts mean no listed photo")
 
@@ -141,7 +139,7 @@ def _add_suspects(found: Candidates, catalogue: Catalogue, address: str) -> None
 
 
 def _add_doubtful(found: Candidates, catalogue: Catalogue, feedback: str) -> None:
-    """Read the answers that the service stored next to unlabelled photos: `<feedback>/<day>/<name>.json`."""
+    """Read the answers that the service stored next to photos that wait for a label."""
     uris = catalogue.photos["uri"]
     chosen = pc.and_(
         pc.starts_with(uris, f"{absolute_uri(feedback).rstrip('/')}/"),

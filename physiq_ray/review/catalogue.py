@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from physiq_ray.storage import (
     Listing,
     Source,
     absolute_uri,
+    are_waiting,
     follow_settings,
     list_sources,
     parse_source,
@@ -62,11 +64,19 @@ class Catalogue:
         return [rows[code] for code in matches.names.of_record.tolist()]
 
     def find_contents(self, md5s: Iterable[str]) -> dict[str, list[int]]:
-        """Find the rows of the photos with these MD5s, which are their ETags if they came in one part."""
+        """Find the rows of the photos with these MD5s, which are their ETags if they came in one part.
+
+        If there is none, the copy is meant that the service stored under the MD5 to be labelled.
+        """
         found = defaultdict(list)
         wanted = pa.array(sorted(set(md5s)), pa.string())
         for row in pc.indices_nonzero(pc.is_in(self.photos["etag"], wanted)).to_pylist():
             found[self.photos["etag"][row].as_py()].append(row)
+        left = set(wanted.to_pylist()) - found.keys()
+        for row in pc.indices_nonzero(are_waiting(self.photos["key"])).to_pylist():
+            md5 = PurePosixPath(self.photos["key"][row].as_py()).stem
+            if md5 in left:
+                found[md5].append(row)
         return found
 
     def read_labels(self, file: LabelText) -> tuple[Labels, tuple[int, ...]]:

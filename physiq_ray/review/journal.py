@@ -35,8 +35,8 @@ REPLACES_KEY, UNDO_KEY = "replaces", "undo"
 class Decision:
     """One decision, or the undo of an earlier one: undone is the time of that one.
 
-    name, source: as in a label record; photo_md5: if the photo has no name. pose_id: None for no known pose.
-    has_label: the photo had a label of the pose `replaces`.
+    name, source: as in a label record; photo_md5, request_id: if the photo has no name. pose_id: None for no
+    known pose. has_label: the photo had a label of the pose `replaces`.
     """
 
     name: str | None
@@ -45,9 +45,15 @@ class Decision:
     time: str
     source: str | None = None
     photo_md5: str | None = None
+    request_id: str | None = None
     has_label: bool = False
     replaces: int | None = None
     undone: str | None = None
+
+    @property
+    def is_named_by_request(self) -> bool:
+        """Whether only the id of a request says which photo is meant."""
+        return self.name is None and self.photo_md5 is None
 
     def to_record(self) -> dict[str, Any]:
         """Give the line of the journal."""
@@ -69,8 +75,9 @@ def parse_decision(record: Any) -> Decision:
     if time is None or (undone is None and POSE_KEY not in record):
         raise WrongValueError("time or poseId is missing")
     name, md5 = record.get(NAME_KEY), read_text(record.get("photoMd5"))
-    if name is None and md5 is None:
-        raise WrongValueError("s3Filename and photoMd5 are missing")
+    request_id = read_text(record.get("requestId"))
+    if name is None and md5 is None and request_id is None:
+        raise WrongValueError("s3Filename, photoMd5 and requestId are missing")
     return Decision(
         name=None if name is None else read_name(name),
         pose_id=read_pose_id(record.get(POSE_KEY)),
@@ -78,6 +85,7 @@ def parse_decision(record: Any) -> Decision:
         time=time,
         source=read_text(record.get("source")),
         photo_md5=None if md5 is None else md5.lower(),
+        request_id=request_id,
         has_label=REPLACES_KEY in record,
         replaces=read_pose_id(record.get(REPLACES_KEY)),
         undone=undone,

@@ -1,15 +1,17 @@
 """Journals and feedback records → the label file, in one atomic write; conflicts are named.
 
 A feedback record without a name is found by its MD5, which is the ETag of an object that was uploaded in one
-part; no photo is read.
+part; no photo is read. If it names the request instead, the answer that the service stored with the photo has
+the MD5.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from physiq_ray.constants import CORRECTIONS_FOLDER, WAITING_FOLDER
 from physiq_ray.errors import quoted
 from physiq_ray.labels.merge import Decided, Merged, merge_decisions, parse_label_text
 from physiq_ray.review.catalogue import Catalogue
@@ -18,8 +20,8 @@ from physiq_ray.storage import absolute_uri, join_uri, list_names, parse_source,
 from physiq_ray.storage.update import update_bytes
 from physiq_ray.threads import map_ahead
 
-FEEDBACK_FOLDER = "labels"
 READ_THREADS = 16
+MAX_RECORD_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,20 @@ def read_decisions(journals: Sequence[Path], feedback: str | None) -> Decisions:
         if torn is not None:
             problems.append(f"{path}: the last line is incomplete and was ignored: {torn[:200]}")
     if feedback is not None:
-        for result in _read_feedback(feedback):
-            if isinstance(result, str):
-                problems.append(result)
-            else:
-                lists.append([result])
+        found = list(_read_feedback(feedback))
+        problems += [result for result in found if isinstance(result, str)]
+        records = [result for result in found if isinstance(result, Decision)]
+        is_by_request = any(record.is_named_by_request for record in records)
+        md5s = _md5s_of_requests(feedback) if is_by_request else {}
+        for record in records:
+            if record.is_named_by_request:
+                of_request = md5s.get(str(record.request_id), set())
+                if len(of_request) != 1:
+                    why = "its photo was not stored" if not of_request else f"it had {len(of_request)} photos"
+                    problems.append(f"the feedback for request {quoted(str(record.request_id))}: {why}")
+                    continue
+                record = replace(record, photo_md5=next(iter(of_request)))
+            lists.append([record])
     return Decisions(tuple(lists), tuple(problems))
 
 
@@ -132,15 +143,33 @@ def describe_merge(result: MergeResult) -> Iterator[str]:
 
 
 def _read_feedback(feedback: str) -> Iterator[Decision | str]:
-    folder = join_uri(feedback, FEEDBACK_FOLDER)
+    for uri, record in _read_records(feedback, CORRECTIONS_FOLDER):
+        try:
+            yield parse_decision(record)
+        except ValueError as error:
+            yield f"{uri}: no feedback record: {error}"
+
+
+def _md5s_of_requests(feedback: str) -> dict[str, set[str]]:
+    """Give the MD5s of the photos of each request, from the answers of the photos that wait for a label."""
+    md5s: dict[str, set[str]] = {}
+    for _, record in _read_records(feedback, WAITING_FOLDER):
+        if isinstance(record, dict) and record.get("request_id") and record.get("photo_md5"):
+            md5s.setdefault(str(record["request_id"]), set()).add(str(record["photo_md5"]))
+    return md5s
+
+
+def _read_records(feedback: str, name: str) -> Iterator[tuple[str, Any]]:
+    """Read the JSON files of a folder in the feedback prefix; None for one that is no JSON."""
+    folder = join_uri(feedback, name)
     names = [name for name in list_names(parse_source(folder)) if name.endswith(".json")]
 
-    def read(name: str) -> Decision | str:
+    def read(name: str) -> tuple[str, Any]:
         uri = join_uri(absolute_uri(folder), name)
         try:
-            return parse_decision(json.loads(read_bytes(uri, max_bytes=1 << 16)))
-        except ValueError as error:
-            return f"{uri}: no feedback record: {error}"
+            return uri, json.loads(read_bytes(uri, max_bytes=MAX_RECORD_BYTES))
+        except ValueError:
+            return uri, None
 
     return map_ahead(read, names, num_threads=READ_THREADS, most_calls=4 * READ_THREADS)
 

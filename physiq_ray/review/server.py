@@ -42,7 +42,7 @@ from physiq_ray.errors import PhotoError, ReviewError, StorageError
 from physiq_ray.machine import is_loopback
 from physiq_ray.review.photos import Photos
 from physiq_ray.review.session import Session
-from physiq_ray.serving.access import Tokens
+from physiq_ray.serving.access import PREDICT, Tokens
 from physiq_ray.serving.edge import HEADERS, MAX_HEADER_BYTES, PAGE_POLICY, limited
 from physiq_ray.serving.refusals import RequestError
 
@@ -166,7 +166,7 @@ class Guard:
             raise RequestError(403, "wrong_origin", "a page of another origin must not use this one")
         if self._tokens.is_open or scope["path"] in FILES:
             return
-        if self._tokens.name_of(headers.get("authorization")) is None:
+        if PREDICT not in self._tokens.find(headers.get("authorization"))[1]:
             raise RequestError(
                 401, "unauthorised", "the bearer token is missing or wrong: Authorization: Bearer …"
             )

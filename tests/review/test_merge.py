@@ -202,6 +202,47 @@ def test_a_correction_of_what_another_journal_says_is_no_conflict(
         assert labels_in(tmp_path / "labels.json") == {"1.jpg": 5}
 
 
+def test_feedback_about_a_photo_that_only_the_service_has_means_its_copy(
+    make_bucket: Callable[..., str], settings_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, known, first, second = (hashlib.md5(text).hexdigest() for text in (b"kept", b"known", b"a", b"b"))
+
+    def answer(md5: str, request_id: str) -> bytes:
+        return json.dumps({"photo_md5": md5, "request_id": request_id}).encode()
+
+    bucket = make_bucket({"app/1.jpg": b"known"})
+    queue = make_bucket(
+        {
+            **{f"waiting-for-label/{md5}.jpg": b"a smaller copy" for md5 in (kept, known)},
+            f"waiting-for-label/{kept}.json": answer(kept, "request-1"),
+            f"waiting-for-label/{known}.json": answer(known, "request-2"),
+            f"waiting-for-label/{first}.json": answer(first, "request-of-two"),
+            f"waiting-for-label/{second}.json": answer(second, "request-of-two"),
+            "labels/1.json": feedback(None, 7, requestId="request-1"),
+            "labels/2.json": feedback(known, 5),
+            "labels/3.json": feedback(None, 7, requestId="request-of-two"),
+            "labels/4.json": feedback(None, 7, requestId="request-that-was-sure"),
+        }
+    )
+    settings_of()
+    flags = ["--sources", f"s3://{bucket}", "--feedback", f"s3://{queue}"]
+    files = ["--labels", str(tmp_path / "labels.json"), "--poses", str(tmp_path / "poses.json")]
+
+    assert main(["labels", "merge", *flags, *files, "--json"]) == 1
+
+    result = json.loads(capsys.readouterr().out)
+    assert result["problems"] == [
+        "the feedback for request 'request-of-two': it had 2 photos",
+        "the feedback for request 'request-that-was-sure': its photo was not stored",
+    ]
+    assert labels_in(tmp_path / "labels.json") == {f"{kept}.jpg": 7, "1.jpg": 5}
+    records = json.loads((tmp_path / "labels.json").read_text())
+    assert {record["s3Filename"] for record in records} == {
+        f"s3://{queue}/waiting-for-label/{kept}.jpg",
+        f"s3://{bucket}/app/1.jpg",
+    }
+
+
 def test_feedback_is_found_by_the_md5_of_the_photo_and_the_rest_is_reported(
     make_bucket: Callable[..., str], settings_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -153,7 +153,9 @@ def test_twenty_photos_are_labelled_by_the_keyboard_and_label_file_journal_and_p
 ) -> None:
     folder = fill(tmp_path, 20)
     drafts = [
-        {"s3Filename": f"{number:03d}.jpg", "poseId": 5, "confidence": number / 20} for number in range(20)
+        {"uri": str(folder / "photos" / f"{number:03d}.jpg"), "poseId": 5, "draft": True}
+        | {"confidence": number / 20, "margin": number / 20}
+        for number in range(20)
     ]
     (folder / "drafts.jsonl").write_text("".join(json.dumps(draft) + "\n" for draft in drafts))
     expected: dict[str, int | None] = {}

@@ -37,15 +37,23 @@ def test_uncertain_drafts_come_first_and_certain_ones_last(
 ) -> None:
     drafts = write_lines(
         tmp_path / "drafts.jsonl",
-        {"source": "photos", "s3Filename": "anna/2.jpg", "poseId": 7, "confidence": 0.93, "model": "m"},
-        {"source": "photos", "s3Filename": "cleo/5.jpg", "poseId": None, "confidence": 0.31, "model": "m"},
-        {"source": "photos", "s3Filename": "gone.jpg", "poseId": 7, "confidence": 0.5, "model": "m"},
+        *(
+            {"uri": str(photos / name), "poseId": pose_id, "confidence": confidence, "margin": margin}
+            | {"draft": True, "model": "m"}
+            for name, pose_id, confidence, margin in (
+                ("anna/2.jpg", 7, 0.93, 0.9),
+                ("cleo/5.jpg", None, 0.61, 0.31),
+                ("ben/4.jpg", 5, 0.6, 0.4),
+                ("gone.jpg", 7, 0.5, 0.1),
+            )
+        ),
     )
     review = open_review(settings_of(photos), drafts=drafts)
 
-    assert review.shown() == ["cleo/5.jpg", "anna/1.jpg", "anna/3.jpg", "ben/4.jpg", "anna/2.jpg"]
+    # By the margin; photos without a draft count as 0.5.
+    assert review.shown() == ["cleo/5.jpg", "ben/4.jpg", "anna/1.jpg", "anna/3.jpg", "anna/2.jpg"]
     first, last = review.session.items(0, 1)[0], review.session.items(4, 1)[0]
-    assert (first["kind"], first["suggestion"], first["confidence"]) == ("draft", {"pose": None}, 0.31)
+    assert (first["kind"], first["suggestion"], first["confidence"]) == ("draft", {"pose": None}, 0.61)
     assert (last["kind"], last["suggestion"], last["confidence"]) == ("draft", {"pose": 7}, 0.93)
     assert review.candidates.problems == [f"{drafts}: 1 drafts mean no listed photo"]
 
