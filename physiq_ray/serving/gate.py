@@ -1,6 +1,7 @@
 """Whether a new model may replace the current one: both predict the photos of the manifest `compare_on`.
 
-The photos wait in the same queue as those of requests, so a request waits for at most AT_ONCE more photos.
+The photos wait in the same queue as those of requests, one at a time, so that a request waits for at most one
+of them.
 Of the manifest, the test photos count, or else the validation photos, of which up to MOST_PHOTOS are chosen.
 """
 
@@ -32,7 +33,7 @@ from physiq_ray.storage import read_bytes
 LOGGER = logging.getLogger("ray.serve")
 
 MOST_PHOTOS = 1000
-AT_ONCE = 2
+READ_AHEAD = 4  # photos
 
 # The bytes of a photo and the size of a model's photos → the decoded photo, uint8 (size, size, 3).
 Decode = Callable[[bytes, int], UInt8Array]
@@ -59,15 +60,18 @@ async def compare_models(
     photos = [LabelledPhotos.of(manifest, state.class_mapping, ALL) for state, _ in models]
     uris = sorted({uri for known in photos for uri in known.labels})
     LOGGER.info("comparing two models on %d photos of %s", len(uris), manifest_uri)
-    places = asyncio.Semaphore(AT_ONCE)
+    places, computing = asyncio.Semaphore(READ_AHEAD), asyncio.Lock()
 
     async def predict(uri: str) -> list[Float32Array] | Unreadable:
         async with places:
             try:
                 sizes = [state.image_size for state, _ in models]
                 images = await loop.run_in_executor(reading, _read_photo, uri, sizes, decode)
-                waiting = [engine.submit(image, net) for image, (_, net) in zip(images, models, strict=True)]
-                return [(await asyncio.wrap_future(future)).outputs for future in waiting]
+                async with computing:
+                    return [
+                        (await asyncio.wrap_future(engine.submit(image, network))).outputs
+                        for image, (_, network) in zip(images, models, strict=True)
+                    ]
             except StorageError as error:
                 return Unreadable(uri, "fetch", str(error))
             except PhotoError as error:

@@ -153,7 +153,7 @@ def test_photos_of_no_known_pose_score_the_floor_and_nothing_else(run_cli, tmp_p
     # At temperature 2, each photo has the probability √3 / (√3 + 1) = 0.634 of Pose 1.
     save_constant_model(tmp_path, [3.0, 1.0], str(tmp_path / "output"), floor_of_confidence(0.63))
     save_constant_model(tmp_path, [3.0, 1.0], str(tmp_path / "strict"), floor_of_confidence(0.64))
-    done = run_cli("evaluate", "--against", "strict", "--json", timeout=200)
+    done = run_cli("evaluate", "--against", "strict", "--json", timeout=400)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["num_photos"], report["confusion"]) == (4, [[3, 0], [1, 0]])

@@ -61,18 +61,9 @@ def test_the_command_drafts_what_no_label_names_and_no_command_takes_drafts_for_
     save_constant_model(tmp_path, [9.0, 1.0], str(tmp_path / "model"), floor_of_confidence(0.6))
     drafts = tmp_path / "drafts.jsonl"
 
-    done = run_cli(
-        *(
-            "predict",
-            "photos",
-            "--model",
-            "model",
-            "--labels",
-            "labels.json",
-            "--draft-labels",
-            "drafts.jsonl",
-        )
-    )
+    flags = ("--model", "model", "--labels", "labels.json", "--draft-labels", "drafts.jsonl")
+
+    done = run_cli("predict", "photos", *flags, timeout=300)
 
     assert done.returncode == 1, done.stderr  # a photo cannot be read
     assert done.stdout == "3 drafts, 2 photos labelled already\n  drafts.jsonl\n"

@@ -102,7 +102,7 @@ def test_the_average_includes_the_statistics_and_no_integers(network, take_step)
     assert not any(value.requires_grad for value in made.to_evaluate.parameters())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [{}, {"max_gradient_norm": 1e6}, {"max_gradient_norm": 0.5}])
 def test_fp16_s_gradients_are_those_of_fp32_though_its_loss_is_scaled(network, take_step, settings):
     # Adam's first moment after a step is a tenth of the gradient.
@@ -115,6 +115,7 @@ def test_fp16_s_gradients_are_those_of_fp32_though_its_loss_is_scaled(network, t
     assert moments[0].abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_fp16_skips_a_step_with_infinite_gradients_and_lowers_the_scale(network, take_step):
     made = network(precision="fp16")
     state = made.state()

@@ -116,6 +116,7 @@ def test_unreadable_test_photos_are_quarantined_and_named_on_the_card(finish_run
     assert "Some of the test photos were not scored: 2 unreadable." in card
 
 
+@pytest.mark.long
 def test_the_photos_that_choose_the_floor_do_not_choose_the_temperature(finish_run, tmp_path):
     """Make each validation photo a sure mistake in turn: it changes the temperature, or is for the floor."""
     chosen = []
