@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from physiq_ray.errors import CleanseError
 
+REMOVAL = "deleted"
 DELETING, MOVING, MOVED = "deleting", "moving", "moved"
 STATES = (DELETING, MOVING, MOVED, "deleted", "changed", "gone", "failed")
 
@@ -71,9 +72,14 @@ class Journal:
                 ) from error
 
 
-def name_journal(folder: Path, now: datetime) -> Path:
-    """Give a name for a new journal."""
-    stem = f"deleted-{now:%Y%m%dT%H%M%SZ}"
+def find_journals(folder: Path) -> list[Path]:
+    """Find the journals of `cleanse` in a folder, oldest first."""
+    return sorted(folder.glob(f"{REMOVAL}-*.jsonl"))
+
+
+def name_journal(folder: Path, now: datetime, kind: str = REMOVAL) -> Path:
+    """Give a name for a new journal; kind: the first word of the name."""
+    stem = f"{kind}-{now:%Y%m%dT%H%M%SZ}"
     path, number = folder / f"{stem}.jsonl", 1
     while path.exists():
         number += 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from physiq_ray.cli.command import Command, load
-from physiq_ray.cli.output import as_json, printable
+from physiq_ray.cli.output import as_json, confirm_number, printable
 from physiq_ray.config import CleanseSettings
 from physiq_ray.errors import SettingError
 from physiq_ray.machine import check_writable
@@ -119,17 +119,7 @@ def _confirm(plan: "CleansePlan", args: argparse.Namespace, num_reviewed: int, *
         return
     what = f"{plan.num_photos} photos ({plan.freed_bytes / 1e6:.1f} MB)"
     deed = f"move {what} to {args.move_to}" if is_move else f"delete {what}"
-    print(
-        f"Type {plan.num_photos} to {deed}, anything else to leave them: ",
-        end="",
-        file=sys.stderr,
-        flush=True,
-    )
-    typed = sys.stdin.readline().strip()
-    if typed != str(plan.num_photos):
-        raise SettingError(
-            f"{typed!r} is not {plan.num_photos}: nothing was deleted (scripts give --yes --expect N)"
-        )
+    confirm_number(plan.num_photos, deed, "deleted")
 
 
 class _Ended(NamedTuple):

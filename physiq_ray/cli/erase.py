@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from physiq_ray.cli.command import Command, load
-from physiq_ray.cli.output import as_json, printable
+from physiq_ray.cli.output import as_json, confirm_number, printable
 from physiq_ray.errors import SettingError
 from physiq_ray.machine import check_writable
 from physiq_ray.progress import Bars
@@ -79,15 +79,7 @@ def _confirm(plan: "ErasePlan", args: argparse.Namespace) -> None:
     if args.yes:
         return
     what = f"{len(plan.photos.stored)} versions and {len(plan.traces)} files with traces"
-    print(
-        f"Type {number} to erase {what} for ever, anything else to leave them: ",
-        end="",
-        file=sys.stderr,
-        flush=True,
-    )
-    typed = sys.stdin.readline().strip()
-    if typed != str(number):
-        raise SettingError(f"{typed!r} is not {number}: nothing was erased (scripts give --yes --expect N)")
+    confirm_number(number, f"erase {what} for ever", "erased")
 
 
 def _erase(plan: "ErasePlan", places: "Places", args: argparse.Namespace, answer: dict[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""What commands share when they print: the progress display, JSON, answers and names as text."""
+"""What commands share when they print or ask: the progress display, JSON, answers, names, confirmation."""
 
 import contextlib
 import io
@@ -6,6 +6,8 @@ import json
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from physiq_ray.errors import SettingError
 
 if TYPE_CHECKING:
     from physiq_ray.prediction import Prediction
@@ -85,3 +87,15 @@ def print_prediction(prediction: "Prediction", figure_uri: str | None, *, top: i
     )
     if figure_uri:
         print(f"  figure      {figure_uri}")
+
+
+def confirm_number(number: int, deed: str, done: str) -> None:
+    """Let the user type the number of items to confirm a deed; done: the deed's participle.
+
+    Raises SettingError: something else was typed.
+    """
+    question = f"Type {number} to {deed}, anything else to leave them: "
+    print(question, end="", file=sys.stderr, flush=True)
+    typed = sys.stdin.readline().strip()
+    if typed != str(number):
+        raise SettingError(f"{typed!r} is not {number}: nothing was {done} (scripts give --yes --expect N)")

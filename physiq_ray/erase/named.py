@@ -15,11 +15,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from physiq_ray.cleanse import Journal
+from physiq_ray.cleanse import Journal, name_journal
 from physiq_ray.errors import SettingError
 from physiq_ray.storage.objects import translate_os
 
-JOURNALS = "erased-*.jsonl"
+KIND = "erased"
+JOURNALS = f"{KIND}-*.jsonl"
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,7 @@ def read_named(address: str) -> tuple[Named, ...]:
 
 def write_named(named: Iterable[Named], folder: Path, now: datetime) -> Path:
     """Write the journal of a run; it is on the disk when this returns. Raises CleanseError."""
-    path, number = folder / f"erased-{now:%Y%m%dT%H%M%SZ}.jsonl", 1
-    while path.exists():
-        number += 1
-        path = folder / f"erased-{now:%Y%m%dT%H%M%SZ}-{number}.jsonl"
+    path = name_journal(folder, now, KIND)
     with Journal(path) as journal:
         journal.write(map(asdict, named))
     return path

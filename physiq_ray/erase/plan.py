@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from physiq_ray.cleanse import parse_buckets, read_journal
-from physiq_ray.cleanse.journal import Entry
+from physiq_ray.cleanse.journal import Entry, find_journals
 from physiq_ray.config import Settings
 from physiq_ray.erase.choose import Photos, Request, choose_photos
 from physiq_ray.erase.named import Named
@@ -90,7 +90,7 @@ def plan_erase(
 def _read_journals(folder: str, problems: list[str]) -> list[Entry]:
     """Read the journals of `cleanse` in a folder; a damaged one is a problem."""
     entries: list[Entry] = []
-    for path in sorted(Path(folder).glob("deleted-*.jsonl")):
+    for path in find_journals(Path(folder)):
         try:
             entries += read_journal(path)
         except CleanseError as error:

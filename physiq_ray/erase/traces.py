@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from physiq_ray.cleanse.journal import find_journals
 from physiq_ray.erase.choose import Photos, find_keys
 from physiq_ray.erase.drop import Rest, drop_lines, drop_rows, read_json, read_rows
 from physiq_ray.errors import NotFoundError, StorageError, shown
@@ -134,7 +135,7 @@ def find_traces(photos: Photos, places: Places) -> Found:
     # The manifests after the caches: only they name prepared photos of replaced content.
     found.traces += runs.traces
     found.trained, found.failures = runs.trained, found.failures + runs.failures
-    journals = [Stored(str(path), 0, "") for path in sorted(Path(places.journals).glob("deleted-*.jsonl"))]
+    journals = [Stored(str(path), 0, "") for path in find_journals(Path(places.journals))]
     found.scan(JOURNALS, journals, drop_lines, photos)
     found.traces = list({trace.stored: trace for trace in found.traces}.values())  # places may overlap
     return found

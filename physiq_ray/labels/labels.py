@@ -5,6 +5,7 @@ other records are used. A million JSON records take five to six seconds.
 """
 
 import re
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -234,7 +235,7 @@ class _Found:
         self._poses = poses
         self._columns = columns
         self._rows: tuple[list[Any], ...] = ([], [], [], [], [])
-        self.numbers: list[int] = []  # of the records in these rows
+        self.numbers = array("q")  # of the records in these rows
         self._malformed: list[str] = []
         self._unknown: list[str] = []
         self._unusable: list[tuple[str, str | None]] = []

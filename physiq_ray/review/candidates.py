@@ -19,10 +19,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from physiq_ray.errors import ReviewError, StorageError
+from physiq_ray.errors import StorageError
 from physiq_ray.labels.files import open_records
 from physiq_ray.labels.merge import POSE_KEY
 from physiq_ray.labels.values import WrongValueError, read_pose_id
+from physiq_ray.manifest import pattern_texts
 from physiq_ray.manifest.match import Matches
 from physiq_ray.review.catalogue import Catalogue
 from physiq_ray.storage import absolute_uri, read_bytes
@@ -164,7 +165,7 @@ def _add_doubtful(found: Candidates, catalogue: Catalogue, feedback: str) -> Non
         except (TypeError, KeyError, ValueError, IndexError):
             unread += 1
     if unread:
-        found.problems.append(f"{feedback}: {unread} photos have no answer that can be read beside them")
+        found.problems.append(f"{feedback}: {unread} photos have no answer next to them that can be read")
 
 
 def _suggest(found: Candidates, row: int, kind: str, pose: Any, confidence: Any, margin: Any) -> None:
@@ -201,11 +202,7 @@ def _groups(keys: pa.ChunkedArray, pattern: str | None) -> npt.NDArray[np.int64]
     if pattern is None:
         texts = pc.replace_substring_regex(keys, r"[^/]*$", "")
     else:
-        captured = pattern if re.compile(pattern).groups else f"({pattern})"
-        try:
-            texts = pc.replace_substring_regex(keys, rf"(?s)^.*?(?:{captured}).*$", r"\1")
-        except pa.ArrowInvalid as error:
-            raise ReviewError(f"group_pattern={pattern!r}: not accepted by RE2: {error}") from error
+        texts = pc.coalesce(pattern_texts(keys, pattern), keys)  # without a match, a group of its own
     texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
     codes: npt.NDArray[np.int64] = texts.dictionary_encode().indices.to_numpy().astype(np.int64)
     return codes

@@ -109,7 +109,7 @@ def test_doubtful_photos_of_the_service_are_shown_by_their_margin(
     ]
     assert review.session.items(0, 1)[0]["suggestion"] == {"pose": 5}
     assert review.candidates.problems == [
-        f"s3://{queue}: 1 photos have no answer that can be read beside them"
+        f"s3://{queue}: 1 photos have no answer next to them that can be read"
     ]
 
 
