@@ -18,6 +18,7 @@ from typing import Final
 from physiq_ray.errors import StorageError
 
 HOST: Final = "127.0.0.1"
+MAX_VOLUMES: Final = 10_000
 _PORT_FLAGS: Final = (
     "s3.port",
     "s3.port.grpc",
@@ -74,7 +75,10 @@ def build_command(binary: Path, directory: Path, ports: Mapping[str, int]) -> li
         "-webdav=false",
         "-s3.autoCreateBucket=false",  # it is on by default, but S3 answers NoSuchBucket
         "-volume.preStopSeconds=0",
-        "-master.volumeSizeLimitMB=64",  # each bucket takes one volume; with the default size only 60 fit
+        # Each bucket takes a volume. By default, there are as many volumes as full ones fit on the disk, so a
+        # nearly full disk would allow only a few buckets.
+        f"-volume.max={MAX_VOLUMES}",
+        "-master.volumeSizeLimitMB=64",
         "-master.telemetry=false",  # on by default; it would send reports to its authors
         *(f"-{flag}={port}" for flag, port in ports.items()),
     ]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,6 +65,17 @@ def test_creating_a_bucket_twice_is_not_an_error(server: LocalS3) -> None:
 def test_a_bucket_name_that_s3_refuses_is_named_in_the_error(server: LocalS3) -> None:
     with pytest.raises(StorageError, match="No_Good"):
         server.create_bucket("No_Good")
+
+
+def test_the_number_of_buckets_does_not_depend_on_the_size_of_the_disk(
+    make_disk: Callable[[int], tuple[Path, object]],
+) -> None:
+    disk, _ = make_disk(400_000_000)  # seven volumes of 64 MB would not fit
+
+    with LocalS3(disk) as running:
+        for number in range(12):
+            running.create_bucket(f"small-{number}")
+            running.client().put_object(Bucket=f"small-{number}", Key="a.jpg", Body=b"photo")
 
 
 def test_an_upload_to_a_missing_bucket_names_the_file(server: LocalS3, tmp_path: Path) -> None:
