@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from physiq_ray.erase.choose import Photos
 from physiq_ray.errors import StorageError
+from physiq_ray.labels.merge import NAME_KEY
 
 
 class Rest(NamedTuple):
@@ -48,13 +49,14 @@ def drop_rows(data: bytes, photos: Photos) -> Rest:
 def drop_lines(data: bytes, photos: Photos) -> Rest:
     """Take lines out of JSON lines with the key uri, and perhaps size, etag and moved_to.
 
-    In a journal of `cleanse`, a line without the content follows one of the same uri that has it.
+    In a journal of `review`, the key is that of a label record. In a journal of `cleanse`, a line without the
+    content follows one of the same uri that has it.
     """
     kept, uris = [], set[str]()
     lines = data.splitlines(keepends=True)
     for line in lines:
         record = read_json(line)
-        uri = str(record.get("uri"))
+        uri = str(record.get("uri") or record.get(NAME_KEY))
         if photos.holds(uri, record.get("size"), record.get("etag")) or photos.holds(record.get("moved_to")):
             uris.add(uri)
         if uri not in uris:

@@ -7,7 +7,7 @@
 | feedback        | `*.json` with photo_md5, their `.jpg`, their labels    | a file with a photo's MD5 |
 | runs            | `manifest.parquet` of the runs below `storage`         | a row of a photo          |
 | quarantine      | `quarantine.jsonl` in the outputs of these runs        | a line of a photo         |
-| journals        | `deleted-*.jsonl` of `cleanse`                         | a line of a photo         |
+| journals        | `deleted-*.jsonl` of `cleanse`, `review-*.jsonl`       | a line of a photo         |
 
 Rows and lines are taken out of their files. In a versioned bucket, older versions with a trace are traces
 themselves, because they cannot be changed. A shard is removed as a whole: it is only a cache.
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from physiq_ray.cleanse.journal import find_journals
+from physiq_ray.cleanse import journal as cleanse_journal
 from physiq_ray.erase.choose import Photos, find_keys
 from physiq_ray.erase.drop import Rest, drop_lines, drop_rows, read_json, read_rows
 from physiq_ray.errors import NotFoundError, StorageError, shown
@@ -29,6 +29,7 @@ from physiq_ray.prepared import Cache, CacheFolder
 from physiq_ray.prepared.shards import SUFFIX
 from physiq_ray.prepared.shared import KEYS_SUFFIX, split_keys
 from physiq_ray.quarantine import QUARANTINE_FILE
+from physiq_ray.review import journal as review_journal
 from physiq_ray.storage import absolute_uri, join_uri, read_bytes
 from physiq_ray.storage.etag import is_md5
 from physiq_ray.storage.history import Stored, list_stored, read_stored
@@ -135,8 +136,7 @@ def find_traces(photos: Photos, places: Places) -> Found:
     # The manifests after the caches: only they name prepared photos of replaced content.
     found.traces += runs.traces
     found.trained, found.failures = runs.trained, found.failures + runs.failures
-    journals = [Stored(str(path), 0, "") for path in find_journals(Path(places.journals))]
-    found.scan(JOURNALS, journals, drop_lines, photos)
+    _search_journals(photos, Path(places.journals), found)
     found.traces = list({trace.stored: trace for trace in found.traces}.values())  # places may overlap
     return found
 
@@ -221,6 +221,19 @@ def _search_feedback(photos: Photos, files: Sequence[Stored], found: Found) -> N
             (answers if file in texts else labels).append(file)
     found.traces += [Trace(FEEDBACK, file, 1) for file in labels]
     found.traces += [Trace(FEEDBACK, file, 1, is_index=True) for file in answers]
+
+
+def _search_journals(photos: Photos, folder: Path, found: Found) -> None:
+    """Find the lines of `cleanse`, and those of reviews that have ended."""
+    journals = [*cleanse_journal.find_journals(folder), *review_journal.find_journals(folder)]
+    part = Found()
+    part.scan(JOURNALS, [Stored(str(path), 0, "") for path in journals], drop_lines, photos)
+    found.failures += part.failures
+    for trace in part.traces:
+        if review_journal.is_in_use(Path(trace.stored.uri)):
+            found.failures.append(f"{JOURNALS}: {trace.stored}: a review writes it; stop it, then run again")
+        else:
+            found.traces.append(trace)
 
 
 def _ending(files: Iterable[Stored], suffix: str) -> list[Stored]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from physiq_ray.erase.traces import MODEL_FILE, RECORD_FILE
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest
 from physiq_ray.prepared import CacheFolder, photo_keys
+from physiq_ray.review.journal import REVIEW, Decision, Journal, read_journal
 from physiq_ray.training import folder as run_folder
 from physiq_ray.training.folder import RunFolder
 from physiq_ray.training.record import RunRecord
@@ -282,6 +284,37 @@ def test_photos_that_cleanse_moved_are_erased_with_their_lines(
 
 class Killed(BaseException):
     """Stands for SIGKILL: no code under test catches it."""
+
+
+def test_the_decisions_of_a_review_are_erased_from_its_journal(photos, flags, erase, tmp_path):
+    path = tmp_path / "review-20261128T120000Z-host-1.jsonl"
+    keys = ["17/a.jpg", "18/c.jpg", "17/b.jpg", "17/b.jpg"]
+    decisions = [
+        Decision(f"s3://{photos}/{key}", 5, REVIEW, f"2026-11-28T12:00:0{number}")
+        for number, key in enumerate(keys)
+    ]
+    decisions[3] = replace(decisions[3], undone=decisions[2].time)
+    with Journal(path) as journal:
+        journal.write(decisions)
+
+    look, out = erase_all(erase, flags)
+
+    assert [trace["count"] for trace in look["traces"]] == [3]
+    assert "journals: 1 erased" in out
+    assert read_journal(path) == ([decisions[1]], None)
+
+
+def test_the_journal_of_a_running_review_is_reported_and_left(photos, flags, erase, tmp_path):
+    path = tmp_path / "review-20261128T120000Z-host-1.jsonl"
+    with Journal(path) as journal:
+        journal.write([Decision(f"s3://{photos}/17/a.jpg", 5, REVIEW, "2026-11-28T12:00:00")])
+        before = path.read_bytes()
+
+        done = erase(*flags, "--delete", typed="2\n")
+
+        assert done.status == 1
+        assert f"{path.name}: a review writes it; stop it, then run again" in done.err
+        assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("kill_at", [1, 2, 3, 4, 5])
