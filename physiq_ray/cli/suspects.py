@@ -10,7 +10,7 @@ from physiq_ray.errors import SettingError
 from physiq_ray.machine import check_writable
 
 DEFAULT_MODEL = "output"
-FIXED = ("output", "mlflow")  # the command decides these itself
+FIXED = ("output", "mlflow", "limit", "max_hours")  # the command decides these itself
 
 
 def run_suspects(args: argparse.Namespace) -> int:

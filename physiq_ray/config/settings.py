@@ -156,6 +156,9 @@ class Settings(SplitSettings):
     manifest: str | None = Group.DATA.field(
         None, "saved manifest (Parquet) that is used instead of sources", form="URI"
     )
+    limit: int | None = Group.DATA.field(
+        None, "largest number of photos of each pose, for a quick trial; if not given, all are used", ge=4
+    )
     max_unreadable_share: Share = Group.DATA.field(
         0.05, "largest share of unreadable photos; the command stops if there are more"
     )
@@ -278,6 +281,9 @@ class Settings(SplitSettings):
     )
 
     run_name: str | None = Group.RUN.field(None, "name of the run; needed to resume it", form="NAME")
+    max_hours: float | None = Group.RUN.field(
+        None, "hours after which the run stops; no epoch begins that would end later", gt=0
+    )
     output: str = Group.RUN.field("output", "folder for model files and reports", form="URI")
     storage: str = Group.RUN.field(
         "runs", "folder for checkpoints; on a cluster, on storage that all nodes share", form="URI"

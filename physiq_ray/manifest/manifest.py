@@ -6,8 +6,9 @@ the saved file they are rows without pose_id and class_index.
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -55,6 +56,18 @@ class Manifest:
         """Return the rows of "train", "validation" or "test"."""
         return self.table.filter(pc.equal(self.table["split"], name))
 
+    def limited(self, most: int, seed: int) -> "Manifest":
+        """Keep at most `most` photos of each pose, and of no known pose; the seed chooses them.
+
+        Each photo stays in its split, and the splits of a pose keep their proportions, with at least one
+        photo each. So a model that is trained on the rest has not seen the other photos of validation and
+        test. most: at least the number of splits.
+        """
+        rng = np.random.default_rng(seed)
+        return replace(
+            self, table=_draw_rows(self.table, most, rng), no_pose=_draw_rows(self.no_pose, most, rng)
+        )
+
     def count(self, uris: Sequence[str], split: str) -> int:
         """Count the uris that are in a split."""
         found = pc.is_in(pa.array(uris, pa.string()), value_set=self.split(split)["uri"])
@@ -87,6 +100,23 @@ class Manifest:
             raise DataError(f"{name}: {problem}; build the manifest again")
         mapping = ClassMapping.of_poses(pc.unique(table["pose_id"]).to_pylist())
         return cls(table, mapping, no_pose=no_pose)
+
+
+def _draw_rows(table: pa.Table, most: int, rng: np.random.Generator) -> pa.Table:
+    """Keep at most `most` rows of each pose."""
+    poses = table["pose_id"].to_numpy()
+    splits = pc.index_in(table["split"], pa.array(SPLITS)).to_numpy()
+    kept = []
+    for pose_id in table["pose_id"].unique().to_pylist():
+        is_pose = poses == pose_id if pose_id is not None else np.isnan(poses)
+        of_split = [np.flatnonzero(is_pose & (splits == split)) for split in range(len(SPLITS))]
+        parts = [rows for rows in of_split if len(rows)]
+        total, left = sum(map(len, parts)), most
+        for rows in reversed(parts):  # the first one, usually training, gets what rounding leaves
+            size = left if rows is parts[0] else max(1, most * len(rows) // total)
+            kept.append(rng.choice(rows, min(len(rows), size), replace=False))
+            left -= size
+    return table.take(np.sort(np.concatenate(kept))) if kept else table
 
 
 def _find_contradiction(table: pa.Table, no_pose: pa.Table) -> str | None:

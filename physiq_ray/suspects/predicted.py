@@ -196,6 +196,7 @@ def _plan_run(settings: Settings, folder: RunFolder, fold: Fold, poses: str) -> 
         update={
             **{"storage": folder.uri, "run_name": fold.name, "manifest": uri, "sources": ()},
             **{"output": join_uri(folder.uri, fold.name, "model"), "poses": poses, "mlflow": None},
+            **{"limit": None, "max_hours": None},  # each photo is ranked by a model that is complete
         }
     )
 

@@ -49,7 +49,8 @@ class TrainingResult:
     report, slices: of the best epoch on the photos of scored_split, None if none of them could be read.
     scored_split: "test" if the run has test photos that could be scored, else "validation". history: one dict
     per epoch. files: uris of the written files. num_used: photos by split. failed_sources: a sentence for
-    each source that could not be listed; with any of them, the run is only partly done.
+    each source that could not be listed; with any of them, the run is only partly done. stopped: a sentence
+    with the command that continues the run, if it stopped because of max_hours.
     """
 
     run_name: str
@@ -64,6 +65,7 @@ class TrainingResult:
     num_skipped: int
     unreadable: tuple[Unreadable, ...]
     failed_sources: tuple[str, ...]
+    stopped: str | None = None
     validation_uris: tuple[str, ...] = field(repr=False, default=())
 
 
@@ -166,6 +168,12 @@ def finish(
         num_skipped=record.num_skipped,
         unreadable=unreadable,
         failed_sources=record.failed_sources,
+        stopped=(
+            f"Stopped after epoch {latest['epoch']} of {settings.epochs}: max_hours={settings.max_hours:g} "
+            f"leaves no time for another; continue with: {folder.resume_command}"
+            if outcome.is_out_of_time
+            else None
+        ),
         validation_uris=tuple(uris[VALIDATION]),
     )
 

@@ -46,6 +46,7 @@ from physiq_ray.training.plan import (
     EarlyStopping,
     EpochPlan,
     checkpoint_score,
+    fits,
     learning_rate,
     may_stop,
     plan_epoch,
@@ -70,7 +71,8 @@ class Job:
     """Everything a worker needs, as data: it travels to the workers once.
 
     class_weights: by class index, for the training loss; empty if all classes weigh the same. stream: the
-    actor of the pipeline that several workers share, if photos are streamed.
+    actor of the pipeline that several workers share, if photos are streamed. deadline_s: the time of the
+    clock when the last epoch must have ended.
     """
 
     settings: Settings
@@ -81,15 +83,17 @@ class Job:
     threads: int
     events: Queue
     stream: Any = None
+    deadline_s: float = math.inf
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a loop for the driver; failure, divergence: why it stopped before its end."""
+    """The result of a loop for the driver; failure, divergence, is_out_of_time: why it stopped early."""
 
     unreadable: tuple[Unreadable, ...]
     failure: str | None = None
     divergence: Divergence | None = None
+    is_out_of_time: bool = False
 
 
 def train_loop(config: dict[str, Job]) -> Outcome:
@@ -174,6 +178,8 @@ class Worker:
             }
             progress.history.append(metrics)
             self._report(metrics, answers)
+            if not progress.early_stopping.is_finished and self._is_out_of_time(metrics):
+                return Outcome(progress.unreadable(), is_out_of_time=True)
         return Outcome(progress.unreadable())
 
     def _make_feed(self) -> Feed:
@@ -303,6 +309,10 @@ class Worker:
         for excluded in gather(self._progress.excluded):
             for split, rows in excluded.items():
                 self._progress.excluded[split].update(rows)
+
+    def _is_out_of_time(self, metrics: Mapping[str, Any]) -> bool:
+        left_s = self._job.deadline_s - time.time()
+        return math.isfinite(left_s) and not all(gather(fits(self._settings, metrics, left_s)))
 
     def _too_many_unreadable(self) -> str | None:
         num_photos = sum(photos.num_rows for photos in self._job.photos.values())

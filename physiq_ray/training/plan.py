@@ -5,7 +5,9 @@ state, so all ranks decide alike.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,6 +107,19 @@ class EarlyStopping:
         if self.epoch == self.best_epoch:
             return "✓ Best Model"
         return "Early Stop" if self.is_finished else f"Wait {self.waited}/{self.patience}"
+
+
+def fits(settings: Settings, latest: Mapping[str, Any], left_s: float) -> bool:
+    """Tell whether the epoch after the latest one ends within the time left, or no epoch is left.
+
+    latest: the values of the latest epoch, as in the history. An epoch takes as long as the one before; if it
+    trains at a larger size, the training takes longer in proportion to the pixels.
+    """
+    epoch = latest["epoch"] + 1
+    if epoch > settings.epochs:
+        return True
+    growth = (train_size(settings, epoch) / latest["train_size"]) ** 2
+    return float(latest["seconds"] + (growth - 1) * latest["train_seconds"]) <= left_s
 
 
 def checkpoint_score(accuracy: float, epoch: int) -> float:

@@ -14,7 +14,7 @@ from physiq_ray.storage import absolute_uri
 
 # What cannot change while a run is resumed: its photos, their split, and what its scores were measured on.
 FIXED_SETTINGS = (
-    *("sources", "source_buckets", "manifest"),
+    *("sources", "source_buckets", "manifest", "limit"),
     *SPLIT_FIELDS,
     *("image_size", "weights"),
 )

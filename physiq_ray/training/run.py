@@ -1,5 +1,7 @@
 """A whole run from the driver's side: folder, manifest, photos, job, fit, finish."""
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -75,6 +77,7 @@ def train(
     """
     if resume and settings.run_name is None:
         raise SettingError("--resume needs --run-name (or PHYSIQ_RUN_NAME): the run to resume")
+    started_s = time.time()
     folder = RunFolder(settings.storage, settings.run_name or f"physiq-{datetime.now():%Y%m%d-%H%M%S}")
     names_are_given = "poses" in settings.model_fields_set
     if resume:  # before the lock: a run that was never started needs none
@@ -109,7 +112,7 @@ def train(
             if weights is not None and settings.weights not in WEIGHTS_WORDS:
                 display.note(describe_head(weights, record.manifest.class_mapping, record.pose_names))
             with interruption_translated(folder), in_use(photos):
-                job = _make_job(settings, record.manifest, photos, weights, workers)
+                job = _make_job(settings, record.manifest, photos, weights, workers, started_s)
                 table, files = EpochTable(display, settings.epochs), HistoryFiles(output, folder.name)
                 with display.live(), received(job.events, [table.handle, files.handle, *trackers]):
                     result = fit(job, workers, folder)
@@ -165,6 +168,9 @@ def start_record(
             f"{absolute_uri(str(settings.manifest))}: {counts[TRAIN]} photos to train on, "
             f"{counts[VALIDATION]} to validate with"
         )
+    if settings.limit is not None:
+        total, manifest = manifest.table.num_rows, manifest.limited(settings.limit, settings.seed)
+        display.note(f"limit={settings.limit}: {manifest.table.num_rows} of these {total} photos are used")
     return RunRecord.of_manifest(manifest, poses), weights
 
 
@@ -227,6 +233,7 @@ def _make_job(
     photos: Mapping[str, Photos],
     weights: StartingWeights | None,
     workers: WorkerPlan,
+    started_s: float,
 ) -> Job:
     streamed = {name: part for name, part in photos.items() if isinstance(part, StreamedPhotos)}
     return Job(
@@ -241,6 +248,7 @@ def _make_job(
         stream=start_stream(streamed, settings.num_workers)
         if streamed and settings.num_workers > 1
         else None,
+        deadline_s=started_s + 3600 * settings.max_hours if settings.max_hours is not None else math.inf,
     )
 
 

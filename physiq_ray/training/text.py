@@ -16,6 +16,7 @@ def describe_result(result: TrainingResult) -> list[str]:
     used = " + ".join(f"{count} {split}" for split, count in result.num_used.items())
     steps = ", ".join(f"{count} {step}" for step, count in count_steps(result.unreadable).items())
     return [
+        *([result.stopped] if result.stopped is not None else ()),
         f"Best validation accuracy {result.best_accuracy:.2%} in epoch {result.best_epoch}",
         *(["Scores on the test photos, which chose nothing:"] if result.scored_split == TEST else ()),
         *(describe_report(result.report) if result.report is not None else ()),
@@ -33,6 +34,7 @@ def result_as_dict(result: TrainingResult) -> dict[str, Any]:
     return {
         "run_name": result.run_name,
         "best_epoch": result.best_epoch,
+        "stopped": result.stopped,
         "best_validation_accuracy": result.best_accuracy,
         "scored_split": result.scored_split,
         "report": result.report.to_dict() if result.report is not None else None,

@@ -63,6 +63,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "max_failures": 3,
         "stall_timeout_s": 300.0,
         "run_name": None,
+        "max_hours": None,
+        "limit": None,
         "storage": "runs",
         "mlflow": None,
     }

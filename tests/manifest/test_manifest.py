@@ -53,6 +53,30 @@ def test_photos_of_no_known_pose_are_written_and_read() -> None:
     assert read.buckets == ["checkins"]
 
 
+def test_a_limit_keeps_each_photo_in_its_split_and_the_splits_proportions() -> None:
+    nulls = [(f"rest-{number}.jpg", None) for number in range(9)]
+    listing = list_plenty(**{name: name for name, _ in nulls})
+    manifest = build_manifest([listing], labels_of(*PLENTY_LABELS, *nulls), POSES)
+
+    limited = manifest.limited(5, seed=3)
+
+    rows = manifest.table.to_pylist()
+    assert all(row in rows for row in limited.table.to_pylist())
+    counts = Counter(zip(*(limited.table[name].to_pylist() for name in ("pose_id", "split")), strict=True))
+    assert counts == {(1, "train"): 4, (1, "validation"): 1, (2, "train"): 4, (2, "validation"): 1}
+    assert limited.no_pose.num_rows == 5
+    assert limited.class_mapping == manifest.class_mapping
+    assert limited.table.equals(limited.table.sort_by("uri"))
+    assert limited.table.equals(manifest.limited(5, seed=3).table)
+    assert not limited.table.equals(manifest.limited(5, seed=4).table)
+
+
+def test_a_limit_above_all_counts_keeps_everything() -> None:
+    manifest = build_manifest([list_plenty()], labels_of(*PLENTY_LABELS), POSES)
+
+    assert manifest.limited(10, seed=3).table.equals(manifest.table)
+
+
 def parquet(table: pa.Table) -> bytes:
     file = io.BytesIO()
     pq.write_table(table, file)

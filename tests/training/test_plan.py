@@ -8,6 +8,7 @@ from physiq_ray.training.plan import (
     EarlyStopping,
     balanced_weights,
     checkpoint_score,
+    fits,
     learning_rate,
     may_stop,
     plan_epoch,
@@ -94,6 +95,24 @@ def test_early_stopping_waits_for_a_strictly_better_accuracy():
 
 def test_an_accuracy_of_zero_is_better_than_none():
     assert EarlyStopping(patience=1).after(1, 0.0).best_epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("epoch", "left_s", "expected"),
+    [
+        (3, 60.0, True),
+        (3, 59.9, False),
+        (3, -1.0, False),
+        (1, 209.9, False),
+        (1, 210.0, True),
+        (4, 0.0, True),
+    ],
+)
+def test_an_epoch_fits_if_it_would_end_in_time(epoch, left_s, expected):
+    # After epoch 1 the side doubles: 50 s of training become 200 s.
+    settings = Settings(epochs=4, image_size=128, train_sizes=(64, 128, 128, 128))
+    latest = {"epoch": epoch, "seconds": 60.0, "train_seconds": 50.0, "train_size": 64 if epoch == 1 else 128}
+    assert fits(settings, latest, left_s) is expected
 
 
 def test_of_two_equal_checkpoints_the_earlier_scores_higher():
