@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -58,12 +59,14 @@ class AnsweredBatch:
 
     uris: of the B photos that were predicted; outputs: float32 (B, C) or (B, C + 1), see `Forward.outputs`.
     brightness: of each photo, 0 … 1, as `mean_brightness` computes it; empty if it was not asked for.
+    features: float32 (B, F), the input of the last layer; None if it was not asked for.
     """
 
     uris: tuple[str, ...]
     outputs: Float32Array
     unreadable: tuple[Unreadable, ...] = ()
     brightness: tuple[float, ...] = ()
+    features: Float32Array | None = None
 
 
 @dataclass(frozen=True)
@@ -121,13 +124,14 @@ def predict_table(
     batch_size: int = 32,
     reader: PhotoReader | None = None,
     with_brightness: bool = False,
+    with_features: bool = False,
     on_progress: Progress = lambda _done, _total: None,
 ) -> Iterator[AnsweredBatch]:
     """Predict the photos of a table in its order; Ray must be connected.
 
     table: uri string, size int64 in bytes, and etag string if it is known; other columns are ignored.
     batch_size: photos in one forward pass; the batches that are returned may be larger. reader: as in
-    `build_dataset`. with_brightness: measure the brightness of the photos too.
+    `build_dataset`. with_brightness, with_features: return the brightness and the features of the photos too.
     Raises CheckpointError: the weights do not fit. PredictionError: the cluster is too small, one of its
     processes failed permanently, or the storage does not respond any more.
     """
@@ -139,7 +143,7 @@ def predict_table(
     known = [name for name in ("uri", "size", "etag") if name in table.column_names]
     answers = build_dataset(table.select(known), image_size=state.image_size, reader=reader).map_batches(
         NetworkActor,
-        fn_constructor_args=(ray.put(needed), precision, plan, with_brightness),
+        fn_constructor_args=(ray.put(needed), precision, plan, with_brightness, with_features),
         batch_size=batch_size,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=plan.num_actors),
@@ -198,9 +202,10 @@ class NetworkActor:
         precision: str,
         plan: ActorPlan,
         with_brightness: bool = False,  # by position, as Ray gives it
+        with_features: bool = False,
     ) -> None:
         self._network = Network(ray.get(state), precision=precision, use_gpu=plan.num_gpus > 0)
-        self._with_brightness = with_brightness
+        self._with_brightness, self._with_features = with_brightness, with_features
         if self._network.device.type == "cpu":
             torch.set_num_threads(plan.threads)  # Ray sets the number of reserved CPUs: one
 
@@ -210,9 +215,12 @@ class NetworkActor:
         # The index copies the images (B, H, W, 3): the object store's memory is read-only, and torch warns
         # about arrays that are.
         images = columns["image"][good]
-        computed = self._network.outputs(torch.from_numpy(images)).numpy()
-        outputs = np.zeros((len(columns["error"]), computed.shape[1]), np.float32)
-        outputs[good] = computed
+        pixels, features = torch.from_numpy(images), None
+        if self._with_features:
+            computed, features = self._network.outputs_and_features(pixels)
+        else:
+            computed = self._network.outputs(pixels)
+        outputs = _spread(computed, good, len(columns["error"]))
         step, error = columns["step"].astype(object), columns["error"].astype(object)
         is_bad = ~np.isfinite(outputs).all(axis=1)
         step[is_bad], error[is_bad], outputs[is_bad] = "predict", NOT_FINITE, 0
@@ -220,7 +228,16 @@ class NetworkActor:
         if self._with_brightness:
             answered["brightness"] = np.zeros(len(outputs))
             answered["brightness"][good] = mean_brightness(images)
+        if features is not None:
+            answered["features"] = _spread(features, good, len(outputs))
         return answered
+
+
+def _spread(values: torch.Tensor, rows: npt.NDArray[np.int64], num_rows: int) -> Float32Array:
+    """Put values (B, N) into these rows of zeros (num_rows, N)."""
+    spread = np.zeros((num_rows, values.shape[1]), np.float32)
+    spread[rows] = values.numpy()
+    return spread
 
 
 def _to_batch(columns: dict[str, Any]) -> AnsweredBatch:
@@ -230,8 +247,9 @@ def _to_batch(columns: dict[str, Any]) -> AnsweredBatch:
         for row in np.flatnonzero(~is_good)
     )
     brightness = columns["brightness"][is_good].tolist() if "brightness" in columns else ()
+    features = columns["features"][is_good] if "features" in columns else None
     return AnsweredBatch(
-        tuple(columns["uri"][is_good]), columns["outputs"][is_good], unreadable, tuple(brightness)
+        tuple(columns["uri"][is_good]), columns["outputs"][is_good], unreadable, tuple(brightness), features
     )
 
 

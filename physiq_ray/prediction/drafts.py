@@ -1,16 +1,24 @@
 """Unlabelled photos → drafts of labels, which a person confirms. This file imports Ray (see `batch`).
 
 A draft has the form of a label record, but `"draft": true` makes every command refuse it as a label.
+
+It also says how unlike the photo is to all labelled photos: one minus the largest cosine between their
+features. To pick photos by this distance is the core-set approach to active learning (Sener and Savarese
+2018), to pick them by the margin is uncertainty sampling; `review` combines both.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.cluster import connect
@@ -20,6 +28,10 @@ from physiq_ray.prediction.answer import Answer, make_answer
 from physiq_ray.prediction.batch import predict_table
 from physiq_ray.quarantine import Unreadable
 from physiq_ray.storage import LISTING_SCHEMA, list_sources, parse_sources, write_bytes
+
+IntArray = npt.NDArray[np.int64]
+
+MOST_COMPARED: Final = 2000  # labelled photos that the others are compared with
 
 
 @dataclass(frozen=True)
@@ -55,34 +67,75 @@ def draft_labels(
     `predict_table`.
     """
     listings = list_sources(parse_sources(addresses))
-    tables, num_labelled = [LISTING_SCHEMA.empty_table()], 0
+    tables, labelled = [LISTING_SCHEMA.empty_table()], [LISTING_SCHEMA.empty_table()]
     for listing, named in zip(
         listings, find_labelled(listings, labels, state.pose_names, source_buckets), strict=True
     ):
         if listing.table is not None and named is not None:
-            unlabelled = listing.table.filter(pc.invert(named.is_labelled))
-            tables.append(unlabelled)
-            num_labelled += listing.table.num_rows - unlabelled.num_rows
-    table = pa.concat_tables(tables).sort_by("uri")
+            tables.append(listing.table.filter(pc.invert(named.is_labelled)))
+            labelled.append(listing.table.filter(named.is_labelled))
+    table, others = (pa.concat_tables(parts).sort_by("uri") for parts in (tables, labelled))
     lines: list[str] = []
     unreadable: list[Unreadable] = []
     if table.num_rows:
         connect(debug=debug)
-    for batch in predict_table(table, state, precision=precision, on_progress=on_progress):
-        unreadable += batch.unreadable
-        for uri, row in zip(batch.uris, torch.from_numpy(batch.outputs), strict=True):
-            record = to_draft(uri, make_answer(row, state, state.floor))
-            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+        compared = others.take(draw_rows(others.num_rows, MOST_COMPARED))
+        novelty = Novelty(compared["uri"].to_pylist())
+        every = pa.concat_tables([compared, table])  # in this order: drafts need the features of the first
+        for batch in predict_table(
+            every, state, precision=precision, with_features=True, on_progress=on_progress
+        ):
+            unreadable += [item for item in batch.unreadable if item.uri not in novelty.labelled]
+            unlike = novelty.measure(batch.uris, torch.from_numpy(batch.features))
+            for uri, row, distance in zip(batch.uris, torch.from_numpy(batch.outputs), unlike, strict=True):
+                if uri not in novelty.labelled:
+                    record = to_draft(uri, make_answer(row, state, state.floor), distance)
+                    lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_bytes("".join(lines).encode(), output)
     failures = tuple(str(listing.error) for listing in listings if listing.table is None)
-    return Drafts(len(lines), num_labelled, tuple(unreadable), failures)
+    return Drafts(len(lines), others.num_rows, tuple(unreadable), failures)
 
 
-def to_draft(uri: str, answer: Answer) -> dict[str, Any]:
+class Novelty:
+    """Compares photos with labelled ones, which come before all others."""
+
+    def __init__(self, labelled: Iterable[str]) -> None:
+        """labelled: their uris."""
+        self.labelled = frozenset(labelled)
+        self._parts: list[Tensor] = []
+
+    def measure(self, uris: Sequence[str], features: Tensor) -> list[float | None]:
+        """Give for each photo how unlike it is to all labelled ones; None for these, or if there are none.
+
+        features: float32 (B, F), which are not negative, so that the distance is from 0 to 1.
+        """
+        units = functional.normalize(features, dim=1)
+        is_labelled = torch.tensor([uri in self.labelled for uri in uris], dtype=torch.bool)
+        if is_labelled.any():
+            self._parts.append(units[is_labelled])
+        if not self._parts:
+            return [None] * len(uris)
+        self._parts = [torch.cat(self._parts)]
+        distances = (1 - (units @ self._parts[0].T).amax(dim=1)).clamp(min=0).tolist()
+        return [
+            None if known else distance
+            for known, distance in zip(is_labelled.tolist(), distances, strict=True)
+        ]
+
+
+def draw_rows(num_rows: int, most: int) -> IntArray:
+    """Draw at most this number of rows, the same ones each time, in their order."""
+    if num_rows <= most:
+        return np.arange(num_rows)
+    return np.sort(np.random.default_rng(0).choice(num_rows, most, replace=False))
+
+
+def to_draft(uri: str, answer: Answer, unlike: float | None = None) -> dict[str, Any]:
     """Give the draft of one photo.
 
     poseId is null if the answer is that the photo shows no known pose. confidence: the highest probability.
-    margin: the difference to the second one, which is small if the model is uncertain.
+    margin: the difference to the second one, which is small if the model is uncertain. unlike: as `Novelty`
+    measures it.
     """
     first, *others = answer.probabilities
     return {
@@ -91,5 +144,6 @@ def to_draft(uri: str, answer: Answer) -> dict[str, Any]:
         "draft": True,
         "confidence": round(first.probability, 6),
         "margin": round(first.probability - (others[0].probability if others else 0.0), 6),
+        **({"unlike": round(unlike, 6)} if unlike is not None else {}),
         "model": answer.model_version,
     }

@@ -77,6 +77,13 @@ class Network(Forward):
         with torch.inference_mode():
             return self._compute(images)[: len(images)].cpu()
 
+    def outputs_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute both in one pass."""
+        with torch.inference_mode():
+            features = self._compute(images)
+            outputs: Tensor = self._head(features)
+        return outputs[: len(images)].cpu(), features[: len(images)].cpu()
+
     def _compute(self, images: Tensor) -> Tensor:
         if self.pads:
             images = _padded(images)

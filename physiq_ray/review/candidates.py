@@ -5,7 +5,9 @@ the answer that the service stored with a doubtful photo, from drafts of `predic
 
 The order is by margin: the probability of the best pose minus that of the second, or its confidence if only
 that is known; for a suspect, the probability of its label. A photo without a suggestion counts as 0.5. The
-order "spread" takes one photo of each group in turn, so that every athlete is seen early.
+margin is multiplied by the share of drafts that are even more unlike the labelled photos, 0.5 if unknown:
+photos come early that the model is uncertain about, or that are unlike all labelled ones. The order "spread"
+takes one photo of each group in turn, so that every athlete is seen early.
 """
 
 import json
@@ -45,7 +47,8 @@ class Candidates:
 
     kind: int8, a position in KINDS. label: int32, a pose id, or NOT_LABELLED, NO_POSE, IN_CONFLICT.
     suggestion: int32, a pose id, NO_SUGGESTION or SUGGESTS_NO_POSE. confidence: float32, NaN if not known.
-    order: int64. problems: sentences on what could not be used.
+    unlike: float32, how unlike the labelled photos, NaN if not known. order: int64. problems: sentences on
+    what could not be used.
     """
 
     kind: npt.NDArray[np.int8]
@@ -53,6 +56,7 @@ class Candidates:
     suggestion: npt.NDArray[np.int32]
     confidence: npt.NDArray[np.float32]
     margin: npt.NDArray[np.float32]
+    unlike: npt.NDArray[np.float32]
     order: npt.NDArray[np.int64]
     problems: list[str]
 
@@ -83,6 +87,7 @@ def find_candidates(
         np.full(num_photos, NO_SUGGESTION, np.int32),
         np.full(num_photos, np.nan, np.float32),
         np.full(num_photos, UNKNOWN_MARGIN, np.float32),
+        np.full(num_photos, np.nan, np.float32),
         np.empty(0, np.int64),
         [],
     )
@@ -95,7 +100,8 @@ def find_candidates(
     shown = np.flatnonzero(kind != KINDS.index(LABELLED))
     place = np.empty(num_photos, np.int64)  # in the order of the uris, which a listing of a folder has not
     place[pc.sort_indices(catalogue.photos["uri"]).to_numpy()] = np.arange(num_photos)
-    useful = shown[np.lexsort((place[shown], found.margin[shown]))]
+    weight = found.margin[shown] * _share_more_unlike(found.unlike[shown])
+    useful = shown[np.lexsort((place[shown], weight))]
     found.order = _spread(useful, catalogue) if order == "spread" else useful
     return found
 
@@ -113,6 +119,8 @@ def _add_drafts(found: Candidates, catalogue: Catalogue, address: str) -> None:
         for row in rows:
             if found.kind[row] == KINDS.index(UNLABELLED):
                 _suggest(found, row, DRAFT, record[POSE_KEY], record.get("confidence"), record.get("margin"))
+                if isinstance(unlike := record.get("unlike"), int | float):
+                    found.unlike[row] = unlike
     if missing:
         found.problems.append(f"{address}: {missing} drafts mean no listed photo")
 
@@ -185,6 +193,15 @@ def _read_records(address: str, what: str) -> Iterator[Mapping[str, Any]]:
     for _, record in open_records(address, what, lambda _: True).records:
         if isinstance(record, dict):
             yield record
+
+
+def _share_more_unlike(unlike: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Give for each photo the share of the known values that are greater than its own, 0.5 for NaN."""
+    known = np.sort(unlike[~np.isnan(unlike)])
+    if not len(known):
+        return np.full(len(unlike), 0.5)
+    shares = 1 - np.searchsorted(known, unlike, side="right") / len(known)
+    return np.where(np.isnan(unlike), 0.5, shares)
 
 
 def _spread(rows: npt.NDArray[np.int64], catalogue: Catalogue) -> npt.NDArray[np.int64]:

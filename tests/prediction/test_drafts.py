@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from models import save_constant_model
 
 from physiq_ray.checkpoint import load_model_state
@@ -12,7 +13,7 @@ from physiq_ray.errors import LabelError, StorageError
 from physiq_ray.floor import floor_of_confidence
 from physiq_ray.labels import load_labels
 from physiq_ray.prediction.answer import Answer, FloorCheck, PoseProbability
-from physiq_ray.prediction.drafts import draft_labels, to_draft
+from physiq_ray.prediction.drafts import Novelty, draft_labels, draw_rows, to_draft
 
 RANKED = (
     PoseProbability(7, "Back", 0.7),
@@ -41,13 +42,38 @@ def test_a_model_of_one_pose_is_as_certain_as_it_can_be() -> None:
     assert to_draft("a.jpg", Answer(RANKED[:1], "v", 1.0, None))["margin"] == 0.7
 
 
+def test_photos_are_compared_with_the_nearest_labelled_one() -> None:
+    novelty = Novelty(["a", "c"])
+
+    assert novelty.measure(["a"], torch.tensor([[3.0, 0.0]])) == [None]
+    # 45° to one of two labelled photos, then 60° and 30°, then 0° to the photo of the same batch.
+    assert novelty.measure(["b"], torch.tensor([[1.0, 1.0]])) == pytest.approx([1 - 2**-0.5])
+    distances = novelty.measure(["c", "d", "e"], torch.tensor([[0.0, 9.0], [1.0, 3**0.5], [0.0, 1.0]]))
+
+    assert distances[0] is None
+    assert distances[1:] == pytest.approx([1 - 3**0.5 / 2, 0], abs=1e-6)
+
+
+def test_without_labelled_photos_nothing_is_said_about_likeness() -> None:
+    assert Novelty([]).measure(["a", "b"], torch.eye(2)) == [None, None]
+    assert "unlike" not in to_draft("a.jpg", Answer(RANKED, "v", 1.0, None), None)
+
+
+def test_rows_are_drawn_once_each_and_the_same_each_time() -> None:
+    rows = draw_rows(5000, 2000)
+
+    assert len(set(rows.tolist())) == 2000
+    assert rows.tolist() == sorted(rows.tolist()) == draw_rows(5000, 2000).tolist()
+    assert draw_rows(3, 2000).tolist() == [0, 1, 2]
+
+
 @pytest.fixture
 def photos(tmp_path: Path, make_photo: Any) -> Path:
-    """Write five photos, of which labels name two, and one that cannot be read."""
+    """Write five photos, the last like the second, of which labels name two, and one that cannot be read."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(5):
-        (folder / f"{number}.jpeg").write_bytes(make_photo(number))
+        (folder / f"{number}.jpeg").write_bytes(make_photo(1 if number == 4 else number))
     (folder / "broken.jpeg").write_bytes(b"no photo")
     records = [{"poseId": 1, "s3Filename": "1.jpeg"}, {"poseId": None, "s3Filename": "3.jpeg"}]
     (tmp_path / "labels.json").write_text(json.dumps(records))
@@ -70,6 +96,9 @@ def test_the_command_drafts_what_no_label_names_and_no_command_takes_drafts_for_
     assert "photos/broken.jpeg: " in done.stderr
     found = [json.loads(line) for line in drafts.read_text().splitlines()]
     assert [record.pop("uri") for record in found] == [str(photos / f"{name}.jpeg") for name in (0, 2, 4)]
+    unlike = [record.pop("unlike") for record in found]
+    assert unlike[2] == pytest.approx(0, abs=1e-3)
+    assert min(unlike[:2]) > 0.01
     version = load_model_state(str(tmp_path / "model")).version
     assert (
         found

@@ -58,6 +58,27 @@ def test_uncertain_drafts_come_first_and_certain_ones_last(
     assert review.candidates.problems == [f"{drafts}: 1 drafts mean no listed photo"]
 
 
+def test_drafts_unlike_all_labelled_photos_come_earlier(
+    tmp_path: Path, photos: Path, settings_of: Any, open_review: Any
+) -> None:
+    drafts = write_lines(
+        tmp_path / "drafts.jsonl",
+        *(
+            {"uri": str(photos / name), "poseId": 7, "draft": True, "margin": margin, "unlike": unlike}
+            for name, margin, unlike in (
+                ("anna/1.jpg", 0.9, 0.4),  # 0.9 · 0
+                ("anna/2.jpg", 0.3, 0.1),  # 0.3 · 3 / 4
+                ("cleo/5.jpg", 0.1, 0.2),  # 0.1 · 2 / 4
+                ("ben/4.jpg", 0.8, 0.3),  # 0.8 · 1 / 4; without a draft: 0.5 · 0.5
+            )
+        ),
+    )
+
+    shown = open_review(settings_of(photos), drafts=drafts).shown()
+
+    assert shown == ["anna/1.jpg", "cleo/5.jpg", "ben/4.jpg", "anna/2.jpg", "anna/3.jpg"]
+
+
 def test_likely_wrong_labels_are_shown_with_the_suggested_pose_and_corrected_ones_are_not(
     tmp_path: Path, photos: Path, settings_of: Any, open_review: Any, label: Any
 ) -> None:
