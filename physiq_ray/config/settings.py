@@ -257,7 +257,9 @@ class Settings(SplitSettings):
         100.0, "GiB that cache_dir may hold; the least recently used photos are deleted first", gt=0
     )
 
-    num_workers: int = Group.CLUSTER.field(1, "number of data-parallel training workers", ge=1)
+    num_workers: int = Group.CLUSTER.field(
+        1, "number of data-parallel training workers; 0: train in this process, for a debugger", ge=0
+    )
     min_workers: int | None = Group.CLUSTER.field(
         None, "number of workers that is enough while the cluster has no room for num_workers", ge=1
     )
@@ -331,6 +333,12 @@ class Settings(SplitSettings):
                 "pair",
                 "min_workers={least}: more than num_workers={most}",
                 {"least": self.min_workers, "most": self.num_workers},
+            )
+        if self.num_workers == 0 and self.max_hours is not None:
+            raise PydanticCustomError(
+                "pair",
+                "num_workers=0, max_hours={hours}: a run in this process cannot be resumed; leave one out",
+                {"hours": f"{self.max_hours:g}"},
             )
         if self.batch_norm == "sync" and self.compile == "yes":
             raise PydanticCustomError(

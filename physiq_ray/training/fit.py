@@ -17,7 +17,8 @@ from physiq_ray.storage import absolute_uri
 from physiq_ray.training.events import ReportEpochs
 from physiq_ray.training.faults import EndWithoutMemory, is_out_of_memory, out_of_memory
 from physiq_ray.training.folder import RunFolder
-from physiq_ray.training.loop import Job, train_loop
+from physiq_ray.training.job import Job
+from physiq_ray.training.loop import train_loop
 from physiq_ray.training.snapshot import CopySnapshot
 from physiq_ray.training.workers import WorkerPlan
 

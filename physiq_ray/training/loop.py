@@ -10,7 +10,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -22,17 +21,14 @@ import ray.train.torch
 import torch
 import torch.distributed
 from ray.exceptions import RayError
-from ray.util.queue import Queue
 from torch import Tensor
 from torch.nn import functional
 
-from physiq_ray.config import Settings
 from physiq_ray.errors import DataError
-from physiq_ray.ingest import Photos, in_use
-from physiq_ray.labels import ClassMapping
+from physiq_ray.ingest import in_use
 from physiq_ray.manifest import TRAIN, VALIDATION
-from physiq_ray.model import StartingWeights, normalise
-from physiq_ray.quarantine import Unreadable, check_unreadable
+from physiq_ray.model import normalise
+from physiq_ray.quarantine import check_unreadable
 from physiq_ray.storage import join_uri
 from physiq_ray.training.augment import Change, make_change
 from physiq_ray.training.events import BatchProgress, Note, Resumed, Stalled, send
@@ -40,6 +36,7 @@ from physiq_ray.training.faults import memory_translated, partial_removed, store
 from physiq_ray.training.feed import Feed
 from physiq_ray.training.feed import Worker as FeedWorker
 from physiq_ray.training.folder import RunFolder
+from physiq_ray.training.job import Job, Outcome
 from physiq_ray.training.measures import Divergence, FirstBadStep, Means, Sums, gather
 from physiq_ray.training.network import Network
 from physiq_ray.training.plan import (
@@ -64,36 +61,6 @@ COMPILE_S = 900.0
 CHECK_STEPS = 20
 
 IntArray = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything a worker needs, as data: it travels to the workers once.
-
-    class_weights: by class index, for the training loss; empty if all classes weigh the same. stream: the
-    actor of the pipeline that several workers share, if photos are streamed. deadline_s: the time of the
-    clock when the last epoch must have ended.
-    """
-
-    settings: Settings
-    class_mapping: ClassMapping
-    photos: Mapping[str, Photos]  # by split
-    weights: "ray.ObjectRef[StartingWeights] | None"
-    class_weights: tuple[float, ...]
-    threads: int
-    events: Queue
-    stream: Any = None
-    deadline_s: float = math.inf
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a loop for the driver; failure, divergence, is_out_of_time: why it stopped early."""
-
-    unreadable: tuple[Unreadable, ...]
-    failure: str | None = None
-    divergence: Divergence | None = None
-    is_out_of_time: bool = False
 
 
 def train_loop(config: dict[str, Job]) -> Outcome:
@@ -132,7 +99,10 @@ class Worker:
         )
         self._progress = self._restore()
         self._feed = self._make_feed()
-        self._watchdog = Watchdog(self._settings.stall_timeout_s, self._give_up)
+        self._report_to = job.report or ray.train.report
+        # A debugger stops this process for any time, and it is not ours to end.
+        patience_s = self._settings.stall_timeout_s if job.report is None else math.inf
+        self._watchdog = Watchdog(patience_s, self._give_up)
         self._saver = Saver()
 
     def run(self) -> Outcome:
@@ -356,7 +326,7 @@ class Worker:
         self._saver.wait()  # before the copy, so that there is only one copy
         name = f"epoch-{self._progress.epoch:04d}"
         if self._rank != 0:
-            self._saver.save(partial(ray.train.report, metrics, checkpoint_dir_name=name))
+            self._saver.save(partial(self._report_to, metrics, checkpoint_dir_name=name))
             return
         score = checkpoint_score(metrics["validation_accuracy"], self._progress.epoch)
         rest = {
@@ -374,7 +344,7 @@ class Worker:
                 saved_state(copy.wait() | rest) as checkpoint,
                 partial_removed(uri),
             ):
-                ray.train.report(
+                self._report_to(
                     {**metrics, "checkpoint_score": score}, checkpoint=checkpoint, checkpoint_dir_name=name
                 )
 

@@ -3,8 +3,11 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import ray
@@ -49,8 +52,9 @@ from physiq_ray.training.finish import TrainingResult, finish
 from physiq_ray.training.fit import fit, interruption_translated
 from physiq_ray.training.folder import RunFolder
 from physiq_ray.training.history import HistoryFiles
+from physiq_ray.training.in_process import fit_in_process
+from physiq_ray.training.job import Job
 from physiq_ray.training.lock import locked_output
-from physiq_ray.training.loop import Job
 from physiq_ray.training.plan import balanced_weights
 from physiq_ray.training.record import RunRecord, describe_head, stored_settings
 from physiq_ray.training.table import EpochTable
@@ -75,6 +79,12 @@ def train(
     Raises PhysiqError of the kind that says what is wrong: SettingError, LabelError, StorageError,
     DataError, WeightsError, or TrainingError if Ray Train gave up or another process trains this run.
     """
+    in_process = settings.num_workers == 0
+    if resume and in_process:
+        raise SettingError(
+            "num_workers=0: a training in this process keeps no checkpoint from which it could resume; give "
+            "num_workers=1"
+        )
     if resume and settings.run_name is None:
         raise SettingError("--resume needs --run-name (or PHYSIQ_RUN_NAME): the run to resume")
     started_s = time.time()
@@ -104,18 +114,24 @@ def train(
             photos = _open_splits(settings, record.manifest, output, display, source, workers)
             folder.save_record(record, settings)
             display.note(
-                f"run {folder.name}: {settings.num_workers} worker(s) on "
+                f"run {folder.name}: "
+                f"{'in this process' if in_process else f'{settings.num_workers} worker(s)'} on "
                 f"{'GPU' if workers.use_gpu else 'CPU'}, {settings.image_size} px, "
                 f"batch {settings.batch_size}, learning rate {settings.learning_rate:.2g}, "
                 + ("from its latest checkpoint" if has_checkpoint else f"from {settings.weights} weights")
             )
             if weights is not None and settings.weights not in WEIGHTS_WORDS:
                 display.note(describe_head(weights, record.manifest.class_mapping, record.pose_names))
-            with interruption_translated(folder), in_use(photos):
+            # A debugger's user wants the interrupt itself, and such a run cannot be resumed.
+            translated = nullcontext() if in_process else interruption_translated(folder)
+            with translated, in_use(photos), TemporaryDirectory() as temporary:
                 job = _make_job(settings, record.manifest, photos, weights, workers, started_s)
                 table, files = EpochTable(display, settings.epochs), HistoryFiles(output, folder.name)
                 with display.live(), received(job.events, [table.handle, files.handle, *trackers]):
-                    result = fit(job, workers, folder)
+                    if in_process:
+                        result = fit_in_process(job, workers, Path(temporary))
+                    else:
+                        result = fit(job, workers, folder)
                 find_floor = partial(_find_floor, settings, record.manifest, display, source, workers)
                 score_test = partial(_score_test, settings, record.manifest, display, source, output)
                 measure = partial(_measure_reference, settings, record.manifest, display, source)

@@ -40,7 +40,7 @@ def train_several(runs: Sequence[Settings], display: Display, *, debug: bool = F
         return
     connect(debug=debug)
     plan = await_workers(unfinished[0], display.note)
-    at_once = count_at_once(plan, unfinished[0].num_workers, cluster_nodes(), len(unfinished))
+    at_once = count_at_once(plan, max(1, unfinished[0].num_workers), cluster_nodes(), len(unfinished))
     if at_once == 1:
         for settings in unfinished:
             display.note(f"{settings.run_name}:")

@@ -66,7 +66,7 @@ def plan_workers(settings: Settings, nodes: Sequence[dict[str, Any]]) -> WorkerP
     """
     num_cpus = sum(node.get("CPU", 0) for node in nodes)
     num_gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    workers = settings.num_workers
+    workers = max(1, settings.num_workers)  # a training in this process computes like one worker
     use_gpu = settings.use_gpu == "yes" or (settings.use_gpu == "auto" and num_gpus > 0)
     if use_gpu and num_gpus < (settings.min_workers or workers):
         raise TrainingError(
@@ -97,7 +97,7 @@ def with_gpu_defaults(settings: Settings) -> Settings:
     if "batch_size" not in given:
         settings = settings.model_copy(update={"batch_size": GPU_BATCH_SIZE})
     if "learning_rate" not in given:
-        photos = settings.batch_size * settings.gradient_accumulation * settings.num_workers
+        photos = settings.batch_size * settings.gradient_accumulation * max(1, settings.num_workers)
         rate = min(1.0, settings.learning_rate * math.sqrt(photos / usual))
         settings = settings.model_copy(update={"learning_rate": rate})
     return settings
@@ -107,7 +107,7 @@ def wanted_bundles(settings: Settings) -> list[dict[str, float]]:
     """Give what an autoscaler is asked for: a bundle a worker, and one that decodes."""
     gpu = {} if settings.use_gpu == "no" else {"GPU": 1.0}
     decoder = {settings.decode_resource: 0.001} if settings.decode_resource else {}
-    return [{"CPU": 1.0, **gpu}] * settings.num_workers + [{"CPU": 1.0, **decoder}]
+    return [{"CPU": 1.0, **gpu}] * max(1, settings.num_workers) + [{"CPU": 1.0, **decoder}]
 
 
 def _check_decoders(decode_resource: str | None, nodes: Sequence[dict[str, Any]]) -> None:
@@ -128,7 +128,7 @@ def _cpus_of_workers(workers: int, num_cpus: float, largest: float) -> float:
 
 def _cpus_on_gpu_nodes(settings: Settings, nodes: Sequence[dict[str, Any]]) -> float:
     """Give the share of a CPU that each worker gets on the node of its GPU, with a CPU left to decode."""
-    workers = settings.num_workers
+    workers = max(1, settings.num_workers)
     num_cpus = sum(node.get("CPU", 0) for node in nodes)
     cpus = 1.0
     while cpus >= 1 / MOST_WORKERS_PER_CPU:

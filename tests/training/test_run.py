@@ -129,6 +129,36 @@ def test_a_finished_run_goes_on_until_its_patience_ends_and_its_name_is_taken(ru
         run(run_name="again", image_size=96, resume=True)
 
 
+def test_a_run_in_this_process_equals_that_of_one_worker_and_errors_reach_the_caller(
+    run, pose_folders, tmp_path, monkeypatch
+):
+    same = {"sources": [str(pose_folders({1: 20, 2: 20}))], "epochs": 3, "learning_rate": 1e-2}
+    worker, _ = run(**same, run_name="worker", output=str(tmp_path / "of worker"))
+    here, shown = run(**same, run_name="here", num_workers=0, output=str(tmp_path / "here"))
+
+    def without_time(history):
+        times = ("seconds", "train_seconds", "time")
+        return [{name: value for name, value in epoch.items() if name not in times} for epoch in history]
+
+    assert without_time(here.history) == without_time(worker.history)
+    states = [load_model_state(str(tmp_path / name)) for name in ("here", "of worker")]
+    assert states[0].best_epoch == states[1].best_epoch
+    for name, value in states[0].state_dict.items():
+        assert torch.equal(value, states[1].state_dict[name]), name
+    assert "run here: in this process on CPU" in shown
+    assert " 3/3 " in shown
+
+    with pytest.raises(SettingError, match="num_workers=0: a training in this process keeps no checkpoint"):
+        run(run_name="here", num_workers=0, resume=True)
+
+    def stop(*_args, **_more):
+        raise ZeroDivisionError("as a bug would")
+
+    monkeypatch.setattr("physiq_ray.training.loop.make_change", stop)
+    with pytest.raises(ZeroDivisionError, match="as a bug would"):
+        run(**same, run_name="stopped", num_workers=0)
+
+
 def test_a_run_out_of_time_writes_its_model_and_is_resumed(run, pose_folders, tmp_path):
     photos = pose_folders({1: 20, 2: 20})
     first, shown = run(sources=[str(photos)], run_name="short", epochs=3, max_hours=1e-6, limit=8)
