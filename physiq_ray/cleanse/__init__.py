@@ -6,6 +6,7 @@ restored as long as a copy or a version of them exists. Any doubt about a label 
 scan      settings → listings and labels → plan
 plan      which photos would be removed, and what prevents it
 planfile  plan files, which a person can review
+batches   carry out a plan in batches, with the labels read again before each
 remove    delete or move a plan's photos, batch by batch
 restore   put the photos that a journal names back in their place
 journal   the file that names every photo before and after its removal
