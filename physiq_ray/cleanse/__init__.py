@@ -8,6 +8,7 @@ scan      settings → listings and labels → plan
 plan      which photos would be removed, and what prevents it
 planfile  plan files, which a person can review
 batches   carry out a plan in batches, with the labels read again before each
+sheet     the photos of a plan as pages of thumbnails; it imports Pillow, so this module does not import it
 remove    delete or move a plan's photos, batch by batch
 tag       tag a plan's photos for a lifecycle rule, and remove the tag from all others
 restore   put the photos that a journal names back in their place

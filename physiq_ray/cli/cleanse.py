@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from physiq_ray.cli.command import Command, load
 from physiq_ray.cli.output import as_json, confirm_number, printable
+from physiq_ray.cli.sheet import draw_sheet, prepare_sheet
 from physiq_ray.config import CleanseSettings
 from physiq_ray.errors import SettingError
 from physiq_ray.machine import check_writable
@@ -43,6 +44,7 @@ def run_cleanse(args: argparse.Namespace) -> int:
         check_writable("--journals", args.journals)
     if args.plan:
         check_writable("--plan", args.plan, is_file=True)
+    predict = prepare_sheet(args, settings) if args.sheet else None
     reviewed = cleanse.read_plan(Path(args.apply)) if args.apply else None
     now = datetime.now(UTC)
     with Bars(unit="objects") as bars:
@@ -54,6 +56,8 @@ def run_cleanse(args: argparse.Namespace) -> int:
         print(f"NOT COMPLETE: {printable(sentence)}", file=sys.stderr)
     if args.plan:
         _write_plan(plan, args)
+    if args.sheet:
+        draw_sheet(plan, args, predict, answer)
     rights = [find_missing_right(bucket.error) for bucket in plan.buckets]
     missing_rights = {right for right in rights if right is not None}
     failed = any(bucket.error is not None for bucket in plan.buckets)
@@ -85,6 +89,10 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise SettingError("--tag marks photos and removes none; leave out --delete and --move-to")
     if args.untag and (acts or args.plan or args.restore):
         raise SettingError("--untag excludes the other flags that delete, move, tag, plan or restore")
+    if args.model and not args.sheet:
+        raise SettingError(f"--model {args.model}: needs --sheet, which shows the model's answers")
+    if args.sheet and (args.restore or args.untag):
+        raise SettingError("--sheet shows the photos of a plan; leave out --restore and --untag")
     if args.restore and (acts or args.plan):
         raise SettingError(
             "--restore excludes the other flags that delete, move, tag or plan: it restores what a journal "
@@ -138,7 +146,8 @@ def _confirm(plan: "CleansePlan", args: argparse.Namespace, num_reviewed: int) -
         )
     if args.yes:
         return
-    what = f"{plan.num_photos} photos ({plan.freed_bytes / 1e6:.1f} MB)"
+    look = f"; look at {args.sheet} first" if args.sheet else ""
+    what = f"{plan.num_photos} photos ({plan.freed_bytes / 1e6:.1f} MB{look})"
     deed = f"move {what} to {args.move_to}" if args.move_to else f"{'tag' if args.tag else 'delete'} {what}"
     confirm_number(plan.num_photos, deed, done)
 
@@ -293,6 +302,12 @@ def _print_failures(failures: tuple[str, ...]) -> None:
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", metavar="FILE", help="write the plan as JSON lines, to review it")
+    parser.add_argument(
+        "--sheet",
+        metavar="FOLDER",
+        help="draw the photos that would be removed on pages of thumbnails, in a new or empty folder",
+    )
+    parser.add_argument("--model", metavar="URI", help="model file whose answers --sheet shows")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--delete", action="store_true", help="delete the unlabelled photos")
     action.add_argument(
@@ -334,6 +349,7 @@ CLEANSE = Command(
         "physiq-ray cleanse --sources s3://checkin-poses s3://workout-images",
         "physiq-ray cleanse --sources s3://checkin-poses --plan plan.jsonl",
         "physiq-ray cleanse --sources s3://checkin-poses --apply plan.jsonl",
+        "physiq-ray cleanse --sources s3://checkin-poses --sheet pages --delete",
         "physiq-ray cleanse --sources s3://checkin-poses --tag",
         "physiq-ray cleanse --restore deleted-20261125T031500Z.jsonl",
     ),
