@@ -54,6 +54,8 @@ def run_cleanse(args: argparse.Namespace) -> int:
         print("\n".join(map(printable, cleanse.describe_plan(plan))), flush=True)
     for sentence in plan.problems:
         print(f"NOT COMPLETE: {printable(sentence)}", file=sys.stderr)
+    # First of all, because it only makes photos safer: whatever fails later or is not confirmed.
+    ended = [_untag_staying(plan, args, answer)] if args.tag else []
     if args.plan:
         _write_plan(plan, args)
     if args.sheet:
@@ -63,9 +65,6 @@ def run_cleanse(args: argparse.Namespace) -> int:
     failed = any(bucket.error is not None for bucket in plan.buckets)
     if removes or args.tag:
         failed = failed or bool(plan.problems)
-        ended = []
-        if args.tag:  # before the confirmation, because it only makes photos safer
-            ended.append(_untag_staying(plan, args, answer))
         if plan.num_photos:
             num_reviewed = reviewed.num_rows if reviewed is not None else plan.num_photos
             _confirm(plan, args, num_reviewed)

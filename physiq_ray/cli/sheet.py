@@ -59,12 +59,8 @@ def draw_sheet(
         )
     answer["sheet"] = {"folder": args.sheet, "pages": drawn.pages, "unreadable": list(drawn.unreadable)}
     if not args.json:
-        what = (
-            f"{drawn.pages} pages with {drawn.photos} photos"
-            if drawn.pages
-            else "no photo to show, so no page"
-        )
-        print(f"{args.sheet}: {what}", flush=True)
+        pages = f"{drawn.pages} pages with {drawn.photos} photos"
+        print(f"{args.sheet}: {pages if drawn.pages else 'no photo to show, so no page'}", flush=True)
     for sentence in drawn.unreadable[:SHOWN_FAILURES]:
         print(f"physiq-ray cleanse: a grey tile on a page: {printable(sentence)}", file=sys.stderr)
     if len(drawn.unreadable) > SHOWN_FAILURES:

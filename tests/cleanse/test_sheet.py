@@ -18,7 +18,7 @@ from physiq_ray.cleanse import sheet
 from physiq_ray.cli.parser import build_parser
 from physiq_ray.cli.sheet import prepare_sheet
 from physiq_ray.config import CleanseSettings
-from physiq_ray.errors import PredictionError, UnreachableError
+from physiq_ray.errors import PredictionError, StorageError, UnreachableError
 from physiq_ray.floor import Floor
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 160, 30), (30, 30, 200)
@@ -178,6 +178,27 @@ def test_only_a_new_or_empty_folder_is_used(label, cleanse, tmp_path):
     assert (tmp_path / "pages/sheet-0007.jpg").read_bytes() == b"of an earlier plan"
     assert "--sheet s3://b/x: give a folder on this machine" in cleanse(*flags, "--sheet", "s3://b/x").err
     assert "Not a directory" in cleanse(*flags, "--sheet", "labels.json").err
+
+
+def test_photos_that_stay_lose_the_tag_even_if_no_page_can_be_drawn(
+    make_bucket, label, cleanse, monkeypatch, s3_direct
+):
+    bucket = make_bucket({"a.png": photo(RED), "b.png": photo(RED)})
+    label("a.png")
+    tag_set = [{"Key": "physiq-ray-unlabelled", "Value": "2026-01-31"}]
+    s3_direct.put_object_tagging(Bucket=bucket, Key="a.png", Tagging={"TagSet": tag_set})
+    monkeypatch.setattr(sheet, "write_bytes", fail_to_write)
+
+    ran = cleanse("--sources", f"s3://{bucket}", "--tag", "--sheet", "pages", typed="1\n")
+
+    assert ran.status == 1
+    assert "the disk is full" in ran.err
+    assert s3_direct.get_object_tagging(Bucket=bucket, Key="a.png")["TagSet"] == []
+    assert s3_direct.get_object_tagging(Bucket=bucket, Key="b.png")["TagSet"] == []
+
+
+def fail_to_write(_data, uri):
+    raise StorageError(f"write {uri}: the disk is full")
 
 
 @pytest.mark.parametrize(
