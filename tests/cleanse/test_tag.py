@@ -375,6 +375,20 @@ def test_photos_labelled_while_others_are_tagged_lose_the_tag(
     assert {key for key, tags in tags_of(bucket).items() if tags} == {"d.jpg", "e.jpg", "g.jpg", "h.jpg"}
 
 
+def test_a_photo_labelled_while_the_last_batch_is_tagged_loses_the_tag(
+    make_bucket, label, cleanse, tags_of, on_request
+):
+    bucket = make_bucket({f"{name}.jpg": b"x" for name in "abcd"})
+    label("a.jpg", "b.jpg")
+    on_request("before-send.s3.PutObjectTagging", lambda **_: label("a.jpg", "b.jpg", "d.jpg") and None)
+
+    ran = cleanse("--sources", f"s3://{bucket}", "--tag", typed="2\n")
+
+    assert ran.status == 0, ran.err
+    assert "2 of 2 tagged, 1 lost the tag" in ran.out
+    assert tags_of(bucket) == {"a.jpg": {}, "b.jpg": {}, "c.jpg": {TAG: today()}, "d.jpg": {}}
+
+
 def test_a_label_file_damaged_between_two_batches_stops_the_bucket(
     make_bucket, label, cleanse, tags_of, on_request, small_batches
 ):
