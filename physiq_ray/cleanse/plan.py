@@ -42,7 +42,7 @@ class BucketPlan:
     num_undecodable have a format that cannot be decoded here, so nobody can have looked at them;
     num_waiting were stored by the service to be labelled; num_without_etag have no ETag, so a replacement
     could not be noticed; and those of `resembling` (RESEMBLING_SCHEMA) resemble a label that matches no
-    photo. num_bytes: of all photos. named: what the labels say about the listing.
+    photo. num_bytes: of all photos. photos: the listing. named: what the labels say about it.
     """
 
     source: Bucket
@@ -58,6 +58,7 @@ class BucketPlan:
     error: StorageError | None = None
     refusal: str | None = None
     resembling: pa.Table = field(default_factory=RESEMBLING_SCHEMA.empty_table)
+    photos: pa.Table = field(default_factory=LISTING_SCHEMA.empty_table, repr=False, compare=False)
     named: NamedPhotos | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -216,6 +217,7 @@ def _look_at(listing: Listing, named: NamedPhotos | None, old_enough: datetime) 
         num_bytes=pc.sum(photos["size"]).as_py() or 0,
         num_others=listing.num_others,
         resembling=resembling.filter(pc.is_valid(label)).sort_by("uri"),
+        photos=photos,
         named=named,
     )
 

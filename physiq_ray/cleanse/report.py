@@ -44,6 +44,34 @@ class RemovalReport:
 
 
 @dataclass(frozen=True)
+class TagReport:
+    """What happened to the tags of one source's photos.
+
+    photos: those that were to be tagged, or were to lose the tag. tagged: with today's date. untagged: they
+    had the tag and lost it. untouched: they already had the tag, or did not have the one to be removed.
+    values: those of the tag, on the tagged photos. The other fields are as in `RemovalReport`.
+    """
+
+    source: Bucket
+    photos: int
+    tagged: int = 0
+    untagged: int = 0
+    untouched: int = 0
+    changed: tuple[str, ...] = ()
+    gone: int = 0
+    kept: tuple[Kept, ...] = ()
+    failures: tuple[str, ...] = ()
+    stopped: str | None = None
+    missing_rights: frozenset[str] = frozenset()
+    values: frozenset[str] = frozenset()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing failed; photos that had changed or were gone are no failures."""
+        return not self.failures and self.stopped is None
+
+
+@dataclass(frozen=True)
 class RestoreReport:
     """What happened to a journal's photos; failures: "uri: reason".
 
@@ -153,18 +181,23 @@ def describe_removals(removals: Sequence[RemovalReport], *, is_move: bool) -> It
     verb = "moved" if is_move else "deleted"
     for removal in removals:
         parts = [f"{removal.deleted} of {removal.planned} {verb}", f"{removal.freed_bytes / MB:.1f} MB freed"]
-        if removal.kept:
-            parts.append(f"{len(removal.kept)} stay: the labels changed since the scan")
-        if removal.changed:
-            parts.append(f"{len(removal.changed)} stay: changed since the scan")
-        if removal.gone:
-            parts.append(f"{removal.gone} were already deleted")
-        if removal.failures:
-            parts.append(f"{len(removal.failures)} failed")
-        yield f"{removal.source}: {', '.join(parts)}"
-        for stays in (removal.kept, removal.changed):
-            for sentence in stays[:EXAMPLES]:
-                yield f"  stays: {sentence}"
+        yield from _describe_result(removal, parts)
+
+
+def _describe_result(report: RemovalReport | TagReport, parts: list[str]) -> Iterator[str]:
+    """Give the line of one source, which starts with `parts`, and some photos that stay."""
+    if report.kept:
+        parts.append(f"{len(report.kept)} stay: the labels changed since the scan")
+    if report.changed:
+        parts.append(f"{len(report.changed)} stay: changed since the scan")
+    if report.gone:
+        parts.append(f"{report.gone} were already deleted")
+    if report.failures:
+        parts.append(f"{len(report.failures)} failed")
+    yield f"{report.source}: {', '.join(parts)}"
+    for stays in (report.kept, report.changed):
+        for sentence in stays[:EXAMPLES]:
+            yield f"  stays: {sentence}"
 
 
 def removal_as_dict(removal: RemovalReport) -> dict[str, Any]:
@@ -180,6 +213,40 @@ def removal_as_dict(removal: RemovalReport) -> dict[str, Any]:
         "failures": list(removal.failures),
         "stopped": removal.stopped,
         "condition": str(removal.condition) if removal.condition is not None else None,
+    }
+
+
+def describe_tags(reports: Sequence[TagReport]) -> Iterator[str]:
+    """Give the lines that say what happened to the photos that were to be tagged."""
+    for report in reports:
+        parts = [f"{report.tagged} of {report.photos} tagged"]
+        if report.untouched:
+            parts.append(f"{report.untouched} were tagged before")
+        if report.untagged:
+            parts.append(f"{report.untagged} lost the tag")
+        yield from _describe_result(report, parts)
+
+
+def describe_untagging(reports: Sequence[TagReport], photos: str) -> Iterator[str]:
+    """Give the lines that say how many photos lost the tag; photos: what they are called."""
+    for report in reports:
+        first = f"the tag was removed from {report.untagged} of {report.photos} {photos}"
+        yield from _describe_result(report, [first])
+
+
+def tags_as_dict(report: TagReport) -> dict[str, Any]:
+    """Give what happened to the tags of one source's photos as plain values, for JSON."""
+    return {
+        "source": str(report.source),
+        "photos": report.photos,
+        "tagged": report.tagged,
+        "untagged": report.untagged,
+        "untouched": report.untouched,
+        "kept": list(map(str, report.kept)),
+        "changed": list(report.changed),
+        "gone": report.gone,
+        "failures": list(report.failures),
+        "stopped": report.stopped,
     }
 
 
@@ -207,20 +274,19 @@ def find_needed_policy(
     *,
     move_to: Bucket | None = None,
     restores: bool = False,
+    tags: bool = False,
 ) -> str | None:
     """Give the IAM policy that `cleanse` needs, as JSON, if it grants what is missing; otherwise None.
 
     missing_rights: actions as S3 names them, "" for one that it does not name.
     """
-    policy = _needed_policy(sources, move_to=move_to, restores=restores)
+    policy = _needed_policy(sources, move_to=move_to, restores=restores, tags=tags)
     granted = {action for statement in json.loads(policy)["Statement"] for action in statement["Action"]}
     return policy if granted.union({""}).intersection(missing_rights) else None
 
 
-def _needed_policy(
-    sources: Sequence[Bucket], *, move_to: Bucket | None = None, restores: bool = False
-) -> str:
-    """Give the IAM policy for a scan and a removal, and if asked for moving and restoring.
+def _needed_policy(sources: Sequence[Bucket], *, move_to: Bucket | None, restores: bool, tags: bool) -> str:
+    """Give the IAM policy for a scan and tags, or for a scan and a removal, with moving and restoring.
 
     S3 compares the ETag of a deletion only with s3:GetObject; s3:PutObject is for the object on which
     `find_condition` tests whether the server does.
@@ -228,6 +294,10 @@ def _needed_policy(
     buckets = [f"arn:aws:s3:::{name}" for name in dict.fromkeys(source.name for source in sources)]
     objects = [f"arn:aws:s3:::{source.name}/{source.prefix}*" for source in sources]
     probes = [f"arn:aws:s3:::{source.name}/{source.prefix}.physiq-ray-probe-*" for source in sources]
+    if tags:
+        rights = ["s3:GetObject", "s3:GetObjectTagging", "s3:PutObjectTagging"]
+        statements = [_allow(["s3:ListBucket"], buckets), _allow(rights, objects)]
+        return json.dumps({"Version": "2012-10-17", "Statement": statements}, indent=2)
     statements = [
         _allow(["s3:ListBucket"], buckets),
         _allow(["s3:GetObject", "s3:DeleteObject"], objects),

@@ -26,6 +26,7 @@ command   what a command consists of, and how it loads its settings
 parser    which commands there are; settings → flags, in groups
 addresses predict's @list.txt → the addresses in it
 answers   predict's formats: blocks, table, CSV or JSON
+sheet     the pages of thumbnails that cleanse draws
 output    what commands share when they print: progress display, JSON, answers, names
 terminal  text on terminals whose encoding lacks some characters
 """

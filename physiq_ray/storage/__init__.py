@@ -17,6 +17,7 @@ pages     a bucket's listing from S3's XML; shows whether a page is the last
 refusal   what S3's refusal means: a missing right, or a fault of one object
 retry     which errors are retried, how often, and after which wait
 s3        the clients, and the translation of their errors
+tags      read and write the tags of an object
 together  write several files that belong together
 update    change a file that several processes change
 versions  what S3 holds under one key now, and its older versions

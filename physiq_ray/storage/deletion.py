@@ -52,6 +52,9 @@ class State(StrEnum):
     CHANGED = "changed"  # its ETag is not the listed one: it was not touched
     GONE = "gone"  # somebody else deleted it before
     FAILED = "failed"
+    TAGGED = "tagged"
+    UNTAGGED = "untagged"  # it had the tag, which was removed
+    UNTOUCHED = "untouched"  # nothing was to be done
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def test_yes_deletes_only_the_expected_number_of_photos(make_bucket, label, clea
     ("flags", "message"),
     [
         (["--delete", "--yes"], "--yes needs --expect N"),
-        (["--yes", "--expect", "1"], "go with --delete, --move-to or --apply"),
+        (["--yes", "--expect", "1"], "go with --delete, --move-to, --tag or --apply"),
         (["--restore", "j.jsonl", "--move-to", "s3://attic/x"], "--restore excludes the other flags"),
         (["--apply", "p.jsonl", "--plan", "q.jsonl"], "give one of the two"),
         (["--sources", "photos"], "sources: /"),

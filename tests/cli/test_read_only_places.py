@@ -27,6 +27,7 @@ def read_only(make_disk: MakeDisk, tmp_path: Path) -> Path:
         ("audit --sources s3://unreachable --sheet {place}", "--sheet", "/a.png"),
         ("audit --sources s3://unreachable --manifest {place}", "--manifest", "/a.parquet"),
         ("cleanse --sources s3://unreachable --delete --journals {place}", "--journals", ""),
+        ("cleanse --sources s3://unreachable --sheet {place}", "--sheet", ""),
         ("cleanse --sources s3://unreachable --plan {place}", "--plan", "/a.jsonl"),
         ("evaluate --model nowhere --report {place}", "--report", "/a"),
         ("export nowhere --output {place}", "--output", "/a"),
