@@ -86,12 +86,17 @@ class BatchResult:
 
 @dataclass(frozen=True)
 class ActorPlan:
-    """How many processes hold the network, what each reserves, and its number of threads on a CPU."""
+    """How many processes hold the network, what each reserves, and its number of threads on a CPU.
+
+    can_restart: whether Ray replaces one that ended. On one machine it ends only if memory runs out, and
+    another would run out of it again.
+    """
 
     num_actors: int
     num_cpus: float
     num_gpus: int
     threads: int
+    can_restart: bool = False
 
 
 def plan_actors(nodes: Sequence[dict[str, float]]) -> ActorPlan:
@@ -106,11 +111,13 @@ def plan_actors(nodes: Sequence[dict[str, float]]) -> ActorPlan:
     num_gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     if num_cpus < 2:
         raise PredictionError(f"the cluster has {num_cpus:g} CPUs; the network and decoding need one each")
+    can_restart = len(nodes) > 1  # a node can be lost
     if num_gpus:
         cpus = min(MOST_CPUS, math.floor((num_cpus - 1) / num_gpus * 1000) / 1000)
-        return ActorPlan(num_gpus, cpus, 1, threads=1)
+        return ActorPlan(num_gpus, cpus, 1, threads=1, can_restart=can_restart)
     large = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 2]
-    return ActorPlan(max(1, len(large)), MOST_CPUS, 0, threads=min(large, default=1))
+    threads = min(large, default=1)
+    return ActorPlan(max(1, len(large)), MOST_CPUS, 0, threads=threads, can_restart=can_restart)
 
 
 def predict_table(
@@ -137,7 +144,13 @@ def predict_table(
     plan = plan_actors(cluster_nodes())
     needed = dataclasses.replace(state, optimizer_state_dict={}, history=(), settings={})
     known = [name for name in ("uri", "size", "etag") if name in table.column_names]
-    answers = build_dataset(table.select(known), image_size=state.image_size, reader=reader).map_batches(
+    photos = build_dataset(table.select(known), image_size=state.image_size, reader=reader)
+    # Ray prints a warning about each actor that can restart (ray issue 53727). Without a deprecation warning,
+    # only Ray Data's interface for developers takes this option.
+    has_option = not plan.can_restart and hasattr(photos, "map_batches_internal")
+    option: dict[str, Any] = {"max_restarts": 0} if has_option else {}
+    map_batches = photos.map_batches_internal if has_option else photos.map_batches
+    answers = map_batches(
         NetworkActor,
         fn_constructor_args=(ray.put(needed), precision, plan, with_brightness),
         batch_size=batch_size,
@@ -146,6 +159,7 @@ def predict_table(
         num_cpus=plan.num_cpus,
         num_gpus=plan.num_gpus,
         udf_modifying_row_count=False,
+        **option,
     )
     done = 0
     outage = Outage()

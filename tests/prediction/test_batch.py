@@ -331,9 +331,9 @@ def test_parts_of_no_rows_are_refused(state, tmp_path):
     ("nodes", "plan"),
     [
         ([{"CPU": 2}], ActorPlan(1, 0.999, 0, threads=2)),
-        ([{"CPU": 1}, {"CPU": 1}], ActorPlan(1, 0.999, 0, threads=1)),
-        ([{"CPU": 8}, {"CPU": 16}, {"memory": 1.0}], ActorPlan(2, 0.999, 0, threads=8)),
-        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], ActorPlan(2, 0.999, 1, threads=1)),
+        ([{"CPU": 1}, {"CPU": 1}], ActorPlan(1, 0.999, 0, threads=1, can_restart=True)),
+        ([{"CPU": 8}, {"CPU": 16}, {"memory": 1.0}], ActorPlan(2, 0.999, 0, threads=8, can_restart=True)),
+        ([{"CPU": 4}, {"CPU": 8, "GPU": 2}], ActorPlan(2, 0.999, 1, threads=1, can_restart=True)),
         ([{"CPU": 4, "GPU": 8}], ActorPlan(8, 0.375, 1, threads=1)),
     ],
 )
