@@ -49,6 +49,7 @@ from physiq_ray.training.folder import RunFolder
 from physiq_ray.training.history import HistoryFiles
 from physiq_ray.training.lock import locked_output
 from physiq_ray.training.loop import Job
+from physiq_ray.training.metrics import exported
 from physiq_ray.training.plan import balanced_weights
 from physiq_ray.training.record import RunRecord, describe_head, stored_settings
 from physiq_ray.training.table import EpochTable
@@ -111,8 +112,10 @@ def train(
             with interruption_translated(folder), in_use(photos):
                 job = _make_job(settings, record.manifest, photos, weights, workers)
                 table, files = EpochTable(display, settings.epochs), HistoryFiles(output, folder.name)
-                with display.live(), received(job.events, [table.handle, files.handle, *trackers]):
-                    result = fit(job, workers, folder)
+                with display.live(), exported(folder.name) as export:
+                    handlers = [table.handle, files.handle, export, *trackers]
+                    with received(job.events, handlers):
+                        result = fit(job, workers, folder)
                 find_floor = partial(_find_floor, settings, record.manifest, display, source, workers)
                 score_test = partial(_score_test, settings, record.manifest, display, source, output)
                 measure = partial(_measure_reference, settings, record.manifest, display, source)
