@@ -29,6 +29,18 @@ OF_RAY = {
 # Only on nodes with a GPU; the name is that of Ray's own dashboard (default_dashboard_panels.py).
 OF_RAY_WITH_GPUS = {"ray_node_gpus_utilization"}
 
+# What an alert compares, its `for`, and how docs/operations.md says both.
+THRESHOLDS: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
+    "PhysiqNoModel": ("== 0", "2m", ("No replica", "2 minutes")),
+    "PhysiqReplicasEnd": ("[30m]", None, ("More than 3", "30 minutes")),
+    "PhysiqBusy": ("> 0.01", "5m", ("More than 1 %", "503", "5 minutes")),
+    "PhysiqErrors": ("> 0.01", "5m", ("More than 1 %", "5xx", "5 minutes")),
+    "PhysiqSlow": ("> 1\n", "5m", ("5 minutes", "longer than 1 s", "99th percentile")),
+    "PhysiqDrift": ("> 1", "1h", ("above 1", "an hour")),
+    "PhysiqTrainingStalled": ("[10m]", "5m", ("15 minutes",)),
+    "PhysiqTrainingWaits": ("> 0.5", "15m", ("more than half", "15 minutes")),
+}
+
 
 def exported(kind: str, name: str) -> set[str]:
     """Give the names of a metric's series in Prometheus; kind: Counter, Gauge or Histogram."""
@@ -104,11 +116,16 @@ def test_no_name_of_ray_is_listed_in_vain() -> None:
     assert used >= OF_RAY | OF_RAY_WITH_GPUS
 
 
-def test_every_alert_is_in_the_documents() -> None:
-    rows = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
-    for alert in yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]:
-        for rule in alert["rules"]:
-            assert f"`{rule['alert']}`" in rows
+def test_the_documents_describe_each_alert_with_its_threshold_and_time() -> None:
+    rules = yaml.safe_load(RULES.read_text(encoding="utf-8"))
+    found = {rule["alert"]: rule for group in rules["groups"] for rule in group["rules"]}
+    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(Physiq\w+)` \| (.+) \|$", page, re.MULTILINE))
+    assert set(rows) == set(found) == set(THRESHOLDS)
+    for name, (comparison, time, phrases) in THRESHOLDS.items():
+        assert comparison in found[name]["expr"]
+        assert found[name].get("for") == time
+        assert all(phrase in rows[name] for phrase in phrases), name
 
 
 def test_the_panels_do_not_overlap() -> None:

@@ -1,8 +1,8 @@
 """A run's metrics for Prometheus, through Ray, which puts ray_ in front of their names.
 
 The driver exports them from the events that it receives anyway. So they cost the workers nothing, and they
-end with the driver. Ray drops a gauge that nobody has set for half a minute. A thread sets all gauges again, so
-that they do not end when a training hangs and no events arrive.
+end with the driver. Ray drops a gauge that nobody has set for half a minute. A thread sets all gauges again,
+so that they do not end when a training hangs and no events arrive.
 """
 
 import threading
