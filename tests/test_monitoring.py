@@ -1,6 +1,7 @@
 """The dashboard and the alerts: every metric in them exists, and every metric of ours is on a panel."""
 
 import ast
+import importlib.util
 import json
 import re
 import shutil
@@ -26,7 +27,7 @@ OF_RAY = {
     "ray_serve_deployment_replica_starts_total",
     "ray_serve_deployment_status",
 }
-# Only on nodes with a GPU; the name is that of Ray's own dashboard (default_dashboard_panels.py).
+# Only on nodes with a GPU.
 OF_RAY_WITH_GPUS = {"ray_node_gpus_utilization"}
 
 # What an alert compares, its `for`, and how docs/operations.md says both.
@@ -109,6 +110,20 @@ def test_no_metric_in_the_documents_is_unknown() -> None:
     known = SERIES | {f"ray_{name}" for name, series in OURS.items() if len(series) > 1}
     text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
     assert {name for name in re.findall(r"`(ray_physiq_\w+)`", text) if name != "ray_physiq_"} <= known
+
+
+def test_ray_has_the_metrics_of_gpus() -> None:
+    spec = importlib.util.find_spec("ray")
+    assert spec is not None
+    assert spec.origin is not None
+    code = (
+        Path(spec.origin)
+        .with_name("dashboard")
+        .joinpath("modules/reporter/reporter_agent.py")
+        .read_text(encoding="utf-8")
+    )
+    for name in OF_RAY_WITH_GPUS:
+        assert f'"{name.removeprefix("ray_")}"' in code
 
 
 def test_no_name_of_ray_is_listed_in_vain() -> None:

@@ -39,7 +39,7 @@ def local_path(bucket: str, key: str, name_max: int) -> str:
 
     name_max: the most bytes that a name can have. The key must not be empty.
     """
-    return "/".join((bucket, *_parts(key, name_max)))
+    return "/".join((_escaped(bucket), *_parts(key, name_max)))
 
 
 def flat_name(bucket: str, key: str, name_max: int) -> str:

@@ -74,6 +74,7 @@ def test_on_windows_more_is_escaped(key: str, path: str, monkeypatch: pytest.Mon
     monkeypatch.setattr("physiq_ray.sync.paths.sys.platform", "win32")
     assert local_path("bucket", key, 255) == f"bucket/{path}"
     assert unquote(path.replace("/%2F", "//")) == key
+    assert local_path("con", "a.jpg", 255) == "%63on/a.jpg"
 
 
 def test_bucket_and_key_make_one_name_for_a_sorted_folder() -> None:
