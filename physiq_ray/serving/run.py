@@ -7,6 +7,7 @@ use when it is imported. Therefore functions of this module import it, after the
 
 import contextlib
 import importlib.util
+import logging
 import math
 import os
 import secrets
@@ -50,7 +51,7 @@ def serve_locally(
         connect(local=True, debug=debug)
         try:
             with stop_signals() as is_stopped:
-                _start(settings)
+                _start(settings, debug=debug)
                 on_ready(_url(settings))
                 is_stopped.wait()
                 _stop(settings)
@@ -163,13 +164,15 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _start(settings: LocalServingSettings) -> None:
+def _start(settings: LocalServingSettings, *, debug: bool) -> None:
     from ray import serve
     from ray.serve.config import HTTPOptions
 
     from physiq_ray.cluster import cluster_nodes
     from physiq_ray.serving.app import build_app
 
+    if not debug:  # Serve announces each step; its import set the level
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
     num_cpus = int(sum(node.get("CPU", 0) for node in cluster_nodes()))
     args = fit_to_machine(ServingSettings.of(settings), num_cpus)
     serve.start(
@@ -201,7 +204,8 @@ def _stop(settings: LocalServingSettings) -> None:
     # Then end the replicas, which finish their requests. shutdown alone would end the proxy at the same time,
     # and with it the connections that their answers need.
     serve.delete(APP_NAME)
-    serve.shutdown()  # type: ignore[no-untyped-call]
+    # Ray's end also ends Serve's other processes. serve.shutdown() would kill the controller during a call,
+    # and Ray would print that the call failed.
 
 
 @contextlib.contextmanager

@@ -11,7 +11,9 @@ same path. A new key never changes the path of another, so a file never has to m
     a.jpg/b.jpg        a%2Ejpg/b.jpg        a folder never has the name of a photo: both keys may exist
     50%25.jpg          50%2525.jpg          only what looks like an escape is escaped: 50%.jpg stays
 
-Only a name that is too long for the file system is shortened; a hash of the whole name makes it unique.
+On Windows, what its file systems do not allow is escaped as well: <>:"|?*, dots and spaces at the end, and
+names of devices (CON.jpg becomes %43ON.jpg). Only a name that is too long for the file system is shortened; a
+hash of the whole name makes it unique.
 """
 
 import hashlib
@@ -27,6 +29,9 @@ _HASH_DIGITS = 12
 
 # Control characters, Windows' separator, the colon of a drive, and what looks like an escape or a hash.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]|(?<=^[A-Za-z]):|%(?=[0-9A-Fa-f]{2}|~)")
+# A device's name means the device with any extension, so its first letter is escaped.
+_DEVICE = r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9\xb9\xb2\xb3]) *(?:\.|$)"
+_UNSAFE_ON_WINDOWS = re.compile(rf"[<>:\"|?*]|[. ](?=[. ]*$)|^(?={_DEVICE}).", re.IGNORECASE)
 
 
 def local_path(bucket: str, key: str, name_max: int) -> str:
@@ -34,7 +39,7 @@ def local_path(bucket: str, key: str, name_max: int) -> str:
 
     name_max: the most bytes that a name can have. The key must not be empty.
     """
-    return "/".join((bucket, *_parts(key, name_max)))
+    return "/".join((_escaped(bucket), *_parts(key, name_max)))
 
 
 def flat_name(bucket: str, key: str, name_max: int) -> str:
@@ -109,7 +114,12 @@ def _folder_name(folder: str) -> str:
 def _escaped(part: str) -> str:
     if part in {".", ".."}:
         return part.replace(".", "%2E")
-    return _UNSAFE.sub(lambda match: "".join(f"%{byte:02X}" for byte in match[0].encode()), part)
+    name = _UNSAFE.sub(_percent, part)
+    return _UNSAFE_ON_WINDOWS.sub(_percent, name) if sys.platform == "win32" else name
+
+
+def _percent(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode())
 
 
 def _shortened(name: str, name_max: int) -> str:

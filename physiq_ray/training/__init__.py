@@ -22,6 +22,7 @@ saving     checkpoints are written while the next epoch trains
 faults     what ends a worker, in our words
 watchdog   a worker that does nothing is found
 events     what workers report to the driver, and how it gets there
+metrics    the metrics of a run for Prometheus
 table      the epoch table and its bars
 history    the epochs as files next to the model
 tracking   the epochs on an MLflow server

@@ -26,7 +26,10 @@ POLL_S = 0.5
 
 @dataclass(frozen=True)
 class BatchProgress:
-    """One rank's sums since the start of an epoch's training or validation; total: photos of all ranks."""
+    """One rank's sums since the start of an epoch's training or validation; total: photos of all ranks.
+
+    waited_s: seconds that the rank has waited for photos since its process started.
+    """
 
     epoch: int
     split: str
@@ -35,6 +38,7 @@ class BatchProgress:
     loss_sum: float
     num_correct: int
     total: int
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ fits into a GPU's memory is copied there completely, and one kernel gathers each
 """
 
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -61,8 +62,14 @@ class Feed:
         self._resident: dict[str, tuple[Tensor, Tensor]] = {}
         self._rows: Mapping[str, IntArray] = {}
         self._key = ""
+        self._waited_s = 0.0
         # Restarted workers must not take the batches of the workers that they replace.
         self._start_id = gather(secrets.token_hex(8))[0] if stream is not None else ""
+
+    @property
+    def waited_s(self) -> float:
+        """The seconds that the caller has waited for batches."""
+        return self._waited_s
 
     @property
     def needed_bytes(self) -> int:
@@ -110,7 +117,16 @@ class Feed:
         """
         if split in self._resident:
             return self._gathered(split)
-        return ahead(self._copied(split), self._worker.device)
+        return self._timed(ahead(self._copied(split), self._worker.device))
+
+    def _timed(self, batches: Iterator[Item]) -> Iterator[Item]:
+        while True:
+            started_s = time.monotonic()
+            batch = next(batches, None)
+            self._waited_s += time.monotonic() - started_s
+            if batch is None:
+                return
+            yield batch
 
     def _gathered(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = self._resident[split]

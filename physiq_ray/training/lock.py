@@ -164,6 +164,8 @@ def _write(holder: Holder, uri: str) -> None:
 
 
 def _is_running(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # it cannot be seen there: on Windows, os.kill would end the process
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

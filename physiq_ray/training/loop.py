@@ -302,10 +302,8 @@ class Worker:
             if force or time.monotonic() - last_s >= EVENT_INTERVAL_S:
                 last_s = time.monotonic()
                 loss, correct = float(sums.loss), int(sums.correct)
-                send(
-                    self._job.events,
-                    BatchProgress(epoch, split, self._rank, sums.num_photos, loss, correct, total),
-                )
+                part = (self._rank, sums.num_photos, loss, correct, total, self._feed.waited_s)
+                send(self._job.events, BatchProgress(epoch, split, *part))
 
         return emit
 

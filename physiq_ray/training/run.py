@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import ray
@@ -55,6 +56,7 @@ from physiq_ray.training.history import HistoryFiles
 from physiq_ray.training.in_process import fit_in_process
 from physiq_ray.training.job import Job
 from physiq_ray.training.lock import locked_output
+from physiq_ray.training.metrics import exported
 from physiq_ray.training.plan import balanced_weights
 from physiq_ray.training.record import RunRecord, describe_head, stored_settings
 from physiq_ray.training.table import EpochTable
@@ -127,11 +129,14 @@ def train(
             with translated, in_use(photos), TemporaryDirectory() as temporary:
                 job = _make_job(settings, record.manifest, photos, weights, workers, started_s)
                 table, files = EpochTable(display, settings.epochs), HistoryFiles(output, folder.name)
-                with display.live(), received(job.events, [table.handle, files.handle, *trackers]):
-                    if in_process:
-                        result = fit_in_process(job, workers, Path(temporary))
-                    else:
-                        result = fit(job, workers, folder)
+                with display.live(), exported(folder.name) as export:
+                    handlers = [table.handle, files.handle, export, *trackers]
+                    with received(job.events, handlers):
+                        result: Any = (
+                            fit_in_process(job, workers, Path(temporary))
+                            if in_process
+                            else fit(job, workers, folder)
+                        )
                 find_floor = partial(_find_floor, settings, record.manifest, display, source, workers)
                 score_test = partial(_score_test, settings, record.manifest, display, source, output)
                 measure = partial(_measure_reference, settings, record.manifest, display, source)

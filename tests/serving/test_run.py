@@ -114,9 +114,22 @@ def test_after_sigterm_the_received_requests_are_answered(
     signal_s.append(time.monotonic())
     for thread in threads:
         thread.join()
-    stderr = service.process.communicate(timeout=60)[1]
+    stdout, stderr = service.process.communicate(timeout=60)
 
     assert {status for sent_s, status in outcomes if sent_s < signal_s[0]} == {"200"}
     assert len(outcomes) > 50
     assert service.process.returncode == 0
+    # stdout has no further line, and no line is Ray's.
+    assert (stdout, stderr) == ("", "starting Ray and loading the model …\nstopped\n")
+
+
+@pytest.mark.long
+def test_the_messages_of_ray_are_shown_with_debug(start_service: StartService) -> None:
+    service = start_service("--debug")
+    service.process.send_signal(signal.SIGINT)
+    stdout, stderr = service.process.communicate(timeout=60)
+
+    assert service.process.returncode == 0
+    assert "INFO worker.py" in stderr
+    assert "(ServeController pid=" in stdout + stderr
     assert stderr.splitlines()[-1] == "stopped"

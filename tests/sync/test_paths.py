@@ -53,6 +53,30 @@ def test_a_key_is_translated_to_a_path(key: str, path: str) -> None:
     assert local_path("bucket", key, 255) == f"bucket/{path}"
 
 
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ('12:30 <a>|b?*"c.jpg', "12%3A30 %3Ca%3E%7Cb%3F%2A%22c.jpg"),
+        ("day 1./b. /c .jpg", "day 1%2E/b%2E%20/c .jpg"),
+        ("CON.jpg", "%43ON.jpg"),
+        ("aux/nul .a.jpg", "%61ux/%6Eul .a.jpg"),
+        ("COM1.jpg", "%43OM1.jpg"),
+        ("lpt\u00b2.jpg", "%6Cpt\u00b2.jpg"),
+        ("con//PRN.png", "%63on/%2F%50RN.png"),
+        ("../CON.jpg/a.jpg", "%2E%2E/%43ON%2Ejpg/a.jpg"),
+        ("console.jpg", "console.jpg"),
+        ("com.jpg", "com.jpg"),
+        ("a.CON.jpg", "a.CON.jpg"),
+        ("%43ON.jpg", "%2543ON.jpg"),
+    ],
+)
+def test_on_windows_more_is_escaped(key: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("physiq_ray.sync.paths.sys.platform", "win32")
+    assert local_path("bucket", key, 255) == f"bucket/{path}"
+    assert unquote(path.replace("/%2F", "//")) == key
+    assert local_path("con", "a.jpg", 255) == "%63on/a.jpg"
+
+
 def test_bucket_and_key_make_one_name_for_a_sorted_folder() -> None:
     assert flat_name("checkin-poses", "2026/a.jpg", 255) == "checkin-poses%2F2026%2Fa.jpg"
     assert flat_name("checkin-poses", "2026%2Fa.jpg", 255) == "checkin-poses%2F2026%252Fa.jpg"

@@ -44,6 +44,8 @@ def test_a_split_that_is_loaded_onto_the_device_gives_the_same_batches(ray_local
             assert torch.equal(left[0], right[0])
             assert torch.equal(left[1], right[1])
             assert left[0].dtype == torch.uint8
+    assert feeds[0].waited_s > 0
+    assert feeds[1].waited_s == 0  # all photos are on the device
 
 
 def test_unreadable_photos_are_reported_by_split(ray_local, table):
