@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from physiq_ray.audit import audit_manifest
+from physiq_ray.auditing import audit_manifest
 from physiq_ray.ingest import open_photos
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def run_audit(args: argparse.Namespace) -> int:
     """Count and check photos and labels."""
     settings = load(args)
-    from physiq_ray.audit import audit_manifest, describe, to_dict, write_contact_sheet
+    from physiq_ray.auditing import audit_manifest, describe, to_dict, write_contact_sheet
     from physiq_ray.labels import load_configured_poses
     from physiq_ray.manifest import survey_photos
     from physiq_ray.near import load_hash

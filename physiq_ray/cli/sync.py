@@ -15,8 +15,8 @@ from physiq_ray.progress import Bars
 def run_sync(args: argparse.Namespace) -> int:
     """Download photos; with --dry-run, only show what would be downloaded."""
     settings = load(args, SyncSettings)
-    from physiq_ray.sync import describe_problems, describe_sync, sync, sync_as_dict
-    from physiq_ray.sync.transfer import THREAD_NAME
+    from physiq_ray.syncing import describe_problems, describe_sync, sync, sync_as_dict
+    from physiq_ray.syncing.transfer import THREAD_NAME
 
     try:
         with Bars() as bars:

@@ -1,11 +1,11 @@
 import pyarrow as pa
 from building import PLENTY_LABELS, POSES, build_manifest, labels_with_groups, list_plenty
 
-from physiq_ray.audit import audit_manifest, describe
+from physiq_ray.auditing import audit_manifest, describe
 from physiq_ray.constants import SCORED_SPLITS
 from physiq_ray.evaluation.candidates import Candidates
 from physiq_ray.storage import Listing
-from physiq_ray.sync.sides import sorted_photos
+from physiq_ray.syncing.sides import sorted_photos
 
 
 def test_test_photos_are_counted_sorted_and_evaluated_separately() -> None:

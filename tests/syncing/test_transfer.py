@@ -10,7 +10,7 @@ import pytest
 from physiq_ray.cli import main
 from physiq_ray.config import SyncSettings
 from physiq_ray.errors import StorageError, UnreachableError
-from physiq_ray.sync import sync, transfer
+from physiq_ray.syncing import sync, transfer
 
 LAST_MODIFIED = {"Last-Modified": "Wed, 01 Jan 2025 00:00:00 GMT"}
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from physiq_ray import storage
-from physiq_ray.audit import audit_manifest
-from physiq_ray.audit import check as check_module
+from physiq_ray.auditing import audit_manifest
+from physiq_ray.auditing import check as check_module
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest
 

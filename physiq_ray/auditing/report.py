@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from physiq_ray.audit.count import Audit
+from physiq_ray.auditing.count import Audit
 from physiq_ray.errors import quoted
 from physiq_ray.manifest import describe_manifest
 from physiq_ray.near import HASH_BITS

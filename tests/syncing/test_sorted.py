@@ -11,7 +11,7 @@ from physiq_ray.config import SyncSettings
 from physiq_ray.errors import DataError, StorageError
 from physiq_ray.labels import load_poses
 from physiq_ray.manifest import survey_photos
-from physiq_ray.sync import sync
+from physiq_ray.syncing import sync
 
 POSES = {1: "One", 2: "Two", 11: "Eleven"}
 

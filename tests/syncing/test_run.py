@@ -16,7 +16,7 @@ import pytest
 from physiq_ray import storage
 from physiq_ray.config import SyncSettings
 from physiq_ray.errors import SettingError, StorageError
-from physiq_ray.sync import sync
+from physiq_ray.syncing import sync
 
 COMMAND = (sys.executable, "-m", "physiq_ray.cli")
 
@@ -297,7 +297,7 @@ def test_names_that_the_file_system_cannot_distinguish_are_refused_except_the_fi
     make_bucket: Any, monkeypatch: pytest.MonkeyPatch, read_folder: Any, tmp_path: Path
 ) -> None:
     bucket = make_bucket({"a.jpg": b"small", "A.jpg": b"large", "b.jpg": b"b"})
-    monkeypatch.setattr("physiq_ray.sync.run.probe_case", lambda _: False)
+    monkeypatch.setattr("physiq_ray.syncing.run.probe_case", lambda _: False)
     report = sync(settings(bucket), tmp_path)
     assert counts(report) == [(0, 2, 0, 1)]
     ((uri, sentence),) = report.sources[0].failures

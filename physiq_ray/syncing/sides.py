@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from physiq_ray.constants import TEST, TRAIN, VALIDATION
 from physiq_ray.errors import StorageError
 from physiq_ray.storage import LISTING_SCHEMA, Listing, is_photo
-from physiq_ray.sync.paths import flat_name
-from physiq_ray.sync.plan import LocalFiles, Photo
+from physiq_ray.syncing.paths import flat_name
+from physiq_ray.syncing.plan import LocalFiles, Photo
 
 if TYPE_CHECKING:
     from physiq_ray.manifest import Manifest

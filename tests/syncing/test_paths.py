@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from physiq_ray.storage import is_photo
-from physiq_ray.sync.paths import find_clashes, flat_name, local_path, probe_case
+from physiq_ray.syncing.paths import find_clashes, flat_name, local_path, probe_case
 
 HOSTILE = st.text(
     st.one_of(
@@ -71,7 +71,7 @@ def test_a_key_is_translated_to_a_path(key: str, path: str) -> None:
     ],
 )
 def test_on_windows_more_is_escaped(key: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("physiq_ray.sync.paths.sys.platform", "win32")
+    monkeypatch.setattr("physiq_ray.syncing.paths.sys.platform", "win32")
     assert local_path("bucket", key, 255) == f"bucket/{path}"
     assert unquote(path.replace("/%2F", "//")) == key
     assert local_path("con", "a.jpg", 255) == "%63on/a.jpg"

@@ -1,6 +1,6 @@
 """The text and the JSON of a sync's results."""
 
-from physiq_ray.sync import BucketReport, SyncReport, describe_problems, describe_sync, sync_as_dict
+from physiq_ray.syncing import BucketReport, SyncReport, describe_problems, describe_sync, sync_as_dict
 
 DONE = BucketReport(
     "s3://done", found=5, left_out=1, to_download=2, downloaded=2, skipped=2, bytes=3_000_000, seconds=2.0

@@ -29,7 +29,7 @@ from physiq_ray.storage.download import (
 )
 from physiq_ray.storage.etag import file_md5
 from physiq_ray.storage.refusal import read_error
-from physiq_ray.sync.plan import Photo, version_ns
+from physiq_ray.syncing.plan import Photo, version_ns
 
 THREAD_NAME: Final = "physiq-sync"
 TICK_S: Final = 0.2  # between two updates of the progress

@@ -13,13 +13,13 @@ partial   temporary folders for photos that are not complete yet, and which of t
 report    results as text and JSON
 """
 
-from physiq_ray.sync.report import (
+from physiq_ray.syncing.report import (
     BucketReport,
     SyncReport,
     describe_problems,
     describe_sync,
     sync_as_dict,
 )
-from physiq_ray.sync.run import sync
+from physiq_ray.syncing.run import sync
 
 __all__ = ["BucketReport", "SyncReport", "describe_problems", "describe_sync", "sync", "sync_as_dict"]

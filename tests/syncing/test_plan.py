@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from physiq_ray.sync.plan import ABSENT, Found, LocalFiles, Photo, needed_bytes, plan_downloads, version_ns
+from physiq_ray.syncing.plan import ABSENT, Found, LocalFiles, Photo, needed_bytes, plan_downloads, version_ns
 
 MD5 = "0123456789abcdef0123456789abcdef"
 MULTIPART = "0123456789abcdef0123456789abcdef-2"

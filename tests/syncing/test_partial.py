@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from physiq_ray.sync.partial import MAX_AGE_S, name_machine, partial_folder, remove_abandoned
+from physiq_ray.syncing.partial import MAX_AGE_S, name_machine, partial_folder, remove_abandoned
 
 
 def leave_partial(folder: Path, machine: str, process: int) -> Path:
@@ -37,7 +37,7 @@ def test_partial_files_of_a_running_process_are_not_removed(tmp_path: Path) -> N
 
 def test_partial_files_of_another_process_are_removed_after_it_has_ended(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from physiq_ray.sync.partial import partial_folder\n"
+        "import sys; from pathlib import Path; from physiq_ray.syncing.partial import partial_folder\n"
         "with partial_folder(Path(sys.argv[1])) as path:\n"
         "    (path / '0').write_bytes(b'half'); print(path, flush=True); sys.stdin.read()"
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow.compute as pc
 
-from physiq_ray.audit.check import PhotoCheck, listed_photos, read_all
+from physiq_ray.auditing.check import PhotoCheck, listed_photos, read_all
 from physiq_ray.manifest import TEST, TRAIN, VALIDATION, Manifest
 from physiq_ray.near import load_hash
 

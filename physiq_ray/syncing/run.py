@@ -17,11 +17,11 @@ from physiq_ray.errors import SettingError, StorageError, quoted
 from physiq_ray.machine import check_writable
 from physiq_ray.storage import Bucket, Listing, Source, follow_settings, list_sources, parse_sources
 from physiq_ray.storage.objects import translate_os
-from physiq_ray.sync.partial import partial_folder, remove_abandoned
-from physiq_ray.sync.paths import find_clashes, folded, is_case_sensitive_by_custom, local_path, probe_case
-from physiq_ray.sync.plan import LocalFiles, Photo, Plan, needed_bytes, plan_downloads
-from physiq_ray.sync.report import BucketReport, SyncReport
-from physiq_ray.sync.sides import (
+from physiq_ray.syncing.partial import partial_folder, remove_abandoned
+from physiq_ray.syncing.paths import find_clashes, folded, is_case_sensitive_by_custom, local_path, probe_case
+from physiq_ray.syncing.plan import LocalFiles, Photo, Plan, needed_bytes, plan_downloads
+from physiq_ray.syncing.report import BucketReport, SyncReport
+from physiq_ray.syncing.sides import (
     Sorting,
     apply_sorting,
     plan_sorting,
@@ -29,7 +29,7 @@ from physiq_ray.sync.sides import (
     seconds_of,
     sorted_photos,
 )
-from physiq_ray.sync.transfer import Tally, Transfer
+from physiq_ray.syncing.transfer import Tally, Transfer
 
 if TYPE_CHECKING:
     from physiq_ray.labels import Labels

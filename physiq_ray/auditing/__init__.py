@@ -6,8 +6,8 @@ sheet   some photos of each pose next to each other
 report  an audit as text and as plain values
 """
 
-from physiq_ray.audit.count import audit_manifest
-from physiq_ray.audit.report import describe, to_dict
-from physiq_ray.audit.sheet import write_contact_sheet
+from physiq_ray.auditing.count import audit_manifest
+from physiq_ray.auditing.report import describe, to_dict
+from physiq_ray.auditing.sheet import write_contact_sheet
 
 __all__ = ["audit_manifest", "describe", "to_dict", "write_contact_sheet"]

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow.compute as pc
 
-from physiq_ray.audit.check import CHECK_THREADS, ListedPhoto, listed_photos
+from physiq_ray.auditing.check import CHECK_THREADS, ListedPhoto, listed_photos
 from physiq_ray.drawing import PLAIN_TEXT, to_png
 from physiq_ray.errors import PhotoError, StorageError
 from physiq_ray.images import UInt8Array, decode_image
