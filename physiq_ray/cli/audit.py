@@ -2,51 +2,34 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from physiq_ray.cli.command import Command, load
 from physiq_ray.cli.output import as_json, make_display, silence_ray
 from physiq_ray.config import SplitSettings
 from physiq_ray.machine import check_writable
 
-if TYPE_CHECKING:
-    from physiq_ray.manifest import Manifest
-    from physiq_ray.progress import Display
-
 
 def run_audit(args: argparse.Namespace) -> int:
     """Count and check photos and labels."""
     settings = load(args)
-    from physiq_ray.auditing import audit_manifest, describe, to_dict, write_contact_sheet
+    from physiq_ray.api.audit import audit as audit_photos
+    from physiq_ray.auditing import describe, to_dict, write_contact_sheet
     from physiq_ray.labels import load_configured_poses
-    from physiq_ray.manifest import survey_photos
-    from physiq_ray.near import load_hash
     from physiq_ray.storage import absolute_uri, write_bytes
 
     for name, file in (("--manifest", args.manifest_output), ("--sheet", args.sheet)):
         if file:
             check_writable(name, file, is_file=True)
-    if args.near_duplicates:
-        load_hash()  # a missing package is reported before the listing, which may take long
-    poses = load_configured_poses(settings)
-    display = make_display(to_stderr=True)
-    if settings.group_near_duplicates == "yes":
-        manifest = _survey_compared(settings, poses, display, debug=args.debug)
-    else:
-        manifest = survey_photos(settings, poses)
+    with silence_ray(debug=args.debug):
+        audit = audit_photos(
+            settings,
+            check_photos=args.check_photos,
+            near_duplicates=args.near_duplicates,
+            progress=make_display(to_stderr=True),
+            debug=args.debug,
+        )
+    manifest = audit.manifest
     problem = manifest.report.problem
-    if args.check_photos or args.near_duplicates:
-        with display.live():
-            audit = audit_manifest(
-                manifest,
-                poses,
-                check_photos=True,
-                near_duplicates=args.near_duplicates,
-                on_progress=lambda done, total: display.count("reading", done, total),
-            )
-    else:
-        audit = audit_manifest(manifest, poses)
     # The report is printed first: it may have taken hours, and writing a file may still fail.
     if not args.json:
         print("\n".join(describe(audit)), flush=True)
@@ -66,7 +49,7 @@ def run_audit(args: argparse.Namespace) -> int:
             files.append(uri)
         if manifest.table.num_rows and args.sheet:
             uri = absolute_uri(args.sheet)
-            write_contact_sheet(manifest, poses, uri, seed=settings.seed)
+            write_contact_sheet(manifest, load_configured_poses(settings), uri, seed=settings.seed)
             files.append(uri)
     finally:
         if args.json:
@@ -74,24 +57,6 @@ def run_audit(args: argparse.Namespace) -> int:
         else:
             print("".join(f"wrote {uri}\n" for uri in files), end="")
     return 1 if audit.not_looked_at or problem is not None else 0
-
-
-def _survey_compared(
-    settings: SplitSettings, poses: Mapping[int, str], display: "Display", *, debug: bool
-) -> "Manifest":
-    """Build the manifest with groups of near-duplicates, which Ray finds; Ray is not started otherwise."""
-    from physiq_ray.cluster import check_cluster, connect
-    from physiq_ray.ingest import hashing
-    from physiq_ray.manifest import survey_photos
-
-    check_cluster()
-    hash_photos = hashing(
-        settings,
-        lambda: connect(debug=debug),
-        on_progress=lambda done, total: display.count("comparing", done, total),
-    )
-    with display.live(), silence_ray(debug=debug):
-        return survey_photos(settings, poses, hash_photos=hash_photos)
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:

@@ -24,108 +24,53 @@ def run_evaluate(args: argparse.Namespace) -> int:
     """Score a model on labelled photos, and compare it with another one."""
     _load_settings(args)  # wrong values are reported before the model is read
     check_writable("--report", args.report)
+    from physiq_ray.api.evaluate import evaluate
     from physiq_ray.checkpoint import load_model_state
-    from physiq_ray.evaluation import score, write_report
-    from physiq_ray.evaluation.behaviour import measure_behaviour
-    from physiq_ray.evaluation.candidates import find_candidates, split_defaults, training_or_none
-    from physiq_ray.evaluation.compare import compare
-    from physiq_ray.evaluation.evaluate import evaluate
-    from physiq_ray.evaluation.facts import facts_of_evaluation
+    from physiq_ray.evaluation.candidates import split_defaults
     from physiq_ray.evaluation.report import extras_as_dict
     from physiq_ray.evaluation.sections import describe_behaviour, describe_slices
-    from physiq_ray.evaluation.slices import slice_report
     from physiq_ray.evaluation.text import describe_comparison, describe_report
-    from physiq_ray.storage import absolute_uri
 
     state = load_model_state(args.model)
-    old = load_model_state(args.against) if args.against else None
-    settings = _load_settings(args, defaults=split_defaults(state))
-    display = make_display(to_stderr=True)
-    with display.live(), silence_ray(debug=args.debug):
-        candidates = find_candidates(
-            settings,
+    with silence_ray(debug=args.debug):
+        result = evaluate(
             state,
-            on_progress=lambda done, total: display.count("comparing", done, total),
+            _load_settings(args, defaults=split_defaults(state)),
+            split=args.split,
+            against=args.against,
+            behaviour=args.behaviour,
+            report=args.report,
+            progress=make_display(to_stderr=True),
+            model_name=args.model,
             debug=args.debug,
         )
-        found, *found_old = (
-            evaluate(
-                candidates.manifest,
-                model,
-                split=args.split,
-                precision=settings.precision,
-                batch_size=settings.batch_size,
-                on_progress=lambda done, total: display.count("evaluating", done, total),
-                debug=args.debug,
-            )
-            for model in (state, old)
-            if model is not None
-        )
-    comparison = None
-    if old is not None:
-        comparison = compare(
-            found,
-            found_old[0],
-            (state.class_mapping, old.class_mapping),
-            {**old.pose_names, **state.pose_names},
-            training=(candidates.training, training_or_none(old)),
-        )
-    report = score(
-        found.answers,
-        state.class_mapping,
-        state.pose_names,
-        temperature=state.temperature,
-        floor=state.floor,
-        floor_scores=found.floor,
-    )
-    slices = slice_report(report, found.answers, candidates.manifest.table, found.brightness)
-    behaviour = None
-    if args.behaviour:
-        with display.live():
-            behaviour = measure_behaviour(
-                found.answers,
-                candidates.manifest.table,
-                state,
-                precision=settings.precision,
-                on_progress=lambda done, total: display.count("changing photos", done, total),
-            )
-    facts = facts_of_evaluation(state, candidates, found, split=args.split, model=args.model)
-    files = write_report(
-        report,
-        found.answers,
-        facts,
-        absolute_uri(args.report),
-        slices=slices,
-        behaviour=behaviour,
-        history=state.history,
-        state=state,
-    )
-    failed = [f"{source.source}: {source.error}" for source in candidates.manifest.report.failed_sources]
+    found, comparison = result.found, result.comparison
     if args.json:
         left_out = {
             "unreadable": [dataclasses.asdict(item) for item in found.unreadable],
             "unknown_poses": [{"id": id_, "photos": count} for id_, count in found.num_unknown.items()],
-            "failed_sources": failed,
+            "failed_sources": list(result.failed_sources),
         }
         against = {"against": args.against, "comparison": comparison.to_dict()} if comparison else {}
-        extras = extras_as_dict(slices, behaviour)
-        print(as_json(report.to_dict() | extras | against | left_out | {"files": list(files)}))
+        extras = extras_as_dict(result.slices, result.behaviour)
+        files = {"files": list(result.files)}
+        print(as_json(result.report.to_dict() | extras | against | left_out | files))
     else:
-        print(*describe_report(report), *describe_slices(slices), sep="\n")
-        if behaviour:
-            print(*describe_behaviour(behaviour), sep="\n")
-        print("Files:", *(f"  {uri}" for uri in files), sep="\n")
+        print(*describe_report(result.report), *describe_slices(result.slices), sep="\n")
+        if result.behaviour:
+            print(*describe_behaviour(result.behaviour), sep="\n")
+        print("Files:", *(f"  {uri}" for uri in result.files), sep="\n")
         if comparison:
             print(*describe_comparison(comparison, new=args.model, old=args.against), sep="\n")
     for pose_id, count in found.num_unknown.items():
         print(f"left out: {count} photos of pose {pose_id}, which the model does not know", file=sys.stderr)
     for item in found.unreadable:
         print(f"physiq-ray evaluate: {item.uri}: {item.error}", file=sys.stderr)
-    for sentence in failed:
+    for sentence in result.failed_sources:
         print(f"NOT COMPLETE: evaluated without {sentence}", file=sys.stderr)
     if comparison and comparison.worse:
         return WORSE_STATUS
-    return 1 if found.unreadable or failed else 0
+    return 1 if found.unreadable or result.failed_sources else 0
 
 
 def _load_settings(args: argparse.Namespace, *, defaults: Mapping[str, Any] | None = None) -> Settings:
