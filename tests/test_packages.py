@@ -20,7 +20,9 @@ def test_the_docstring_of_a_package_describes_each_of_its_files(folder):
     assert sorted(set(listed) & files) == sorted(files)
 
 
-@pytest.mark.parametrize("name", ["audit", "cleanse", "cli", "config", "erase", "labels", "progress", "sync"])
+@pytest.mark.parametrize(
+    "name", ["audit", "cleanse", "cli", "config", "doctor", "erase", "labels", "progress", "sync"]
+)
 def test_a_light_package_imports_neither_ray_nor_torch(name):
     code = (
         f"import sys, physiq_ray.{name}\nprint([heavy for heavy in ('ray', 'torch') if heavy in sys.modules])"
