@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import shutil
 import textwrap
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ LEAST_WIDTH = 72
 
 def run_doctor(args: argparse.Namespace) -> int:
     """Print what was found, or the settings in force."""
+    started_s = time.monotonic()
     settings = load(args)
     if args.effective:
         origins = find_origins(given_settings(args), file=args.config)
@@ -31,7 +33,7 @@ def run_doctor(args: argparse.Namespace) -> int:
         return 0
     from physiq_ray.doctor import State, examine
 
-    findings = examine(settings, model=args.model)
+    findings = examine(settings, model=args.model, started_s=started_s)
     if args.json:
         print(as_json([dataclasses.asdict(finding) for finding in findings]))
     else:

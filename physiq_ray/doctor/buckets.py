@@ -70,14 +70,16 @@ def check_source(trials: Trials, bucket: Bucket) -> Iterator[Finding]:
 
 
 def check_target(trials: Trials, name: str, bucket: Bucket) -> Iterator[Finding]:
-    """Try what a training does with the place of its results; name: output or storage.
+    """Try what a training does with the place of its results; name: output, storage or cache_dir.
 
     Raises StorageError: the listing failed for a reason that other buckets may share.
     """
     tries = _Tries(trials, bucket)
     if tries.list_page(1) is not None:
         tries.write(is_source=False)
-    yield tries.conclude(name, needed=("list", "put", "get", "delete", "conditional writes"))
+    # A cache is only added to; a run also has locks.
+    more = () if name == "cache_dir" else ("delete", "conditional writes")
+    yield tries.conclude(name, needed=("list", "put", "get", *more))
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """All checks of a run: settings and a model → findings, in the order of the report."""
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,6 @@ from physiq_ray.doctor.nodes import CHECK as RAY
 from physiq_ray.doctor.nodes import check_cluster
 from physiq_ray.doctor.proxies import check_proxies
 from physiq_ray.doctor.resources import (
-    LEAST_FREE,
     RAY_FOLDER,
     check_disk,
     check_ray_folder,
@@ -36,14 +36,17 @@ from physiq_ray.storage import (
     split_uri,
 )
 
-DEADLINE_S: Final = 14.0
-PROBE_S: Final = 13.0  # a process is stopped before the deadline, so that what it found is reported
+PLACES: Final = ("output", "storage", "cache_dir")  # settings that name where results are written
+DEADLINE_S: Final = 14.0  # from the start of the command, as imports take seconds on a busy machine
+LEAST_S: Final = 5.0
+REPORT_S: Final = 1.0  # a process is stopped so long before the deadline, so that what it found is reported
 CLEAN_UP_S: Final = 2.0
 
 
-def examine(settings: Settings, *, model: str | None = None) -> list[Finding]:
+def examine(settings: Settings, *, model: str | None = None, started_s: float) -> list[Finding]:
     """Run all checks at the same time, and report within DEADLINE_S + CLEAN_UP_S.
 
+    started_s: when the command started, by time.monotonic().
     Only what was requested is tried: the settings that were given, and the model. The machine is always
     looked at.
     Raises SettingError: the sources are not addresses.
@@ -57,14 +60,15 @@ def examine(settings: Settings, *, model: str | None = None) -> list[Finding]:
         *(S3, "credentials", lambda: check_credentials(trials, needed=needed)),
         late=State.WRONG if needed else State.WARNING,
     )
-    machine = list(_list_machine_checks(settings, model))
+    left_s = max(min(LEAST_S, DEADLINE_S), DEADLINE_S - (time.monotonic() - started_s))
+    machine = list(_list_machine_checks(settings, model, left_s - REPORT_S))
     try:
-        outcomes = run_checks([*machine, credentials, *places], DEADLINE_S)
+        outcomes = run_checks([*machine, credentials, *places], left_s)
     finally:
         remaining = trials.clean_up(CLEAN_UP_S)
     of_machine, (of_credentials, *of_places) = outcomes[: len(machine)], outcomes[len(machine) :]
-    findings = [finding for outcome in of_machine for finding in outcome.to_findings(DEADLINE_S)]
-    findings.extend(report_s3(of_places, of_credentials, trials, DEADLINE_S))
+    findings = [finding for outcome in of_machine for finding in outcome.to_findings(left_s)]
+    findings.extend(report_s3(of_places, of_credentials, trials, left_s))
     findings.extend(
         Finding("S3", address, State.WARNING, "a test object may be left", f"delete {address}")
         for address in remaining
@@ -75,25 +79,25 @@ def examine(settings: Settings, *, model: str | None = None) -> list[Finding]:
     ]
 
 
-def _list_machine_checks(settings: Settings, model: str | None) -> Iterator[Check]:
+def _list_machine_checks(settings: Settings, model: str | None, probe_s: float) -> Iterator[Check]:
     cluster = os.environ.get("RAY_ADDRESS", "")
     on_cluster = cluster not in ("", "local")
     yield Check("version", "packages", check_versions)
     yield Check("machine", "resources", check_resources, late=State.WARNING)
-    for name in LEAST_FREE:
+    for name in PLACES:
         address = getattr(settings, name)
-        if not address.startswith("s3://"):
+        if address is not None and not address.startswith("s3://"):
             at_worst = State.WRONG if name in settings.model_fields_set else State.WARNING
             yield Check("disk", name, partial(check_disk, name, address, at_worst), late=at_worst)
     at_worst = State.WARNING if on_cluster else State.WRONG  # without a cluster, Ray starts here
     yield Check("disk", RAY_FOLDER, partial(check_ray_folder, at_worst), late=at_worst)
     yield Check(
         *("machine", "GPU"),
-        lambda: check_devices(settings, model, on_cluster=on_cluster, timeout_s=PROBE_S),
+        lambda: check_devices(settings, model, on_cluster=on_cluster, timeout_s=probe_s),
         late=State.WARNING if model is None else State.WRONG,
     )
     if on_cluster:
-        yield Check(RAY, cluster, lambda: check_cluster(cluster, timeout_s=PROBE_S))
+        yield Check(RAY, cluster, lambda: check_cluster(cluster, timeout_s=probe_s))
     yield Check("network", "proxies", check_proxies)
 
 
@@ -118,9 +122,9 @@ def _list_places(
     for name, address in files.items():
         if name in given and address is not None and address not in WEIGHTS_WORDS:
             yield _check_file(trials, name, address)
-    for name in ("output", "storage"):
+    for name in PLACES:
         address = getattr(settings, name)
-        if name in given and address.startswith("s3://"):
+        if name in given and address is not None and address.startswith("s3://"):
             bucket, key = split_uri(address.rstrip("/"))
             place = Bucket(bucket, f"{key}/" if key else "")
             yield Check(name, str(place), partial(check_target, trials, name, place), bucket=bucket)
@@ -138,9 +142,8 @@ def _bucket_of(address: str) -> str | None:
 
 
 def _with_one_model(findings: Sequence[Finding]) -> Iterator[Finding]:
-    """Leave one line of a model in S3: of its object if that cannot be reached, else of its content."""
+    """Put the model last. One in S3 has two lines: of its object, and of its content; the worse one stays."""
     of_model = [finding for finding in findings if finding.check == "model"]
-    kept = next((finding for finding in reversed(of_model) if finding.state != State.OK), None)
-    for finding in findings:
-        if finding.check != "model" or len(of_model) == 1 or finding is (kept or of_model[0]):
-            yield finding
+    yield from (finding for finding in findings if finding.check != "model")
+    problems = [finding for finding in reversed(of_model) if finding.state != State.OK]
+    yield from [*problems, *of_model][:1]  # of two problems, the one of the object is the cause

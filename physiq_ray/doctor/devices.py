@@ -78,7 +78,7 @@ def judge_model(address: str, facts: Mapping[str, Any], timeout_s: float) -> Fin
                 "correct that first",
             )
         return Finding(
-            *("model", address, State.WRONG, f"did not answer within {timeout_s:g} s"),
+            *("model", address, State.WRONG, f"did not answer within {timeout_s:.0f} s"),
             "check the network, and try again when the machine is less busy",
         )
     model = facts["model"]

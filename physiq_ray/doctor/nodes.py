@@ -23,7 +23,7 @@ def judge_cluster(address: str, facts: Mapping[str, Any], timeout_s: float) -> F
     if "client" in facts:
         return Finding(CHECK, address, State.OK, "answers as a Ray Client server")
     if "cluster" not in facts:
-        broken = facts.get("broken", {}).get("reason", f"no answer within {timeout_s:g} s")
+        broken = facts.get("broken", {}).get("reason", f"no answer within {timeout_s:.0f} s")
         if "InvalidAuthToken" in broken:
             broken = (
                 "the cluster refuses this process, because it requires its token; set RAY_AUTH_MODE=token, "

@@ -23,7 +23,7 @@ GIB: Final = 2**30
 SHARED_MEMORY = Path("/dev/shm")
 LEAST_MEMORY: Final = 2 * GIB  # a replica takes 1.3 GiB, and Ray's own processes the rest
 # Three checkpoints of 0.3 GB, one of which is being written; the model files and reports.
-LEAST_FREE: Final = {"storage": GIB, "output": GIB // 2}
+LEAST_FREE: Final = {"storage": GIB, "output": GIB // 2, "cache_dir": 0}
 LEAST_TEMPORARY: Final = GIB
 FULL_SHARE: Final = 0.95  # of a disk, from which Ray refuses to write (RAY_local_fs_capacity_threshold)
 
@@ -63,7 +63,7 @@ def judge_shared_memory(free_bytes: int, available_bytes: int) -> Finding:
 
 
 def check_disk(name: str, address: str, at_worst: State) -> Iterator[Finding]:
-    """Check that a folder for results can be written and has room; name: output or storage."""
+    """Check that a folder for results can be written and has room; name: the setting that names it."""
     try:
         check_writable(name, address)
     except PhysiqError as error:

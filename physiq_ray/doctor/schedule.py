@@ -44,7 +44,7 @@ class Outcome:
             yield from_error(check.name, check.subject, self.error, remedy=remedy)
         elif not self.is_done:
             yield Finding(
-                *(check.name, check.subject, check.late, f"did not answer within {deadline_s:g} s"),
+                *(check.name, check.subject, check.late, f"did not answer within {deadline_s:.0f} s"),
                 "check the network, and try again when the machine is less busy",
             )
 

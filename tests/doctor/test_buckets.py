@@ -61,6 +61,18 @@ def test_a_read_only_source_is_ok_but_not_a_read_only_output(
     assert read_bucket(bucket) == PHOTO
 
 
+def test_a_cache_must_be_written_but_nothing_is_deleted_there(
+    doctor: Any, make_bucket: Any, deny: Any
+) -> None:
+    bucket, other = make_bucket({}), make_bucket({})
+    deny(bucket, "s3:PutObject", "*")
+    deny(other, "s3:DeleteObject", "*")
+    report = doctor("--cache-dir", f"s3://{bucket}/cache")
+    assert (report.status, report.problems) == (1, {("cache_dir", f"s3://{bucket}/cache"): "wrong"})
+    report = doctor("--cache-dir", f"s3://{other}/cache")
+    assert (report.status, report.problems) == (0, {("cache_dir", f"s3://{other}/cache"): "warning"})
+
+
 def test_a_denied_deletion_is_wrong_for_an_output_and_the_rest_is_named(
     doctor: Any, make_bucket: Any, deny: Any, read_bucket: Any
 ) -> None:

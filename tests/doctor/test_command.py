@@ -47,7 +47,7 @@ def test_the_machine_is_shown_without_any_request(doctor: Any, run_here: Any) ->
         *(("version", name) for name in ("python", "physiq-ray", "ray", "torch", "torchvision")),
         *(("version", name) for name in ("pyarrow", "boto3", "pillow")),
         *(("machine", name) for name in ("cores", "memory", "/dev/shm")),
-        *(("disk", name) for name in ("storage", "output", "Ray's folder")),
+        *(("disk", name) for name in ("output", "storage", "Ray's folder")),
         *(("machine", "GPU"), ("weights", "imagenet"), ("network", "proxies"), ("S3", "credentials")),
     ]
     assert set(report.records[0]) == {"check", "subject", "state", "finding", "remedy"}
