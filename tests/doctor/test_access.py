@@ -212,6 +212,24 @@ def test_a_program_for_credentials_that_hangs_makes_the_credentials_wrong(
     assert record["finding"] == "did not answer within 3 s"
 
 
+def test_keys_of_a_profile_are_named_by_the_profile(
+    doctor: Any, places: list[str], s3: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "credentials"
+    file.write_text(f"[gym]\naws_access_key_id = {s3.access_key}\naws_secret_access_key = {s3.secret_key}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    monkeypatch.setenv("AWS_PROFILE", "gym")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    storage.forget_clients()
+    report = doctor(*places)
+    storage.forget_clients()
+    assert (report.status, report.problems) == (0, {})
+    assert report.of("S3", "credentials")["finding"] == "keys in the credentials file, profile gym"
+    assert s3.access_key not in report.text
+    assert s3.secret_key not in report.text
+
+
 def test_public_photos_need_no_credentials(
     doctor: Any, make_bucket: Any, s3_direct: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
