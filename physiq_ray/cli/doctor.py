@@ -31,9 +31,17 @@ def run_doctor(args: argparse.Namespace) -> int:
         else:
             print(write_toml(settings, origins), end="")
         return 0
-    from physiq_ray.doctor import State, examine
+    from physiq_ray.doctor import Finding, State
+    from physiq_ray.doctor.versions import check_versions
 
-    findings = examine(settings, model=args.model, started_s=started_s)
+    try:
+        from physiq_ray.doctor.checks import examine
+    except ImportError as error:
+        broken = f"a package cannot be imported: {error}"
+        remedy = "pip install --force-reinstall physiq-ray"
+        findings = [*check_versions(), Finding("version", "imports", State.WRONG, broken, remedy)]
+    else:
+        findings = examine(settings, model=args.model, started_s=started_s)
     if args.json:
         print(as_json([dataclasses.asdict(finding) for finding in findings]))
     else:

@@ -19,7 +19,7 @@ schedule   checks at the same time, until a deadline
 versions   installed packages, and what they require
 """
 
-from physiq_ray.doctor.checks import examine
 from physiq_ray.doctor.finding import Finding, State
 
-__all__ = ["Finding", "State", "examine"]
+# checks is not imported here: if one of its packages is broken, the versions can still be shown.
+__all__ = ["Finding", "State"]

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from physiq_ray.doctor.access import Trials
 from physiq_ray.doctor.finding import Finding, State
-from physiq_ray.errors import StorageError, UnreachableError
+from physiq_ray.errors import DeniedError, StorageError, UnreachableError
 from physiq_ray.storage import Bucket, Folder, is_photo
 from physiq_ray.storage.deletion import Condition, find_condition
 from physiq_ray.storage.folders import list_files
@@ -25,6 +25,11 @@ from physiq_ray.storage.s3 import translated
 
 SOURCE_KEYS = 1000  # of the first page, among which a photo to read is looked for
 
+# S3's answers to a request for a bucket of another region.
+_ELSEWHERE = {
+    *("PermanentRedirect", "TemporaryRedirect", "301", "307"),
+    *("AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
+}
 _ACTIONS = {
     "list": "s3:ListBucket",
     "get": "s3:GetObject",
@@ -108,7 +113,8 @@ class _Tries:
                 raise
             if read_error(cause)[0] in {BAD_CLOCK, *BAD_KEYS}:
                 raise
-            self._note_region(cause.response.get("ResponseMetadata", {}), client, cause)
+            if read_error(cause)[0] in _ELSEWHERE:
+                self._note_region(cause.response.get("ResponseMetadata", {}), client, cause)
             self.errors["list"] = error
             return None
         page: ObjectPage | None = answer.get(PAGE)
@@ -125,8 +131,11 @@ class _Tries:
         """Write the test object, use it in all ways, and remove it."""
         bucket, key = self.bucket.name, f"{self.bucket.prefix}.physiq-ray-doctor-{secrets.token_hex(8)}"
         if not self.attempt("put", lambda _: self.trials.put(bucket, key)):
-            if is_source:
+            error = self.errors["put"]
+            if is_source and isinstance(error, DeniedError):
                 self.notes.append("read-only: cleanse cannot delete here")
+            elif is_source:
+                self.warn(*self._explain("put"))
             return
         if "get" not in self.able and "get" not in self.errors:
             self.attempt("get", lambda client: _read(client, bucket, key))
@@ -160,17 +169,21 @@ class _Tries:
         subject = str(self.bucket)
         failed = [verb for verb in needed if verb in self.errors]
         if failed:
-            error = self.errors[failed[0]]
-            reason, _, remedy = str(error).removeprefix(f"{failed[0]}: ").partition("; ")
-            if self.region is not None:
-                reason, remedy = f"it is in {self.region}", f"set AWS_REGION={self.region}"
-            problems = [f"cannot {', '.join(failed)}: {reason}", *(text for text, _ in self.warnings)]
+            text, remedy = self._explain(*failed)
+            problems = [text, *(text for text, _ in self.warnings)]
             remedies = [remedy, *(remedy for _, remedy in self.warnings)]
             return Finding(check, subject, State.WRONG, "; ".join(problems), "; ".join(remedies))
         texts = [*(text for text, _ in self.warnings), f"can {', '.join(self.able)}", *self.notes]
         remedies = [remedy for _, remedy in self.warnings]
         state = State.WARNING if remedies else State.OK
         return Finding(check, subject, state, "; ".join(texts), "; ".join(remedies))
+
+    def _explain(self, *failed: str) -> tuple[str, str]:
+        """Say what cannot be done, with the reason of the first, and its remedy."""
+        reason, _, remedy = str(self.errors[failed[0]]).removeprefix(f"{failed[0]}: ").partition("; ")
+        if failed[0] == "list" and self.region is not None:
+            reason, remedy = f"it is in {self.region}", f"set AWS_REGION={self.region}"
+        return f"cannot {', '.join(failed)}: {reason}", remedy or "try again, or give another place"
 
     def _try_conditional_writes(self, key: str, *, is_needed: bool) -> None:
         """Write the object again if it does not exist; the lock of a run needs the refusal."""

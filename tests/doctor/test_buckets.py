@@ -156,6 +156,32 @@ def test_a_bucket_in_another_region_is_wrong_with_its_region(
     assert record["remedy"] == "set AWS_REGION=eu-central-1"
 
 
+def test_a_denied_listing_in_another_region_is_reported_as_denied(
+    doctor: Any, make_bucket: Any, start_proxy: Callable[[Any], str]
+) -> None:
+    bucket, far = make_bucket(PHOTO), make_bucket(PHOTO)
+    refusal = error_answer(403, "AccessDenied")[2]
+    answer = 403, {"x-amz-bucket-region": "eu-central-1"}, refusal
+    start_proxy(lambda _, path: answer if path.startswith(f"/{far}") else None)
+    report = doctor("--sources", f"s3://{bucket}", f"s3://{far}")
+    assert (report.status, report.problems) == (1, {("source", f"s3://{far}"): "wrong"})
+    assert report.of("source", f"s3://{far}")["finding"] == "cannot list: AccessDenied"
+
+
+def test_a_failed_write_to_a_source_that_is_not_denied_is_a_warning(
+    doctor: Any, make_bucket: Any, start_proxy: Callable[[Any], str]
+) -> None:
+    bucket = make_bucket(PHOTO)
+    start_proxy(lambda method, _: error_answer(501, "NotImplemented") if method == "PUT" else None)
+    report = doctor("--sources", f"s3://{bucket}", "--output", f"s3://{bucket}/models")
+    assert report.status == 1
+    assert report.problems == {
+        ("source", f"s3://{bucket}"): "warning",
+        ("output", f"s3://{bucket}/models"): "wrong",
+    }
+    assert report.of("source", f"s3://{bucket}")["finding"].startswith("cannot put: An error occurred (NotI")
+
+
 def test_a_bucket_to_which_requests_are_redirected_is_a_warning_with_its_region(
     doctor: Any, make_bucket: Any, start_proxy: Callable[[Any], str]
 ) -> None:
@@ -166,7 +192,7 @@ def test_a_bucket_to_which_requests_are_redirected_is_a_warning_with_its_region(
     report = doctor("--sources", f"s3://{bucket}")
     assert (report.status, report.problems) == (0, {("source", f"s3://{bucket}"): "warning"})
     record = report.of("source", f"s3://{bucket}")
-    assert record["finding"].startswith("it is in eu-central-1; can list, get; ")
+    assert record["finding"].startswith("it is in eu-central-1; can list, get, put, tag, delete; ")
     assert record["remedy"] == "set AWS_REGION=eu-central-1: every request is redirected"
 
 

@@ -149,6 +149,18 @@ def test_a_process_ends_in_time_although_s3_and_ray_never_answer(run_cli: Any, s
     assert wrong == [("Ray", address), ("S3", "endpoint")]
 
 
+def test_a_package_that_cannot_be_imported_is_one_line_below_the_versions(
+    run_cli: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/obstore.py").write_text("raise ImportError('libssl.so.3: cannot open shared object')")
+    path = os.pathsep.join(filter(None, [str(tmp_path / "broken"), os.environ.get("PYTHONPATH")]))
+    done = run_cli("doctor", env={"PYTHONPATH": path})
+    assert (done.returncode, done.stderr) == (1, "")
+    assert [line.split()[:3] for line in done.stdout.splitlines()[8:9]] == [["wrong", "version", "imports"]]
+    assert "libssl.so.3: cannot open shared object" in done.stdout
+
+
 def test_a_fault_of_one_check_is_one_line_and_the_others_are_kept() -> None:
     def fail() -> Iterator[Finding]:
         yield Finding("a", "first", State.OK, "fine")
