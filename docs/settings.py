@@ -54,8 +54,8 @@ class Part:
 PARTS = (
     Part(
         "Training and data",
-        "`train` has all of these settings. `audit`, `evaluate`, `predict`, `cache` and `demo` have some of "
-        "them.",
+        "`train` and `doctor` have all of these settings. `audit`, `evaluate`, `predict`, `cache` and `demo` "
+        "have some of them.",
         Settings,
     ),
     Part(

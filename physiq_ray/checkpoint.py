@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from physiq_ray.config import Settings
+from physiq_ray.constants import COMPLETE_FILE
 from physiq_ray.errors import CheckpointError, LabelError, NotFoundError, StorageError
 from physiq_ray.floor import Floor, ScoringHead
 from physiq_ray.labels import ClassMapping
@@ -36,7 +37,6 @@ from physiq_ray.reference import Reference
 from physiq_ray.storage import join_uri, read_bytes, write_file
 
 WEIGHTS_FILE = "pose_classifier.pth"
-COMPLETE_FILE = "pose_classifier_complete.pth"
 DEFAULT_IMAGE_SIZE = 224  # for files that do not contain it
 MAX_IMAGE_SIZE = 4096  # limits the memory that a file can make its users allocate
 DICTIONARIES = (

@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import socket
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import ray
 
 from physiq_ray.errors import ClusterError, StorageError
-from physiq_ray.machine import check_writable, usable_cpus
+from physiq_ray.machine import check_writable, ray_parent_folder, usable_cpus
 
 # A head that needs longer to answer is not usable. Ray itself would wait for minutes.
 PROBE_TIMEOUT_S = 10.0
@@ -68,23 +67,24 @@ def connect(*, local: bool = False, debug: bool = False) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def check_cluster(*, local: bool = False) -> None:
+def check_cluster(*, local: bool = False, timeout_s: float = PROBE_TIMEOUT_S) -> None:
     """Find the problems that would make `connect` fail, within seconds and before long work.
 
+    timeout_s: the longest wait for each answer of a cluster's head.
     Raises ClusterError: nothing answers at RAY_ADDRESS, or Ray's folder or the home cannot be written.
     """
     if ray.is_initialized():
         return
     address = _address(local=local)
     if address == "local":
-        name, folder = _temporary_folder()
+        name, folder = ray_parent_folder()
         try:
             check_writable(name, str(Path(folder, "ray")), "set RAY_TMPDIR to a short, writable folder")
         except StorageError as error:
             raise ClusterError(str(error)) from error
         _make_private_token()
     elif address != "auto":
-        _check_answers(address)
+        _check_answers(address, timeout_s)
 
 
 def cluster_nodes() -> list[dict[str, float]]:
@@ -140,21 +140,13 @@ def _address(*, local: bool) -> str:
     return (None if local else os.environ.get("RAY_ADDRESS")) or "local"
 
 
-def _temporary_folder() -> tuple[str, str]:
-    """Give the variable that names the parent of Ray's folder, and that parent folder."""
-    for name in ("RAY_TMPDIR", *(("TMPDIR",) if sys.platform.startswith("linux") else ())):
-        if folder := os.environ.get(name):
-            return name, folder
-    return "RAY_TMPDIR", "/tmp"
-
-
 def _not_connected(address: str, error: Exception) -> ClusterError:
     reason = " ".join(str(error).split()) or type(error).__name__
     if address != "local":
         return ClusterError(f"RAY_ADDRESS={address}: no Ray cluster answers there: {reason}")
     too_long = re.search(r"path length cannot exceed (\d+) bytes: (.*)", reason)
     if too_long:
-        name, folder = _temporary_folder()
+        name, folder = ray_parent_folder()
         most = int(too_long[1]) - len(too_long[2].encode()) + len(folder.encode())
         return ClusterError(
             f"{name}={folder}: too long for the socket paths of Ray's processes; set RAY_TMPDIR to a folder "
@@ -166,7 +158,7 @@ def _not_connected(address: str, error: Exception) -> ClusterError:
     )
 
 
-def _check_answers(address: str) -> None:
+def _check_answers(address: str, timeout_s: float) -> None:
     """If an address names a host and port, check that a cluster's head answers, before Ray waits for it.
 
     Raises ClusterError: nothing answers, or a server that does not speak HTTP/2, as every head of Ray does.
@@ -179,10 +171,10 @@ def _check_answers(address: str) -> None:
         f"port {port}"
     )
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), PROBE_TIMEOUT_S) as connection:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout_s) as connection:
             if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):  # with TLS, it expects other first bytes
                 return
-            connection.settimeout(PROBE_TIMEOUT_S)
+            connection.settimeout(timeout_s)
             connection.sendall(HTTP2_PREFACE)
             is_head = connection.recv(9)[3:4] == b"\x04"
     except (OSError, OverflowError) as error:

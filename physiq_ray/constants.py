@@ -11,6 +11,9 @@ FORMATS: Final = (*BASE_FORMATS, *(name.upper() for name in get_args(ExtraFormat
 
 EXPORT_SUFFIXES: Final = {"onnx": ".onnx", "safetensors": ".safetensors", "torch-export": ".pt2"}
 
+WEIGHTS_WORDS: Final = ("imagenet", "random")  # of the setting weights; any other value is an address
+COMPLETE_FILE: Final = "pose_classifier_complete.pth"
+
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS: Final = (TRAIN, VALIDATION, TEST)  # if the labels of one group disagree, the later split wins
 ALL: Final = "all"

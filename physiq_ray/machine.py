@@ -1,7 +1,8 @@
-"""Facts about this machine: the CPUs of this process, writable folders, its own addresses. No Ray."""
+"""Facts about this machine: CPUs and memory of this process, folders, its own addresses. No Ray."""
 
 import ipaddress
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from physiq_ray.errors import StorageError
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
+MEMORY = Path("/proc/meminfo")
 
 
 def usable_cpus(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
@@ -24,6 +26,34 @@ def usable_cpus(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
     return max(1, min([num_cpus, *(int(quota) for quota in _quotas(cgroups, own))]))
 
 
+def usable_memory(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
+    """Give the bytes of memory that this process may use: the machine's, or less with a limit.
+
+    cgroups, own: as in `usable_cpus`.
+    """
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for folder in _folders(cgroups, own, "memory"):
+        # Version 2 and version 1; "max" or a number beyond all memory without a limit.
+        texts = (_read(folder / name) for name in ("memory.max", "memory.limit_in_bytes"))
+        limits.extend(int(text) for text in texts if text.isdecimal())
+    return min(limits)
+
+
+def available_memory(memory: Path = MEMORY) -> int | None:
+    """Give the bytes of memory that new processes can get, None if the system does not tell."""
+    lines = dict(line.split(":", 1) for line in _read(memory).splitlines() if ":" in line)
+    words = lines.get("MemAvailable", "").split()
+    return int(words[0]) * 1024 if words else None
+
+
+def ray_parent_folder() -> tuple[str, str]:
+    """Give the variable that names the parent of Ray's folder, and that parent folder."""
+    for name in ("RAY_TMPDIR", *(("TMPDIR",) if sys.platform.startswith("linux") else ())):
+        if folder := os.environ.get(name):
+            return name, folder
+    return "RAY_TMPDIR", "/tmp"
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether a host, given by name or address, always means the machine that uses it."""
     if host == "localhost" or host.endswith(".localhost"):
@@ -36,20 +66,20 @@ def is_loopback(host: str) -> bool:
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
     """Give the quotas, in CPUs, of the cgroups of this process and of their parents."""
-    for folder in _folders(cgroups, own):
+    for folder in _folders(cgroups, own, "cpu"):
         # Version 2: "200000 100000", or "max 100000" without a quota.
         yield from _share(_read(folder / "cpu.max").split())
         # Version 1: microseconds in two files, -1 without a quota.
         yield from _share([_read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")])
 
 
-def _folders(cgroups: Path, own: Path) -> Iterator[Path]:
-    yield from (cgroups, cgroups / "cpu")  # a container sees only these: its own cgroup is the root
+def _folders(cgroups: Path, own: Path, controller: str) -> Iterator[Path]:
+    yield from (cgroups, cgroups / controller)  # a container sees only these: its own cgroup is the root
     for line in _read(own).splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        for root in (cgroups / controllers, cgroups / "cpu", cgroups / "unified"):
+        for root in (cgroups / controllers, cgroups / controller, cgroups / "unified"):
             folder = root
             for part in Path(path).parts[1:]:
                 folder /= part

@@ -32,7 +32,6 @@ NUM_FEATURES = 2048  # inputs of the last layer
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PROBE_TIMEOUT_S = 10.0
-WEIGHTS_WORDS = ("imagenet", "random")  # of the setting; any other value is an address
 # The environment of processes that compute on CPUs. By default, glibc returns the memory freed by a step to
 # the system, and the next step gets it again page by page, set to zero, which takes a tenth of the time of a
 # step. These variables make all threads use one heap that keeps its memory.

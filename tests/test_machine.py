@@ -12,7 +12,7 @@ import torch
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.errors import StorageError
 from physiq_ray.labels import ClassMapping
-from physiq_ray.machine import check_writable, usable_cpus
+from physiq_ray.machine import available_memory, check_writable, usable_cpus, usable_memory
 from physiq_ray.model import build_model
 from physiq_ray.prediction import network, single
 
@@ -58,6 +58,31 @@ def test_the_quotas_of_both_versions_of_cgroups_limit_the_cpus(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(16)))
     assert usable_cpus(*write_cgroups(tmp_path, own, files)) == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/\n", {"memory.max": "1073741824"}, 2**30),
+        ("0::/\n", {"memory.max": "max"}, 2**33),
+        ("0::/\n", {}, 2**33),
+        ("0::/ours/job\n", {"ours/memory.max": "2147483648", "ours/job/memory.max": "max"}, 2**31),
+        ("4:memory:/docker/3f\n", {"memory/memory.limit_in_bytes": "9223372036854771712"}, 2**33),
+        ("4:memory:/docker/3f\n", {"memory/docker/3f/memory.limit_in_bytes": "1073741824"}, 2**30),
+        ("4:cpu:/a\n", {"cpu/a/memory.limit_in_bytes": "1"}, 2**33),
+    ],
+)
+def test_the_limits_of_both_versions_of_cgroups_limit_the_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own: str, files: Mapping[str, str], expected: int
+) -> None:
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 2**21, "SC_PAGE_SIZE": 2**12}.__getitem__)
+    assert usable_memory(*write_cgroups(tmp_path, own, files)) == expected
+
+
+def test_the_available_memory_is_the_system_s_own_figure(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal:  16 kB\nMemAvailable:    8 kB\nHugePages: 0\n")
+    assert available_memory(tmp_path / "meminfo") == 8192
+    assert available_memory(tmp_path / "missing") is None
 
 
 def test_a_process_bound_to_one_cpu_has_one_usable_cpu() -> None:

@@ -20,7 +20,7 @@ def test_the_docstring_of_a_package_describes_each_of_its_files(folder):
     assert sorted(set(listed) & files) == sorted(files)
 
 
-LIGHT = ("auditing", "cleanse", "cli", "config", "erase", "labels", "progress", "syncing")
+LIGHT = ("auditing", "cleanse", "cli", "config", "doctor", "erase", "labels", "progress", "syncing")
 
 
 @pytest.mark.parametrize("name", LIGHT)

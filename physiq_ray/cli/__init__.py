@@ -19,6 +19,7 @@ sync      download photos
 cleanse   find and remove unlabelled photos
 erase     find and erase the photos and traces of a person
 cache     show or delete prepared photos
+doctor    check whether a run would work
 
 The other files:
 

@@ -12,6 +12,7 @@ from physiq_ray.cli.cache import CACHE
 from physiq_ray.cli.cleanse import CLEANSE
 from physiq_ray.cli.command import Command
 from physiq_ray.cli.demo import DEMO
+from physiq_ray.cli.doctor import DOCTOR
 from physiq_ray.cli.erase import ERASE
 from physiq_ray.cli.evaluate import EVALUATE
 from physiq_ray.cli.export import EXPORT
@@ -27,6 +28,7 @@ from physiq_ray.config import describe_form
 COMMANDS = (
     *(DEMO, TRAIN, AUDIT, SUSPECTS, REVIEW, LABELS, EVALUATE, PREDICT, EXPORT, SERVE, SYNC, CLEANSE, ERASE),
     CACHE,
+    DOCTOR,
 )
 TEXT_WIDTH = 76  # with the indent, help fits 80 columns
 

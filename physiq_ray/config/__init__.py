@@ -9,14 +9,16 @@ settings   what train, audit, evaluate, predict and demo need; photos, labels an
 serving    what the HTTP service needs
 buckets    what cleanse and sync need
 load       whether file, environment or flag wins, and how a wrong value is reported
+written    settings → a TOML file with their origins
 """
 
 from physiq_ray.config.base import BaseSettings, describe_form
 from physiq_ray.config.buckets import CleanseSettings, SyncSettings
 from physiq_ray.config.groups import Group
-from physiq_ray.config.load import load_settings
+from physiq_ray.config.load import find_origins, load_settings
 from physiq_ray.config.serving import LiveSettings, LocalServingSettings, ServingSettings
 from physiq_ray.config.settings import SPLIT_FIELDS, Settings, SourceSettings, SplitSettings
+from physiq_ray.config.written import write_toml
 
 __all__ = [
     "SPLIT_FIELDS",
@@ -31,5 +33,7 @@ __all__ = [
     "SplitSettings",
     "SyncSettings",
     "describe_form",
+    "find_origins",
     "load_settings",
+    "write_toml",
 ]

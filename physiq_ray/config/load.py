@@ -58,16 +58,8 @@ def load_settings(
     Raises SettingError: unknown key, wrong type, out of range, unreadable file. It names all wrong values at
     once, each with its origin.
     """
-    values: dict[str, Any] = dict(defaults or {})
-    origins: dict[str, str] = {}
-    for origin, layer in (
-        (f"{file}: {{key}}", _read_toml(file) if file else {}),
-        (ENVIRONMENT_PREFIX + "{upper}", _read_environment(environment, kind)),
-        ("--{flag}", {key: value for key, value in flags.items() if value is not None}),
-    ):
-        for key, value in layer.items():
-            values[key] = value
-            origins[key] = origin.format(key=key, upper=key.upper(), flag=key.replace("_", "-"))
+    given, origins = _merge(flags, file, environment, kind)
+    values = {**(defaults or {}), **given}
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -75,6 +67,37 @@ def load_settings(
             # Pydantic reports each wrong item of a list; the setting is reported once.
             "; ".join(dict.fromkeys(_describe(detail, values, origins, kind) for detail in error.errors()))
         ) from error
+
+
+def find_origins(
+    flags: Mapping[str, Any],
+    *,
+    file: Path | None = None,
+    environment: Mapping[str, str] = os.environ,
+    kind: type[BaseSettings] = Settings,
+) -> dict[str, str]:
+    """Say for each setting that was given where its value is from: flag, variable, or file and key.
+
+    Raises SettingError: the file cannot be read, or a variable is misspelt.
+    """
+    return _merge(flags, file, environment, kind)[1]
+
+
+def _merge(
+    flags: Mapping[str, Any], file: Path | None, environment: Mapping[str, str], kind: type[BaseSettings]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Give the values that were given, and their origins."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in (
+        ("{file}: {key}", _read_toml(file) if file else {}),
+        (ENVIRONMENT_PREFIX + "{upper}", _read_environment(environment, kind)),
+        ("--{flag}", {key: value for key, value in flags.items() if value is not None}),
+    ):
+        for key, value in layer.items():
+            values[key] = value
+            origins[key] = origin.format(file=file, key=key, upper=key.upper(), flag=key.replace("_", "-"))
+    return values, origins
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -81,12 +81,13 @@ def failed(key: str, error: StorageError) -> ObjectOutcome:
     return ObjectOutcome(key, State.FAILED, error=str(error), fault=error)
 
 
-def find_condition(source: Bucket) -> Condition:
+def find_condition(source: Bucket, key: str | None = None) -> Condition:
     """Test which condition the server honours, on an object that is created for the test and removed.
 
+    key: the key of that object; if not given, a random one.
     Raises DeniedError: s3:PutObject or s3:DeleteObject is denied. StorageError: unreachable, missing bucket.
     """
-    key = f"{source.prefix}.physiq-ray-probe-{uuid.uuid4().hex}"
+    key = key or f"{source.prefix}.physiq-ray-probe-{uuid.uuid4().hex}"
     wrong = Target(key, "0" * 32, 0)
     with _probe(source.name, key) as put:
         for condition in (Condition.BATCH, Condition.SINGLE):

@@ -52,6 +52,11 @@ READ_AND_WRITE: Final = (
     "s3:ListBucket on the bucket and s3:GetObject (for output s3:PutObject too) on its objects"
 )
 MAX_CONNECTIONS = 64  # the most threads that fetch at the same time
+HASTY: Final[dict[str, Any]] = {
+    "connect_timeout": 3,
+    "read_timeout": 4,
+    "retries": {"mode": "standard", "total_max_attempts": 2},
+}
 
 _CREDENTIALS_LIFETIME: Final = timedelta(minutes=5)  # botocore renews them ten minutes before they end
 _TIMEOUT: Final = timedelta(minutes=2)  # for a whole object, of 100 MB at most
@@ -79,18 +84,16 @@ def s3_client() -> Any:
     """
     with _clients.lock:
         if _clients.boto is None:
-            try:
-                # Not boto3's default session, which threads must not share.
-                session = boto3.session.Session()
-                _clients.boto = _make_client(session)
-            except ProfileNotFound as error:
-                raise DeniedError(f"S3: {error}; set AWS_PROFILE to one that exists or unset it") from error
-            except ValueError as error:
-                raise UnreachableError(
-                    f"S3: {error}; set AWS_ENDPOINT_URL to an http(s):// address"
-                ) from error
-            _clients.session = session
+            _clients.session, _clients.boto = _start_session()
         return _clients.boto
+
+
+def start_hasty_session() -> tuple[boto3.session.Session, Any]:
+    """Make a session and a boto3 client that gives up after 10 s, to learn whether the buckets answer.
+
+    Raises as `s3_client`.
+    """
+    return _start_session(**HASTY)
 
 
 def forget_clients() -> None:
@@ -167,13 +170,26 @@ def _log_in(error: BotoCoreError) -> str:
     return f"run {command} --profile {session.profile_name if session is not None else 'default'}"
 
 
-def _make_client(session: boto3.session.Session) -> Any:
+def _start_session(**limits: Any) -> tuple[boto3.session.Session, Any]:
+    """Make a session and its client; limits: options of botocore's Config, instead of the usual ones."""
+    try:
+        # Not boto3's default session, which threads must not share.
+        session = boto3.session.Session()
+        return session, _make_client(session, limits)
+    except ProfileNotFound as error:
+        raise DeniedError(f"S3: {error}; set AWS_PROFILE to one that exists or unset it") from error
+    except ValueError as error:
+        raise UnreachableError(f"S3: {error}; set AWS_ENDPOINT_URL to an http(s):// address") from error
+
+
+def _make_client(session: boto3.session.Session, limits: dict[str, Any]) -> Any:
+    usual: dict[str, Any] = {
+        "connect_timeout": 10,
+        "read_timeout": 60,
+        "retries": {"mode": "standard", "max_attempts": 4},
+    }
     config = Config(
-        max_pool_connections=MAX_CONNECTIONS,
-        connect_timeout=10,
-        read_timeout=60,
-        retries={"mode": "standard", "max_attempts": 4},
-        user_agent_extra="physiq-ray",
+        max_pool_connections=MAX_CONNECTIONS, user_agent_extra="physiq-ray", **{**usual, **limits}
     )
     client = session.client("s3", config=config)
     if is_local(client.meta.endpoint_url):  # known only now: the profile may set the address

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from physiq_ray.checkpoint import (
-    COMPLETE_FILE,
     WEIGHTS_FILE,
     ModelState,
     current_versions,
     save_model_files,
 )
 from physiq_ray.config import Settings
+from physiq_ray.constants import COMPLETE_FILE
 from physiq_ray.errors import DataError, StorageError, TrainingError
 from physiq_ray.evaluation import Answers, Report, fit_temperature, score, write_report
 from physiq_ray.evaluation.choose_floor import halve

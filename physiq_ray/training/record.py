@@ -6,10 +6,11 @@ from typing import Any
 
 from physiq_ray.checkpoint import settings_to_store
 from physiq_ray.config import SPLIT_FIELDS, Settings
+from physiq_ray.constants import WEIGHTS_WORDS
 from physiq_ray.errors import LabelError
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import Manifest
-from physiq_ray.model import WEIGHTS_WORDS, StartingWeights
+from physiq_ray.model import StartingWeights
 from physiq_ray.storage import absolute_uri
 
 # What cannot change while a run is resumed: its photos, their split, and what its scores were measured on.

@@ -16,6 +16,7 @@ import ray
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.cluster import check_cluster, connect, smallest_object_store
 from physiq_ray.config import Settings
+from physiq_ray.constants import WEIGHTS_WORDS
 from physiq_ray.errors import PhysiqError, SettingError
 from physiq_ray.evaluation import Answers
 from physiq_ray.evaluation.evaluate import evaluate
@@ -43,7 +44,7 @@ from physiq_ray.manifest import (
     describe_manifest,
     read_manifest,
 )
-from physiq_ray.model import WEIGHTS_WORDS, StartingWeights, load_starting_weights
+from physiq_ray.model import StartingWeights, load_starting_weights
 from physiq_ray.progress import Display
 from physiq_ray.quarantine import Unreadable, check_unreadable, write_quarantine
 from physiq_ray.reference import Reference

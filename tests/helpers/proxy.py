@@ -1,5 +1,6 @@
 """A proxy before the S3 server of the tests, which answers some requests itself."""
 
+import contextlib
 import http.client
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
@@ -14,6 +15,10 @@ def make_proxy(rule: Rule, store: str) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def handle(self) -> None:
+            with contextlib.suppress(ConnectionError):  # the client has given up
+                super().handle()
+
         def do_GET(self) -> None:
             status, headers, body = rule(self.command, self.path) or self.forward()
             self.send_response(status)
@@ -23,11 +28,12 @@ def make_proxy(rule: Rule, store: str) -> type[BaseHTTPRequestHandler]:
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        do_HEAD = do_GET  # noqa: N815
+        do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
 
         def forward(self) -> Answer:
             connection = http.client.HTTPConnection(store)
-            connection.request(self.command, self.path, headers=dict(self.headers))
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            connection.request(self.command, self.path, content, dict(self.headers))
             answer = connection.getresponse()
             headers = {
                 name: value
