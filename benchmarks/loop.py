@@ -43,6 +43,7 @@ from physiq_ray.storage import current_access
 
 LABELLED_ATHLETES = 16
 KEPT_OF_THIN = 6  # one of so many labels
+FIRST_EPOCHS = 20
 ATHLETE = r"athlete-\d+"
 Poses = dict[Path, int]
 
@@ -134,7 +135,10 @@ def play_round(seed: int, photos: Poses, test: Poses, args: argparse.Namespace, 
     labelled, unlabelled = divide(photos, args.thin_poses, rng)
     sources = sorted({str(path.parents[1]) for path in photos})
     flags = ["--sources", *sources, "--group-pattern", ATHLETE]
-    recipe = {**GENERATED_FROM_RANDOM, "validation_share": 0.15, "seed": seed}
+    recipe = {
+        **GENERATED_FROM_RANDOM,
+        **{"validation_share": 0.15, "seed": seed, "epochs": FIRST_EPOCHS, "patience": FIRST_EPOCHS},
+    }
 
     def train(name: str, labels: Path, **more: object) -> Path:
         words = [w for key, value in (recipe | more).items() for w in (f"--{key.replace('_', '-')}", value)]
@@ -166,7 +170,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="number of rounds (default: 5)")
     parser.add_argument("--reviewed", type=int, default=40, help="photos that get a label (default: 40)")
     parser.add_argument("--thin-poses", type=int, default=3, help="poses with few labels (default: 3)")
-    parser.add_argument("--epochs", type=int, default=5, help="epochs of the second training (default: 5)")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of the second training (default: 8)")
     args = parser.parse_args()
     print(describe_machine("torch", "ray"))
     gains = []
