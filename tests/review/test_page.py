@@ -256,6 +256,26 @@ def test_off_loopback_the_page_asks_for_the_token(reader: Reader, tmp_path: Path
 
 
 @pytest.mark.long
+def test_photos_of_a_bucket_are_labelled_into_a_file_of_a_bucket(
+    reader: Reader, tmp_path: Path, make_bucket: Any, read_bucket: Any
+) -> None:
+    folder = fill(tmp_path, 3)
+    bucket = make_bucket({path.name: path.read_bytes() for path in (folder / "photos").iterdir()})
+    labels = make_bucket({})
+    flags = ("--sources", f"s3://{bucket}", "--labels", f"s3://{labels}/labels.json", "--merge")
+    with running_review(folder, *flags) as page:
+        reader.open(page.url)
+        assert [reader.label(key) for key in ("1", "3", "0")] == ["000.jpg", "001.jpg", "002.jpg"]
+
+    records = json.loads(read_bucket(labels)["labels.json"])
+    assert {record["s3Filename"]: record["poseId"] for record in records} == {
+        f"s3://{bucket}/000.jpg": 1,
+        f"s3://{bucket}/001.jpg": 7,
+        f"s3://{bucket}/002.jpg": None,
+    }
+
+
+@pytest.mark.long
 def test_a_contradiction_with_the_label_file_is_shown(reader: Reader, tmp_path: Path) -> None:
     folder = fill(tmp_path, 2)
     with running_review(folder, "--sources", "photos", "--merge") as page:
