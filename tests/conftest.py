@@ -1,10 +1,12 @@
 """One S3 server and one Ray a run; a bucket and a folder a test."""
 
+import contextlib
 import functools
 import io
 import itertools
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.retries.standard import ExponentialBackoff
 from hypothesis import settings
 from PIL import Image
@@ -51,8 +54,6 @@ PROCESSES = {"ray_local", "run_cli", "service", "closed_service", "start_service
 
 settings.register_profile("physiq", deadline=None)  # a busy machine is no counter-example
 settings.load_profile("physiq")
-
-_bucket_numbers = itertools.count(1)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by -m
@@ -94,13 +95,47 @@ def s3_direct(s3: LocalS3) -> Any:
     return s3.client()
 
 
+@pytest.fixture(scope="session")
+def next_bucket(s3_direct: Any) -> Iterator[Callable[[], str]]:
+    """Give a function that returns an empty bucket.
+
+    A thread makes them ahead, because the first write into a bucket makes the server wait for 0.2 s.
+    """
+    ready: queue.Queue[str] = queue.Queue(maxsize=8)
+    is_over = threading.Event()
+
+    def make_ahead() -> None:
+        for number in itertools.count(1):
+            bucket = f"test-{number:04d}"
+            try:
+                s3_direct.create_bucket(Bucket=bucket)
+                s3_direct.put_object(Bucket=bucket, Key="first")
+                s3_direct.delete_object(Bucket=bucket, Key="first")
+            except (BotoCoreError, ClientError):  # a test has stopped the server
+                is_over.wait(0.2)
+                continue
+            while not is_over.is_set():
+                with contextlib.suppress(queue.Full):
+                    ready.put(bucket, timeout=0.2)
+                    break
+            if is_over.is_set():
+                return
+
+    thread = threading.Thread(target=make_ahead, name="buckets", daemon=True)
+    thread.start()
+    yield lambda: ready.get(timeout=60)
+    is_over.set()
+    thread.join()
+
+
 @pytest.fixture
-def make_bucket(s3_direct: Any) -> MakeBucket:
+def make_bucket(s3_direct: Any, next_bucket: Callable[[], str]) -> MakeBucket:
     """Give a function that makes a bucket with these objects and returns its name."""
 
     def make(files: Mapping[str, bytes], name: str | None = None) -> str:
-        bucket = name or f"test-{next(_bucket_numbers):04d}"
-        s3_direct.create_bucket(Bucket=bucket)
+        bucket = name or next_bucket()
+        if name is not None:
+            s3_direct.create_bucket(Bucket=name)
 
         def put(item: tuple[str, bytes]) -> None:
             s3_direct.put_object(Bucket=bucket, Key=item[0], Body=item[1])
