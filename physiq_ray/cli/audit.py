@@ -1,6 +1,7 @@
 """The command audit."""
 
 import argparse
+import contextlib
 import sys
 
 from physiq_ray.cli.command import Command, load
@@ -20,7 +21,8 @@ def run_audit(args: argparse.Namespace) -> int:
     for name, file in (("--manifest", args.manifest_output), ("--sheet", args.sheet)):
         if file:
             check_writable(name, file, is_file=True)
-    with silence_ray(debug=args.debug):
+    uses_ray = settings.group_near_duplicates == "yes"
+    with silence_ray(debug=args.debug) if uses_ray else contextlib.nullcontext():
         audit = audit_photos(
             settings,
             check_photos=args.check_photos,

@@ -59,7 +59,7 @@ def draw_sheet(
         )
     answer["sheet"] = {"folder": args.sheet, "pages": drawn.pages, "unreadable": list(drawn.unreadable)}
     if not args.json:
-        pages = f"{drawn.pages} pages with {drawn.photos} photos"
+        pages = f"{drawn.pages} page{'s' * (drawn.pages != 1)} with {drawn.photos} photos"
         print(f"{args.sheet}: {pages if drawn.pages else 'no photo to show, so no page'}", flush=True)
     for sentence in drawn.unreadable[:SHOWN_FAILURES]:
         print(f"physiq-ray cleanse: a grey tile on a page: {printable(sentence)}", file=sys.stderr)

@@ -311,5 +311,5 @@ def test_the_working_directory_of_a_job_contains_only_what_it_needs(tmp_path: Pa
         tops = {name.split("/")[0] for name in names.namelist()}
     assert {"physiq_ray", "mappings"} <= tops
     assert not tops & {".git", ".venv", "docs", "tests", "benchmarks", "dist", "demo", "runs", "output"}
-    # Ray does not compress the package. The code has 1 MiB; tests or pictures would double that.
-    assert package.stat().st_size < 1.5 * 2**20
+    # Ray does not compress the package. The code has 1.6 MiB; tests or pictures would double that.
+    assert package.stat().st_size < 2.4 * 2**20
