@@ -19,7 +19,6 @@ report       which files a report has, and writing them
 scores       answers and labels → scores
 sections     slices and behaviour as lines for a reader, and as sections of the model card
 slices       the accuracy of slices, and which of them are significantly below the other photos
-subset       a bounded number of photos, chosen by a hash
 text         a report as lines for a reader
 """
 

@@ -25,9 +25,9 @@ from physiq_ray.constants import MAX_PIXELS
 from physiq_ray.errors import PhotoError, StorageError
 from physiq_ray.evaluation.intervals import BoolArray, IntArray, Interval, number_groups, share_interval
 from physiq_ray.evaluation.scores import Answers
-from physiq_ray.evaluation.subset import choose_rows
 from physiq_ray.images import UInt8Array, decode_image, decode_square, to_square
 from physiq_ray.machine import usable_cpus
+from physiq_ray.manifest.subset import choose_rows
 from physiq_ray.prediction.answer import are_known, logits_of
 from physiq_ray.prediction.network import Network, limit_threads
 from physiq_ray.storage import read_bytes

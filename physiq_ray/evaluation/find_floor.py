@@ -16,10 +16,10 @@ from physiq_ray.constants import TEST, TRAIN
 from physiq_ray.errors import DataError, PredictionError
 from physiq_ray.evaluation.choose_floor import choose_floor, mean_features
 from physiq_ray.evaluation.floor_scores import NULL, null_weight
-from physiq_ray.evaluation.subset import choose_rows
 from physiq_ray.floor import Floor
 from physiq_ray.ingest import PhotoReader, StoredPhotos
 from physiq_ray.manifest import Manifest
+from physiq_ray.manifest.subset import choose_rows
 from physiq_ray.prediction.features import FeaturesOf, compute_features
 from physiq_ray.storage import PhotoSource, current_access
 

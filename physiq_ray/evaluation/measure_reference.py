@@ -6,10 +6,10 @@ import pyarrow.compute as pc
 
 from physiq_ray.errors import DataError
 from physiq_ray.evaluation.scores import Answers
-from physiq_ray.evaluation.subset import choose_rows
 from physiq_ray.images import mean_brightness
 from physiq_ray.ingest import PhotoReader
 from physiq_ray.ingest.reading import read_photos
+from physiq_ray.manifest.subset import choose_rows
 from physiq_ray.prediction.answer import to_probabilities
 from physiq_ray.reference import Histogram, Reference
 

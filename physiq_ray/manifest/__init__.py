@@ -12,6 +12,7 @@ findings  the sentences and counts of the report
 report    the report of everything that was found and not used
 alike     near-duplicates that are joined to groups
 split     groups that must stay in one split, and the choice of the validation groups
+subset    a bounded number of photos, chosen by a hash
 kfold     the photos of K folds, each with a manifest of the photos of the others
 manifest  the manifest: one Arrow table, and its file
 """

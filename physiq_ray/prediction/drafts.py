@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -24,12 +22,11 @@ from physiq_ray.checkpoint import ModelState
 from physiq_ray.cluster import connect
 from physiq_ray.labels import Labels
 from physiq_ray.manifest import find_labelled
+from physiq_ray.manifest.subset import choose_rows
 from physiq_ray.prediction.answer import Answer, make_answer
 from physiq_ray.prediction.batch import predict_table
 from physiq_ray.quarantine import Unreadable
 from physiq_ray.storage import LISTING_SCHEMA, list_sources, parse_sources, write_bytes
-
-IntArray = npt.NDArray[np.int64]
 
 MOST_COMPARED: Final = 2000  # labelled photos that the others are compared with
 
@@ -79,7 +76,7 @@ def draft_labels(
     unreadable: list[Unreadable] = []
     if table.num_rows:
         connect(debug=debug)
-        compared = others.take(draw_rows(others.num_rows, MOST_COMPARED))
+        compared = others.take(choose_rows(others["uri"].to_pylist(), MOST_COMPARED))
         novelty = Novelty(compared["uri"].to_pylist())
         every = pa.concat_tables([compared, table])  # in this order: drafts need the features of the first
         for batch in predict_table(
@@ -121,13 +118,6 @@ class Novelty:
             None if known else distance
             for known, distance in zip(is_labelled.tolist(), distances, strict=True)
         ]
-
-
-def draw_rows(num_rows: int, most: int) -> IntArray:
-    """Draw at most this number of rows, the same ones each time, in their order."""
-    if num_rows <= most:
-        return np.arange(num_rows)
-    return np.sort(np.random.default_rng(0).choice(num_rows, most, replace=False))
 
 
 def to_draft(uri: str, answer: Answer, unlike: float | None = None) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from physiq_ray.errors import PhotoError, StorageError
 from physiq_ray.evaluation.compare import Comparison, compare
 from physiq_ray.evaluation.labelled import LabelledPhotos
 from physiq_ray.evaluation.scores import Evaluation
-from physiq_ray.evaluation.subset import choose_rows
 from physiq_ray.images import UInt8Array
 from physiq_ray.manifest import Manifest
+from physiq_ray.manifest.subset import choose_rows
 from physiq_ray.prediction.answer import Float32Array
 from physiq_ray.prediction.network import Forward
 from physiq_ray.quarantine import Unreadable

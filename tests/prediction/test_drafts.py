@@ -13,7 +13,7 @@ from physiq_ray.errors import LabelError, StorageError
 from physiq_ray.floor import floor_of_confidence
 from physiq_ray.labels import load_labels
 from physiq_ray.prediction.answer import Answer, FloorCheck, PoseProbability
-from physiq_ray.prediction.drafts import Novelty, draft_labels, draw_rows, to_draft
+from physiq_ray.prediction.drafts import Novelty, draft_labels, to_draft
 
 RANKED = (
     PoseProbability(7, "Back", 0.7),
@@ -57,14 +57,6 @@ def test_photos_are_compared_with_the_nearest_labelled_one() -> None:
 def test_without_labelled_photos_nothing_is_said_about_likeness() -> None:
     assert Novelty([]).measure(["a", "b"], torch.eye(2)) == [None, None]
     assert "unlike" not in to_draft("a.jpg", Answer(RANKED, "v", 1.0, None), None)
-
-
-def test_rows_are_drawn_once_each_and_the_same_each_time() -> None:
-    rows = draw_rows(5000, 2000)
-
-    assert len(set(rows.tolist())) == 2000
-    assert rows.tolist() == sorted(rows.tolist()) == draw_rows(5000, 2000).tolist()
-    assert draw_rows(3, 2000).tolist() == [0, 1, 2]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from physiq_ray.evaluation.intervals import IntArray
+from physiq_ray.manifest.split import IntArray
 
 
 def choose_rows(uris: Sequence[str], most: int) -> IntArray:
