@@ -47,7 +47,6 @@ def evaluate(
     behaviour: bool = False,
     report: str | None = None,
     progress: Progress = True,
-    model_name: str | None = None,
     debug: bool = False,
 ) -> EvaluationResult:
     """Score a model on labelled photos.
@@ -55,8 +54,7 @@ def evaluate(
     settings: sources, labels and split of the photos; what is not set has the value of the training. None:
     the photos of the training. split: "validation", "test", "train" or "all". against: an older model to
     compare with on the same photos. behaviour: also predict some photos with changes. report: a folder for
-    report.json, figures and model card; None writes nothing. model_name: its name on the card. debug: show
-    Ray's log.
+    report.json, figures and model card; None writes nothing. debug: show Ray's log.
     Raises SettingError, LabelError, StorageError, DataError, CheckpointError, PredictionError.
     """
     state = load(model)
@@ -110,7 +108,7 @@ def evaluate(
     files: Iterable[str] = ()
     if report is not None:
         name = "a loaded model" if isinstance(model, ModelState) else str(model)
-        facts = facts_of_evaluation(state, candidates, found, split=split, model=model_name or name)
+        facts = facts_of_evaluation(state, candidates, found, split=split, model=name)
         files = write_report(
             scores,
             found.answers,

@@ -4,8 +4,6 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 from physiq_ray.cli.command import Command, add_model, load
 from physiq_ray.cli.output import as_json, make_display, silence_ray
@@ -22,26 +20,22 @@ WORSE_STATUS = 3  # the new model is significantly worse: a script can refuse to
 
 def run_evaluate(args: argparse.Namespace) -> int:
     """Score a model on labelled photos, and compare it with another one."""
-    _load_settings(args)  # wrong values are reported before the model is read
+    settings = _load_settings(args)
     check_writable("--report", args.report)
     from physiq_ray.api.evaluate import evaluate
-    from physiq_ray.checkpoint import load_model_state
-    from physiq_ray.evaluation.candidates import split_defaults
     from physiq_ray.evaluation.report import extras_as_dict
     from physiq_ray.evaluation.sections import describe_behaviour, describe_slices
     from physiq_ray.evaluation.text import describe_comparison, describe_report
 
-    state = load_model_state(args.model)
     with silence_ray(debug=args.debug):
         result = evaluate(
-            state,
-            _load_settings(args, defaults=split_defaults(state)),
+            args.model,
+            settings,
             split=args.split,
             against=args.against,
             behaviour=args.behaviour,
             report=args.report,
             progress=make_display(to_stderr=True),
-            model_name=args.model,
             debug=args.debug,
         )
     found, comparison = result.found, result.comparison
@@ -73,10 +67,10 @@ def run_evaluate(args: argparse.Namespace) -> int:
     return 1 if found.unreadable or result.failed_sources else 0
 
 
-def _load_settings(args: argparse.Namespace, *, defaults: Mapping[str, Any] | None = None) -> Settings:
+def _load_settings(args: argparse.Namespace) -> Settings:
     hidden = {f"PHYSIQ_{name.upper()}" for name in NOT_IN_ENVIRONMENT}
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    settings = load(args, environment=environment, defaults=defaults)
+    settings = load(args, environment=environment)
     # A flag replaces both settings of the file.
     if args.sources and not args.manifest:
         return settings.model_copy(update={"manifest": None})
