@@ -8,6 +8,7 @@ an interrupt no new batch starts, and the running ones end.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -117,6 +118,18 @@ class Batches:
         if failed and len(failed) == len(outcomes) and all(outcome.is_denied for outcome in failed):
             self.stopped = "S3 denied every photo of a batch; the rest was not tried"
         self._show()
+
+    def common(self) -> dict[str, Any]:
+        """Give the fields of a `SourceReport`."""
+        return {
+            "source": self.source,
+            "changed": tuple(self.changed),
+            "gone": self.counts[State.GONE],
+            "kept": tuple(self.kept),
+            "failures": tuple(self.failures),
+            "stopped": self.stopped,
+            "missing_rights": frozenset(self.missing_rights),
+        }
 
     def note_right(self, error: StorageError | None) -> None:
         """Remember the right that is missing, if that is the cause of the error."""

@@ -153,16 +153,10 @@ class _BucketRemoval(Batches):
 
     def _result(self) -> RemovalReport:
         return RemovalReport(
-            self.source,
+            **self.common(),
             planned=self.photos.num_rows,
             deleted=self.counts[State.DELETED],
             freed_bytes=self.freed_bytes,
-            changed=tuple(self.changed),
-            gone=self.counts[State.GONE],
-            kept=tuple(self.kept),
-            failures=tuple(self.failures),
-            stopped=self.stopped,
-            missing_rights=frozenset(self.missing_rights),
             condition=self.condition,
         )
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from physiq_ray.cleanse.plan import EXAMPLES, BucketPlan, CleansePlan, Kept, name_some
@@ -17,25 +17,22 @@ ONLY_SCANNED = (
 
 
 @dataclass(frozen=True)
-class RemovalReport:
-    """What happened to the photos that one source's plan names.
+class SourceReport:
+    """What removing and tagging say about the photos of one source.
 
-    deleted also counts the moved ones, but none of kept, changed and gone. kept: photos that a label names,
-    or that resemble a label, only since the plan was made. failures: "uri: reason". stopped: why the rest was
-    not tried; None if all were. missing_rights: actions that were refused, "" if S3 did not name one.
+    kept: photos that a label names, or that resemble a label, only since the plan was made. failures: "uri:
+    reason". stopped: why the rest was not tried; None if all were. missing_rights: actions that were refused,
+    "" if S3 did not name one.
     """
 
     source: Bucket
-    planned: int
-    deleted: int = 0
-    freed_bytes: int = 0
+    _: KW_ONLY
     changed: tuple[str, ...] = ()
     gone: int = 0
     kept: tuple[Kept, ...] = ()
     failures: tuple[str, ...] = ()
     stopped: str | None = None
     missing_rights: frozenset[str] = frozenset()
-    condition: Condition | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -44,31 +41,32 @@ class RemovalReport:
 
 
 @dataclass(frozen=True)
-class TagReport:
+class RemovalReport(SourceReport):
+    """What happened to the photos that one source's plan names.
+
+    deleted also counts the moved ones, but none of kept, changed and gone.
+    """
+
+    planned: int
+    deleted: int = 0
+    freed_bytes: int = 0
+    condition: Condition | None = None
+
+
+@dataclass(frozen=True)
+class TagReport(SourceReport):
     """What happened to the tags of one source's photos.
 
     photos: those that were to be tagged, or were to lose the tag. tagged: with today's date. untagged: they
     had the tag and lost it. untouched: they already had the tag, or did not have the one to be removed.
-    values: those of the tag, on the tagged photos. The other fields are as in `RemovalReport`.
+    values: those of the tag, on the tagged photos.
     """
 
-    source: Bucket
     photos: int
     tagged: int = 0
     untagged: int = 0
     untouched: int = 0
-    changed: tuple[str, ...] = ()
-    gone: int = 0
-    kept: tuple[Kept, ...] = ()
-    failures: tuple[str, ...] = ()
-    stopped: str | None = None
-    missing_rights: frozenset[str] = frozenset()
     values: frozenset[str] = frozenset()
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing failed; photos that had changed or were gone are no failures."""
-        return not self.failures and self.stopped is None
 
 
 @dataclass(frozen=True)

@@ -225,16 +225,10 @@ def _without(photos: pa.Table, others: pa.Table) -> pa.Table:
 
 def _report(batches: Batches, *, values: Sequence[str] | frozenset[str] = ()) -> TagReport:
     return TagReport(
-        batches.source,
+        **batches.common(),
         photos=batches.photos.num_rows,
         tagged=batches.counts[State.TAGGED],
         untagged=batches.counts[State.UNTAGGED],
         untouched=batches.counts[State.UNTOUCHED],
-        changed=tuple(batches.changed),
-        gone=batches.counts[State.GONE],
-        kept=tuple(batches.kept),
-        failures=tuple(batches.failures),
-        stopped=batches.stopped,
-        missing_rights=frozenset(batches.missing_rights),
         values=frozenset(values),
     )
