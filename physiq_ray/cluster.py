@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ OWN_MACHINE: Mapping[str, str] = {
 }
 
 LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+LOG_LEVEL_VARIABLE = "RAY_BACKEND_LOG_LEVEL"
 
 
 def connect(*, local: bool = False, debug: bool = False) -> None:
@@ -57,7 +59,10 @@ def connect(*, local: bool = False, debug: bool = False) -> None:
             os.environ.setdefault(name, value)
         own = {"num_cpus": max(2, usable_cpus()), "include_dashboard": debug}
     try:
-        with on_loopback() if address == "local" else contextlib.nullcontext():
+        with (
+            on_loopback() if address == "local" else contextlib.nullcontext(),
+            contextlib.nullcontext() if debug else _native_messages_hidden(),
+        ):
             ray.init(address=address, logging_level=level, log_to_driver=debug, **own)
     except Exception as error:  # Ray's start can raise any error, even a bare Exception
         raise _not_connected(address, error) from error
@@ -124,6 +129,33 @@ def on_loopback() -> Iterator[None]:
     finally:
         del os.environ[LOOPBACK_VARIABLE]
         constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _native_messages_hidden() -> Iterator[None]:
+    """Start Ray in this block, so that its native code writes no messages to the terminal later.
+
+    They are about Ray's own work, such as restarts of its actors, and Ray has no option for them but this
+    variable. A level that the user has set stays. Ray announces the level on the terminal when it starts, so
+    this line is left out of what is written to stderr meanwhile.
+    """
+    if LOG_LEVEL_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[LOG_LEVEL_VARIABLE] = "fatal"
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            del os.environ[LOG_LEVEL_VARIABLE]
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            written.seek(0)
+            for line in written:
+                if LOG_LEVEL_VARIABLE.encode() not in line:
+                    os.write(2, line)
 
 
 def _stop_log_monitor() -> None:

@@ -18,7 +18,9 @@ network    what trains on one rank: layers, precision, optimizer, averages
 batchnorm  batch norms of several ranks
 measures   loss and accuracy of an epoch, reduced over all ranks
 state      what a checkpoint contains
-saving     checkpoints are written while the next epoch trains
+reports    the checkpoints of a run, and how they are reported
+saving     checkpoints are written while the training continues
+preemption notices that a node of the run is about to be taken away
 faults     what ends a worker, in our words
 watchdog   a worker that does nothing is found
 events     what workers report to the driver, and how it gets there

@@ -40,14 +40,14 @@ STRENGTHS = {
 ERASED_SIDE = (0.15, 0.4)  # of the photo's side
 
 
-def make_change(settings: Settings, num_classes: int, *, epoch: int, rank: int) -> Change:
-    """Give the function that turns an epoch's raw batches into the network's inputs and targets.
+def make_change(settings: Settings, num_classes: int, *, epoch: int, rank: int, step: int) -> Change:
+    """Give the function that turns the raw batches of a step into the network's inputs and targets.
 
     It takes uint8 images (B, H, W, 3) and class indices (B,). The targets are probabilities (B, num_classes)
-    with mixup, and the class indices without. Its random numbers depend only on the seed, the epoch and the
-    rank, so a resumed epoch draws the same ones.
+    with mixup, and the class indices without. Its random numbers depend only on the seed, the epoch, the rank
+    and the step, so an epoch that resumes in the middle draws the same ones.
     """
-    seed = np.random.SeedSequence((settings.seed, epoch, rank))
+    seed = np.random.SeedSequence((settings.seed, epoch, rank, step))
     generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
     shares = np.random.default_rng(seed)
     # A strength that STRENGTHS lacks must not train without augmentation, so it raises here.

@@ -22,6 +22,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
+# The metric of a checkpoint in the middle of an epoch: the photos of the epoch so far.
+PARTIAL_PHOTOS = "photos_of_partial_epoch"
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,13 @@ class EpochDone:
 
 @dataclass(frozen=True)
 class Resumed:
-    """Training resumes after these epochs, which were read from a checkpoint."""
+    """Training resumes after these epochs, which were read from a checkpoint.
+
+    num_photos: of the epoch after them, which resumes after these photos.
+    """
 
     history: tuple[Mapping[str, Any], ...]
+    num_photos: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,12 +132,19 @@ def _hand_over(event: Event, handle: Callable[[Event], None]) -> None:
 
 
 class ReportEpochs(UserCallback):
-    """Send the rows of the table; the controller calls this after it registered the checkpoint."""
+    """Tell the driver of each checkpoint; the controller calls this after it registered the checkpoint."""
 
     def __init__(self, events: Queue) -> None:
         self._events = events
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Send the metrics of rank 0."""
+        """Send the metrics of rank 0, which are a row of the table unless the epoch is not complete."""
         del run_context, checkpoint
-        send(self._events, EpochDone(metrics[0]))
+        first = metrics[0]
+        if PARTIAL_PHOTOS not in first:
+            send(self._events, EpochDone(first))
+            return
+        text = (
+            f"a node is about to be taken away: a checkpoint after {first[PARTIAL_PHOTOS]:,} photos of epoch "
+        )
+        send(self._events, Note(f"{text}{first['epoch']} is saved"))

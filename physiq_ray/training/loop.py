@@ -2,14 +2,15 @@
 
 Every number that a decision uses is first reduced over all ranks, weighted by photos. The number of steps is
 planned in advance. So no rank waits for a step that another rank does not take, however few photos it has.
-All randomness is seeded by (seed, epoch, rank): a resumed epoch draws the same numbers.
+All randomness is seeded by (seed, epoch, rank, step): a resumed epoch draws the same numbers.
 """
 
 import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -29,20 +30,17 @@ from physiq_ray.ingest import in_use
 from physiq_ray.manifest import TRAIN, VALIDATION
 from physiq_ray.model import normalise
 from physiq_ray.quarantine import check_unreadable
-from physiq_ray.storage import join_uri
 from physiq_ray.training.augment import Change, make_change
 from physiq_ray.training.events import BatchProgress, Note, Resumed, Stalled, send
-from physiq_ray.training.faults import memory_translated, partial_removed, store_translated
+from physiq_ray.training.faults import memory_translated, store_translated
 from physiq_ray.training.feed import Feed
 from physiq_ray.training.feed import Worker as FeedWorker
-from physiq_ray.training.folder import RunFolder
 from physiq_ray.training.job import Job, Outcome
 from physiq_ray.training.measures import Divergence, FirstBadStep, Means, Sums, gather
 from physiq_ray.training.network import Network
 from physiq_ray.training.plan import (
     EarlyStopping,
     EpochPlan,
-    checkpoint_score,
     fits,
     learning_rate,
     may_stop,
@@ -50,15 +48,18 @@ from physiq_ray.training.plan import (
     train_size,
     validation_rows,
 )
-from physiq_ray.training.saving import HostCopy, Saver
-from physiq_ray.training.state import TrainingState, read_state, saved_state
+from physiq_ray.training.preemption import Notices
+from physiq_ray.training.reports import Reports
+from physiq_ray.training.saving import Saver
+from physiq_ray.training.state import PartialEpoch, TrainingState, read_state
 from physiq_ray.training.watchdog import Watchdog
 
 EVENT_INTERVAL_S = 1.0
 # How long torch.compile may take for one size of images, in addition to stall_timeout_s.
 COMPILE_S = 900.0
-# Steps between two checks that the loss is finite; on a GPU each check waits for the previous step.
-CHECK_STEPS = 20
+# Steps between two checks of the loss and of Ray's notices, for one worker and for several. On a GPU, a check
+# waits for the last step; several workers wait for each other.
+CHECK_STEPS = {"cuda": (20, 20), "cpu": (1, 5)}
 
 IntArray = npt.NDArray[np.int64]
 
@@ -99,11 +100,12 @@ class Worker:
         )
         self._progress = self._restore()
         self._feed = self._make_feed()
-        self._report_to = job.report or ray.train.report
         # A debugger stops this process for any time, and it is not ours to end.
         patience_s = self._settings.stall_timeout_s if job.report is None else math.inf
         self._watchdog = Watchdog(patience_s, self._give_up)
         self._saver = Saver()
+        self._notices = Notices(self._saver.ask)
+        self._reports = Reports(job, self._rank, self._network, self._saver)
 
     def run(self) -> Outcome:
         """Train the remaining epochs, and wait until the last checkpoint is saved."""
@@ -113,10 +115,12 @@ class Worker:
     def _go_through(self) -> Outcome:
         progress = self._progress
         while progress.epoch < self._settings.epochs and not progress.early_stopping.is_finished:
-            epoch, started_s = progress.epoch + 1, time.monotonic()
+            begun = progress.partial or PartialEpoch(frozenset(progress.excluded[TRAIN]))
+            epoch, started_s = progress.epoch + 1, time.monotonic() - begun.seconds
             with self._watchdog.watching():
-                plan = self._plan(epoch)
-                trained = self._train(epoch, plan)
+                plan = self._plan(epoch, begun)
+                report = partial(self._report_partial, epoch, begun, started_s)
+                trained = self._train(epoch, plan, begun, report)
             if isinstance(trained, Divergence):
                 return Outcome(progress.unreadable(), divergence=trained)
             trained_s = time.monotonic()
@@ -126,7 +130,7 @@ class Worker:
                 return Outcome(progress.unreadable(), failure)
             if not math.isfinite(validated.loss):  # after the last step, whose own loss was finite
                 return Outcome(progress.unreadable(), divergence=Divergence(epoch))
-            progress.epoch = epoch
+            progress.epoch, progress.partial = epoch, None
             progress.early_stopping = progress.early_stopping.after(
                 epoch, validated.accuracy, counts=may_stop(self._settings, epoch)
             )
@@ -147,7 +151,7 @@ class Worker:
                 "status": progress.early_stopping.status,
             }
             progress.history.append(metrics)
-            self._report(metrics, answers)
+            self._reports.epoch(metrics, progress, answers)
             if not progress.early_stopping.is_finished and self._is_out_of_time(metrics):
                 return Outcome(progress.unreadable(), is_out_of_time=True)
         return Outcome(progress.unreadable())
@@ -168,45 +172,68 @@ class Worker:
                 send(self._job.events, Note(f"cache {settings.cache}: gpu: {size} are on each GPU"))
         return feed
 
-    def _plan(self, epoch: int) -> EpochPlan:
+    def _plan(self, epoch: int, begun: PartialEpoch) -> EpochPlan:
         """Decide which photos this rank trains on; announce them and its validation photos to the feed."""
         settings = self._settings
         plan = plan_epoch(
-            self._available(TRAIN),
+            self._available(TRAIN, begun.excluded),
             batch_size=settings.batch_size,
             accumulation=settings.gradient_accumulation,
             world_size=self._world_size,
             world_rank=self._rank,
             seed=settings.seed,
             epoch=epoch,
+            num_done=begun.num_photos,
         )
         self._feed.begin(epoch, {TRAIN: plan.rows, VALIDATION: self._validation_rows()})
         return plan
 
     def _validation_rows(self) -> IntArray:
-        return validation_rows(
-            self._available(VALIDATION), world_size=self._world_size, world_rank=self._rank
-        )
+        available = self._available(VALIDATION, self._progress.excluded[VALIDATION])
+        return validation_rows(available, world_size=self._world_size, world_rank=self._rank)
 
-    def _train(self, epoch: int, plan: EpochPlan) -> Means | Divergence:
+    def _train(
+        self, epoch: int, plan: EpochPlan, begun: PartialEpoch, report: Callable[[int, Sums], None]
+    ) -> Means | Divergence:
+        """Train on the photos of the plan.
+
+        begun: what the epoch did before. report: saves a checkpoint, given the photos of all ranks so far and
+        their sums.
+        """
         settings = self._settings
         batches = self._feed.batches(TRAIN)
         num_classes = len(self._job.class_mapping.classes)
-        change = make_change(settings, num_classes, epoch=epoch, rank=self._rank)
-        sums, first_bad = Sums.zero(self._device), FirstBadStep(self._device)
-        emit = self._emitter(epoch, TRAIN, sum(plan.step_sizes))
+        sums, first_bad = self._sums_of(begun), FirstBadStep(self._device)
+        num_before, photos_before = sums.num_photos, plan.photos_before
+        emit = self._emitter(epoch, TRAIN, photos_before[-1])
+        alone, several = CHECK_STEPS[self._device.type]
+        check_steps = alone if self._world_size == 1 else several
         self._network.begin_epoch(epoch)
         self._allow_compiling()
         for step in range(len(plan.step_sizes)):
+            change = make_change(
+                settings, num_classes, epoch=epoch, rank=self._rank, step=plan.first_step + step
+            )
             first_bad.note(step, self._take_step(plan, step, batches, change, sums))
-            self._network.step(learning_rate(settings, epoch - 1 + step / len(plan.step_sizes)))
+            epochs_done = epoch - 1 + photos_before[step] / photos_before[-1]
+            self._network.step(learning_rate(settings, epochs_done))
             emit(sums)
             is_last = step == len(plan.step_sizes) - 1
-            if (is_last or step % CHECK_STEPS == 0) and first_bad.was_seen():
-                return first_bad.describe(epoch, plan)
+            if is_last or step % check_steps == 0:
+                if first_bad.was_seen():
+                    return first_bad.describe(epoch, plan)
+                if not is_last and self._notices.is_new():
+                    self._network.average_buffers(sums.num_photos - num_before)
+                    num_before = sums.num_photos
+                    report(photos_before[step + 1], sums)
         emit(sums, force=True)
-        self._network.end_epoch(sums.num_photos)
+        self._network.average_buffers(sums.num_photos - num_before)
         return sums.means()
+
+    def _sums_of(self, begun: PartialEpoch) -> Sums:
+        if self._rank != 0:  # the sums are over all ranks, and one rank counts them
+            return Sums.zero(self._device)
+        return Sums.of(self._device, begun.loss_sum, begun.num_correct, begun.num_read)
 
     def _take_step(
         self,
@@ -248,7 +275,8 @@ class Worker:
         """Give loss and accuracy over all ranks, and all ranks' answers: rows, labels and logits."""
         rows = self._validation_rows()
         sums, answers = Sums.zero(self._device), [self._no_answers()]
-        emit = self._emitter(epoch, VALIDATION, len(self._available(VALIDATION)))
+        num_photos = self._job.photos[VALIDATION].num_rows - len(self._progress.excluded[VALIDATION])
+        emit = self._emitter(epoch, VALIDATION, num_photos)
         self._allow_compiling()
         for images, labels in self._feed.batches(VALIDATION):
             logits = self._network.evaluate(normalise(images))
@@ -270,13 +298,13 @@ class Worker:
         labels = torch.empty(0, dtype=torch.int64, device=self._device)
         return labels, torch.empty(0, num_classes, device=self._device)
 
-    def _available(self, split: str) -> IntArray:
-        excluded = np.fromiter(self._progress.excluded[split], np.int64)
-        return np.setdiff1d(np.arange(self._job.photos[split].num_rows), excluded)
+    def _available(self, split: str, excluded: Collection[int]) -> IntArray:
+        return np.setdiff1d(np.arange(self._job.photos[split].num_rows), np.fromiter(excluded, np.int64))
 
     def _gather_unreadable(self) -> None:
         """Share each rank's unreadable photos with all ranks, so that all ranks plan the same epochs."""
-        for excluded in gather(self._progress.excluded):
+        # Copies, because the feed's thread may add photos in the middle of an epoch.
+        for excluded in gather({split: dict(rows) for split, rows in self._progress.excluded.items()}):
             for split, rows in excluded.items():
                 self._progress.excluded[split].update(rows)
 
@@ -319,34 +347,16 @@ class Worker:
             ray.get(send(self._job.events, event), timeout=10)
         os._exit(1)
 
-    def _report(self, metrics: dict[str, Any], answers: dict[str, Tensor]) -> None:
-        """Copy the checkpoint's content; it is saved and reported while the next epoch trains."""
-        self._saver.wait()  # before the copy, so that there is only one copy
-        name = f"epoch-{self._progress.epoch:04d}"
-        if self._rank != 0:
-            self._saver.save(partial(self._report_to, metrics, checkpoint_dir_name=name))
-            return
-        score = checkpoint_score(metrics["validation_accuracy"], self._progress.epoch)
-        rest = {
-            "progress": self._progress.to_plain(),
-            "class_mapping": self._job.class_mapping.to_dict(),
-            "validation": answers,
-        }
-        folder = RunFolder(self._settings.storage, ray.train.get_context().get_experiment_name())
-        uri = join_uri(folder.uri, name)
-        copy = HostCopy(self._network.state(), self._device)  # nothing changes the rest any more
-
-        def write() -> None:
-            with (
-                store_translated(self._settings),
-                saved_state(copy.wait() | rest) as checkpoint,
-                partial_removed(uri),
-            ):
-                self._report_to(
-                    {**metrics, "checkpoint_score": score}, checkpoint=checkpoint, checkpoint_dir_name=name
-                )
-
-        self._saver.save(write)
+    def _report_partial(
+        self, epoch: int, begun: PartialEpoch, started_s: float, num_photos: int, sums: Sums
+    ) -> None:
+        """Save a checkpoint in the middle of an epoch, after num_photos of it."""
+        self._gather_unreadable()
+        excluded = {split: dict(rows) for split, rows in self._progress.excluded.items()}
+        loss_sum, num_correct, num_read = sums.totals()
+        seconds = time.monotonic() - started_s
+        done = PartialEpoch(begun.excluded, num_photos, loss_sum, num_correct, num_read, seconds)
+        self._reports.partial(replace(self._progress, partial=done, excluded=excluded))
 
     def _restore(self) -> TrainingState:
         progress = TrainingState(EarlyStopping(self._settings.patience))
@@ -365,5 +375,6 @@ class Worker:
         for split, rows in found.items():  # changed or gone since the checkpoint
             progress.excluded[split].update(rows)
         if self._rank == 0:
-            send(self._job.events, Resumed(tuple(progress.history)))
+            num_photos = progress.partial.num_photos if progress.partial is not None else 0
+            send(self._job.events, Resumed(tuple(progress.history), num_photos))
         return progress

@@ -33,7 +33,12 @@ class Sums:
     @classmethod
     def zero(cls, device: torch.device) -> "Sums":
         """Give sums over no photos."""
-        return cls(torch.zeros((), device=device), torch.zeros((), device=device))
+        return cls.of(device, 0.0, 0.0, 0)
+
+    @classmethod
+    def of(cls, device: torch.device, loss: float, correct: float, num_photos: int) -> "Sums":
+        """Give sums over photos that were counted before."""
+        return cls(torch.tensor(loss, device=device), torch.tensor(correct, device=device), num_photos)
 
     def add(self, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Count a batch; loss_sum is the sum over its photos."""
@@ -41,15 +46,20 @@ class Sums:
         self.correct += (logits.detach().argmax(dim=1) == labels).sum()
         self.num_photos += len(labels)
 
-    def means(self) -> Means:
-        """Divide by the photos of all ranks."""
+    def totals(self) -> tuple[float, float, int]:
+        """Give loss, correct photos and photos over all ranks."""
         sums = torch.stack(
             [self.loss.double(), self.correct.double(), torch.tensor(self.num_photos).to(self.loss).double()]
         )
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
         loss, correct, num_photos = sums.tolist()
-        return Means(loss / max(1, num_photos), correct / max(1, num_photos), int(num_photos))
+        return loss, correct, int(num_photos)
+
+    def means(self) -> Means:
+        """Divide by the photos of all ranks."""
+        loss, correct, num_photos = self.totals()
+        return Means(loss / max(1, num_photos), correct / max(1, num_photos), num_photos)
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,8 @@ class FirstBadStep:
         is_own = int(self._own) == self._of_all
         rows = plan.rows_of_step(self._of_all).tolist() if is_own else []
         all_rows = tuple(row for part in gather(rows) for row in part)
-        return Divergence(epoch, self._of_all + 1, len(plan.step_sizes), all_rows)
+        step, num_steps = plan.first_step + self._of_all + 1, plan.first_step + len(plan.step_sizes)
+        return Divergence(epoch, step, num_steps, all_rows)
 
 
 def gather(item: Item) -> list[Item]:

@@ -74,8 +74,8 @@ class Network:
             self._trained = self._distributed(self._head if head_only else self._model)
         self._set_training()
 
-    def end_epoch(self, num_photos: int) -> None:
-        """Make the buffers of all ranks equal; num_photos: of this rank."""
+    def average_buffers(self, num_photos: int) -> None:
+        """Make the buffers of all ranks equal; num_photos: of this rank since they were equal."""
         if self.world_size > 1 and not self._syncs:
             for model in dict.fromkeys((self._model, self.to_evaluate)):  # in this order on all ranks
                 average_statistics(model, num_photos, self.device)

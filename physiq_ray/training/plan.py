@@ -4,6 +4,7 @@ They say which rank takes which photos, the learning rate, and when to stop. The
 state, so all ranks decide alike.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,11 +20,12 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """One rank's part of a training epoch.
+    """One rank's part of a training epoch, or of the rest of an epoch that resumes.
 
     rows: int64, the photos in order, which are read in batches of batch_size. step_sizes: photos of all ranks
     in each step. part_sizes: photos of this rank in each step, which may be 0 in the last step. num_batches:
-    batches in each step, equal on all ranks; the last ones may be empty.
+    batches in each step, equal on all ranks; the last ones may be empty. num_done: photos of all ranks in the
+    steps before. first_step: how many steps those were.
     """
 
     rows: IntArray
@@ -31,6 +33,13 @@ class EpochPlan:
     step_sizes: tuple[int, ...]
     part_sizes: tuple[int, ...]
     num_batches: tuple[int, ...]
+    num_done: int = 0
+    first_step: int = 0
+
+    @property
+    def photos_before(self) -> tuple[int, ...]:
+        """The photos of all ranks that the epoch takes before each step, and at last all of them."""
+        return tuple(itertools.accumulate(self.step_sizes, initial=self.num_done))
 
     def rows_of_step(self, step: int) -> IntArray:
         """Give this rank's rows in a step, steps counted from 0."""
@@ -47,14 +56,18 @@ def plan_epoch(
     seed: int,
     epoch: int,
     accumulation: int = 1,
+    num_done: int = 0,
 ) -> EpochPlan:
     """Deal the available rows to the ranks, in an order that the seed and the epoch decide.
 
     Step k takes the next batch_size · accumulation · world_size rows of one permutation. So equal global
     batches contain the same photos for any number of workers. The remaining rows make one more step, dealt
     evenly, unless they are less than half a step: so few photos would disturb the batch norms.
+
+    num_done: the first photos of the permutation, which the epoch took before it was interrupted. The plan
+    deals the others, also to another number of workers.
     """
-    order = np.random.default_rng((seed, epoch)).permutation(np.sort(available))
+    order = np.random.default_rng((seed, epoch)).permutation(np.sort(available))[num_done:]
     share = batch_size * accumulation
     step = share * world_size
     num_full, rest = divmod(len(order), step)
@@ -69,6 +82,8 @@ def plan_epoch(
         step_sizes=tuple(sizes),
         part_sizes=tuple(map(len, parts)),
         num_batches=tuple(math.ceil(math.ceil(size / world_size) / batch_size) for size in sizes),
+        num_done=num_done,
+        first_step=math.ceil(num_done / step),
     )
 
 

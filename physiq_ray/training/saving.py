@@ -1,4 +1,4 @@
-"""Checkpoints written while the next epoch trains.
+"""Checkpoints written while the training continues.
 
 At the end of an epoch, the training thread only copies the state to the host's memory. Another thread writes,
 uploads and reports it. The epoch's row appears in the table after that, so a row still means that its
@@ -10,13 +10,15 @@ import datetime
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed
 
 # How long the ranks wait for rank 0's upload. If rank 0 fails, Ray ends them earlier.
 PATIENCE = datetime.timedelta(days=7)
+
+Answer = TypeVar("Answer")
 
 
 class HostCopy:
@@ -86,6 +88,10 @@ class Saver:
     def save(self, task: Callable[[], None]) -> None:
         """Run a task in the thread, after the tasks before it."""
         self._latest = self._thread.submit(task)
+
+    def ask(self, question: Callable[[], Answer]) -> Future[Answer]:
+        """Call a function in the thread, after the tasks before it; `wait` does not wait for it."""
+        return self._thread.submit(question)
 
     def check(self) -> None:
         """Raise the error of the latest task if it has failed; do not wait for it."""

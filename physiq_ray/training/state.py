@@ -19,15 +19,34 @@ from physiq_ray.training.plan import EarlyStopping
 STATE_FILE = "state.pt"
 
 
+@dataclass(frozen=True)
+class PartialEpoch:
+    """What an epoch did before a checkpoint in its middle.
+
+    excluded: rows of the training photos that the epoch's order leaves out. num_photos: the first photos of
+    this order, over all ranks, which must not train again. loss_sum, num_correct, num_read: sums over those
+    of them that could be read. seconds: since the epoch began.
+    """
+
+    excluded: frozenset[int]
+    num_photos: int = 0
+    loss_sum: float = 0.0
+    num_correct: float = 0.0
+    num_read: int = 0
+    seconds: float = 0.0
+
+
 @dataclass
 class TrainingState:
-    """The state of a run between two epochs, which a checkpoint contains in addition to the network's state.
+    """The state of a run, which a checkpoint contains in addition to the network's state.
 
-    excluded: by split, the unreadable photos by row.
+    epoch: the last one that is complete, counted from 1. partial: what the next one did, if the checkpoint is
+    in its middle. excluded: by split, the unreadable photos by row.
     """
 
     early_stopping: EarlyStopping
     epoch: int = 0
+    partial: PartialEpoch | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     excluded: dict[str, dict[int, Unreadable]] = field(default_factory=lambda: {TRAIN: {}, VALIDATION: {}})
 
@@ -40,9 +59,13 @@ class TrainingState:
         excluded = {
             split: {row: asdict(item) for row, item in rows.items()} for split, rows in self.excluded.items()
         }
+        partial = asdict(self.partial) if self.partial is not None else None
+        if partial is not None:
+            partial["excluded"] = sorted(partial["excluded"])
         return {
             "early_stopping": asdict(self.early_stopping),
             "epoch": self.epoch,
+            "partial": partial,
             "history": list(self.history),
             "excluded": excluded,
         }
@@ -55,7 +78,10 @@ class TrainingState:
             for split, rows in value["excluded"].items()
         }
         stopping = EarlyStopping(**{**value["early_stopping"], "patience": patience})
-        return cls(stopping, value["epoch"], list(value["history"]), excluded)
+        partial = value.get("partial")  # a checkpoint of an earlier version has none
+        if partial:
+            partial = PartialEpoch(**{**partial, "excluded": frozenset(partial["excluded"])})
+        return cls(stopping, value["epoch"], partial, list(value["history"]), excluded)
 
 
 @contextmanager

@@ -35,7 +35,8 @@ class EpochTable:
         else:
             last = event.history[-1]["epoch"] if event.history else 0
             self._header_shown = False
-            self._display.note(f"resumed after epoch {last}")
+            photos = f" and {event.num_photos:,} photos of epoch {last + 1}" if event.num_photos else ""
+            self._display.note(f"resumed after epoch {last}{photos}")
             for metrics in event.history:
                 self._show_row(metrics)
 

@@ -245,6 +245,33 @@ def test_ray_gets_as_many_cpus_as_this_process_may_use(monkeypatch: pytest.Monke
     assert given == [2, 3]  # at least two: training and decoding need one CPU each
 
 
+def test_what_is_written_while_ray_starts_is_kept_without_the_line_on_its_log_level(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    levels = []
+
+    def start(**_: object) -> None:
+        levels.append(os.environ.get("RAY_BACKEND_LOG_LEVEL"))
+        os.write(
+            2, b"[2026 I 1] logging.cc:303: Set ray log level from RAY_BACKEND_LOG_LEVEL to 3\na warning\n"
+        )
+        raise ValueError("no")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.delenv("RAY_BACKEND_LOG_LEVEL", raising=False)
+    for debug in (False, True):
+        with pytest.raises(ClusterError):
+            cluster.connect(local=True, debug=debug)
+    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "info")
+    with pytest.raises(ClusterError):
+        cluster.connect(local=True)
+    assert levels == ["fatal", None, "info"]
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if "Set ray log level" not in line] == ["a warning"] * 3
+    assert len(lines) == 5
+
+
 @pytest.mark.long
 def test_a_raylet_that_does_not_start_is_reported_in_one_sentence_within_a_minute(
     connect_in_process: Connect, tmp_path: Path

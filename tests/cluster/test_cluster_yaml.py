@@ -6,11 +6,14 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import requires, version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import botocore.session
 import jsonschema
@@ -24,7 +27,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
 from ray.autoscaler.v2.utils import ResourceRequestUtil
-from ray.scripts.scripts import start
+from ray.scripts.scripts import drain_node, start
 from ray.serve.schema import ServeDeploySchema
 
 from physiq_ray.config import Settings
@@ -172,6 +175,63 @@ def test_ray_starts_only_with_the_token(config: Config, who: str) -> None:
     assert params["head"] == (who == "head")
     assert params["dashboard_host"] in ("127.0.0.1", "localhost")
     assert bool(params["autoscaling_config"]) == (who == "head")
+
+
+class Metadata(BaseHTTPRequestHandler):
+    """The metadata of a spot node that AWS takes back after two requests."""
+
+    protocol_version = "HTTP/1.1"
+    requests: ClassVar[list[str]] = []
+
+    def do_PUT(self) -> None:
+        """Give the token of IMDSv2."""
+        is_asked_rightly = self.headers["X-aws-ec2-metadata-token-ttl-seconds"] == "60"
+        self.answer(200 if is_asked_rightly else 400, "a token")
+
+    def do_GET(self) -> None:
+        """Answer as AWS does."""
+        self.requests.append(self.path)
+        if self.headers["X-aws-ec2-metadata-token"] != "a token":
+            self.answer(401, "")
+        else:
+            self.answer(404 if len(self.requests) < 3 else 200, '{"action": "terminate"}')
+
+    def answer(self, status: int, text: str) -> None:
+        """Send a whole answer."""
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+def test_a_worker_gives_the_notice_of_aws_to_ray(config: Config, tmp_path: Path) -> None:
+    (command,) = (line for line in config["worker_start_ray_commands"] if "spot" in line)
+    (tmp_path / "ray").write_text(f'#!/bin/sh\necho "$RAY_AUTH_MODE $@" > {tmp_path}/called\n')
+    (tmp_path / "ray").chmod(0o755)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
+    with server:
+        threading.Thread(target=server.serve_forever).start()
+        here = command.replace("http://169.254.169.254/", f"http://127.0.0.1:{server.server_port}/")
+        quick = here.replace("sleep 5", "sleep 0.1")
+        assert here != command
+        assert quick != here
+        environment = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin"}
+        subprocess.run(["bash", "-c", quick], env=environment, check=True, timeout=5)
+        deadline_s = time.monotonic() + 30
+        while not (tmp_path / "called").is_file() and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        time.sleep(0.2)
+        server.shutdown()
+    assert Metadata.requests == ["/latest/meta-data/spot/instance-action"] * 3
+    mode, name, *options = (tmp_path / "called").read_text().split()
+    assert (mode, name) == ("token", "drain-node")
+    params = drain_node.make_context("ray drain-node", options).params
+    assert params["reason"] == "DRAIN_NODE_REASON_PREEMPTION"
+    assert params["deadline_remaining_seconds"] < 120  # the notice of AWS
+    assert params["node_id"] is None  # the node on which it runs
 
 
 def nodes_for(config: Config, *demands: dict[str, float], gone: str = "") -> dict[str, int]:

@@ -54,7 +54,7 @@ def train(rank, world_size, **settings):
             torch.distributed.all_reduce(summed)
         losses.append(float(summed))
     torch.backends.cudnn.allow_tf32 = tf32
-    network.end_epoch(NUM_PHOTOS)
+    network.average_buffers(NUM_PHOTOS)
     return {"losses": losses, "variances": network.state()["model"]["bn1.running_var"].tolist()}
 
 

@@ -1,6 +1,8 @@
 """Train on a cluster of two nodes, and lose the second one in the third epoch: a process of its own.
 
-python lose_a_node.py PHOTOS POSES FOLDER
+python lose_a_node.py PHOTOS POSES FOLDER [NOTICE]
+
+NOTICE: how many seconds before its loss the node is announced to be taken away; without it, not at all.
 """
 
 import json
@@ -11,6 +13,7 @@ import time
 from pathlib import Path
 
 import ray
+from drain import drain
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
@@ -18,7 +21,8 @@ from physiq_ray.config import Settings
 from physiq_ray.progress import Display
 from physiq_ray.training.run import train
 
-photos, poses, folder = sys.argv[1:]
+photos, poses, folder, *notice = sys.argv[1:]
+os.environ["RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"] = "0.2"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
 second = cluster.add_node(num_cpus=2)
@@ -45,6 +49,9 @@ def lose() -> None:
     while not list(Path(folder, "runs", "shrunk").glob("epoch-0002")):
         time.sleep(0.05)
     time.sleep(0.5)
+    for seconds in map(int, notice):
+        drain(cluster.address, second.node_id, seconds)
+        time.sleep(seconds)
     cluster.remove_node(second, allow_graceful=False)
 
 

@@ -95,9 +95,7 @@ def test_an_interrupted_batch_keeps_what_it_has_and_says_how_to_go_on(command, t
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the driver and to its children
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    # Ray's C++ code reports each actor pool on stderr, and no setting prevents it (ray issue 53727).
-    lines = [line for line in stderr.splitlines() if "core_worker.cc" not in line]
-    assert (stdout, lines) == (
+    assert (stdout, stderr.splitlines()) == (
         "",
         [
             "physiq-ray predict: interrupted; answers keeps the answers so far; run the same command again "

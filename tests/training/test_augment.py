@@ -39,11 +39,11 @@ def labels():
 
 @pytest.fixture
 def change():
-    """Give a function that makes the change of a rank's batches in an epoch."""
+    """Give a function that makes the change of a rank's batches in a step."""
 
-    def make(*, epoch=1, rank=0, **settings):
+    def make(*, epoch=1, rank=0, step=0, **settings):
         values = {"image_size": SIDE, "augment": "none", **settings}
-        return make_change(Settings.model_validate(values), NUM_CLASSES, epoch=epoch, rank=rank)
+        return make_change(Settings.model_validate(values), NUM_CLASSES, epoch=epoch, rank=rank, step=step)
 
     return make
 
@@ -259,7 +259,7 @@ def test_the_setting_chooses_the_strength(change, figures, labels, name):
 def test_a_strength_that_is_not_known_is_an_error_and_no_training_without_augmentation():
     settings = Settings().model_copy(update={"augment": "wild"})
     with pytest.raises(KeyError, match="wild"):
-        make_change(settings, NUM_CLASSES, epoch=1, rank=0)
+        make_change(settings, NUM_CLASSES, epoch=1, rank=0, step=0)
 
 
 def test_each_epoch_has_images_of_its_train_size(change, figures, labels):
@@ -271,9 +271,9 @@ def test_each_epoch_has_images_of_its_train_size(change, figures, labels):
     torch.testing.assert_close(first, shrink(normalise(images), 64))
 
 
-@pytest.mark.parametrize("other", [{"seed": 8}, {"epoch": 3}, {"rank": 1}])
+@pytest.mark.parametrize("other", [{"seed": 8}, {"epoch": 3}, {"rank": 1}, {"step": 5}])
 @pytest.mark.parametrize("random", [{"augment": "strong"}, {"mixup": 1.0}])
-def test_the_changes_depend_on_seed_epoch_and_rank_alone(change, figures, labels, random, other):
+def test_the_changes_depend_on_seed_epoch_rank_and_step_alone(change, figures, labels, random, other):
     start = {"seed": 7, "epoch": 2, **random}
     first, again, different = (change(**{**start, **values}) for values in ({}, {}, other))
     batches = [first(figures, labels) for _ in range(2)]

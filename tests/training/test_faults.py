@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -290,26 +291,48 @@ def test_faults_of_other_kinds_are_left_as_they_are():
         file.write(b"x")
 
 
+@pytest.fixture
+def lose_a_node(tmp_path):
+    """Give a function that trains on two nodes, loses one in the third epoch, and gives result and output."""
+
+    def call(photos, *notice):
+        script = Path(__file__).parents[1] / "helpers" / "lose_a_node.py"
+        (tmp_path / "poses.json").write_text('[{"id": 1, "name": "One"}, {"id": 2, "name": "Two"}]')
+        done = subprocess.run(
+            [sys.executable, script, photos, tmp_path / "poses.json", tmp_path, *notice],
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout.splitlines()[-1])
+        assert result["lost"]
+        assert [epoch["epoch"] for epoch in result["history"]] == [1, 2, 3, 4]
+        return result, done.stdout
+
+    return call
+
+
 @pytest.mark.long
-def test_a_lost_node_with_its_worker_and_its_decoded_photos_costs_no_epoch(photos, rows, tmp_path):
-    script = Path(__file__).parents[1] / "helpers" / "lose_a_node.py"
-    (tmp_path / "poses.json").write_text('[{"id": 1, "name": "One"}, {"id": 2, "name": "Two"}]')
-    done = subprocess.run(
-        [sys.executable, script, photos, tmp_path / "poses.json", tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert result["lost"]
-    assert "resumed after epoch" in done.stdout
-    table = rows(done.stdout)
+def test_a_lost_node_with_its_worker_and_its_decoded_photos_costs_no_epoch(lose_a_node, photos, rows):
+    result, shown = lose_a_node(photos)
+    assert "resumed after epoch" in shown
+    table = rows(shown)
     again = next(number for number, row in enumerate(table) if number and row[0] == "1/4")
     assert table[again : again + again] == table[:again]
-    assert [epoch["epoch"] for epoch in result["history"]] == [1, 2, 3, 4]
     assert {epoch["train_photos"] for epoch in result["history"]} == {48}
+
+
+@pytest.mark.long
+def test_a_node_that_is_announced_to_go_costs_no_photo_of_the_epoch(lose_a_node, pose_folders):
+    result, shown = lose_a_node(pose_folders({1: 150, 2: 150}), "40")
+    saved = re.search(r"a checkpoint after (\d+) photos of epoch (\d) is saved", shown)
+    assert saved, shown
+    assert 0 < int(saved[1]) < 240
+    # The epoch may have ended before the node was taken away.
+    assert re.search(r"resumed after epoch \d", shown)
+    assert {epoch["train_photos"] for epoch in result["history"]} == {240}
 
 
 @pytest.mark.long

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -50,6 +51,17 @@ def test_loss_and_accuracy_are_means_over_photos_and_not_over_batches():
     assert sums.means() == Means(loss=1.0, accuracy=0.5, num_photos=4)
 
 
+def test_sums_continue_from_earlier_ones_to_the_last_bit():
+    whole, first = Sums.zero(CPU), Sums.zero(CPU)
+    for sums in (whole, first):
+        sums.add(torch.tensor(0.1), torch.tensor([[2.0, 1.0]]), torch.tensor([0]))
+    second = Sums.of(CPU, *first.totals())
+    for sums in (whole, second):
+        add_batches(sums)
+    assert second.means() == whole.means()
+    assert second.num_photos == 5
+
+
 def test_the_photos_of_all_ranks_count_alike(second_rank):
     second_rank(reduced=[1.0, 4.0, 4.0])  # four photos with a loss of 1 in all, each predicted correctly
     sums = Sums.zero(CPU)
@@ -95,6 +107,8 @@ def test_the_first_step_with_a_loss_that_is_not_finite_is_described_with_its_row
         first_bad.note(step, torch.tensor(value))
     assert first_bad.was_seen()
     assert first_bad.describe(4, PLAN) == Divergence(epoch=4, step=2, num_steps=3, rows=(9, 1))
+    resumed = dataclasses.replace(PLAN, num_done=20, first_step=5)
+    assert first_bad.describe(4, resumed) == Divergence(epoch=4, step=7, num_steps=8, rows=(9, 1))
 
 
 @pytest.mark.parametrize(

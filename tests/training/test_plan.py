@@ -75,6 +75,65 @@ def test_a_rank_without_photos_plans_the_same_steps():
     assert plan.step_sizes == (2,)
 
 
+@given(
+    num_photos=st.integers(1, 200),
+    batch_size=st.integers(1, 20),
+    world_size=st.integers(1, 4),
+    accumulation=st.integers(1, 3),
+    data=st.data(),
+)
+def test_the_rest_of_an_epoch_is_dealt_as_if_it_had_not_been_interrupted(
+    num_photos, batch_size, world_size, accumulation, data
+):
+    values = {"batch_size": batch_size, "world_size": world_size, "accumulation": accumulation}
+
+    def plan(rank, num_done=0):
+        rows = np.arange(num_photos)
+        return plan_epoch(rows, **values, world_rank=rank, seed=7, epoch=2, num_done=num_done)
+
+    step = data.draw(st.integers(0, len(plan(0).step_sizes) - 1))
+    for rank in range(world_size):
+        whole = plan(rank)
+        rest = plan(rank, whole.photos_before[step])
+        assert rest.first_step == step
+        assert rest.step_sizes == whole.step_sizes[step:]
+        assert rest.num_batches == whole.num_batches[step:]
+        assert rest.photos_before == whole.photos_before[step:]
+        assert rest.rows.tolist() == whole.rows[sum(whole.part_sizes[:step]) :].tolist()
+
+
+@given(
+    num_photos=st.integers(20, 200),
+    batch_size=st.integers(1, 6),
+    before=st.integers(1, 4),
+    after=st.integers(1, 4),
+    data=st.data(),
+)
+def test_another_number_of_workers_takes_the_photos_that_are_left_and_none_twice(
+    num_photos, batch_size, before, after, data
+):
+    def plan(rank, world_size, num_done=0):
+        return plan_epoch(
+            np.arange(num_photos),
+            batch_size=batch_size,
+            world_size=world_size,
+            world_rank=rank,
+            seed=7,
+            epoch=2,
+            num_done=num_done,
+        )
+
+    whole = [plan(rank, before) for rank in range(before)]
+    step = data.draw(st.integers(0, len(whole[0].step_sizes) - 1))
+    taken = [row for each in whole for row in each.rows[: sum(each.part_sizes[:step])]]
+    num_done = whole[0].photos_before[step]
+    assert len(taken) == num_done
+    rest = [row for rank in range(after) for row in plan(rank, after, num_done).rows]
+    used = taken + rest
+    assert len(set(used)) == len(used)
+    assert num_photos - len(used) < max(1, batch_size * after / 2)
+
+
 @given(num_photos=st.integers(0, 50), world_size=st.integers(1, 6))
 def test_validation_deals_every_photo_exactly_once(num_photos, world_size):
     dealt = [

@@ -8,7 +8,7 @@ import torch
 from physiq_ray.errors import CheckpointError, StorageError
 from physiq_ray.quarantine import Unreadable
 from physiq_ray.training.plan import EarlyStopping
-from physiq_ray.training.state import STATE_FILE, TrainingState, read_state, saved_state
+from physiq_ray.training.state import STATE_FILE, PartialEpoch, TrainingState, read_state, saved_state
 
 BROKEN = Unreadable("s3://b/broken.jpeg", "decode", "not an image")
 GONE = Unreadable("s3://b/gone.jpeg", "gone", "NoSuchKey")
@@ -18,6 +18,7 @@ def make_state():
     return TrainingState(
         EarlyStopping(3, epoch=2, best_accuracy=0.5, best_epoch=1, waited=1),
         epoch=2,
+        partial=PartialEpoch(frozenset({7, 4}), 64, loss_sum=1.1, num_correct=30.0, num_read=63, seconds=2.5),
         history=[{"epoch": 1, "status": "✓ Best Model"}, {"epoch": 2, "status": "Wait 1/3"}],
         excluded={"train": {4: BROKEN}, "validation": {0: GONE}},
     )
@@ -39,6 +40,14 @@ def test_a_state_is_restored_from_a_file_that_holds_plain_values_only():
     file.seek(0)
     plain = torch.load(file, weights_only=True)
     assert TrainingState.from_plain(plain, patience=3) == make_state()
+
+
+def test_a_checkpoint_of_a_version_that_saved_complete_epochs_only_is_read():
+    plain = make_state().to_plain()
+    del plain["partial"]
+    state = TrainingState.from_plain(plain, patience=3)
+    assert state.partial is None
+    assert state.history == make_state().history
 
 
 def test_the_patience_is_that_of_the_resumed_run():

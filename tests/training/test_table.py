@@ -80,3 +80,9 @@ def test_a_resumed_run_shows_the_earlier_lines_again():
     lines = out.getvalue().splitlines()
     assert lines[0] == "resumed after epoch 2"
     assert [line.split()[0] for line in lines[2:]] == ["1/50", "2/50"]
+
+
+def test_a_run_that_resumes_in_an_epoch_names_the_photos_that_it_does_not_train_on_again():
+    table, out = plain_table()
+    table.handle(Resumed((metrics(1, "✓ Best Model"),), num_photos=1280))
+    assert out.getvalue().splitlines()[0] == "resumed after epoch 1 and 1,280 photos of epoch 2"
