@@ -43,6 +43,11 @@ class Listing:
     num_others: int = 0
     error: StorageError | None = None
 
+    @property
+    def num_photos(self) -> int:
+        """The number of photos; 0 if they could not be listed."""
+        return 0 if self.table is None else self.table.num_rows
+
 
 def list_sources(
     sources: Sequence[Source], *, on_keys: OnKeys = lambda _source, _num_keys: None

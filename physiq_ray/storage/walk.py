@@ -4,13 +4,15 @@ The folders of a large bucket are listed at the same time, which hides the wait 
 imported, because that takes longer than the listing of a small bucket: `listing` makes tables of the pages.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
-from physiq_ray.errors import UnreachableError
+from physiq_ray.errors import StorageError, UnreachableError
 from physiq_ray.storage.address import Bucket, Source
 from physiq_ray.storage.folders import list_file_names
+from physiq_ray.storage.kinds import is_photo
 from physiq_ray.storage.pages import PAGE, ObjectPage
 from physiq_ray.storage.retry import retry
 from physiq_ray.storage.s3 import s3_client, translated
@@ -23,6 +25,54 @@ LISTING_THREADS = 16  # sources, or folders of one bucket, that are listed at th
 
 Part = TypeVar("Part")
 OnKeys = Callable[[Source, int], None]  # called from several threads, with the number of keys in a new page
+
+
+class StoredPhoto(NamedTuple):
+    """One photo of a listing; size in bytes, time of the last change in whole seconds since 1970."""
+
+    key: str
+    size: int
+    etag: str
+    modified_s: int
+
+
+@dataclass(frozen=True)
+class PhotoList:
+    """One bucket's photos as plain values, or the error that prevented their listing."""
+
+    source: Bucket
+    photos: Sequence[StoredPhoto] = ()
+    error: StorageError | None = None
+
+    @property
+    def num_photos(self) -> int:
+        """The number of photos; 0 if they could not be listed."""
+        return len(self.photos)
+
+
+def list_photos(sources: Sequence[Bucket], on_keys: OnKeys) -> tuple[PhotoList, ...]:
+    """List buckets at the same time, as `listing.list_sources` does, without its tables.
+
+    A photo takes four times the memory of a table's row.
+    """
+
+    def list_one(source: Bucket) -> PhotoList:
+        def keep(page: ObjectPage) -> list[StoredPhoto]:
+            on_keys(source, len(page.keys))
+            rows = zip(page.keys, page.sizes, page.etags, page.modified, strict=True)
+            return [
+                StoredPhoto(key, size, etag, int(modified.timestamp()))
+                for key, size, etag, modified in rows
+                if is_photo(key)
+            ]
+
+        try:
+            return PhotoList(source, [photo for photos in walk_bucket(source, keep) for photo in photos])
+        except StorageError as error:
+            return PhotoList(source, error=error)
+
+    with ThreadPoolExecutor(min(LISTING_THREADS, len(sources))) as threads:
+        return tuple(threads.map(list_one, sources))
 
 
 def walk_bucket(source: Bucket, keep: Callable[[ObjectPage], Part]) -> list[Part]:
