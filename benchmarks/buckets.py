@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -228,33 +229,43 @@ def _measure_set(
         sides |= {"`aws s3 sync`": (aws, lambda path: path), "`s5cmd sync`": (s5cmd, lambda path: path)}
     first: dict[str, list[float]] = {name: [] for name in sides}
     second: dict[str, list[float]] = {name: [] for name in sides}
+    cpu: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(repeats + 1):
         if number == 1:  # the first round is a warm-up, in which Python compiles the modules of each side
-            first, second = ({name: [] for name in sides} for _ in range(2))
+            first, second, cpu = ({name: [] for name in sides} for _ in range(3))
         for name, (command, where) in sides.items():
             # A new folder each time: ext4 creates files slowly in a folder that was emptied a moment ago.
             target = folder / f"{bucket}-{number}-{re.sub('[^a-z0-9]+', '-', name)}"
             words = [word.replace("{}", str(target)) for word in command]
             target.mkdir()
+            before_s = _processor_s()
             with _timed(first[name]):
                 _run_process(server, words)
+            cpu[name].append(_processor_s() - before_s)
             _check_folder(where(target), objects)
             with _timed(second[name]):
                 _run_process(server, words)
     num_bytes = sum(map(len, objects.values()))
     print(
         f"\n## Syncing {len(objects):,} photos, {num_bytes / 1e6:.0f} MB ({bucket.removeprefix('sync-')})\n\n"
-        f"| side | first run (median of {repeats}) | range | of ours | second run, nothing to do | range |\n"
-        "|---|---|---|---|---|---|"
+        f"| side | first run (median of {repeats}) | range | of ours | processor time "
+        "| second run, nothing to do | range |\n|---|---|---|---|---|---|---|"
     )
     ours = statistics.median(first["`physiq-ray sync`"])
     for name in sides:
         first_s, second_s = statistics.median(first[name]), statistics.median(second[name])
         print(
             f"| {name} | {first_s:.2f} s | {_spread(first[name])} | {first_s / ours:.2f} "
+            f"| {statistics.median(cpu[name]):.2f} s "
             f"| {second_s:.2f} s | {_spread(second[name])} |",
             flush=True,
         )
+
+
+def _processor_s() -> float:
+    """Give the processor time of all processes that ended, which the server has not."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _spread(seconds: list[float]) -> str:

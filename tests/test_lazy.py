@@ -14,10 +14,16 @@ def test_a_package_has_each_of_its_names_and_no_other(package):
 
 
 def test_garbage_is_collected_again_after_a_failed_import():
-    with pytest.raises(ImportError), without_garbage_collection():
-        assert not gc.isenabled()
-        raise ImportError
-    assert gc.isenabled()
+    during = []
+
+    def fail() -> None:
+        with without_garbage_collection():
+            during.append(gc.isenabled())
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        fail()
+    assert (during, gc.isenabled()) == ([False], True)
 
 
 def test_garbage_collection_stays_off_if_it_was_off():
