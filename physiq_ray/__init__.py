@@ -3,8 +3,9 @@
 The commands are functions here, too; `physiq_ray.api` describes them.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from physiq_ray.lazy import import_when_used
 
 if TYPE_CHECKING:
     from physiq_ray.api.audit import audit
@@ -26,9 +27,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a function or a class of settings when it is used first: Ray and torch take seconds."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "physiq_ray.config" if name.endswith("Settings") else f"physiq_ray.api.{name}"
-    return getattr(import_module(module), name)
+# Ray and torch take seconds to import.
+__getattr__ = import_when_used(
+    __name__,
+    {
+        **{f"api.{name}": (name,) for name in ("audit", "evaluate", "predict", "sync", "train")},
+        "config": ("Settings", "SplitSettings", "SyncSettings"),
+    },
+)

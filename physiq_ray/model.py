@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -104,13 +104,14 @@ def load_starting_weights(setting: str) -> StartingWeights | None:
         return StartingWeights(_without_head(state), why_no_head=str(error))
 
 
-def read_tensors(data: bytes, *, name: str) -> Any:
+def read_tensors(data: bytes | IO[bytes], *, name: str) -> Any:
     """Read a file of torch.save that contains only tensors and plain values.
 
     Raises CheckpointError: it is not such a file, it is damaged, or it contains objects that would run code.
     """
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        file = io.BytesIO(data) if isinstance(data, bytes) else data
+        return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{name}: refused: it is not a torch file of only tensors and plain values, and loading it could "
@@ -200,7 +201,7 @@ def _find_state_dict(value: object) -> object:
 def _find_mapping(value: object, data: bytes, address: str) -> object:
     if isinstance(value, dict) and "class_mapping" in value:
         return value["class_mapping"]
-    inside = read_inside(data)
+    inside = read_inside(io.BytesIO(data))
     return read_beside(address) if inside is None else inside
 
 

@@ -2,8 +2,11 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import resource
+import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import torch
 from physiq_ray import checkpoint
 from physiq_ray.checkpoint import ModelState, load_model_state, save_model_files, settings_to_store
 from physiq_ray.config import Settings
-from physiq_ray.errors import CheckpointError, NotFoundError, StorageError
+from physiq_ray.errors import ChangedError, CheckpointError, NotFoundError, StorageError
 from physiq_ray.floor import Choice, Floor
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import StateDict, build_model
@@ -77,8 +80,6 @@ def assert_same(read: ModelState, state: ModelState) -> None:
     assert read.pose_names == NAMES
     assert read.image_size == 160
     assert read.temperature == 1.5
-    assert read.optimizer_state_dict["param_groups"] == [{"lr": 1e-4, "betas": (0.9, 0.999), "params": [0]}]
-    assert read.optimizer_state_dict["state"][0]["exp_avg"].tolist() == [1.0, 1.0]
     assert list(read.history) == [{"epoch": 1, "train_loss": 2.0}, {"epoch": 2, "train_loss": 1.5}]
     assert read.settings["sources"] == ["s3://checkins"]
     assert read.settings["learning_rate"] == 1e-4
@@ -238,6 +239,10 @@ def test_both_files_load_without_running_code_and_have_the_documented_entries(
         "versions",
     }
     assert complete["model_config"] == {"architecture": "resnet50", "num_classes": 3}
+    optimizer = complete["optimizer_state_dict"]
+    assert optimizer["param_groups"] == [{"lr": 1e-4, "betas": (0.9, 0.999), "params": [0]}]
+    assert optimizer["state"][0]["exp_avg"].tolist() == [1.0, 1.0]
+    assert load_model_state(str(tmp_path)).optimizer_state_dict == {}  # no command needs it
     assert complete["pose_names"] == {"1": "Front Lat Spread", "11": "Abs & Thighs", "7": "Back Lat Spread"}
     assert complete["preprocessing"] == {
         "image_size": 160,
@@ -270,6 +275,37 @@ def test_the_class_mapping_file_has_exactly_the_documented_entries(state: ModelS
         "idx_to_class": {"0": "1", "1": "11", "2": "7"},
         "classes": ["1", "11", "7"],
     }
+
+
+def test_a_file_that_is_written_while_it_is_read_is_refused(
+    state: ModelState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    *_, complete = save_model_files(state, str(tmp_path))
+    load = torch.load
+
+    def load_while_written(*args: Any, **options: Any) -> Any:
+        value = load(*args, **options)
+        Path(complete).write_bytes(b"of another model")
+        return value
+
+    monkeypatch.setattr(torch, "load", load_while_written)
+    with pytest.raises(
+        ChangedError, match=r"read .*complete\.pth: it was written while it was read; try again"
+    ):
+        load_model_state(complete)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+def test_a_model_can_come_through_a_pipe(state: ModelState, tmp_path: Path) -> None:
+    *_, complete = save_model_files(state, str(tmp_path))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(Path(complete).read_bytes()))
+    writer.start()
+
+    assert load_model_state(str(pipe)).version == load_model_state(complete).version
+
+    writer.join()
 
 
 def test_the_version_is_a_digest_of_the_file(state: ModelState, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from physiq_ray.cli.command import Command, add_model, load
 from physiq_ray.cli.output import as_json, make_display, silence_ray
 from physiq_ray.config import Settings
 from physiq_ray.errors import PhysiqError, SettingError
+from physiq_ray.lazy import without_garbage_collection
 from physiq_ray.machine import check_writable
 
 if TYPE_CHECKING:
@@ -30,12 +31,17 @@ def run_predict(args: argparse.Namespace) -> int:
     from physiq_ray.cli.addresses import read_addresses
 
     args.photos = read_addresses(args.photos)  # before torch and the model, which take seconds
-    from physiq_ray.checkpoint import load_model_state
+    with without_garbage_collection():
+        from physiq_ray.checkpoint import load_model_state
     from physiq_ray.labels import load_configured_poses
-    from physiq_ray.storage import follow_settings, split_uri
+    from physiq_ray.storage import split_uri
 
     state = load_model_state(args.model, pose_names=load_configured_poses(settings))
-    follow_settings(settings, [split_uri(address)[0] for address in args.photos])
+    buckets = [split_uri(address)[0] for address in args.photos if address.startswith("s3://")]
+    if buckets:
+        from physiq_ray.storage import follow_settings  # imported here, because it needs boto3
+
+        follow_settings(settings, buckets)
     if args.draft_labels is not None:
         return _draft_labels(args, settings, state)
     return (

@@ -9,14 +9,16 @@ from pathlib import Path
 from physiq_ray.cli.command import Command, load
 from physiq_ray.cli.output import as_json, printable
 from physiq_ray.config import SyncSettings
+from physiq_ray.lazy import without_garbage_collection
 from physiq_ray.progress import Bars
 
 
 def run_sync(args: argparse.Namespace) -> int:
     """Download photos; with --dry-run, only show what would be downloaded."""
     settings = load(args, SyncSettings)
-    from physiq_ray.syncing import describe_problems, describe_sync, sync, sync_as_dict
-    from physiq_ray.syncing.transfer import THREAD_NAME
+    with without_garbage_collection():
+        from physiq_ray.syncing import describe_problems, describe_sync, sync, sync_as_dict
+        from physiq_ray.syncing.transfer import THREAD_NAME
 
     try:
         with Bars() as bars:

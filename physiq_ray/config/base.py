@@ -39,7 +39,9 @@ class BaseSettings(BaseModel):
     secret: AWS access comes from the standard chain (profile, environment, role, AWS_ENDPOINT_URL).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # defer_build: the checks of a class are built when it is first used, so that a command does not wait for
+    # those of the other commands.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     @field_validator("*", mode="before")
     @classmethod

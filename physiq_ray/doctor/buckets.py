@@ -18,9 +18,9 @@ from physiq_ray.errors import DeniedError, StorageError, UnreachableError
 from physiq_ray.storage import Bucket, Folder, is_photo
 from physiq_ray.storage.deletion import Condition, find_condition
 from physiq_ray.storage.folders import list_files
-from physiq_ray.storage.objects import ALREADY_THERE
 from physiq_ray.storage.pages import PAGE, ObjectPage
 from physiq_ray.storage.refusal import BAD_CLOCK, BAD_KEYS, read_error
+from physiq_ray.storage.remote import ALREADY_THERE
 from physiq_ray.storage.s3 import translated
 
 SOURCE_KEYS = 1000  # of the first page, among which a photo to read is looked for

@@ -13,13 +13,13 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from physiq_ray.errors import LabelError, NotFoundError, PhysiqError
 from physiq_ray.storage import absolute_uri, read_bytes
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 PARQUET_ROWS = 1 << 16  # converted to Python values at a time
@@ -247,14 +247,19 @@ def _not_csv(address: str, what: str, line: int, error: Exception) -> LabelError
     return LabelError(f"{address}: line {line}: the {what} file is not CSV: {error}")
 
 
-def _open_parquet(address: str, what: str, data: bytes) -> pq.ParquetFile:
+def _open_parquet(address: str, what: str, data: bytes) -> "pq.ParquetFile":
+    import pyarrow as pa  # imported here: the other formats do not need it
+    import pyarrow.parquet as pq
+
     try:
         return pq.ParquetFile(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:
         raise _not_parquet(address, what, error) from error
 
 
-def _parquet_records(address: str, what: str, table: pq.ParquetFile, columns: tuple[str, ...]) -> Records:
+def _parquet_records(address: str, what: str, table: "pq.ParquetFile", columns: tuple[str, ...]) -> Records:
+    import pyarrow as pa
+
     number = 0
     try:
         for batch in table.iter_batches(PARQUET_ROWS, columns=list(columns)):

@@ -3,13 +3,12 @@
 It is next to the state dict that it belongs to, and a copy of it is in the archive of the state dict.
 """
 
-import io
 import json
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from physiq_ray.errors import LabelError
 from physiq_ray.labels.values import LARGEST_ID
@@ -106,13 +105,13 @@ def name_in(archive: zipfile.ZipFile) -> str:
     return f"{archive.namelist()[0].partition('/')[0]}/{MAPPING_FILE}"
 
 
-def read_inside(data: bytes) -> object:
+def read_inside(file: IO[bytes]) -> object:
     """Read the copy of the mapping in the archive of a state dict, unchecked; None if it has no copy.
 
     Other programs and old versions do not write one.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(file) as archive:
             return json.loads(archive.read(name_in(archive)))
     except (IndexError, KeyError, ValueError, zipfile.BadZipFile):
         return None

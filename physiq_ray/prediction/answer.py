@@ -18,16 +18,18 @@ Computing an answer from outputs takes some microseconds.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.floor import Floor
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -118,12 +120,14 @@ def logits_of(outputs: Tensor, state: ModelState) -> Tensor:
     return outputs[:, : len(state.class_mapping.classes)]
 
 
-def answer_schema(state: ModelState) -> pa.Schema:
+def answer_schema(state: ModelState) -> "pa.Schema":
     """Give the columns of a model's answers in Parquet, with the model in the metadata.
 
     uri string, pose_id int32, pose string, confidence float32, error string, and probability_<pose id>
     float32 for each pose in the order of the network's outputs.
     """
+    import pyarrow as pa  # imported here: an answer for one photo needs no table
+
     mapping = state.class_mapping
     return pa.schema(
         [
@@ -138,11 +142,13 @@ def answer_schema(state: ModelState) -> pa.Schema:
     )
 
 
-def to_table(uris: Sequence[str], outputs: Float32Array, state: ModelState) -> pa.Table:
+def to_table(uris: Sequence[str], outputs: Float32Array, state: ModelState) -> "pa.Table":
     """Turn outputs float32 (B, C) or (B, C + 1) into B rows of `answer_schema`; their error is null.
 
     The pose is null for photos below the model's floor.
     """
+    import pyarrow as pa
+
     given = torch.from_numpy(outputs)
     probabilities = to_probabilities(logits_of(given, state), state.temperature).numpy()  # (B, C)
     is_known = are_known(given, state)

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.floor import ScoringHead
@@ -136,7 +136,13 @@ def fold_norms(model: nn.Module) -> None:
     computes in another thread fails.
     """
     for module in list(model.modules()):
-        for (name, first), (norm_name, norm) in itertools.pairwise(list(module.named_children())):
-            if isinstance(first, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(first, norm))
+        for (_, first), (norm_name, norm) in itertools.pairwise(list(module.named_children())):
+            if not isinstance(first, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+                continue
+            if norm.running_mean is not None and norm.running_var is not None:
+                # fuse_conv_bn_eval would copy all weights before it computes the new ones.
+                first.weight, first.bias = fuse_conv_bn_weights(
+                    *(first.weight, first.bias, norm.running_mean, norm.running_var, norm.eps),
+                    *(norm.weight, norm.bias),
+                )
                 setattr(module, norm_name, nn.Identity())

@@ -16,7 +16,7 @@ from physiq_ray.images import decode_square, read_size
 from physiq_ray.prediction.answer import NOT_FINITE, Answer, make_answer
 from physiq_ray.prediction.explanation import Explanation, explain
 from physiq_ray.prediction.network import Network, limit_threads
-from physiq_ray.storage import is_photo, list_sources, parse_source
+from physiq_ray.storage import is_photo, parse_source
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,8 @@ def find_photos(addresses: Sequence[str]) -> Iterator[str]:
         if is_object:
             yield address
             continue
+        from physiq_ray.storage import list_sources  # imported here, because it needs Arrow
+
         (listing,) = list_sources([parse_source(address)])
         if listing.table is None:
             raise listing.error or StorageError(address)

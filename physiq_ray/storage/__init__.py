@@ -13,7 +13,8 @@ history   all versions of all objects below an address: list, read, delete, repl
 kinds     which objects are photos, and which of these cannot be decoded here
 listing   the photos of all sources as tables; a partial listing is an error
 objects   read and write one object or file, whole
-pages     a bucket's listing from S3's XML; shows whether a page is the last
+pages     a page of a bucket's listing from S3's XML; shows whether it is the last
+remote    read and write one object whole: the S3 half of `objects`
 refusal   what S3's refusal means: a missing right, or a fault of one object
 retry     which errors are retried, how often, and after which wait
 s3        the clients, and the translation of their errors
@@ -21,30 +22,35 @@ tags      read and write the tags of an object
 together  write several files that belong together
 update    change a file that several processes change
 versions  what S3 holds under one key now, and its older versions
+walk      the pages of a bucket's listing; shows whether all of it was seen
+
+A name is imported from its file when it is used first: boto3 and Arrow take 0.4 s, which a program that reads
+a few local files need not wait for.
 """
 
-from physiq_ray.storage.access import Access
-from physiq_ray.storage.address import (
-    Bucket,
-    Folder,
-    Source,
-    absolute_uri,
-    join_uri,
-    parse_source,
-    parse_sources,
-    split_uri,
-)
-from physiq_ray.storage.custom import PhotoSource, ZipPhotos, list_custom
-from physiq_ray.storage.kinds import REMEDY, are_undecodable, are_waiting, is_photo
-from physiq_ray.storage.listing import (
-    LISTING_SCHEMA,
-    Listing,
-    list_names,
-    list_sources,
-)
-from physiq_ray.storage.objects import create_bytes, read_bytes, write_bytes, write_file
-from physiq_ray.storage.s3 import current_access, follow_settings, forget_clients, use_access
-from physiq_ray.storage.together import written_together
+from typing import TYPE_CHECKING
+
+from physiq_ray.lazy import import_when_used
+
+if TYPE_CHECKING:
+    from physiq_ray.storage.access import Access
+    from physiq_ray.storage.address import (
+        Bucket,
+        Folder,
+        Source,
+        absolute_uri,
+        join_uri,
+        parse_source,
+        parse_sources,
+        split_uri,
+    )
+    from physiq_ray.storage.custom import PhotoSource, ZipPhotos, list_custom
+    from physiq_ray.storage.kinds import REMEDY, are_undecodable, are_waiting, is_photo
+    from physiq_ray.storage.listing import LISTING_SCHEMA, Listing, list_sources
+    from physiq_ray.storage.objects import create_bytes, read_bytes, write_bytes, write_file
+    from physiq_ray.storage.s3 import current_access, follow_settings, forget_clients, use_access
+    from physiq_ray.storage.together import written_together
+    from physiq_ray.storage.walk import list_names
 
 __all__ = [
     "LISTING_SCHEMA",
@@ -77,3 +83,27 @@ __all__ = [
     "write_file",
     "written_together",
 ]
+
+__getattr__ = import_when_used(
+    __name__,
+    {
+        "access": ("Access",),
+        "address": (
+            "Bucket",
+            "Folder",
+            "Source",
+            "absolute_uri",
+            "join_uri",
+            "parse_source",
+            "parse_sources",
+            "split_uri",
+        ),
+        "custom": ("PhotoSource", "ZipPhotos", "list_custom"),
+        "kinds": ("REMEDY", "are_undecodable", "are_waiting", "is_photo"),
+        "listing": ("LISTING_SCHEMA", "Listing", "list_sources"),
+        "objects": ("create_bytes", "read_bytes", "write_bytes", "write_file"),
+        "s3": ("current_access", "follow_settings", "forget_clients", "use_access"),
+        "together": ("written_together",),
+        "walk": ("list_names",),
+    },
+)

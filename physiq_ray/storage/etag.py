@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from physiq_ray.errors import ChangedError, NotFoundError, StorageError
+from physiq_ray.errors import ChangedError, NotFoundError, StorageError, TooLargeError
 
 _MTIME: Final = "mtime-"
 
@@ -74,6 +74,15 @@ def check_num_bytes(uri: str, listed: int, found: int) -> None:
     """
     if listed != found:
         raise ChangedError(_sentence(uri, f"{listed} → {found} bytes"))
+
+
+def check_size(num_bytes: int, max_bytes: int | None) -> None:
+    """Refuse an object that is larger than the limit.
+
+    Raises TooLargeError.
+    """
+    if max_bytes is not None and num_bytes > max_bytes:
+        raise TooLargeError(f"{num_bytes} bytes; at most {max_bytes} are read")
 
 
 def failed_step(error: StorageError) -> str:

@@ -13,9 +13,8 @@ from typing import Any
 from botocore.exceptions import ClientError
 from obstore.exceptions import BaseError as ObstoreError
 
-from physiq_ray.errors import TooLargeError
 from physiq_ray.storage.address import is_bucket_name
-from physiq_ray.storage.etag import check_object, if_match, refused
+from physiq_ray.storage.etag import check_object, check_size, if_match, refused
 from physiq_ray.storage.s3 import open_store, s3_client
 
 
@@ -57,15 +56,6 @@ def fetch_object(bucket: str, key: str, *, max_bytes: int | None = None, etag: s
         check_object(uri, etag, answer.get("ETag"))
         check_size(answer["ContentLength"], max_bytes)
         return Fetched(body.read(), answer.get("ETag", "").strip('"'), answer.get("LastModified"))
-
-
-def check_size(num_bytes: int, max_bytes: int | None) -> None:
-    """Refuse an object that is larger than the limit.
-
-    Raises TooLargeError.
-    """
-    if max_bytes is not None and num_bytes > max_bytes:
-        raise TooLargeError(f"{num_bytes} bytes; at most {max_bytes} are read")
 
 
 def _is_plain(key: str) -> bool:

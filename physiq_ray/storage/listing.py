@@ -1,11 +1,10 @@
 """The photos of all sources: one complete table for each source, or an error.
 
 Sources are listed at the same time. If one cannot be listed, its error is kept and the others continue. A
-listing is never a part of one: "could not look" must not read as "nothing there". The folders of a large
-bucket are listed at the same time, which hides the wait for each page.
+listing is never a part of one: "could not look" must not read as "nothing there".
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,13 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from physiq_ray.errors import StorageError, UnreachableError
+from physiq_ray.errors import StorageError
 from physiq_ray.storage.address import Bucket, CustomSource, Source
-from physiq_ray.storage.folders import FolderPage, hash_files, list_file_names, list_files
+from physiq_ray.storage.folders import FolderPage, hash_files, list_files
 from physiq_ray.storage.kinds import is_photo
-from physiq_ray.storage.pages import PAGE, ObjectPage
-from physiq_ray.storage.retry import retry
-from physiq_ray.storage.s3 import s3_client, translated
+from physiq_ray.storage.pages import ObjectPage
+from physiq_ray.storage.walk import LISTING_THREADS, OnKeys, walk_bucket
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -31,12 +29,6 @@ LISTING_SCHEMA = pa.schema(
         ("modified", pa.timestamp("ms", tz="UTC")),
     ]
 )
-
-# A bucket with more top-level folders is listed in one sequence, as each folder costs at least one request.
-# Ranges of keys would need no folders, but S3 servers disagree on the order of "a b/" and "a/".
-MAX_FOLDERS = 256
-PAGE_KEYS = 1000  # the most that S3 returns in one page
-LISTING_THREADS = 16  # sources, or folders of one bucket, that are listed at the same time
 
 
 @dataclass(frozen=True)
@@ -51,8 +43,10 @@ class Listing:
     num_others: int = 0
     error: StorageError | None = None
 
-
-OnKeys = Callable[[Source, int], None]  # called from several threads, with the number of keys in a new page
+    @property
+    def num_photos(self) -> int:
+        """The number of photos; 0 if they could not be listed."""
+        return 0 if self.table is None else self.table.num_rows
 
 
 def list_sources(
@@ -62,19 +56,6 @@ def list_sources(
     with ThreadPoolExecutor(max_workers=min(LISTING_THREADS, len(sources))) as threads:
         listings = threads.map(lambda source: _list_source(source, on_keys), sources)
         return _with_content_hashes(tuple(listings))
-
-
-def list_names(source: Source) -> tuple[str, ...]:
-    """Give the sorted names of the objects directly under a prefix, or of the files directly in a folder.
-
-    A missing folder and a prefix without objects have none: S3 does not know empty folders.
-    Raises StorageError: it cannot be listed.
-    """
-    if not isinstance(source, Bucket):
-        return list_file_names(source.path)
-    pages = _request_pages(source, Prefix=source.prefix, Delimiter="/")
-    keys = [key for page in pages for key in page.keys]
-    return tuple(sorted(key.removeprefix(source.prefix) for key in keys if not key.endswith("/")))
 
 
 @dataclass(frozen=True)
@@ -101,66 +82,11 @@ def _list_source(source: Source, on_keys: OnKeys) -> Listing:
 
 
 def _list_bucket(source: Bucket, on_keys: OnKeys) -> list[_Part]:
-    """List a bucket; if it is large and has few folders, list the folders at the same time."""
-
-    def keep_photos(page: ObjectPage) -> _Part:
+    def keep(page: ObjectPage) -> _Part:
         on_keys(source, len(page.keys))
         return _keep_photos(source, page)
 
-    first = _request_page(source, Prefix=source.prefix)
-    if not first.is_truncated:
-        return [keep_photos(first)]
-    top = _request_page(source, Prefix=source.prefix, Delimiter="/")
-    folders = top.prefixes
-    if top.is_truncated or not 1 < len(folders) <= MAX_FOLDERS:
-        return [keep_photos(page) for page in _pages_from(first, source, Prefix=source.prefix)]
-
-    def list_folder(prefix: str) -> list[_Part]:
-        return [keep_photos(page) for page in _request_pages(source, Prefix=prefix)]
-
-    with ThreadPoolExecutor(min(LISTING_THREADS, len(folders))) as threads:
-        listed = list(threads.map(list_folder, folders))
-    return [keep_photos(top), *(part for parts in listed for part in parts)]
-
-
-def _request_pages(source: Bucket, **request: str) -> Iterator[ObjectPage]:
-    return _pages_from(_request_page(source, **request), source, **request)
-
-
-def _pages_from(page: ObjectPage, source: Bucket, **request: str) -> Iterator[ObjectPage]:
-    """Give a page and those after it, up to the page that says it is the last.
-
-    botocore's paginator is not used: it takes a page without any word about the next one as the last, and so
-    returns an interrupted listing as a short one.
-    """
-    yield page
-    while page.is_truncated and page.next_token:
-        page = _request_page(source, **request, ContinuationToken=page.next_token)
-        yield page
-
-
-def _request_page(source: Bucket, **request: str) -> ObjectPage:
-    """Request one page, with retries; the page says whether the listing continues, and where."""
-    attempted, right = f"list {source}", f"s3:ListBucket on arn:aws:s3:::{source.name}"
-    with translated(attempted, right=right):
-        client = s3_client()  # outside the retries: a wrong setting does not become right
-
-    def get() -> ObjectPage:
-        with translated(attempted, right=right):
-            answer = client.list_objects_v2(Bucket=source.name, MaxKeys=PAGE_KEYS, **request)
-        page: ObjectPage | None = answer.get(PAGE)
-        if (
-            page is None
-            or page.is_truncated is None
-            or (page.is_truncated and page.next_token in {None, request.get("ContinuationToken")})
-        ):
-            raise UnreachableError(
-                f"{attempted}: the listing stopped part-way: an answer does not say where the listing "
-                "continues; try again, and check that AWS_ENDPOINT_URL is that of an S3 server"
-            )
-        return page
-
-    return retry(get)
+    return walk_bucket(source, keep)
 
 
 def _keep_photos(source: Source, page: ObjectPage | FolderPage) -> _Part:

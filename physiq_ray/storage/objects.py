@@ -1,26 +1,20 @@
-"""Read and write one object or file. A write is complete or changes nothing."""
+"""Read and write one object or file. A write is complete or changes nothing.
 
+This module has the files; `remote` has the objects, and is imported when the first s3:// address is used.
+"""
+
+import contextlib
 import io
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from botocore.exceptions import ClientError
-
-from physiq_ray.errors import DeniedError, NotFoundError, StorageError
-from physiq_ray.storage.address import split_uri
-from physiq_ray.storage.etag import check_file
-from physiq_ray.storage.fetch import check_size, fetch_object
-from physiq_ray.storage.refusal import read_error
-from physiq_ray.storage.retry import retry
-from physiq_ray.storage.s3 import s3_client, translated
-
-# S3's answers to If-None-Match: an object was there before, or another writer was faster at the same moment.
-ALREADY_THERE = ("PreconditionFailed", "ConditionalRequestConflict")
+from physiq_ray.errors import ChangedError, DeniedError, NotFoundError, StorageError
+from physiq_ray.storage.etag import check_file, check_size
 
 
 def read_bytes(uri: str, *, max_bytes: int | None = None, etag: str = "") -> bytes:
@@ -40,15 +34,33 @@ def read_bytes(uri: str, *, max_bytes: int | None = None, etag: str = "") -> byt
             return data
         except OSError as error:
             raise translate_os(error, f"read {uri}") from error
-    bucket, key = split_uri(uri)
-    with translated(f"read {uri}"):
-        s3_client()  # outside the retries: a wrong setting does not become right
+    from physiq_ray.storage.remote import read_object
 
-    def get() -> bytes:
-        with translated(f"read {uri}"):
-            return bytes(fetch_object(bucket, key, max_bytes=max_bytes, etag=etag).data)
+    return read_object(uri, max_bytes=max_bytes, etag=etag)
 
-    return retry(get)
+
+@contextlib.contextmanager
+def open_whole(uri: str) -> Iterator[io.BufferedReader | io.BytesIO]:
+    """Give an object or file to read and seek in, for a block that need not hold all of a file in memory.
+
+    Raises as `read_bytes`; ChangedError at the end of the block: the file was written meanwhile, so that what
+    was read may be of two versions.
+    """
+    if uri.startswith("s3://"):
+        yield io.BytesIO(read_bytes(uri))
+        return
+    try:
+        with Path(uri).open("rb") as file:
+            if not file.seekable():  # a pipe
+                yield io.BytesIO(file.read())
+                return
+            before = os.fstat(file.fileno())
+            yield file
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        raise translate_os(error, f"read {uri}") from error
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise ChangedError(f"read {uri}: it was written while it was read; try again")
 
 
 def write_file(path: Path, uri: str) -> None:
@@ -70,15 +82,9 @@ def write_bytes(data: bytes, uri: str) -> None:
 
 def _write(uri: str, open_content: Callable[[], IO[bytes]]) -> None:
     if uri.startswith("s3://"):
-        bucket, key = split_uri(uri)
-        with translated(f"write {uri}"):
-            client = s3_client()
+        from physiq_ray.storage.remote import write_object
 
-        def upload() -> None:
-            with translated(f"write {uri}"), open_content() as content:
-                client.upload_fileobj(content, bucket, key)
-
-        retry(upload)
+        write_object(uri, open_content)
         return
     target = Path(uri)
     try:
@@ -102,7 +108,9 @@ def create_bytes(data: bytes, uri: str) -> bool:
     Raises StorageError.
     """
     if uri.startswith("s3://"):
-        return _create_object(data, uri)
+        from physiq_ray.storage.remote import create_object
+
+        return create_object(data, uri)
     temporary = Path(f"{uri}.{os.getpid()}-{threading.get_ident()}")
     write_bytes(data, str(temporary))
     try:
@@ -114,38 +122,6 @@ def create_bytes(data: bytes, uri: str) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
-
-
-def _create_object(data: bytes, uri: str) -> bool:
-    bucket, key = split_uri(uri)
-    with translated(f"write {uri}"):
-        client = s3_client()
-    num_tries = 0
-
-    def put() -> bool:
-        nonlocal num_tries
-        num_tries += 1
-        with translated(f"write {uri}"):
-            try:
-                client.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-            except ClientError as error:
-                if read_error(error)[0] not in ALREADY_THERE:
-                    raise
-                num_tries += error.response["ResponseMetadata"].get("RetryAttempts", 0)  # botocore's own
-                return False
-        return True
-
-    if retry(put):
-        return True
-    # If the answer to the first attempt was lost, a later attempt may find the object of the first.
-    return num_tries > 1 and _holds(uri, data)
-
-
-def _holds(uri: str, data: bytes) -> bool:
-    try:
-        return read_bytes(uri) == data
-    except NotFoundError:  # another writer is not finished yet, or has deleted its object
-        return False
 
 
 def translate_os(error: OSError, attempted: str) -> StorageError:

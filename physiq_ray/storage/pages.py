@@ -3,7 +3,7 @@
 obstore's listing (with Arrow output too) ends at a page that does not name the next one, even if the page
 says that the listing is truncated, or is no listing at all: a web server's HTML page reads as an empty
 bucket. It also fails for the whole bucket if one key is like `a//b.jpg`. botocore's paginator ends in the
-same way. Here `is_truncated` and `next_token` of each page reach `listing.py`, which makes such a page an
+same way. Here `is_truncated` and `next_token` of each page reach `walk.py`, which makes such a page an
 error.
 
 botocore still signs, sends, follows redirects and retries. Only the body of a successful answer is taken from

@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from physiq_ray.config import SyncSettings
 from physiq_ray.errors import SettingError, StorageError, quoted
 from physiq_ray.machine import check_writable
-from physiq_ray.storage import Bucket, Listing, Source, follow_settings, list_sources, parse_sources
+from physiq_ray.storage import Bucket, Source, follow_settings, parse_sources
 from physiq_ray.storage.objects import translate_os
+from physiq_ray.storage.walk import PhotoList, list_photos
 from physiq_ray.syncing.partial import partial_folder, remove_abandoned
 from physiq_ray.syncing.paths import find_clashes, folded, is_case_sensitive_by_custom, local_path, probe_case
 from physiq_ray.syncing.plan import LocalFiles, Photo, Plan, needed_bytes, plan_downloads
@@ -33,6 +34,7 @@ from physiq_ray.syncing.transfer import Tally, Transfer
 
 if TYPE_CHECKING:
     from physiq_ray.labels import Labels
+    from physiq_ray.storage import Listing
 
 OnProgress = Callable[[str, int, int, str], None]  # label, done, total (0: not known yet), note
 
@@ -69,20 +71,27 @@ def sync(
             found[sources.index(source)] += num_keys
         on_progress(f"list {source}", found[sources.index(source)], 0, "")
 
-    listings = list_sources(sources, on_keys=on_keys)
+    tables: tuple[Listing, ...] = ()
+    if words is None:
+        listings: Sequence[PhotoList | Listing] = list_photos(sources, on_keys)
+    else:
+        from physiq_ray.storage import list_sources  # imported here, because it needs Arrow
+
+        listings = tables = list_sources(sources, on_keys=on_keys)
     try:
-        return _Run(settings, folder, listings, dry_run, on_progress).run(words, is_sorted=is_sorted)
+        return _Run(settings, folder, listings, dry_run, on_progress).run(words, tables, is_sorted=is_sorted)
     except OSError as error:
         raise translate_os(error, f"write {error.filename or folder}") from error
 
 
-def _parse_buckets(settings: SyncSettings) -> tuple[Source, ...]:
-    sources = parse_sources(settings.sources)
-    for source in sources:
+def _parse_buckets(settings: SyncSettings) -> tuple[Bucket, ...]:
+    buckets = []
+    for source in parse_sources(settings.sources):
         if not isinstance(source, Bucket):
             raise SettingError(f"sources: {source} is a folder; sync downloads s3:// buckets")
-    follow_settings(settings, [source.name for source in sources])
-    return sources
+        buckets.append(source)
+    follow_settings(settings, [bucket.name for bucket in buckets])
+    return tuple(buckets)
 
 
 def _check_writable(folder: Path) -> None:
@@ -119,7 +128,7 @@ class _Run:
         self,
         settings: SyncSettings,
         folder: Path,
-        listings: Sequence[Listing],
+        listings: "Sequence[PhotoList | Listing]",
         dry_run: bool,
         on_progress: OnProgress,
     ) -> None:
@@ -132,16 +141,21 @@ class _Run:
         self._files = LocalFiles(folder)
         self._checked_by_length: tuple[str, ...] = ()
 
-    def run(self, words: _Words | None, *, is_sorted: bool) -> SyncReport:
-        """Plan the sync, and carry it out unless it is a dry run."""
+    def run(self, words: _Words | None, tables: "Sequence[Listing]", *, is_sorted: bool) -> SyncReport:
+        """Plan the sync, and carry it out unless it is a dry run.
+
+        tables: the listings, if there are words.
+        """
         name_max = _name_max(self._folder)
         sorting = _NOTHING_SORTED
-        if words is not None and is_sorted:
-            refuse_half_a_split(self._listings, self._files)
-            photos = self._sorted(words, name_max)
+        if words is None:
+            photos = self._listed(name_max)
+        elif is_sorted:
+            refuse_half_a_split(tables, self._files)
+            photos = self._sorted(words, tables, name_max)
             sorting = plan_sorting(photos, self._files)
         else:
-            photos = self._listed(self._labelled(words) if words is not None else None, name_max)
+            photos = self._labelled(words, tables, name_max)
         _check_names(self._folder, photos)
         if not self._dry_run:
             remove_abandoned(self._folder)
@@ -160,14 +174,27 @@ class _Run:
         downloads = self._do(plan, places, photos)
         return self._report(photos, downloads, sorting)
 
-    def _listed(self, masks: Sequence[Any] | None, name_max: int) -> list[Photo]:
+    def _listed(self, name_max: int) -> list[Photo]:
+        return [
+            Photo(
+                f"s3://{listing.source.name}/{photo.key}",
+                local_path(listing.source.name, photo.key, name_max),
+                *(photo.size, photo.etag, photo.modified_s, number),
+            )
+            for number, listing in enumerate(self._listings)
+            if isinstance(listing, PhotoList)
+            for photo in listing.photos
+        ]
+
+    def _labelled(self, words: _Words, tables: "Sequence[Listing]", name_max: int) -> list[Photo]:
+        from physiq_ray.manifest import find_labelled
+
+        named = find_labelled(tables, words.labels, words.poses, self._settings.source_buckets)
         photos = []
-        for number, listing in enumerate(self._listings):
-            table = listing.table
-            if table is None:
+        for number, (listing, found) in enumerate(zip(tables, named, strict=True)):
+            if listing.table is None or found is None:
                 continue
-            if masks is not None:
-                table = table.filter(masks[number])
+            table = listing.table.filter(found.is_labelled)
             columns = [table[name].to_pylist() for name in ("uri", "bucket", "key", "size", "etag")]
             photos += [
                 Photo(uri, local_path(bucket, key, name_max), size, etag, second, number)
@@ -177,17 +204,11 @@ class _Run:
             ]
         return photos
 
-    def _labelled(self, words: _Words) -> Sequence[Any]:
-        from physiq_ray.manifest import find_labelled
-
-        named = find_labelled(self._listings, words.labels, words.poses, self._settings.source_buckets)
-        return [found.is_labelled if found is not None else None for found in named]
-
-    def _sorted(self, words: _Words, name_max: int) -> list[Photo]:
+    def _sorted(self, words: _Words, tables: "Sequence[Listing]", name_max: int) -> list[Photo]:
         from physiq_ray.manifest import match_configured, require_trainable
 
-        manifest = match_configured(self._listings, words.labels, words.poses, self._settings)
-        return sorted_photos(require_trainable(manifest), self._listings, name_max)
+        manifest = match_configured(tables, words.labels, words.poses, self._settings)
+        return sorted_photos(require_trainable(manifest), tables, name_max)
 
     def _clashes(self, photos: Sequence[Photo]) -> dict[str, str]:
         paths = [photo.path for photo in photos]
@@ -235,12 +256,11 @@ class _Run:
             num_bytes[photo.source] += photo.size
         reports = []
         for number, (listing, tally) in enumerate(zip(self._listings, self._tallies, strict=True)):
-            found = listing.table.num_rows if listing.table is not None else 0
             reports.append(
                 BucketReport(
                     source=str(listing.source),
-                    found=found,
-                    left_out=found - wanted[number],
+                    found=listing.num_photos,
+                    left_out=listing.num_photos - wanted[number],
                     to_download=to_download[number],
                     to_download_bytes=num_bytes[number],
                     downloaded=tally.downloaded,

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from physiq_ray.constants import TEST, TRAIN, VALIDATION
 from physiq_ray.errors import StorageError
-from physiq_ray.storage import LISTING_SCHEMA, Listing, is_photo
+from physiq_ray.storage import is_photo
 from physiq_ray.syncing.paths import flat_name
 from physiq_ray.syncing.plan import LocalFiles, Photo
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from physiq_ray.manifest import Manifest
+    from physiq_ray.storage import Listing
 
 SIDES: Final = {TRAIN: "training", VALIDATION: "validation", TEST: "test"}  # by the manifest's name
 
@@ -35,8 +35,13 @@ class Sorting:
     stale: tuple[str, ...]
 
 
-def sorted_photos(manifest: "Manifest", listings: Sequence[Listing], name_max: int) -> list[Photo]:
+def sorted_photos(manifest: "Manifest", listings: Sequence["Listing"], name_max: int) -> list[Photo]:
     """Give the manifest's photos with their paths by side and pose."""
+    import pyarrow as pa  # imported here: a sync that sorts nothing needs no Arrow
+    import pyarrow.compute as pc
+
+    from physiq_ray.storage import LISTING_SCHEMA
+
     listed = [(number, item.table) for number, item in enumerate(listings) if item.table is not None]
     everything = pa.concat_tables([LISTING_SCHEMA.empty_table(), *(table for _, table in listed)])
     sources = [number for number, table in listed for _ in range(table.num_rows)]
@@ -58,8 +63,10 @@ def sorted_photos(manifest: "Manifest", listings: Sequence[Listing], name_max: i
     ]
 
 
-def seconds_of(modified: pa.ChunkedArray) -> list[int]:
+def seconds_of(modified: "pa.ChunkedArray") -> list[int]:
     """Give a listing's times in whole seconds since 1970."""
+    import pyarrow as pa
+
     return [milliseconds // 1000 for milliseconds in modified.cast(pa.int64()).to_pylist()]
 
 
@@ -100,7 +107,7 @@ def apply_sorting(sorting: Sorting, folder: Path) -> None:
         (folder / path).unlink(missing_ok=True)
 
 
-def refuse_half_a_split(listings: Sequence[Listing], files: LocalFiles) -> None:
+def refuse_half_a_split(listings: Sequence["Listing"], files: LocalFiles) -> None:
     """Refuse to sort if the folder has photos of a source that could not be listed.
 
     A copy of such a photo may belong to the other side, which only its listing can show.

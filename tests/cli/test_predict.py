@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -170,3 +172,19 @@ def test_an_unknown_and_a_hostile_model_file_are_refused(run_here, tmp_path, mak
     unknown = run_here("predict", "photo.jpg", "--model", "unknown.pth")
     assert unknown.returncode == 1
     assert "unknown.pth" in unknown.stderr
+
+
+def test_one_local_photo_needs_neither_ray_nor_s3_nor_arrow_nor_matplotlib(model, make_photo, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(make_photo())
+    code = (
+        "import sys; from physiq_ray.cli import main; status = main(sys.argv[1:]);"
+        "print(status, [name for name in ('ray', 'boto3', 'pyarrow', 'pandas', 'matplotlib') "
+        "if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "predict", "photo.jpg", "--no-figures", "--model", str(model)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.endswith("\n0 []\n"), done.stderr

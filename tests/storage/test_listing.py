@@ -115,8 +115,8 @@ def test_more_photos_than_one_page_holds_are_all_listed(make_bucket: MakeBucket)
 def test_a_large_bucket_listed_by_folders_has_each_photo_once(
     make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch, max_folders: int
 ) -> None:
-    monkeypatch.setattr(storage.listing, "PAGE_KEYS", 20)
-    monkeypatch.setattr(storage.listing, "MAX_FOLDERS", max_folders)
+    monkeypatch.setattr(storage.walk, "PAGE_KEYS", 20)
+    monkeypatch.setattr(storage.walk, "MAX_FOLDERS", max_folders)
     keys = [f"{folder}/{number:03d}.jpg" for folder in ("0", "a", "b é", "b/c", "ü") for number in range(25)]
     keys += [f"flat-{number:03d}.jpg" for number in range(9)]
     bucket = make_bucket(dict.fromkeys(keys, b"1"))

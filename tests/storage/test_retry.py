@@ -20,7 +20,7 @@ MakeBucket = Callable[..., str]
 def test_listings_and_writes_survive_five_seconds_without_a_server(
     s3: Any, make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage.listing, "PAGE_KEYS", 20)
+    monkeypatch.setattr(storage.walk, "PAGE_KEYS", 20)
     bucket = make_bucket({f"{number % 3}/{number:03d}.jpg": b"1" for number in range(90)} | {"a.txt": b""})
     s3.stop()
     back = threading.Timer(5, s3.start)

@@ -5,7 +5,7 @@ from botocore.exceptions import ClientError
 
 from physiq_ray import storage
 from physiq_ray.errors import StorageError
-from physiq_ray.storage import objects, written_together
+from physiq_ray.storage import remote, written_together
 from physiq_ray.storage.s3 import s3_client
 
 LAST = ("b.txt", "a.txt")
@@ -69,7 +69,7 @@ def test_objects_are_uploaded_in_order_and_a_failed_upload_ends_the_sequence(mak
         upload(content, bucket, key)
 
     monkeypatch.setattr(client, "upload_fileobj", refuse_a)
-    monkeypatch.setattr(objects, "s3_client", lambda: client)
+    monkeypatch.setattr(remote, "s3_client", lambda: client)
 
     def write():
         with written_together(f"s3://{bucket}/m", last=LAST) as folder:

@@ -171,11 +171,12 @@ def test_the_help_ends_with_examples(run_cli: Any) -> None:
     assert "--config FILE" in done.stdout
 
 
-def test_a_plain_sync_imports_neither_ray_nor_torch_nor_rich(make_bucket: Any, tmp_path: Path) -> None:
+def test_a_plain_sync_imports_no_heavy_library(make_bucket: Any, tmp_path: Path) -> None:
     bucket = make_bucket({"a.jpg": b"a"})
     code = (
         "import sys; from physiq_ray.cli import main; status = main(sys.argv[1:]);"
-        "print(status, [name for name in ('ray', 'torch', 'rich') if name in sys.modules])"
+        "print(status, [name for name in ('ray', 'torch', 'rich', 'pyarrow', 'pandas', 'numpy') "
+        "if name in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "sync", "f", "--sources", f"s3://{bucket}"],
