@@ -47,7 +47,10 @@ def test_numbers_must_be_equal_too(texts, wanted, data):
     number = st.integers(-1, 1)
     numbers = data.draw(st.lists(number, min_size=len(texts), max_size=len(texts)))
     wanted_numbers = data.draw(st.lists(number, min_size=len(wanted), max_size=len(wanted)))
-    pairs, wanted_pairs = list(zip(texts, numbers)), list(zip(wanted, wanted_numbers))
+    pairs, wanted_pairs = (
+        list(zip(texts, numbers, strict=True)),
+        list(zip(wanted, wanted_numbers, strict=True)),
+    )
     arrays = np.array(numbers, np.int64), np.array(wanted_numbers, np.int64)
     assert first_equal(column_of(texts), arrays[0]).tolist() == row_of_each(pairs, pairs)
     found = find_equal(column_of(texts), column_of(wanted), *arrays)

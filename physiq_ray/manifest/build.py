@@ -284,7 +284,10 @@ def _to_table(
 ) -> pa.Table:
     """Return some of the rows as a table of MANIFEST_SCHEMA."""
     here, kept = (rows if mask.all() else rows[mask]), pa.array(mask)
-    columns = {name: take_rows(photos[name], here) for name in _LISTED}
+    columns = {}
+    for name in _LISTED:
+        columns[name] = take_rows(photos[name], here)
+        pa.default_memory_pool().release_unused()  # a filter leaves twice the memory of its result
     columns["pose_id"] = pose_id.filter(kept)
     columns["class_index"] = divided.class_index.filter(kept)
     columns["group"] = take_rows(photos["uri"], rows[divided.representative[mask]])

@@ -93,7 +93,8 @@ def _list_source(source: Source, on_keys: OnKeys) -> Listing:
         else:
             pages = (FolderPage(), *list_files(source.path))
             parts = [_keep_photos(source, page) for page in pages]
-        table = pa.concat_tables(part.table for part in parts)
+        # One chunk for each page would make each later step on the table slow.
+        table = pa.concat_tables(part.table for part in parts).combine_chunks()
         return Listing(source, table, sum(part.num_others for part in parts))
     except StorageError as error:
         return Listing(source, error=error)
