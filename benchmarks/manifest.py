@@ -164,7 +164,8 @@ def main() -> None:
         print(
             f"| {num_objects:,} | {written} | {runs[0]['rows']:,} | {statistics.median(seconds):.1f} s | "
             f"{min(seconds):.1f} to {max(seconds):.1f} s | "
-            f"{statistics.median(run['cpu_seconds'] for run in runs):.1f} s | {runs[0]['inputs_mib']:.0f} MiB | "
+            f"{statistics.median(run['cpu_seconds'] for run in runs):.1f} s | "
+            f"{runs[0]['inputs_mib']:.0f} MiB | "
             f"{statistics.median(run['peak_mib'] for run in runs):.0f} MiB |",
             flush=True,
         )

@@ -254,8 +254,7 @@ def project(args: argparse.Namespace) -> None:
     task_rows = blocks["rows_per_task"]
     needs = [
         Need(
-            f"one Arrow column (`{column}`), 32-bit offsets"
-            + ("" if refused else ": no longer refused by this pyarrow"),
+            f"one Arrow column (`{column}`), " + ("32-bit offsets" if refused else "64-bit offsets"),
             f"{column_bytes:.0f} B a row",
             column_bytes,
             2.0**31 if refused else math.inf,

@@ -37,7 +37,7 @@ MANIFEST_FILE = "manifest.parquet"  # among the files of a run
 
 @dataclass(frozen=True)
 class Manifest:
-    """The photos of one run, as tables of MANIFEST_SCHEMA sorted by uri.
+    """The photos of one run, as tables of MANIFEST_SCHEMA sorted by uri; texts have the type large_string.
 
     no_pose: the photos of no known pose, in the splits "validation" and "test".
     """
