@@ -45,6 +45,7 @@ def measure_tables(work: dict[str, Any], folder: str) -> dict[str, Any]:
     """Give the bytes per row of the tables and files that have one row for each photo."""
     from manifest import POSES, make_inputs
 
+    from physiq_ray.ingest.dataset import needed_columns
     from physiq_ray.manifest import TRAIN, match_photos
     from physiq_ray.training.plan import plan_epoch
 
@@ -66,12 +67,12 @@ def measure_tables(work: dict[str, Any], folder: str) -> dict[str, Any]:
         "listing": listed / work["rows"],
         "manifest": manifest.table.nbytes / rows,
         "parquet": len(manifest.to_parquet()) / rows,
-        # If photos are streamed, a training worker gets the rows with all their columns.
-        "job": len(pickle.dumps(train, protocol=5)) / train.num_rows,
+        # If photos are streamed, a training worker gets these columns of all rows.
+        "job": len(pickle.dumps(needed_columns(train), protocol=5)) / train.num_rows,
         "columns": {
             name: manifest.table[name].nbytes / rows
             for name in manifest.table.column_names
-            if manifest.table.schema.field(name).type == pa.string()
+            if pa.types.is_large_string(manifest.table.schema.field(name).type)
         },
         "plan": plan_bytes / rows,
         "plan_s": plan_s / rows,
@@ -80,8 +81,8 @@ def measure_tables(work: dict[str, Any], folder: str) -> dict[str, Any]:
 
 def _random_etags(num_rows: int, seed: int) -> pa.Array:
     text = np.random.default_rng(seed).bytes(16 * num_rows).hex().encode()
-    offsets = np.arange(num_rows + 1, dtype=np.int32) * 32
-    return pa.StringArray.from_buffers(num_rows, pa.py_buffer(offsets), pa.py_buffer(text))
+    offsets = np.arange(num_rows + 1) * 32
+    return pa.LargeStringArray.from_buffers(num_rows, pa.py_buffer(offsets), pa.py_buffer(text))
 
 
 def measure_labels(work: dict[str, Any], folder: str) -> dict[str, float]:
@@ -158,15 +159,17 @@ def measure_checkpoint(work: dict[str, Any], folder: str) -> dict[str, float]:
     return {"fixed": saved(state), "answer": saved(answers) / rows}
 
 
-def strings_end_at_2_gib() -> bool:
-    """Check whether Arrow still refuses to take, sort or join a string column of more than 2 GiB.
+def column_ends_at_2_gib() -> bool:
+    """Check whether Arrow refuses to take rows of a column of the manifest's type with more than 2 GiB.
 
-    Its offsets have 32 bits. The column consists of one buffer of zeros, twice; no page of it is touched.
+    It refuses if offsets have 32 bits, as those of string. The column is one buffer of zeros, twice.
     """
+    from physiq_ray.manifest import MANIFEST_SCHEMA
+
     length, rows = 1_000_000, 1100
     data = pa.py_buffer(np.zeros(length * rows, np.uint8))
     offsets = pa.py_buffer((np.arange(rows + 1) * length).astype(np.int32))
-    part = pa.StringArray.from_buffers(rows, offsets, data)
+    part = pa.StringArray.from_buffers(rows, offsets, data).cast(MANIFEST_SCHEMA.field("uri").type)
     try:
         pa.table({"uri": pa.chunked_array([part, part])}).take(pa.array([0]))
     except pa.ArrowInvalid as error:
@@ -246,13 +249,12 @@ def project(args: argparse.Namespace) -> None:
     match_bytes = (matched[large]["peak_mib"] - matched[large]["idle_mib"]) * 2**20 / large
     match_s = matched[large]["seconds"] / large**power
     column, column_bytes = max(tables["columns"].items(), key=lambda item: item[1])
-    refused = strings_end_at_2_gib()
+    refused = column_ends_at_2_gib()
     head, hour, node_store = args.head_gib * 2**30, 3600.0, args.head_gib * 2**30 * 0.3
     task_rows = blocks["rows_per_task"]
     needs = [
         Need(
-            f"one Arrow column (`{column}`), 32-bit offsets"
-            + ("" if refused else ": no longer refused by this pyarrow"),
+            f"one Arrow column (`{column}`), " + ("32-bit offsets" if refused else "64-bit offsets"),
             f"{column_bytes:.0f} B a row",
             column_bytes,
             2.0**31 if refused else math.inf,

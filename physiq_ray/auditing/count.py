@@ -1,11 +1,14 @@
 """Count photos by pose and split, and find copies, from the manifest without reading photos."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow.compute as pc
 
 from physiq_ray.auditing.check import PhotoCheck, listed_photos, read_all
+from physiq_ray.columns import first_equal, take_rows
 from physiq_ray.manifest import TEST, TRAIN, VALIDATION, Manifest
 from physiq_ray.near import load_hash
 
@@ -110,6 +113,9 @@ def audit_manifest(
 
 def _find_copies(manifest: Manifest) -> tuple[tuple[str, ...], ...]:
     table = manifest.table.filter(pc.not_equal(manifest.table["etag"], ""))
-    counts = table.group_by(["size", "etag"]).aggregate([("uri", "list"), ("uri", "count")])
-    repeated = counts.filter(pc.greater(counts["uri_count"], 1))["uri_list"].to_pylist()
-    return tuple(sorted(tuple(sorted(uris)) for uris in repeated))
+    content = first_equal(table["etag"], table["size"].to_numpy())
+    rows = np.flatnonzero(np.bincount(content)[content] > 1)
+    copies = defaultdict(list)
+    for number, uri in zip(content[rows].tolist(), take_rows(table["uri"], rows).to_pylist(), strict=True):
+        copies[number].append(uri)
+    return tuple(sorted(tuple(sorted(uris)) for uris in copies.values()))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from physiq_ray.columns import contiguous
 from physiq_ray.errors import LabelError, SettingError, StorageError, quoted, shown
 from physiq_ray.labels import Labels
 from physiq_ray.manifest import NamedPhotos, find_labelled
@@ -20,7 +21,7 @@ from physiq_ray.manifest.names import last_parts
 from physiq_ray.storage import LISTING_SCHEMA, Bucket, Listing, are_undecodable, are_waiting, split_uri
 
 EXAMPLES = 5
-RESEMBLING_SCHEMA = pa.schema([("uri", pa.string()), ("label", pa.string())])
+RESEMBLING_SCHEMA = pa.schema([("uri", pa.large_string()), ("label", pa.large_string())])
 
 
 class Kept(NamedTuple):
@@ -184,9 +185,9 @@ def _find_named(
     ]
 
 
-def _also_resembling(keys: pa.ChunkedArray, one: NamedPhotos, other: NamedPhotos) -> pa.StringArray:
+def _also_resembling(keys: pa.ChunkedArray, one: NamedPhotos, other: NamedPhotos) -> pa.LargeStringArray:
     is_found = pc.and_not(other.is_labelled, one.is_labelled)
-    return pc.coalesce(one.resembles, pc.if_else(is_found, last_parts(keys), pa.scalar(None, pa.string())))
+    return pc.coalesce(one.resembles, pc.if_else(is_found, contiguous(last_parts(keys)), None))
 
 
 def _look_at(listing: Listing, named: NamedPhotos | None, old_enough: datetime) -> BucketPlan:
@@ -327,8 +328,8 @@ def _only(bucket: BucketPlan, reviewed: pa.Table) -> BucketPlan:
 
 def _why_kept(reviewed: pa.Table, found: Sequence[BucketPlan], listings: Sequence[Listing]) -> list[Kept]:
     """Give the reason for each photo of a reviewed plan that stays; a failed source has its own error."""
-    still = pa.concat_arrays([pa.nulls(0, pa.string()), *(b.table["uri"].combine_chunks() for b in found)])
-    staying = reviewed.filter(pc.invert(pc.is_in(reviewed["uri"], still)))
+    still = pa.concat_tables([LISTING_SCHEMA.empty_table(), *(bucket.table for bucket in found)])
+    staying = reviewed.filter(pc.invert(pc.is_in(reviewed["uri"], still["uri"])))
     wanted = staying["uri"].combine_chunks()
     now: dict[str, dict[str, Any]] = {}
     for listing, bucket in zip(listings, found, strict=True):

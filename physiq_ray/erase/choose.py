@@ -165,7 +165,7 @@ def _find_wanted(
             "with --group-field, give --group-pattern, or choose the photos with --match"
         )
     # Only the wanted group is left, if there is one; which photo a label means does not depend on its group.
-    own = pc.if_else(pc.equal(groups, pa.scalar(request.group, pa.string())), groups, None)
+    own = pc.if_else(pc.equal(groups, pa.scalar(request.group, pa.large_string())), groups, None)
     position = labels.table.schema.get_field_index("group")
     labels = replace(labels, table=labels.table.set_column(position, "group", own))
     _add_labelled(wanted, _as_listings(histories, candidates), labels, poses, source_buckets)
@@ -190,7 +190,7 @@ def _add_labelled(
     wanted.ambiguous = tuple(
         matches.names.name.filter(pa.array(has_group & matches.is_ambiguous)).to_pylist()
     )
-    is_wanted = pc.is_in(photos["uri"], pa.array(sorted(wanted.uris), pa.string())).to_numpy()
+    is_wanted = pc.is_in(photos["uri"], pa.array(sorted(wanted.uris), pa.large_string())).to_numpy()
     codes = np.unique(matches.pairs.code[is_wanted[matches.pairs.photo]])
     wanted.labels = tuple(matches.names.name.take(pa.array(codes)).to_pylist())
 
@@ -218,14 +218,14 @@ def _match_keys(table: pa.Table, request: Request) -> pa.ChunkedArray | pa.Array
     if request.group is not None and request.group_pattern:
         texts = pattern_texts(table["key"], request.group_pattern)
         return pc.fill_null(pc.equal(texts, request.group), False)
-    return pc.is_in(table["uri"], pa.array([item.uri for item in request.named], pa.string()))
+    return pc.is_in(table["uri"], pa.array([item.uri for item in request.named], pa.large_string()))
 
 
 def _add_contents(wanted: _Wanted, table: pa.Table, named: Sequence[Named], entries: Sequence[Entry]) -> None:
     """Add what is known of wanted photos: the content of the newest version, and what journals say."""
     seen: set[str] = set()
     older = {(item.uri, item.size, item.etag) for item in named if item.is_older}
-    is_wanted = pc.is_in(table["uri"], pa.array(sorted(wanted.uris), pa.string()))
+    is_wanted = pc.is_in(table["uri"], pa.array(sorted(wanted.uris), pa.large_string()))
     for row in table.filter(pc.and_not(is_wanted, table["is_marker"])).to_pylist():
         if row["uri"] not in seen:  # versions are listed newest first
             seen.add(row["uri"])
@@ -256,8 +256,8 @@ def _add_content(wanted: _Wanted, uri: str, size: int, etag: str) -> None:
 
 def _choose(table: pa.Table, wanted: _Wanted) -> tuple[list[Stored], set[str]]:
     """Choose versions by the table of this module; give them, and the addresses that count."""
-    etags = pa.array([etag for _, etag in wanted.contents], pa.string())
-    names = pa.array(sorted(wanted.uris | wanted.moved.keys()), pa.string())
+    etags = pa.array([etag for _, etag in wanted.contents], pa.large_string())
+    names = pa.array(sorted(wanted.uris | wanted.moved.keys()), pa.large_string())
     # Only addresses with a possible version become Python objects: a bucket may hold millions of others.
     maybe = table.filter(pc.or_(pc.is_in(table["uri"], names), pc.is_in(table["etag"], etags)))
     rows = to_stored(table.filter(pc.is_in(table["uri"], maybe["uri"].unique())))

@@ -126,7 +126,7 @@ def measure_behaviour(
     rows = choose_rows(answers.uris, MOST_PHOTOS).tolist()
     uris = [answers.uris[row] for row in rows]
     groups = number_groups([(answers.groups or answers.uris)[row] for row in rows])
-    found = pc.index_in(pa.array(uris, pa.string()), value_set=photos["uri"].combine_chunks())
+    found = pc.index_in(pa.array(uris, pa.large_string()), value_set=photos["uri"].combine_chunks())
     etags = [etag or "" for etag in photos["etag"].take(found).to_pylist()]
     limit_threads()
     network = Network(state, precision=precision)

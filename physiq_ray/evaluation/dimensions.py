@@ -52,7 +52,7 @@ def find_dimensions(
     photos: rows of MANIFEST_SCHEMA, among them those of the answers. pose_names: by class index. brightness:
     uri → mean brightness, 0 … 1, empty if it is not known.
     """
-    rows = pc.index_in(pa.array(answers.uris, pa.string()), value_set=photos["uri"].combine_chunks())
+    rows = pc.index_in(pa.array(answers.uris, pa.large_string()), value_set=photos["uri"].combine_chunks())
     bucket, key, size = (photos[name].take(rows).to_pylist() for name in ("bucket", "key", "size"))
     lightness = np.array([brightness.get(uri, np.nan) for uri in answers.uris], np.float64)
     truth = answers.labels.numpy().astype(np.int64)

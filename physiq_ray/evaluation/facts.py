@@ -23,7 +23,7 @@ def facts_of_training(
 ) -> Facts:
     """Give the facts for the card of a new model, which is scored on its validation or its test photos."""
     excluded = [item.uri for item in unreadable]
-    is_excluded = pc.is_in(manifest.table["uri"], value_set=pa.array(excluded, pa.string()))
+    is_excluded = pc.is_in(manifest.table["uri"], value_set=pa.array(excluded, pa.large_string()))
     readable = manifest.table.filter(pc.invert(is_excluded))
     trained = TrainingPhotos(_count(readable, state), num_skipped, len(unreadable))
     scored = ScoredPhotos(

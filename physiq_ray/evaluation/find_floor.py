@@ -45,7 +45,7 @@ def find_floor(
     in this process, or on a GPU of the cluster if use_gpu is set.
     Raises DataError: there is no such validation photo. PredictionError: the GPU's process failed.
     """
-    is_chosen = pc.is_in(manifest.table["uri"], value_set=pa.array(uris, pa.string()))
+    is_chosen = pc.is_in(manifest.table["uri"], value_set=pa.array(uris, pa.large_string()))
     no_test = manifest.no_pose.filter(pc.not_equal(manifest.no_pose["split"], TEST))
     trained = _sample_of_poses(manifest.split(TRAIN), TRAIN_PHOTOS)
     validated = _sample(manifest.table.filter(is_chosen), MOST_PHOTOS)

@@ -26,7 +26,7 @@ def measure_reference(
     Raises DataError: none of the photos can be read.
     """
     confidence, classes = to_probabilities(answers.logits, temperature).max(dim=1)
-    photos = table.filter(pc.is_in(table["uri"], value_set=pa.array(answers.uris, pa.string())))
+    photos = table.filter(pc.is_in(table["uri"], value_set=pa.array(answers.uris, pa.large_string())))
     chosen = photos.take(pa.array(choose_rows(photos["uri"].to_pylist(), MOST_PHOTOS)))
     brightness: list[float] = []
     for start in range(0, chosen.num_rows, BATCH_SIZE):

@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from physiq_ray.cluster import smallest_object_store
 from physiq_ray.errors import PhysiqError, SettingError, StorageError, TrainingError
 from physiq_ray.ingest.batches import Photos
+from physiq_ray.ingest.dataset import needed_columns
 from physiq_ray.ingest.kept import KeptPhotos, OnProgress, keep_in_memory, keep_on_disk, keys_of
 from physiq_ray.ingest.reading import PhotoReader, StoredPhotos
 from physiq_ray.ingest.streamed import StreamedPhotos
@@ -127,7 +128,7 @@ def open_photos(
         )
     reader = reader or StoredPhotos(current_access())
     if kind == "none":
-        return StreamedPhotos(table, image_size, reader, decode_resource=decode_resource)
+        return StreamedPhotos(needed_columns(table), image_size, reader, decode_resource=decode_resource)
     options = _Options(
         image_size=image_size, reader=reader, decode_resource=decode_resource, on_progress=on_progress
     )

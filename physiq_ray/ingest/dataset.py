@@ -27,6 +27,9 @@ TASKS_PER_CPU, TASK_IMAGE_BYTES, MIN_TASK_ROWS = 4, 64 * 2**20, 8
 # its block. If a node has less memory than all its CPUs would need, Ray runs fewer tasks at once.
 TASK_MEMORY_BYTES = 512 * 2**20
 
+# What a task may need of a photo: what it fetches, its label, and the key of the cache.
+_NEEDED = ("uri", "size", "etag", "class_index", "photo")
+
 # Takes the rows of a task, and the image size as a keyword; returns the block.
 Read = Callable[..., pa.Table | dict[str, Any]]
 
@@ -63,13 +66,7 @@ def describe_tasks(
     read: Read | None = None,
 ) -> ray.data.Dataset:
     """Describe one task for each block; the results are in the same order. See `build_dataset`."""
-    known = ("uri", "size", "etag", "class_index", "photo")
-    dataset = ray.data.from_arrow(
-        [
-            block.select([name for name in known if name in block.column_names]).combine_chunks()
-            for block in blocks
-        ]
-    )
+    dataset = ray.data.from_arrow([needed_columns(block) for block in blocks])
     dataset.context.enable_progress_bars = False
     dataset.context.execution_options.preserve_order = True
     return dataset.map_batches(
@@ -84,6 +81,11 @@ def describe_tasks(
         # The amount is so small that the CPUs of the node are the limit.
         resources={decode_resource: 0.001} if decode_resource else None,
     )
+
+
+def needed_columns(table: pa.Table) -> pa.Table:
+    """Give the columns that a task reads, in one chunk each: of a manifest, they are half of its bytes."""
+    return table.select([name for name in _NEEDED if name in table.column_names]).combine_chunks()
 
 
 def read_task(inputs: pa.Table, *, image_size: int, reader: PhotoReader) -> dict[str, Any]:

@@ -28,7 +28,7 @@ Block = dict[str, Any]  # columns as arrays, from read_task
 
 @dataclass(frozen=True)
 class StreamedPhotos:
-    """The photos of one split; table: manifest rows."""
+    """The photos of one split. table: the result of `needed_columns`, because it is sent to the workers."""
 
     table: pa.Table
     image_size: int

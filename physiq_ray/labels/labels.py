@@ -30,14 +30,14 @@ from physiq_ray.labels.values import (
 
 LABEL_SCHEMA = pa.schema(
     [
-        ("name", pa.string()),
-        ("source", pa.string()),
+        ("name", pa.large_string()),
+        ("source", pa.large_string()),
         ("pose_id", pa.int32()),
-        ("group", pa.string()),
-        ("split", pa.string()),
+        ("group", pa.large_string()),
+        ("split", pa.large_string()),
     ]
 )
-NAMED_SCHEMA = pa.schema([("name", pa.string()), ("source", pa.string())])
+NAMED_SCHEMA = pa.schema([("name", pa.large_string()), ("source", pa.large_string())])
 # The usual column names of each field, compared without case, blanks, "_" and "-".
 USUAL_COLUMNS = {
     "pose_id": ("poseid",),
@@ -55,6 +55,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "split": read_split,
 }
 _SHOWN_COLUMNS = 20
+_ROWS_AT_ONCE = 2**16
 _KEPT_LAYOUTS = 1000  # records of one export have a few sets of keys
 
 
@@ -235,6 +236,7 @@ class _Found:
         self._poses = poses
         self._columns = columns
         self._rows: tuple[list[Any], ...] = ([], [], [], [], [])
+        self._tables: list[pa.Table] = []
         self.numbers = array("q")  # of the records in these rows
         self._malformed: list[str] = []
         self._unknown: list[str] = []
@@ -268,9 +270,18 @@ class _Found:
             groups.append(group)
             splits.append(split)
             self.numbers.append(number)
+            if len(names) == _ROWS_AT_ONCE:
+                self._convert()
+
+    def _convert(self) -> None:
+        """Move the rows to a table: as Python values, they take six times the memory."""
+        self._tables.append(pa.table(list(self._rows), schema=LABEL_SCHEMA))
+        for column in self._rows:
+            column.clear()
 
     def to_labels(self) -> Labels:
-        table = pa.table(list(self._rows), schema=LABEL_SCHEMA)
+        self._convert()
+        table = pa.concat_tables(self._tables)
         unusable = pa.table(
             [[name for name, _ in self._unusable], [source for _, source in self._unusable]],
             schema=NAMED_SCHEMA,

@@ -4,6 +4,7 @@ The input is the sources' listings and the labels. The output is the `Manifest`:
 class mapping, and a report that names everything that is not used. Joins are hash look-ups on whole columns.
 """
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from physiq_ray.constants import SPLITS, TEST, TRAIN, VALIDATION
-from physiq_ray.errors import DataError, PhysiqError, SettingError, StorageError, quoted
+from physiq_ray.columns import Column, first_equal, take_rows
+from physiq_ray.constants import SPLITS
+from physiq_ray.errors import SettingError, quoted
 from physiq_ray.labels import ClassMapping, Labels
 from physiq_ray.manifest.alike import HashPhotos, join_alike
 from physiq_ray.manifest.findings import (
     find_conflicts,
     find_loose,
+    find_problem,
     find_shared,
+    find_split_problem,
+    find_thin_poses,
     find_undecodable,
     report_sources,
 )
@@ -32,6 +37,10 @@ from physiq_ray.manifest.report import ManifestReport
 from physiq_ray.manifest.split import IntArray, hash_groups, join_groups, split_groups, split_off_test
 from physiq_ray.storage import Listing
 
+# A group without a name, which Arrow cannot extract; or an escape or a class, which may contain a bracket.
+_GROUP = re.compile(r"\\.|\[\^?\]?(?:\[:\w+:\]|\\.|[^\]])*\]|\((?!\?)", re.DOTALL)
+_LISTED = ("uri", "bucket", "key", "size", "etag")  # the columns that a manifest takes from the listing
+
 
 @dataclass(frozen=True)
 class _Split:
@@ -41,6 +50,21 @@ class _Split:
     validation_share: float
     test_share: float
     seed: int
+
+
+@dataclass(frozen=True)
+class _Divided:
+    """The group and the split of each usable photo, and what the report says about the splits.
+
+    representative: int64 (n,), the first row of its group. side: int8 (n,), 1 + the position of its split in
+    SPLITS. class_index: int32, null without a pose.
+    """
+
+    representative: IntArray
+    side: npt.NDArray[np.int8]
+    class_index: pa.Array
+    thin_poses: tuple[str, ...]
+    split_conflicts: tuple[str, ...]
 
 
 def require_trainable(manifest: Manifest) -> Manifest:
@@ -84,24 +108,22 @@ def match_photos(
     photos = concat_photos(listings)
     matches = match_labels(listings, photos, labels, poses, source_buckets or {})
     rows = _usable_rows(photos, matches)
-    labelled = photos.drop_columns(["modified"]).take(pa.array(rows))
-    labelled = labelled.append_column("pose_id", matches.pose_id.take(pa.array(rows)))
-    content = _content_codes(labelled)
+    pose_id = matches.pose_id.take(pa.array(rows))
+    content = _number_contents(photos, rows)
     # If copies of one content have different poses, it is not clear which pose is right.
-    pose_ids = pc.fill_null(labelled["pose_id"], NO_POSE).to_numpy()
-    lowest, highest = extremes(content, pose_ids, int(content.max(initial=-1)) + 1)
+    lowest, highest = extremes(content, pc.fill_null(pose_id, NO_POSE).to_numpy(), len(rows))
     contradicted = (lowest != highest)[content]
     conflicts = (
         *find_conflicts(photos, matches),
         *(
             f"{quoted(uri)}: a copy of another photo, labelled with another pose"
-            for uri in labelled["uri"].filter(pa.array(contradicted)).to_pylist()
+            for uri in take_rows(photos["uri"], rows[contradicted]).to_pylist()
         ),
     )
-    usable = labelled.filter(pa.array(~contradicted)) if contradicted.any() else labelled
     rows, content = rows[~contradicted], content[~contradicted]
-    has_poses = usable["pose_id"].null_count < usable.num_rows
-    problem = None if has_poses else _find_problem(listings, photos, labels, matches, conflicts)
+    pose_id = pose_id.filter(pa.array(~contradicted))
+    has_poses = pose_id.null_count < len(pose_id)
+    problem = None if has_poses else find_problem(listings, photos, labels, matches, conflicts)
     missing = known_missing(matches, listings)
     found = {
         "sources": report_sources(listings, photos, matches),
@@ -114,15 +136,27 @@ def match_photos(
         "num_by_folder": int(np.count_nonzero(matches.is_by_folder)),
     }
     links, splits = _links_of_labels(matches, rows)
-    del photos, labelled, matches  # a million rows take 200 MB, and the split needs memory too
+    del matches  # a million rows take 80 MB, and the split needs memory too
     alike = None
     if hash_photos is not None and has_poses:
-        code, alike = join_alike(usable, content, hash_photos)
+        read = pa.table({name: take_rows(photos[name], rows) for name in ("uri", "size", "etag")})
+        code, alike = join_alike(read, content, hash_photos)
+        del read
         links.append((np.arange(len(code)), code))
-    every, thin_poses, split_conflicts = _grouped_and_split(
-        usable, content, links, splits, poses, _Split(group_pattern, validation_share, test_share, seed)
-    )
-    table = every.filter(every["pose_id"].is_valid())
+    table = no_pose = MANIFEST_SCHEMA.empty_table()
+    thin_poses: tuple[str, ...] = ()
+    split_conflicts: tuple[str, ...] = ()
+    num_of_content = np.bincount(content)
+    copies = np.flatnonzero(num_of_content[content] > 1)
+    num_copies = len(content) - int(np.count_nonzero(num_of_content))
+    if has_poses:
+        how = _Split(group_pattern, validation_share, test_share, seed)
+        links.append((copies, content[copies]))
+        del content
+        divided = _group_and_split(photos, rows, pose_id, links, splits, poses, how)
+        is_posed = pose_id.is_valid().to_numpy(zero_copy_only=False)
+        table, no_pose = (_to_table(photos, rows, pose_id, divided, mask) for mask in (is_posed, ~is_posed))
+        thin_poses, split_conflicts = divided.thin_poses, divided.split_conflicts
     class_mapping = ClassMapping.of_poses(pc.unique(table["pose_id"]).to_pylist())
     report = ManifestReport(
         **found,  # type: ignore[arg-type]  # of several types
@@ -137,96 +171,32 @@ def match_photos(
             if str(pose_id) not in class_mapping.classes
         ),
         alike=alike,
-        num_copies=len(content) - int(np.count_nonzero(np.bincount(content))),
-        problem=problem or _find_split_problem(table, class_mapping, poses, thin_poses),
+        num_copies=num_copies,
+        problem=problem or find_split_problem(table, class_mapping, poses, thin_poses),
     )
-    return Manifest(table, class_mapping, report, every.filter(every["pose_id"].is_null()))
+    return Manifest(table, class_mapping, report, no_pose)
 
 
 def _names_of(matches: Matches, mask: npt.NDArray[np.bool_]) -> tuple[str, ...]:
     return tuple(matches.names.name.filter(pa.array(mask)).to_pylist())
 
 
-def _find_problem(
-    listings: Sequence[Listing],
-    photos: pa.Table,
-    labels: Labels,
-    matches: Matches,
-    conflicts: Sequence[str],
-) -> PhysiqError:
-    """Return the error that says why no photo can be used."""
-    listed = [str(listing.source) for listing in listings if listing.table is not None]
-    errors = [str(listing.error) for listing in listings if listing.error is not None]
-    if not listed:
-        return StorageError(f"none of the {len(listings)} sources could be listed: {'; '.join(errors)}")
-    not_listed = "".join(f"; {error}" for error in errors)
-    if photos.num_rows == 0:
-        return DataError(f"no photos in {', '.join(listed)}; check bucket and prefix{not_listed}")
-    num_known = int(np.count_nonzero(matches.is_known))
-    if num_known:
-        reasons = [
-            f"{count} {what}"
-            for count, what in (
-                (len(conflicts), "with conflicting labels"),
-                (int(np.count_nonzero(matches.is_poseless)), "of no known pose"),
-                (int(np.count_nonzero(matches.is_unusable)), "with labels that cannot be used"),
-            )
-            if count
-        ]
-        all_conflict = len(conflicts) == num_known
-        return DataError(
-            f"{'all labels conflict' if all_conflict else 'no labelled photo can be used'}: of "
-            f"{photos.num_rows} photos {num_known} are labelled, {', '.join(reasons)}; correct the labels"
-            f"{f', the first is {conflicts[0]}' if conflicts else ''}{not_listed}"
-        )
-    example = quoted(labels.table["name"][0].as_py()) if labels.table.num_rows else "'(no usable label)'"
-    return DataError(
-        f"no label matches a photo: {photos.num_rows} photos, {labels.table.num_rows} usable labels, "
-        f"{len(conflicts)} conflicts; labels are matched on the file name, for example a photo "
-        f"{quoted(photos['key'][0].as_py())} and a label {example}; "
-        f"check labels, sources and source_buckets{not_listed}"
-    )
-
-
-def _find_split_problem(
-    table: pa.Table, mapping: ClassMapping, poses: Mapping[int, str], thin_poses: Sequence[str]
-) -> PhysiqError | None:
-    """Return the error that says why the usable photos are not enough, or None."""
-    if len(mapping.classes) < 2:
-        only = mapping.pose_ids[0]
-        return DataError(
-            f"only one pose ({only} {poses.get(only, '')}) has labelled photos; at least two are needed"
-        )
-    if len({TRAIN, VALIDATION} & set(pc.unique(table["split"]).to_pylist())) < 2:
-        return DataError("no photos for training or for validation: " + "; ".join(thin_poses))
-    return None
-
-
 def _usable_rows(photos: pa.Table, matches: Matches) -> IntArray:
     """Return the rows of the photos with a pose or with no known pose, in the order of their URIs."""
-    rows = np.flatnonzero(matches.is_usable | matches.is_poseless)
-    uris = photos["uri"].take(pa.array(rows)).combine_chunks()
-    in_order: IntArray = rows[pc.array_sort_indices(uris).to_numpy()]
+    is_used = matches.is_usable | matches.is_poseless
+    uris = photos["uri"]
+    if pc.all(pc.less_equal(uris.slice(0, max(0, len(uris) - 1)), uris.slice(1))).as_py() is not False:
+        return np.flatnonzero(is_used)  # listings are sorted, if their sources are
+    order = pc.sort_indices(uris).to_numpy().astype(np.int64)
+    in_order: IntArray = order[is_used[order]]
     return in_order
 
 
-def _content_codes(table: pa.Table) -> IntArray:
+def _number_contents(photos: pa.Table, rows: IntArray) -> IntArray:
     """Assign one number to photos of equal size and ETag; a photo without ETag has a number of its own."""
-    etag, size = _codes(table["etag"]), _codes(table["size"])
-    content = _codes(pa.chunked_array([etag * (int(size.max(initial=0)) + 1) + size]))
-    alone = pc.equal(table["etag"], "").to_numpy()
-    return np.where(alone, len(content) + np.arange(len(content)), content)
-
-
-def _codes(column: pa.ChunkedArray) -> IntArray:
-    """Assign equal numbers to equal values, by sorting: a hash table of a million strings takes 300 MiB."""
-    values = column.combine_chunks()
-    order = pc.array_sort_indices(values)
-    values = values.take(order)
-    is_new = pc.not_equal(values.slice(1), values.slice(0, max(0, len(values) - 1))).to_numpy(False)
-    codes = np.zeros(len(order), np.int64)
-    codes[order.to_numpy()] = np.concatenate([np.zeros(min(1, len(order)), np.int64), np.cumsum(is_new)])
-    return codes
+    etag = take_rows(photos["etag"], rows)
+    first = first_equal(etag, take_rows(photos["size"], rows).to_numpy())
+    return np.where(pc.equal(etag, "").to_numpy(zero_copy_only=False), np.arange(len(first)), first)
 
 
 def _links_of_labels(
@@ -254,31 +224,32 @@ def _links_of_labels(
     return [(place[grouped.photo], names.group[grouped.code])], splits
 
 
-def _grouped_and_split(
-    usable: pa.Table,
-    content: IntArray,
+def _group_and_split(
+    photos: pa.Table,
+    rows: IntArray,
+    pose_id: pa.Array,
     links: Sequence[tuple[IntArray, IntArray]],
     splits: npt.NDArray[np.int8],
     poses: Mapping[int, str],
     how: _Split,
-) -> tuple[pa.Table, tuple[str, ...], tuple[str, ...]]:
-    is_posed = usable["pose_id"].is_valid().to_numpy()
-    if not is_posed.any():
-        return MANIFEST_SCHEMA.empty_table(), (), ()
-    links = [(np.arange(len(content)), content), *links]
+) -> _Divided:
+    is_posed = pose_id.is_valid().to_numpy(zero_copy_only=False)
     if how.group_pattern:
-        pattern = _pattern_codes(usable["key"], how.group_pattern)
-        links.append((np.flatnonzero(pattern >= 0), pattern[pattern >= 0]))
-    representative = join_groups(len(content), links)
-    group = usable["uri"].combine_chunks().take(pa.array(representative))
+        pattern = _number_matches(take_rows(photos["key"], rows), how.group_pattern)
+        links = [*links, (np.flatnonzero(pattern >= 0), pattern[pattern >= 0])]
+    representative = join_groups(len(rows), links)
+    is_first = representative == np.arange(len(rows))
+    group_names = take_rows(photos["uri"], rows[is_first])
 
-    mapping = ClassMapping.of_poses(pc.unique(usable["pose_id"].drop_null()).to_pylist())
-    index = pc.index_in(usable["pose_id"], pa.array(mapping.pose_ids, pa.int32()))
+    mapping = ClassMapping.of_poses(pc.unique(pose_id.drop_null()).to_pylist())
+    index = pc.index_in(pose_id, pa.array(mapping.pose_ids, pa.int32()))  # int32
     class_index = pc.fill_null(index, NO_POSE).to_numpy()
-    given, split_conflicts = _given_splits(representative, splits, group)
+    given, split_conflicts = _given_splits(representative, splits, photos["uri"], rows)
     side = np.where(given == 0, 1, given)
     is_open = (given == 0) & is_posed
-    order = hash_groups(group, how.seed) if (given == 0).any() else np.zeros(len(given), np.uint64)
+    order = np.zeros(len(given), np.uint64)
+    if (given == 0).any():
+        order = hash_groups(group_names, how.seed)[(np.cumsum(is_first) - 1)[representative]]
     if is_open.any():
         if how.test_share:
             is_test = np.zeros(len(given), bool)
@@ -303,15 +274,25 @@ def _grouped_and_split(
         )
         side[is_open] = np.where(is_validation, 2, 1)
     _split_poseless(side, is_posed, representative, order, how.test_share, given)
-    columns = {
-        **{name: usable[name] for name in ("uri", "bucket", "key", "size", "etag", "pose_id")},
-        "class_index": index.cast(pa.int32()),
-        "group": group,
-        "split": pa.array(SPLITS, pa.string()).take(pa.array(side - 1)),
-    }
     is_given = not is_open[is_posed].all()
-    thin = _thin_poses(mapping, poses, class_index[is_posed], side[is_posed], is_given=is_given)
-    return pa.table(columns, schema=MANIFEST_SCHEMA), thin, split_conflicts
+    thin = find_thin_poses(mapping, poses, class_index[is_posed], side[is_posed], is_given=is_given)
+    return _Divided(representative, side.astype(np.int8), index, thin, split_conflicts)
+
+
+def _to_table(
+    photos: pa.Table, rows: IntArray, pose_id: pa.Array, divided: _Divided, mask: npt.NDArray[np.bool_]
+) -> pa.Table:
+    """Return some of the rows as a table of MANIFEST_SCHEMA."""
+    here, kept = (rows if mask.all() else rows[mask]), pa.array(mask)
+    columns = {}
+    for name in _LISTED:
+        columns[name] = take_rows(photos[name], here)
+        pa.default_memory_pool().release_unused()  # a filter leaves twice the memory of its result
+    columns["pose_id"] = pose_id.filter(kept)
+    columns["class_index"] = divided.class_index.filter(kept)
+    columns["group"] = take_rows(photos["uri"], rows[divided.representative[mask]])
+    columns["split"] = pa.array(SPLITS, pa.large_string()).take(pa.array(divided.side[mask] - 1))
+    return pa.table(columns, schema=MANIFEST_SCHEMA)
 
 
 def _split_poseless(
@@ -333,7 +314,7 @@ def _split_poseless(
 
 
 def _given_splits(
-    representative: IntArray, splits: npt.NDArray[np.int8], group: pa.Array
+    representative: IntArray, splits: npt.NDArray[np.int8], uris: pa.ChunkedArray, rows: IntArray
 ) -> tuple[IntArray, tuple[str, ...]]:
     """Return the split that labels give to each photo's group (0 for none), and name groups with several."""
     first = np.full(len(representative), len(SPLITS) + 1, np.int64)
@@ -344,48 +325,31 @@ def _given_splits(
     np.minimum.at(first, representative[has_split], splits[0, has_split])
     np.maximum.at(last, representative[has_split], splits[1, has_split])
     differing = np.flatnonzero((last > 0) & (first < last))
+    names = take_rows(uris, rows[differing]).to_pylist()
     return last[representative], tuple(
-        f"the group of {quoted(group[int(row)].as_py())}: labelled {SPLITS[first[row] - 1]!r} and "
-        f"{SPLITS[last[row] - 1]!r}, so all of it is in {SPLITS[last[row] - 1]!r}"
-        for row in differing
+        f"the group of {quoted(name)}: labelled {SPLITS[first[row] - 1]!r} and {SPLITS[last[row] - 1]!r}, "
+        f"so all of it is in {SPLITS[last[row] - 1]!r}"
+        for row, name in zip(differing, names, strict=True)
     )
 
 
-def _thin_poses(
-    mapping: ClassMapping, poses: Mapping[int, str], class_index: IntArray, side: IntArray, *, is_given: bool
-) -> tuple[str, ...]:
-    """Name the poses without a photo for training or for validation."""
-    thin = []
-    for index, pose_id in enumerate(mapping.pose_ids):
-        name = f"pose {pose_id} {poses.get(pose_id, '')}".rstrip()
-        train, validation, test = np.bincount(side[class_index == index] - 1, minlength=len(SPLITS)).tolist()
-        if train == 0 and (test or is_given):
-            thin.append(f"{name}: all its photos are for {VALIDATION} or {TEST}; label some to train on")
-        elif train == 0:
-            thin.append(f"{name}: all its photos are in validation groups; label more or use smaller groups")
-        elif validation == 0:
-            where = "" if is_given else " in one group"
-            thin.append(
-                f"{name}: {train} photo(s){where}, all in training; "
-                "no validation photo measures it: label more"
-            )
-    return tuple(thin)
-
-
-def _pattern_codes(keys: pa.ChunkedArray, pattern: str) -> IntArray:
+def _number_matches(keys: Column, pattern: str) -> IntArray:
     """Assign a number to each match of pattern; -1 without a match."""
     text = pattern_texts(keys, pattern)
-    return np.where(text.is_valid().to_numpy(), _codes(pc.fill_null(text, "")), -1)
+    is_found = text.is_valid().to_numpy(zero_copy_only=False)
+    return np.where(is_found, first_equal(pc.fill_null(text, "")), -1)
 
 
-def pattern_texts(keys: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
+def pattern_texts(keys: Column, pattern: str) -> Column:
     """Give each key's match of pattern: its first group, or the whole match; null without a match.
 
     Raises SettingError: RE2 does not accept the pattern.
     """
     captured = pattern if re.compile(pattern).groups else f"({pattern})"
+    numbers = itertools.count()
+    named = _GROUP.sub(lambda found: f"(?P<_{next(numbers)}>" if found[0] == "(" else found[0], captured)
     try:
-        text = pc.replace_substring_regex(keys, rf"(?s)^.*?(?:{captured}).*$", r"\1")
+        text = pc.struct_field(pc.extract_regex(keys, f"(?s){named}"), [0])
         # An optional group, as in "(athlete-[0-9]+)?", matches everywhere; an empty match says nothing.
         matched = pc.and_(pc.match_substring_regex(keys, captured), pc.not_equal(text, ""))
     except pa.ArrowInvalid as error:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from physiq_ray.columns import Column, contiguous, find_equal, join_texts, take_rows
 from physiq_ray.manifest.fold import LabelNames
 from physiq_ray.manifest.names import is_ascii, last_parts, normalized
 from physiq_ray.manifest.split import BoolArray, IntArray
@@ -69,43 +70,51 @@ def find_exact(names: LabelNames, listings: Sequence[Listing], photos: pa.Table)
 def _find_written(names: LabelNames, listings: Sequence[Listing], photos: pa.Table) -> Iterator[Pairs]:
     has_folder = pc.starts_with(names.text, "/").to_numpy(zero_copy_only=False)
     if not has_folder.all():
-        yield from _look_up(names, np.flatnonzero(~has_folder), photos["bucket"], last_parts(photos["key"]))
+        yield from _look_up(names, ~has_folder, photos["bucket"], last_parts(photos["key"]))
     if not has_folder.any():
         return
-    keys = pc.binary_join_element_wise("/", photos["key"], "")
-    yield from _look_up(names, np.flatnonzero(has_folder), photos["bucket"], keys)
+    yield from _look_up(names, has_folder, photos["bucket"], photos["key"], skip=1)
     for listing, rows in spans(listings):
         if isinstance(listing.source, Folder):
             here = photos.slice(rows.start, rows.stop - rows.start)
-            paths = pc.binary_join_element_wise("/", here["uri"], "")
-            for pairs in _look_up(names, np.flatnonzero(has_folder), here["bucket"], paths):
+            for pairs in _look_up(names, has_folder, here["bucket"], here["uri"], skip=1):
                 yield Pairs(pairs.code, pairs.photo + rows.start)
 
 
 def _look_up(
-    names: LabelNames, codes: IntArray, bucket: pa.ChunkedArray, texts: pa.Array | pa.ChunkedArray
+    names: LabelNames, is_chosen: BoolArray, bucket: pa.ChunkedArray, texts: Column, *, skip: int = 0
 ) -> Iterator[Pairs]:
-    """Look up photos by text, and by bucket and text for names with a scope."""
-    chosen = pa.array(codes)
-    scope, text = names.scope.take(chosen), names.text.take(chosen)
-    is_scoped = pc.not_equal(scope, "")
+    """Look up photos by text, and by bucket and text for names with a scope.
+
+    skip: the number of characters of the names' texts before those that are compared.
+    """
+    is_scoped = pc.not_equal(names.scope, "").to_numpy(zero_copy_only=False)
     for scoped in (False, True):
-        mask = is_scoped if scoped else pc.invert(is_scoped)
-        here = codes[mask.to_numpy(zero_copy_only=False)]
-        if not len(here):
+        codes = np.flatnonzero(is_chosen & (is_scoped == scoped))
+        if not len(codes):
             continue
-        wanted = text.filter(mask)
+        wanted = take_rows(names.text, codes)
+        if skip:
+            wanted = pc.utf8_slice_codeunits(wanted, skip)
         if scoped:
-            wanted = scope_keys(scope.filter(mask), wanted)
-        index = pc.index_in(scope_keys(bucket, texts) if scoped else texts, wanted)
-        photo = np.flatnonzero(pc.is_valid(index).to_numpy(zero_copy_only=False))
-        yield Pairs(here[index.drop_null().to_numpy()], photo)
+            scope = take_rows(names.scope, codes)
+            found = find_equal(texts, wanted, *_number(bucket, scope))
+        else:
+            found = find_equal(texts, wanted)
+        photo = np.flatnonzero(found >= 0)
+        yield Pairs(codes[found[photo]], photo)
 
 
-def scope_keys(scope: pa.Array | pa.ChunkedArray, text: pa.Array | pa.ChunkedArray) -> pa.Array:
+def _number(buckets: pa.ChunkedArray, scopes: pa.Array) -> tuple[IntArray, IntArray]:
+    """Give equal numbers to equal names of buckets: one for each bucket, and for each scope."""
+    encoded = scopes.dictionary_encode()
+    of_bucket = pc.fill_null(pc.index_in(buckets, encoded.dictionary), -1)
+    return of_bucket.to_numpy().astype(np.int64), encoded.indices.to_numpy().astype(np.int64)
+
+
+def scope_keys(scope: Column | str, text: Column) -> pa.Array:
     """Join bucket and text to one look-up key."""
-    keys = pc.binary_join_element_wise(scope, text, "\n")
-    return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+    return contiguous(join_texts(scope, text, by="\n"))
 
 
 def _find_accented(names: LabelNames, photos: pa.Table, rows: IntArray) -> Iterator[Pairs]:
@@ -113,14 +122,14 @@ def _find_accented(names: LabelNames, photos: pa.Table, rows: IntArray) -> Itera
     codes = np.flatnonzero(~is_ascii(names.text))
     if not len(codes) or not len(rows):
         return
-    keys = photos["key"].take(pa.array(rows)).combine_chunks()
+    keys = take_rows(photos["key"], rows)
     accented = np.flatnonzero(~is_ascii(keys))
-    rows, keys = rows[accented], normalized(keys.take(pa.array(accented)))
-    bucket = photos["bucket"].take(pa.array(rows)).combine_chunks()
+    rows, keys = rows[accented], normalized(take_rows(keys, accented))
+    bucket = contiguous(take_rows(photos["bucket"], rows))
     text = normalized(names.text.take(pa.array(codes)))
     scope = names.scope.take(pa.array(codes))
-    for texts in (last_parts(keys), pc.binary_join_element_wise("/", keys, "")):
-        for where in (pa.repeat("", len(rows)), bucket):
+    for texts in (last_parts(keys), join_texts("/", keys)):
+        for where in ("", bucket):
             pairs = join_equal(scope_keys(scope, text), scope_keys(where, texts))
             yield Pairs(codes[pairs.code], rows[pairs.photo])
 
@@ -138,9 +147,9 @@ def _find_below(names: LabelNames, codes: IntArray, listings: Sequence[Listing],
                 continue
             key = photos["key"].slice(rows.start, rows.stop - rows.start)
             below = pc.utf8_slice_codeunits(key, len(listing.source.prefix) - 1)  # keeps the slash before it
-            texts = normalized(below.combine_chunks())
+            texts = normalized(below)
             for scope in ("", listing.source.name):
-                pairs = join_equal(keys, scope_keys(pa.repeat(scope, len(texts)), texts))
+                pairs = join_equal(keys, scope_keys(scope, texts))
                 parts.append(Pairs(codes[pairs.code], pairs.photo + rows.start))
     return Pairs.join(parts)
 

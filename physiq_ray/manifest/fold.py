@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from physiq_ray.columns import contiguous, first_equal, join_texts, take_rows
 from physiq_ray.constants import SPLITS
 from physiq_ray.labels import NAMED_SCHEMA, Labels
 from physiq_ray.manifest.split import BoolArray, IntArray, join_groups
@@ -47,30 +48,28 @@ class LabelNames:
 def fold_labels(labels: Labels, source_buckets: Mapping[str, str], listed: Collection[str]) -> LabelNames:
     """Combine usable and unusable records by name. listed: the names of the listed sources."""
     buckets = {source: _bucket_name(text, listed) for source, text in source_buckets.items()}
-    table, unusable = labels.table.combine_chunks(), labels.unusable.combine_chunks()
-    named = pa.concat_tables([table.select(NAMED_SCHEMA.names), unusable]).combine_chunks()
-    name = _chunk(named["name"])
-    source = _chunk(named["source"])
+    table = labels.table
+    named = pa.concat_tables([table.select(NAMED_SCHEMA.names), labels.unusable])
+    name, source = contiguous(named["name"]), contiguous(named["source"])
     scopes = {text: _find_scope(text, buckets, listed) for text in pc.unique(source).drop_null().to_pylist()}
     scope, text = _scopes(name, source, scopes)
-    encoded = pc.binary_join_element_wise(scope, text, "\n").dictionary_encode()
-    code = encoded.indices.to_numpy().astype(np.int64)
-    num_codes, num_usable = len(encoded.dictionary), table.num_rows
-    row = np.empty(num_codes, np.int64)
-    row[code[::-1]] = np.arange(len(code))[::-1]  # the first row of each name
-    rows = pa.array(row)
-    of_usable = code[:num_usable]
+    first = first_equal(text, scope.dictionary_encode().indices.to_numpy().astype(np.int64))
+    is_first = first == np.arange(len(first))
+    rows = np.flatnonzero(is_first)
+    num_codes = len(rows)
+    of_usable = (np.cumsum(is_first) - 1)[first[: table.num_rows]]
+    del first, is_first
     pose = pc.fill_null(table["pose_id"], NO_POSE).to_numpy()
     lowest, highest = extremes(of_usable, pose, num_codes)
-    first_split, last_split = _fold_splits(of_usable, _chunk(table["split"]), num_codes)
+    first_split, last_split = _fold_splits(of_usable, contiguous(table["split"]), num_codes)
     return LabelNames(
-        name=name.take(rows),
-        scope=scope.take(rows),
-        text=text.take(rows),
+        name=take_rows(name, rows),
+        scope=take_rows(scope, rows),
+        text=take_rows(text, rows),
         lowest=lowest,
         highest=highest,
         is_usable=np.bincount(of_usable, minlength=num_codes) > 0,
-        group=_fold_groups(of_usable, _chunk(table["group"]), num_codes),
+        group=_fold_groups(of_usable, contiguous(table["group"]), num_codes),
         first_split=first_split,
         last_split=last_split,
         of_record=of_usable,
@@ -119,14 +118,14 @@ def _find_scope(source: str, buckets: Mapping[str, str], listed: Collection[str]
 
 def _scopes(name: pa.Array, source: pa.Array, scopes: Mapping[str, str]) -> tuple[pa.Array, pa.Array]:
     """Return the bucket of each label (empty if unknown) and its text; s3:// names contain both."""
-    mapped = pa.array(list(scopes.values()), pa.string()).take(
-        pc.index_in(source, pa.array(list(scopes), pa.string()))
+    mapped = pa.array(list(scopes.values()), pa.large_string()).take(
+        pc.index_in(source, pa.array(list(scopes), pa.large_string()))
     )
     scope = pc.fill_null(mapped, "")
     has_folder = pc.match_substring(name, "/")
     if not pc.any(has_folder).as_py():
         return scope, name
-    text = pc.if_else(has_folder, pc.binary_join_element_wise("/", name, ""), name)
+    text = pc.if_else(has_folder, join_texts("/", name), name)
     is_uri = pc.match_substring_regex(name, r"^s3://[^/]+/")
     if pc.any(is_uri).as_py():
         bucket = pc.replace_substring_regex(name, r"^s3://([^/]+)/(?s:.*)$", r"\1")
@@ -157,7 +156,3 @@ def _fold_splits(
     np.minimum.at(lowest, code[place > 0], place[place > 0])
     np.maximum.at(highest, code, place)
     return np.where(highest > 0, lowest, 0).astype(np.int8), highest
-
-
-def _chunk(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -100,7 +100,7 @@ def _split(
     is_validation = split_groups(class_index.to_numpy().astype(np.int64), group, order, validation_share)
     for name, column in (
         ("class_index", class_index),
-        ("split", pa.array(np.where(is_validation, VALIDATION, TRAIN), pa.string())),
+        ("split", pa.array(np.where(is_validation, VALIDATION, TRAIN), pa.large_string())),
     ):
         table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
     return Manifest(table, mapping)

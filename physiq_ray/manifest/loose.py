@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from physiq_ray.columns import contiguous, join_texts
 from physiq_ray.manifest.exact import Pairs, scope_keys, spans
 from physiq_ray.manifest.fold import LabelNames
 from physiq_ray.manifest.names import Kind, Readings, last_parts, read_keys, read_labels
@@ -58,8 +59,7 @@ def compare_loosely(
     chosen = pa.array(codes)
     buckets = {listing.source.name for listing in listings if isinstance(listing.source, Bucket)}
     labels = read_labels(names.name.take(chosen), sorted(buckets))
-    keys = photos["key"]
-    read = read_keys(keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys)
+    read = read_keys(contiguous(photos["key"]))
     scope = pc.coalesce(labels.bucket, names.scope.take(chosen).take(pa.array(labels.row)))
 
     near = read
@@ -103,7 +103,7 @@ def _index(
     scoped: bool,
 ) -> _Index:
     """List the texts that may name a photo: its last part; or its key, also below a prefix or with bucket."""
-    bucket = photos["bucket"].take(pa.array(near.row)).combine_chunks()
+    bucket = contiguous(photos["bucket"]).take(pa.array(near.row))
     if is_name:
         texts, rows = [last_parts(near.text)], [np.arange(len(near.row))]
     else:
@@ -111,12 +111,12 @@ def _index(
         for name in pc.unique(bucket).to_pylist():
             if pc.any(pc.match_substring(wanted, f"{name}/")).as_py():
                 here = np.flatnonzero(pc.equal(bucket, name).to_numpy(zero_copy_only=False))
-                texts.append(pc.binary_join_element_wise(name, near.text.take(pa.array(here)), "/"))
+                texts.append(join_texts(name, near.text.take(pa.array(here)), by="/"))
                 rows.append(here)
         for listing, span in spans(listings):
             if isinstance(listing.source, Bucket) and listing.source.prefix:
                 here = np.flatnonzero((near.row >= span.start) & (near.row < span.stop))
-                prefix = read_keys(pa.array([listing.source.prefix])).text[0].as_py()
+                prefix = read_keys(pa.array([listing.source.prefix], pa.large_string())).text[0].as_py()
                 below = near.text.take(pa.array(here))
                 inside = pc.starts_with(below, f"{prefix}/")
                 texts.append(pc.utf8_slice_codeunits(below.filter(inside), len(prefix) + 1))

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from physiq_ray.columns import widened
 from physiq_ray.constants import SPLITS, TRAIN, VALIDATION
 from physiq_ray.errors import DataError
 from physiq_ray.labels import ClassMapping
@@ -20,15 +21,15 @@ from physiq_ray.manifest.report import ManifestReport
 
 MANIFEST_SCHEMA = pa.schema(
     [
-        ("uri", pa.string()),
-        ("bucket", pa.string()),
-        ("key", pa.string()),
+        ("uri", pa.large_string()),
+        ("bucket", pa.large_string()),
+        ("key", pa.large_string()),
         ("size", pa.int64()),  # bytes
-        ("etag", pa.string()),
+        ("etag", pa.large_string()),
         ("pose_id", pa.int32()),
         ("class_index", pa.int32()),
-        ("group", pa.string()),
-        ("split", pa.string()),
+        ("group", pa.large_string()),
+        ("split", pa.large_string()),
     ]
 )
 MANIFEST_FILE = "manifest.parquet"  # among the files of a run
@@ -36,7 +37,7 @@ MANIFEST_FILE = "manifest.parquet"  # among the files of a run
 
 @dataclass(frozen=True)
 class Manifest:
-    """The photos of one run, as tables of MANIFEST_SCHEMA sorted by uri.
+    """The photos of one run, as tables of MANIFEST_SCHEMA sorted by uri; texts have the type large_string.
 
     no_pose: the photos of no known pose, in the splits "validation" and "test".
     """
@@ -70,7 +71,7 @@ class Manifest:
 
     def count(self, uris: Sequence[str], split: str) -> int:
         """Count the uris that are in a split."""
-        found = pc.is_in(pa.array(uris, pa.string()), value_set=self.split(split)["uri"])
+        found = pc.is_in(pa.array(uris, pa.large_string()), value_set=self.split(split)["uri"])
         return int(pc.sum(found, min_count=0).as_py())
 
     def to_parquet(self) -> bytes:
@@ -86,7 +87,7 @@ class Manifest:
         Raises DataError: it is not Parquet, has other columns or no rows, or contradicts itself.
         """
         try:
-            table = pq.read_table(io.BytesIO(data))
+            table = widened(pq.read_table(io.BytesIO(data)))  # earlier versions wrote string
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{name}: not a manifest in Parquet: {error}") from error
         if not table.schema.equals(MANIFEST_SCHEMA) or table.num_rows == 0:

@@ -44,6 +44,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from physiq_ray.columns import take_rows
 from physiq_ray.labels import Labels
 from physiq_ray.manifest.exact import Pairs, find_exact, spans
 from physiq_ray.manifest.fold import NO_POSE, LabelNames, extremes, fold_labels
@@ -216,16 +217,17 @@ def _folder_poses(
     The folder 07 does not mean pose 7, because it may mean July.
     """
     pose_ids = np.array(list(poses), np.int32)
-    names = pa.array([str(pose_id) for pose_id in poses], pa.string())
+    names = pa.array([str(pose_id) for pose_id in poses], pa.large_string())
     rows, found = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
     for listing, span in spans(listings):
         assert listing.table is not None
         keys = listing.table["key"]
         prefix = re.escape(listing.source.prefix) if isinstance(listing.source, Bucket) else ""
         # Matching is four times as fast as replacing, and most buckets have no such folder.
-        row = pc.indices_nonzero(pc.match_substring_regex(keys, rf"^{prefix}-?\d+/"))
-        folder = pc.replace_substring_regex(keys.take(row), rf"(?s)^{prefix}(-?\d+)/.*$", r"\1")
+        row = pc.indices_nonzero(pc.match_substring_regex(keys, rf"^{prefix}-?\d+/")).to_numpy()
+        row = row.astype(np.int64)
+        folder = pc.replace_substring_regex(take_rows(keys, row), rf"(?s)^{prefix}(-?\d+)/.*$", r"\1")
         place = pc.fill_null(pc.index_in(folder, names), -1).to_numpy()
-        rows.append(row.to_numpy()[place >= 0].astype(np.int64) + span.start)
+        rows.append(row[place >= 0] + span.start)
         found.append(pose_ids[place[place >= 0]])
     return np.concatenate(rows), np.concatenate(found)

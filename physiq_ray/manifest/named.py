@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from physiq_ray.columns import contiguous
 from physiq_ray.labels import Labels
 from physiq_ray.manifest.exact import scope_keys, spans
 from physiq_ray.manifest.match import Matches, concat_photos, match_labels
@@ -28,7 +29,7 @@ class NamedPhotos:
     """
 
     is_labelled: pa.BooleanArray
-    resembles: pa.StringArray
+    resembles: pa.LargeStringArray
     num_labels: int
     unmatched: tuple[str, ...]
 
@@ -89,7 +90,7 @@ def _names_for(listing: Listing, matches: Matches, is_missing: BoolArray) -> tup
     """Return the missing names that name the listing's bucket or no bucket."""
     names = matches.names
     chosen = pc.and_(
-        pa.array(is_missing), pc.is_in(matches.scope, pa.array(["", listing.source.name], pa.string()))
+        pa.array(is_missing), pc.is_in(matches.scope, pa.array(["", listing.source.name], pa.large_string()))
     )
     found: list[str] = names.name.filter(chosen).to_pylist()
     if isinstance(listing.source, Bucket) and listing.source.prefix:
@@ -99,7 +100,7 @@ def _names_for(listing: Listing, matches: Matches, is_missing: BoolArray) -> tup
     return tuple(found)
 
 
-def find_resembling(matches: Matches, photos: pa.Table, listings: Sequence[Listing]) -> pa.StringArray:
+def find_resembling(matches: Matches, photos: pa.Table, listings: Sequence[Listing]) -> pa.LargeStringArray:
     """Return for each unlabelled photo an unmatched label that it resembles, or null.
 
     Last parts are compared without case, accents, punctuation, extension and the prefix of an upload.
@@ -108,15 +109,15 @@ def find_resembling(matches: Matches, photos: pa.Table, listings: Sequence[Listi
     """
     likeness = matches.likeness
     if likeness is None or matches.is_known.all():
-        return pa.nulls(photos.num_rows, pa.string())
+        return pa.nulls(photos.num_rows, pa.large_string())
     resembled = np.full(photos.num_rows, -1, np.int64)
     labels, rows = likeness.labels, likeness.photos
     scope = _scopes(likeness.codes[labels.row], matches, listings)
-    bucket = photos["bucket"].take(pa.array(rows.row)).combine_chunks()
+    bucket = contiguous(photos["bucket"]).take(pa.array(rows.row))
     of_label, of_photo = skeletons(last_parts(labels.text)), skeletons(last_parts(rows.text))
     for theirs, ours in ((0, 0), (1, 0), (0, 1)):
         wanted = pc.if_else(pc.is_valid(of_label[theirs]), scope_keys(scope, of_label[theirs]), None)
-        for where in (pa.repeat("", len(rows.row)), bucket):
+        for where in ("", bucket):
             index = pc.index_in(scope_keys(where, of_photo[ours]), wanted, skip_nulls=True)
             is_found = pc.is_valid(index).to_numpy(zero_copy_only=False)
             resembled[rows.row[is_found]] = labels.row[index.drop_null().to_numpy()]
@@ -130,5 +131,5 @@ def _scopes(codes: IntArray, matches: Matches, listings: Sequence[Listing]) -> p
     scope, own = matches.scope.take(chosen), matches.names.scope.take(chosen)
     is_uri = pc.match_substring_regex(matches.names.name.take(chosen), r"^(?i:s3[an]?)://")
     names_itself = pc.or_(is_uri, pc.not_equal(scope, own))
-    listed = pa.array([listing.source.name for listing in listings], pa.string())
+    listed = pa.array([listing.source.name for listing in listings], pa.large_string())
     return pc.if_else(pc.and_(names_itself, pc.invert(pc.is_in(scope, listed))), "", scope)

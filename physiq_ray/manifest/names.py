@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -19,9 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from physiq_ray.columns import Column, IntArray, join_texts
 from physiq_ray.storage.kinds import PHOTO_EXTENSIONS
-
-IntArray = npt.NDArray[np.int64]
 
 _ENDINGS = "|".join(extension.removeprefix(".") for extension in PHOTO_EXTENSIONS)
 _ENDS_LIKE_A_PHOTO = re.compile(rf"\.(?:{_ENDINGS})$", re.IGNORECASE)
@@ -98,10 +97,12 @@ def read_keys(keys: pa.Array) -> Readings:
     return _join([found, _read_each(keys, unusual, _read_key)])
 
 
-def last_parts(paths: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Return the part of each path after the last "/"."""
-    names = pc.replace_substring_regex(paths, r"(?s)^.*/", "")
-    return names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
+def last_parts(paths: Column) -> Any:
+    """Return the part of each path after the last "/"; this takes half the time of a regular expression."""
+    if isinstance(paths, pa.ChunkedArray):
+        return pa.chunked_array([last_parts(chunk) for chunk in paths.chunks], pa.large_string())
+    parts = pc.split_pattern(paths, "/", max_splits=1, reverse=True)
+    return parts.values.take(pa.array(parts.offsets.to_numpy()[1:] - 1))
 
 
 def normalized(texts: pa.Array) -> pa.Array:
@@ -145,7 +146,7 @@ def _read_by_column(texts: pa.Array, rows: IntArray) -> tuple[Readings, IntArray
     text = _fold_extensions(normalized(text))
     row = np.concatenate([rows[usual], rows[usual[has_plus]]])
     kind = np.where(pc.match_substring(text, "/").to_numpy(zero_copy_only=False), Kind.KEY, Kind.NAME)
-    return Readings(row, text, kind.astype(np.int64), pa.nulls(len(text), pa.string())), rows[unusual]
+    return Readings(row, text, kind.astype(np.int64), pa.nulls(len(text), pa.large_string())), rows[unusual]
 
 
 def _read_urls(
@@ -170,7 +171,7 @@ def _read_urls(
             kind = np.full(len(readings.row), Kind.KEY, np.int64)
         else:
             kind = np.where(readings.kind == Kind.KEY, Kind.PATH, readings.kind)
-        named = pa.repeat(pa.scalar(bucket, pa.string()), len(kind))
+        named = pa.repeat(pa.scalar(bucket, pa.large_string()), len(kind))
         found.append(Readings(readings.row, readings.text, kind, named))
         left.append(unusual)
     return found, np.concatenate(left)
@@ -183,7 +184,7 @@ def _fold_extensions(paths: pa.Array) -> pa.Array:
         return paths
     stem = pc.replace_substring_regex(capital, r"(?s)\.[^./]*$", "")
     extension = pc.ascii_lower(pc.replace_substring_regex(capital, r"(?s)^.*\.", ""))
-    return pc.replace_with_mask(paths, has_capitals, pc.binary_join_element_wise(stem, extension, "."))
+    return pc.replace_with_mask(paths, has_capitals, join_texts(stem, extension, by="."))
 
 
 def _read_each(
@@ -202,9 +203,9 @@ def _read_each(
             buckets.append(bucket)
     return Readings(
         np.array(rows, np.int64),
-        pa.array(texts, pa.string()),
+        pa.array(texts, pa.large_string()),
         np.array(kinds, np.int64),
-        pa.array(buckets, pa.string()),
+        pa.array(buckets, pa.large_string()),
     )
 
 

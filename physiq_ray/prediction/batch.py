@@ -27,6 +27,7 @@ from ray.exceptions import RayError
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.cluster import cluster_nodes, connect
+from physiq_ray.columns import first_equal, take_rows, widened
 from physiq_ray.constants import OUTAGE_RUN
 from physiq_ray.errors import PhysiqError, PredictionError, SettingError, StorageError, UnreachableError
 from physiq_ray.images import mean_brightness
@@ -322,8 +323,8 @@ def predict_to_parquet(
 def list_photos(addresses: Sequence[str]) -> tuple[pa.Table, tuple[str, ...]]:
     """List the photos at the addresses: folders, files, s3:// prefixes and objects.
 
-    Returns a table (uri string, size int64 in bytes, etag string, "" if it is not known) with each photo
-    once, and a sentence for each address that has no photos or cannot be listed.
+    Returns a table (uri large_string; size int64, in bytes; etag large_string, "" if it is not known) with
+    each photo once, and a sentence for each address that has no photos or cannot be listed.
     Raises SettingError: no address, or one of an unknown kind.
     """
     tables = [_listed_columns(LISTING_SCHEMA.empty_table())]
@@ -344,9 +345,12 @@ def list_photos(addresses: Sequence[str]) -> tuple[pa.Table, tuple[str, ...]]:
         else:
             tables.append(_listed_columns(listing.table))
     # One address may contain another.
-    listed = pa.TableGroupBy(pa.concat_tables(tables), "uri", use_threads=False)
-    once = listed.aggregate([("size", "max"), ("etag", "max")])
-    return _listed_columns(once.rename_columns(["uri", "size", "etag"])), tuple(failures)
+    table = pa.concat_tables([tables[0], *map(widened, tables[1:])])
+    first = first_equal(table["uri"])
+    last = np.zeros(len(first), np.int64)  # listings come last, and know size and ETag
+    np.maximum.at(last, first, np.arange(len(first)))
+    rows = last[first == np.arange(len(first))]
+    return pa.table({name: take_rows(table[name], rows) for name in table.column_names}), tuple(failures)
 
 
 def _listed_columns(table: pa.Table) -> pa.Table:

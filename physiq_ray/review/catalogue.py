@@ -69,7 +69,7 @@ class Catalogue:
         If there is none, the copy is meant that the service stored under the MD5 to be labelled.
         """
         found = defaultdict(list)
-        wanted = pa.array(sorted(set(md5s)), pa.string())
+        wanted = pa.array(sorted(set(md5s)), pa.large_string())
         for row in pc.indices_nonzero(pc.is_in(self.photos["etag"], wanted)).to_pylist():
             found[self.photos["etag"][row].as_py()].append(row)
         left = set(wanted.to_pylist()) - found.keys()

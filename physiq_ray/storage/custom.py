@@ -13,6 +13,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from physiq_ray.columns import widened
 from physiq_ray.errors import ChangedError, NotFoundError, SettingError, StorageError
 from physiq_ray.storage.address import CustomSource
 from physiq_ray.storage.kinds import is_photo
@@ -30,6 +31,7 @@ class PhotoSource(Protocol):
     def list(self) -> pa.Table:
         """Give all photos as a table of LISTING_SCHEMA, or raise StorageError; never give a part of them.
 
+        A column may also be a string column in place of a large_string column.
         uri: any text that is unique to the photo; `read` finds the photo by it. key: the name that labels
         use. etag: it differs between versions of a photo and is equal for equal content if that is known;
         "" if nothing is known.
@@ -53,12 +55,13 @@ def list_custom(source: PhotoSource) -> Listing:
         table = source.list()
     except StorageError as error:
         return Listing(named, error=error)
-    if not table.schema.equals(LISTING_SCHEMA) or any(column.null_count for column in table.columns):
+    wide = widened(table)
+    if not wide.schema.equals(LISTING_SCHEMA) or any(column.null_count for column in wide.columns):
         raise SettingError(
             f"source {source.name}: list() gave the columns {', '.join(map(str, table.schema))}; expected a "
             "table of physiq_ray.storage.LISTING_SCHEMA without nulls"
         )
-    return Listing(named, table)
+    return Listing(named, wide)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from physiq_ray.storage.versions import Target, delete_version
 
 # The versions of a key come newest first; a delete marker has the size 0 and no ETag.
 HISTORY_SCHEMA = pa.schema(
-    [*LISTING_SCHEMA, ("version", pa.string()), ("is_latest", pa.bool_()), ("is_marker", pa.bool_())]
+    [*LISTING_SCHEMA, ("version", pa.large_string()), ("is_latest", pa.bool_()), ("is_marker", pa.bool_())]
 )
 NULL_VERSION: Final = "null"  # of an object that was written while its bucket had no versioning
 

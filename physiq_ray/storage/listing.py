@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from physiq_ray.columns import join_texts
 from physiq_ray.errors import StorageError
 from physiq_ray.storage.address import Bucket, CustomSource, Source
 from physiq_ray.storage.folders import FolderPage, hash_files, list_files
@@ -21,11 +22,11 @@ from physiq_ray.storage.walk import LISTING_THREADS, OnKeys, walk_bucket
 
 LISTING_SCHEMA = pa.schema(
     [
-        ("uri", pa.string()),
-        ("bucket", pa.string()),
-        ("key", pa.string()),
+        ("uri", pa.large_string()),
+        ("bucket", pa.large_string()),
+        ("key", pa.large_string()),
         ("size", pa.int64()),
-        ("etag", pa.string()),
+        ("etag", pa.large_string()),
         ("modified", pa.timestamp("ms", tz="UTC")),
     ]
 )
@@ -73,7 +74,8 @@ def _list_source(source: Source, on_keys: OnKeys) -> Listing:
         else:
             pages = (FolderPage(), *list_files(source.path))
             parts = [_keep_photos(source, page) for page in pages]
-        table = pa.concat_tables(part.table for part in parts)
+        # One chunk for each page would make each later step on the table slow.
+        table = pa.concat_tables(part.table for part in parts).combine_chunks()
         return Listing(source, table, sum(part.num_others for part in parts))
     except StorageError as error:
         return Listing(source, error=error)
@@ -94,14 +96,14 @@ def _keep_photos(source: Source, page: ObjectPage | FolderPage) -> _Part:
     keys = page.keys
     is_kept = [is_photo(key) for key in keys]
     base = f"s3://{source.name}/" if isinstance(source, Bucket) else f"{source.path.as_posix()}/"
-    key_column = pa.array(keys, pa.string())
+    key_column = pa.array(keys, pa.large_string())
     table = pa.table(
         [
-            pc.binary_join_element_wise(base, key_column, ""),
-            pa.repeat(pa.scalar(source.name), len(keys)),
+            join_texts(base, key_column),
+            pa.repeat(pa.scalar(source.name, pa.large_string()), len(keys)),
             key_column,
             pa.array(page.sizes, pa.int64()),
-            pa.array(page.etags, pa.string()),
+            pa.array(page.etags, pa.large_string()),
             pa.array(page.modified, pa.timestamp("ms", tz="UTC")),
         ],
         schema=LISTING_SCHEMA,
@@ -139,7 +141,7 @@ def _with_content_hashes(listings: tuple[Listing, ...]) -> tuple[Listing, ...]:
         listed = zip(listing.table["etag"].to_pylist(), shared.to_pylist(), strict=True)
         etags = [next(hashes) if is_shared else etag for etag, is_shared in listed]
         position = listing.table.schema.get_field_index("etag")
-        table = listing.table.set_column(position, "etag", pa.array(etags, pa.string()))
+        table = listing.table.set_column(position, "etag", pa.array(etags, pa.large_string()))
         return Listing(listing.source, table, listing.num_others)
 
     return tuple(fill(listing) for listing in listings)

@@ -246,7 +246,7 @@ def _predict(
 
 def _rows(table: pa.Table, uris: Sequence[str]) -> pa.Table:
     """Give the rows of some photos, in the order of their uris."""
-    return table.take(pc.index_in(pa.array(uris, pa.string()), value_set=table["uri"].combine_chunks()))
+    return table.take(pc.index_in(pa.array(uris, pa.large_string()), value_set=table["uri"].combine_chunks()))
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 import json
+import pickle
 import threading
 import time
 
@@ -57,6 +58,15 @@ def test_rows_keep_the_order_of_the_manifest_and_have_all_columns(ray_local, mak
     assert {row["error"] for row in rows} == {""}
     for row, data in zip(rows, photos.values(), strict=True):
         assert np.array_equal(row["image"], decode_square(data, size_px=SIZE))
+
+
+def test_streamed_photos_travel_with_the_columns_that_a_task_reads_and_no_others(ray_local):
+    table = manifest_rows("checkins", {"a.jpeg": b"1", "b.jpeg": b"2"})
+    halves = pa.concat_tables([table.slice(0, 1), table.slice(1)])
+    photos = pickle.loads(pickle.dumps(open_photos(halves, image_size=SIZE, kind="none")))
+    assert photos.table.column_names == ["uri", "size", "etag", "class_index"]
+    assert photos.table["uri"].num_chunks == 1  # taking rows of several chunks would copy them all
+    assert photos.table.equals(table.select(photos.table.column_names))
 
 
 @pytest.mark.parametrize("kind", ["memory", "none"])

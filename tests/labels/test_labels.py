@@ -36,11 +36,11 @@ def test_label_records_become_a_table(labels_file: Path) -> None:
 
     assert labels.table.schema.names == ["name", "source", "pose_id", "group", "split"]
     assert [str(kind) for kind in labels.table.schema.types] == [
-        "string",
-        "string",
+        "large_string",
+        "large_string",
         "int32",
-        "string",
-        "string",
+        "large_string",
+        "large_string",
     ]
     none = {"group": None, "split": None}
     assert labels.table.to_pylist() == [

@@ -32,15 +32,15 @@ def test_the_manifest_has_one_row_per_labelled_photo_and_the_documented_columns(
 
     assert manifest.table.schema == MANIFEST_SCHEMA
     assert [(field.name, str(field.type)) for field in manifest.table.schema] == [
-        ("uri", "string"),
-        ("bucket", "string"),
-        ("key", "string"),
+        ("uri", "large_string"),
+        ("bucket", "large_string"),
+        ("key", "large_string"),
         ("size", "int64"),
-        ("etag", "string"),
+        ("etag", "large_string"),
         ("pose_id", "int32"),
         ("class_index", "int32"),
-        ("group", "string"),
-        ("split", "string"),
+        ("group", "large_string"),
+        ("split", "large_string"),
     ]
     first, *_ = manifest.table.to_pylist()
     assert first.pop("split") in {"train", "validation"}

@@ -100,7 +100,7 @@ def test_an_s3_uri_as_source_means_only_that_bucket() -> None:
         ("a.jpg", "s3://one"), ("b.jpg", "s3://not-listed"), ("c.jpg", "s3://not-listed")
     )
     assert one.table is not None
-    synced = one.table.set_column(1, "bucket", pa.array(["/photos/not-listed"] * 3))
+    synced = one.table.set_column(1, "bucket", pa.array(["/photos/not-listed"] * 3, pa.large_string()))
     folder = Listing(Folder(Path("/photos/not-listed")), synced)
 
     [named] = find_labelled([one], labels, POSES, {"not-listed": "one"})

@@ -114,12 +114,12 @@ def test_no_photo_that_a_label_can_mean_is_in_a_deletion_plan(
 def test_names_are_read_equally_by_column_and_one_by_one(names: list[str], way: int) -> None:
     names = [spell(name, way) if "." in name else name for name in names]
 
-    together = read_labels(pa.array(names), ["bucket"])
-    keys_together = read_keys(pa.array(names))
+    together = read_labels(pa.array(names, pa.large_string()), ["bucket"])
+    keys_together = read_keys(pa.array(names, pa.large_string()))
 
     for row, name in enumerate(names):
         alone = read_labels(
-            pa.array([f"{name}\u200b"]), ["bucket"]
+            pa.array([f"{name}\u200b"], pa.large_string()), ["bucket"]
         )  # with this character, it is not read by column
         chosen = together.row == row
         assert sorted(together.text.filter(pa.array(chosen)).to_pylist()) == sorted(alone.text.to_pylist())
