@@ -63,7 +63,7 @@ def describe_tasks(
     read: Read | None = None,
 ) -> ray.data.Dataset:
     """Describe one task for each block; the results are in the same order. See `build_dataset`."""
-    known = ("uri", "size", "etag", "class_index", "photo")
+    known = ("uri", "size", "etag", "class_index")
     dataset = ray.data.from_arrow(
         [
             block.select([name for name in known if name in block.column_names]).combine_chunks()
