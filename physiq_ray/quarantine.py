@@ -26,6 +26,11 @@ class Unreadable:
     error: str
 
 
+@dataclass(frozen=True)
+class Unreachable(Unreadable):
+    """A photo that was not fetched because the storage gave no usable answer, also not to the retries."""
+
+
 def count_steps(unreadable: Iterable[Unreadable]) -> dict[str, int]:
     """Count photos by step."""
     return dict(Counter(item.step for item in unreadable))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from physiq_ray.auditing import audit_manifest
-from physiq_ray.ingest import open_photos
+from physiq_ray.config import Settings
+from physiq_ray.ingest import checking, open_photos
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest
 from physiq_ray.prediction.batch import list_photos
@@ -64,12 +65,13 @@ def test_without_etags_a_change_is_found_by_the_size(ray_local, make_bucket, mak
     assert {row: item.step for row, item in batch.unreadable} == {1: "changed"}
 
 
-def test_an_audit_reports_photos_that_changed_while_it_ran(make_bucket, s3_direct, make_photo):
+def test_an_audit_reports_photos_that_changed_while_it_ran(ray_local, make_bucket, s3_direct, make_photo):
     bucket = make_bucket({f"{n}.jpeg": make_photo(seed=n) for n in range(4)})
     manifest = Manifest(listed_rows(f"s3://{bucket}"), ClassMapping.of_poses([1, 2]))
     s3_direct.put_object(Bucket=bucket, Key="1.jpeg", Body=make_photo(seed=9))
     s3_direct.delete_object(Bucket=bucket, Key="2.jpeg")
-    audit = audit_manifest(manifest, {1: "One", 2: "Two"}, check_photos=True)
+    read_photos = checking(Settings(), lambda: None)
+    audit = audit_manifest(manifest, {1: "One", 2: "Two"}, read_photos=read_photos)
     assert {(item.uri[-6:], item.step) for item in audit.check.unreadable} == {
         ("1.jpeg", "changed"),
         ("2.jpeg", "gone"),

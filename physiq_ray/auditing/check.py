@@ -1,35 +1,25 @@
 """Read every photo to find unreadable photos and near-duplicates.
 
-Photos are fetched and decoded in threads, about as fast as Pillow decodes. Near-duplicates are found by a
-perceptual hash of the same pixels. If a photo could not be fetched, the photo is not called damaged, but the
-check is incomplete.
+The photos are read by the function of `physiq_ray.ingest.checking`, in tasks of Ray. Near-duplicates are
+found by perceptual hashes. If a photo could not be fetched, the photo is not called damaged, but the check is
+incomplete.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from physiq_ray.constants import OUTAGE_RUN
-from physiq_ray.errors import PhotoError, StorageError, UnreachableError
-from physiq_ray.images import decode_square
-from physiq_ray.near import HASH_PX, Hash, find_near
-from physiq_ray.quarantine import Unreadable
-from physiq_ray.storage import read_bytes
-from physiq_ray.storage.etag import failed_step
-from physiq_ray.threads import map_ahead
+from physiq_ray.near import find_near
+from physiq_ray.quarantine import Unreachable, Unreadable
 
-CHECK_THREADS = 16
-CHECKS_AHEAD = 4 * CHECK_THREADS  # photos queued at a time; all could be a million
-
-ListedPhoto = tuple[str, str]  # uri and listed etag
-
-
-def listed_photos(table: pa.Table) -> list[ListedPhoto]:
-    """Return uri and listed ETag of each row of a manifest."""
-    return list(zip(table["uri"].to_pylist(), table["etag"].to_pylist(), strict=True))
+# Reads the photos of a manifest's table, and hashes them if the flag is set. Gives each photo once, in any
+# order: its row, and its hash or its fault.
+ReadPhotos = Callable[[pa.Table, bool], Generator[tuple[int, int | Unreadable], None, None]]
 
 
 @dataclass(frozen=True)
@@ -52,61 +42,52 @@ class PhotoCheck:
 
 
 def read_all(
-    photos: Sequence[ListedPhoto],
+    table: pa.Table,
     copies: Sequence[Sequence[str]],
-    image_hash: Hash | None,
+    read_photos: ReadPhotos,
+    *,
+    near_duplicates: bool,
     on_progress: Callable[[int, int], None],
 ) -> PhotoCheck:
     """Read every photo.
 
-    copies: uris of equal content, of which one is hashed. image_hash: the hash for near-duplicates; with
-    None they are not searched. on_progress: called with the photos done and the photos in total.
+    table: rows of a manifest. copies: uris of equal content, of which one is compared with other photos.
+    on_progress: called with the photos done and the photos in total.
     """
-
-    def check(photo: ListedPhoto) -> _Checked:
-        uri, etag = photo
-        try:
-            pixels = decode_square(read_bytes(uri, etag=etag), size_px=HASH_PX)
-        except StorageError as error:
-            failure = Unreadable(uri, failed_step(error), str(error))
-            return _Checked(uri, failure=failure, is_unreachable=isinstance(error, UnreachableError))
-        except PhotoError as error:
-            return _Checked(uri, failure=Unreadable(uri, "decode", str(error)))
-        return _Checked(uri, image_hash(pixels) if image_hash else 0)
-
-    content = {uri: number for number, same in enumerate(copies) for uri in same}
-    unreadable = []
-    hashes: dict[int | str, tuple[str, int]] = {}  # by content: a thousand copies would give a million pairs
+    faults: dict[int, Unreadable] = {}
+    bits, is_good = np.zeros(table.num_rows, np.uint64), np.zeros(table.num_rows, bool)
     num_checked = num_unreachable = 0
     gave_up = None
-    ahead = map_ahead(check, photos, num_threads=CHECK_THREADS, most_calls=CHECKS_AHEAD)
-    with closing(ahead) as results:
-        for num_checked, checked in enumerate(results, 1):
-            on_progress(num_checked, len(photos))
-            num_unreachable = num_unreachable + 1 if checked.is_unreachable else 0
-            if checked.failure is None:
-                hashes.setdefault(content.get(checked.uri, checked.uri), (checked.uri, checked.bits))
+    with closing(read_photos(table, near_duplicates)) as results:
+        for num_checked, (row, result) in enumerate(results, 1):
+            on_progress(num_checked, table.num_rows)
+            num_unreachable = num_unreachable + 1 if isinstance(result, Unreachable) else 0
+            if not isinstance(result, Unreadable):
+                bits[row], is_good[row] = result, True
                 continue
-            unreadable.append(checked.failure)
+            faults[row] = result
             if num_unreachable == OUTAGE_RUN:
                 gave_up = (
-                    f"gave up after {num_checked} of {len(photos)} photos: no answer for {OUTAGE_RUN} in "
-                    f"a row, the last {checked.failure.error}"
+                    f"gave up after {num_checked} of {table.num_rows} photos: no answer for {OUTAGE_RUN} in "
+                    f"a row, the last {result.error}"
                 )
                 break
     near = None
-    if image_hash is not None and gave_up is None:
-        hashed = list(hashes.values())
-        found = find_near(np.array([bits for _, bits in hashed], np.uint64))
-        near = tuple((hashed[a][0], hashed[b][0], bits) for a, b, bits in found)
-    return PhotoCheck(num_checked, tuple(unreadable), near, gave_up)
+    if near_duplicates and gave_up is None:
+        near = _find_pairs(table["uri"].to_pylist(), copies, bits, np.flatnonzero(is_good))
+    return PhotoCheck(num_checked, tuple(faults[row] for row in sorted(faults)), near, gave_up)
 
 
-@dataclass(frozen=True)
-class _Checked:
-    """One photo that was read: its hash, or the failure."""
-
-    uri: str
-    bits: int = 0
-    failure: Unreadable | None = None
-    is_unreachable: bool = False
+def _find_pairs(
+    uris: Sequence[str],
+    copies: Sequence[Sequence[str]],
+    bits: npt.NDArray[np.uint64],
+    good: npt.NDArray[np.int64],
+) -> tuple[tuple[str, str, int], ...]:
+    """Find near-duplicates among one photo of each content: a thousand copies would give a million pairs."""
+    content = {uri: number for number, same in enumerate(copies) for uri in same}
+    first: dict[int | str, int] = {}
+    for row in good.tolist():
+        first.setdefault(content.get(uris[row], uris[row]), row)
+    rows = list(first.values())
+    return tuple((uris[rows[a]], uris[rows[b]], num) for a, b, num in find_near(bits[rows]))

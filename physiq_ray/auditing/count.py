@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from physiq_ray.auditing.check import PhotoCheck, listed_photos, read_all
+from physiq_ray.auditing.check import PhotoCheck, ReadPhotos, read_all
 from physiq_ray.columns import first_equal, take_rows
 from physiq_ray.manifest import TEST, TRAIN, VALIDATION, Manifest
-from physiq_ray.near import load_hash
 
 
 @dataclass(frozen=True)
@@ -87,13 +86,13 @@ def audit_manifest(
     manifest: Manifest,
     pose_names: Mapping[int, str],
     *,
-    check_photos: bool = False,
+    read_photos: ReadPhotos | None = None,
     near_duplicates: bool = False,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Audit:
-    """Count the photos; with check_photos or near_duplicates, also read every photo.
+    """Count the photos; with read_photos, also read every photo.
 
-    Raises SettingError: near_duplicates is set, but the ImageHash package is not installed.
+    near_duplicates: also compare the photos that are read. Raises what read_photos raises.
     """
     table = manifest.table
     poses = []
@@ -105,9 +104,8 @@ def audit_manifest(
         share = len(split) / table.num_rows
         poses.append(PoseCount(pose_id, pose_names.get(pose_id, ""), train, validation, share, test))
     copies, check = _find_copies(manifest), None
-    if check_photos or near_duplicates:
-        image_hash = load_hash() if near_duplicates else None
-        check = read_all(listed_photos(table), copies, image_hash, on_progress)
+    if read_photos is not None:
+        check = read_all(table, copies, read_photos, near_duplicates=near_duplicates, on_progress=on_progress)
     return Audit(manifest, tuple(poses), copies, check)
 
 

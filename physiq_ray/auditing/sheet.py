@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from physiq_ray.auditing.check import CHECK_THREADS, ListedPhoto, listed_photos
 from physiq_ray.drawing import PLAIN_TEXT, to_png
 from physiq_ray.errors import PhotoError, StorageError
 from physiq_ray.images import UInt8Array, decode_image
@@ -14,6 +14,9 @@ from physiq_ray.manifest import Manifest
 from physiq_ray.storage import read_bytes, write_bytes
 
 SHEET_COLUMNS = 8
+READ_THREADS = 16
+
+ListedPhoto = tuple[str, str]  # uri and listed ETag
 
 
 def write_contact_sheet(
@@ -29,10 +32,10 @@ def write_contact_sheet(
     rng = np.random.default_rng(seed)
     rows = []
     for pose_id in manifest.class_mapping.pose_ids:
-        of_pose = listed_photos(manifest.table.filter(pc.equal(manifest.table["pose_id"], pose_id)))
+        of_pose = _listed_photos(manifest.table.filter(pc.equal(manifest.table["pose_id"], pose_id)))
         drawn = sorted(rng.choice(len(of_pose), min(SHEET_COLUMNS, len(of_pose)), replace=False))
         rows.append([of_pose[index] for index in drawn])
-    with ThreadPoolExecutor(CHECK_THREADS) as threads:
+    with ThreadPoolExecutor(READ_THREADS) as threads:
         shown = list(threads.map(_look, [version for row in rows for version in row]))
     figure = Figure(figsize=(1.5 * SHEET_COLUMNS + 1.6, 2.1 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), SHEET_COLUMNS, squeeze=False)
@@ -52,6 +55,10 @@ def write_contact_sheet(
                 cell.imshow(photo)
             cell.set_title(photo_uri.rpartition("/")[2][-24:], fontsize=5, **PLAIN_TEXT)
     write_bytes(to_png(figure), uri)
+
+
+def _listed_photos(table: pa.Table) -> list[ListedPhoto]:
+    return list(zip(table["uri"].to_pylist(), table["etag"].to_pylist(), strict=True))
 
 
 def _look(photo: ListedPhoto) -> UInt8Array | str:

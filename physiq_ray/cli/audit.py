@@ -21,7 +21,7 @@ def run_audit(args: argparse.Namespace) -> int:
     for name, file in (("--manifest", args.manifest_output), ("--sheet", args.sheet)):
         if file:
             check_writable(name, file, is_file=True)
-    uses_ray = settings.group_near_duplicates == "yes"
+    uses_ray = args.check_photos or args.near_duplicates or settings.group_near_duplicates == "yes"
     with silence_ray(debug=args.debug) if uses_ray else contextlib.nullcontext():
         audit = audit_photos(
             settings,
@@ -62,11 +62,15 @@ def run_audit(args: argparse.Namespace) -> int:
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--check-photos", action="store_true", help="read each labelled photo")
+    parser.add_argument(
+        "--check-photos",
+        action="store_true",
+        help="read each labelled photo, in tasks of Ray; a training finds those that --cache keeps on disk",
+    )
     parser.add_argument(
         "--near-duplicates",
         action="store_true",
-        help="read each labelled photo, and compare all by their perceptual hashes",
+        help="as --check-photos, and compare all photos by their perceptual hashes",
     )
     parser.add_argument("--sheet", metavar="FILE", help="write a PNG with some photos of each pose")
     parser.add_argument(
@@ -79,13 +83,14 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 AUDIT = Command(
     "audit",
-    "count and check photos and labels, without changing anything",
+    "count and check photos and labels, without changing them",
     (
         "physiq-ray audit --sources s3://checkin-poses s3://workout-images",
         "physiq-ray audit --sources ./photos --near-duplicates --sheet sheet.png",
         "physiq-ray audit --sources s3://checkin-poses --manifest manifest.parquet",
+        "physiq-ray audit --sources s3://checkin-poses --check-photos --cache disk",
     ),
     run_audit,
-    settings=SplitSettings.model_fields,
+    settings=(*SplitSettings.model_fields, "image_size", "cache", "cache_dir", "cache_limit_gib"),
     add_flags=_add_flags,
 )

@@ -30,14 +30,16 @@ def silence_ray(*, debug: bool) -> Iterator[None]:
 
     A thread of Ray prints warnings of nodes on stdout, whatever the log level (ray/_private/worker.py,
     listen_error_messages). It would continue after this block and mix its lines with the result. Therefore
-    Ray is shut down at the end of the block.
+    Ray is shut down at the end of the block, unless it ran before the block.
     """
+    ray = sys.modules.get("ray")
+    has_joined = ray is not None and ray.is_initialized()
     with contextlib.redirect_stdout(sys.stderr if debug else io.StringIO()):
         try:
             yield
         finally:
             ray = sys.modules.get("ray")  # missing if the work failed before it imported Ray
-            if ray is not None:
+            if ray is not None and not has_joined:
                 ray.shutdown()
 
 

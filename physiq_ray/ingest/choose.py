@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +16,10 @@ from physiq_ray.cluster import smallest_object_store
 from physiq_ray.errors import PhysiqError, SettingError, StorageError, TrainingError
 from physiq_ray.ingest.batches import Photos
 from physiq_ray.ingest.dataset import needed_columns
-from physiq_ray.ingest.kept import KeptPhotos, OnProgress, keep_in_memory, keep_on_disk, keys_of
+from physiq_ray.ingest.kept import KeptPhotos, OnProgress, keep_in_memory, keep_on_disk
 from physiq_ray.ingest.reading import PhotoReader, StoredPhotos
 from physiq_ray.ingest.streamed import StreamedPhotos
+from physiq_ray.ingest.tasks import keys_of
 from physiq_ray.prepared import Cache, CacheFolder, SharedCache, open_cache
 from physiq_ray.storage import current_access
 
@@ -153,6 +154,25 @@ class CacheSettings:
     cache_limit_gib: float
 
 
+def choose_place(
+    tables: Collection[pa.Table], wanted: CacheSettings, *, image_size: int, store_bytes: int
+) -> tuple[Cache, Kind, str]:
+    """Choose where the photos of all tables together are kept; see `choose_cache`.
+
+    Returns the cache on disk, whether it is used or another kind, and a sentence with the reason.
+    Raises SettingError: cache=disk or cache=gpu is not available.
+    """
+    cache = open_cache(wanted.cache_dir, wanted.cache_limit_gib)
+    kind, why = choose_cache(
+        wanted.cache,
+        needed_bytes=sum(table.num_rows for table in tables) * image_size**2 * 3,
+        store_bytes=store_bytes,
+        look_at_disk=partial(_look_at_disk, cache, tables, image_size),
+        prefer_disk=wanted.cache_dir is not None,
+    )
+    return cache, kind, why
+
+
 def open_splits(
     splits: Mapping[str, pa.Table],
     wanted: CacheSettings,
@@ -170,14 +190,7 @@ def open_splits(
     the photos are kept, and why.
     Raises SettingError: cache=disk or cache=gpu is not available; and all errors of `open_photos`.
     """
-    cache = open_cache(wanted.cache_dir, wanted.cache_limit_gib)
-    kind, why = choose_cache(
-        wanted.cache,
-        needed_bytes=sum(table.num_rows for table in splits.values()) * image_size**2 * 3,
-        store_bytes=store_bytes,
-        look_at_disk=partial(_look_at_disk, cache, splits.values(), image_size),
-        prefer_disk=wanted.cache_dir is not None,
-    )
+    cache, kind, why = choose_place(splits.values(), wanted, image_size=image_size, store_bytes=store_bytes)
     note(why)
 
     def open_all(kind: Kind) -> dict[str, Photos]:
@@ -212,13 +225,13 @@ def in_use(photos: Mapping[str, Photos]) -> AbstractContextManager[object]:
     return stack
 
 
-def _look_at_disk(cache: Cache, splits: Iterable[pa.Table], image_size: int) -> Disk:
+def _look_at_disk(cache: Cache, tables: Collection[pa.Table], image_size: int) -> Disk:
     """Measure the space on disk for these photos."""
     folder = cache if isinstance(cache, CacheFolder) else cache.copies
     where = f"{folder.root} (cache_limit_gib={folder.limit_bytes / 2**30:.4g})"
     if problem := _why_no_disk(cache, image_size):
         return Disk(where, problem=problem)
-    keys = [key for table in splits for key in keys_of(table)]
+    keys = [key for table in tables for key in keys_of(table)]
     return Disk(where, folder.room_bytes(keys, image_size))
 
 

@@ -28,7 +28,7 @@ TASKS_PER_CPU, TASK_IMAGE_BYTES, MIN_TASK_ROWS = 4, 64 * 2**20, 8
 TASK_MEMORY_BYTES = 512 * 2**20
 
 # What a task may need of a photo: what it fetches, its label, and the key of the cache.
-_NEEDED = ("uri", "size", "etag", "class_index", "photo")
+_NEEDED = ("uri", "size", "etag", "class_index")
 
 # Takes the rows of a task, and the image size as a keyword; returns the block.
 Read = Callable[..., pa.Table | dict[str, Any]]

@@ -1,15 +1,13 @@
 """Compute the perceptual hashes of photos in tasks of Ray Data, for the groups of near-duplicates."""
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from physiq_ray.config import SplitSettings
-from physiq_ray.ingest.dataset import build_dataset
-from physiq_ray.ingest.reading import PhotoReader, StoredPhotos, read_photos
+from physiq_ray.ingest.reading import PhotoReader, StoredPhotos
+from physiq_ray.ingest.tasks import read_in_tasks
 from physiq_ray.manifest import HashPhotos, PhotoHashes
 from physiq_ray.manifest.report import Counted
 from physiq_ray.near import HASH_PX, load_hash
@@ -49,38 +47,20 @@ def _hash(
     decode_resource: str | None,
     on_progress: Callable[[int, int], None],
 ) -> PhotoHashes:
-    dataset = build_dataset(
-        photos,
-        image_size=HASH_PX,
-        decode_resource=decode_resource,
-        read=functools.partial(_hash_task, reader=reader),
-    )
     bits = np.zeros(photos.num_rows, np.uint64)
     is_known = np.zeros(photos.num_rows, bool)
     examples: list[str] = []
     num_not_fetched = done = 0
-    for bundle in dataset.iter_internal_ref_bundles():
-        for block in ray.get([entry.ref for entry in bundle.blocks]):
-            end = done + block.num_rows
-            steps = np.array(block["step"].to_pylist(), object)
-            bits[done:end], is_known[done:end] = block["bits"].to_numpy(), steps == ""
-            failed = np.flatnonzero(steps == "fetch")
-            num_not_fetched += len(failed)
-            room = max(0, NOT_FETCHED_EXAMPLES - len(examples))
-            examples += [block["error"][row].as_py() for row in failed[:room].tolist()]
-            done = end
-            on_progress(done, photos.num_rows)
+    for block in read_in_tasks(
+        photos, image_size=HASH_PX, reader=reader, with_hashes=True, decode_resource=decode_resource
+    ):
+        end = done + block.num_rows
+        steps = np.array(block["step"].to_pylist(), object)
+        bits[done:end], is_known[done:end] = block["bits"].to_numpy(), steps == ""
+        failed = np.flatnonzero(steps == "fetch")
+        num_not_fetched += len(failed)
+        room = max(0, NOT_FETCHED_EXAMPLES - len(examples))
+        examples += [block["error"][row].as_py() for row in failed[:room].tolist()]
+        done = end
+        on_progress(done, photos.num_rows)
     return PhotoHashes(bits, is_known, Counted(num_not_fetched, examples))
-
-
-def _hash_task(inputs: pa.Table, *, image_size: int, reader: PhotoReader) -> pa.Table:
-    """Read and hash the photos of one task; bits is 0 for an unreadable photo."""
-    read, image_hash = read_photos(inputs, image_size=image_size, reader=reader), load_hash()
-    bits = [image_hash(image) if not step else 0 for image, step in zip(read.images, read.steps, strict=True)]
-    return pa.table(
-        {
-            "bits": pa.array(bits, pa.uint64()),
-            "step": pa.array(read.steps, pa.string()),
-            "error": pa.array(read.errors, pa.string()),
-        }
-    )

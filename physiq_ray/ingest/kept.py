@@ -4,7 +4,6 @@ Each process resolves all blocks or shards once and keeps them mapped. After tha
 rows, in any order: it needs no request to Ray, no unpickling and no index.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -19,8 +18,9 @@ from physiq_ray.errors import StorageError
 from physiq_ray.images import UInt8Array
 from physiq_ray.ingest.batches import Allocate, Batch, IntArray, allocate
 from physiq_ray.ingest.dataset import build_dataset, columns_of
-from physiq_ray.ingest.reading import PhotoReader, read_photos
-from physiq_ray.prepared import Cache, open_images, photo_keys
+from physiq_ray.ingest.reading import PhotoReader
+from physiq_ray.ingest.tasks import keys_of, read_in_tasks
+from physiq_ray.prepared import Cache, open_images
 from physiq_ray.quarantine import Unreadable
 
 OnProgress = Callable[[int], None]  # photos done since the last call
@@ -164,11 +164,6 @@ def _labels(table: pa.Table) -> IntArray:
     return labels
 
 
-def keys_of(table: pa.Table) -> list[bytes]:
-    """Give the cache keys of the photos; table: rows with uri, size and etag."""
-    return photo_keys(*(table[name].to_pylist() for name in ("uri", "size", "etag")))
-
-
 def keep_on_disk(
     table: pa.Table,
     cache: Cache,
@@ -194,11 +189,14 @@ def keep_on_disk(
     on_progress(len(keys) - len(missing))
     names = list(found.names)
     unreadable: list[tuple[int, Unreadable]] = []
-    wanted = table.take(pa.array(missing)).append_column(
-        "photo", pa.array([keys[row] for row in missing.tolist()], pa.binary())
-    )
     rows = iter(missing.tolist())
-    for block in _prepare(wanted, cache, image_size, reader, decode_resource):
+    for block in read_in_tasks(
+        table.take(pa.array(missing)),
+        image_size=image_size,
+        reader=reader,
+        cache=cache,
+        decode_resource=decode_resource,
+    ):
         if failure := block["failure"][0].as_py():
             raise StorageError(failure)
         name = block["shard"][0].as_py()
@@ -214,42 +212,3 @@ def keep_on_disk(
         on_progress(len(block))
     blocks = ShardBlocks(cache, tuple(names), image_size)
     return KeptPhotos(blocks, _labels(table), places, image_size, tuple(unreadable))
-
-
-def _prepare(
-    table: pa.Table, cache: Cache, image_size: int, reader: PhotoReader, decode_resource: str | None
-) -> Iterator[pa.Table]:
-    """Give the result of each task, in the order of the photos."""
-    if not table.num_rows:
-        return
-    dataset = build_dataset(
-        table,
-        image_size=image_size,
-        decode_resource=decode_resource,
-        read=functools.partial(_prepare_task, reader=reader, cache=cache),
-    )
-    for bundle in dataset.iter_internal_ref_bundles():
-        yield from ray.get([entry.ref for entry in bundle.blocks])
-
-
-def _prepare_task(inputs: pa.Table, *, image_size: int, reader: PhotoReader, cache: Cache) -> pa.Table:
-    """Read the photos of one task and add them to the cache as one shard; give a row for each photo."""
-    read = read_photos(inputs, image_size=image_size, reader=reader)
-    is_good = np.array([not step for step in read.steps])
-    images = read.images if is_good.all() else read.images[is_good]
-    keys = [key for key, good in zip(inputs["photo"].to_pylist(), is_good, strict=True) if good]
-    name = failure = ""
-    try:
-        name = cache.add(keys, images, image_size) if keys else ""
-    except StorageError as error:
-        failure = str(error)
-    num_rows = len(is_good)
-    return pa.table(
-        {
-            "row": np.cumsum(is_good) - 1,
-            "step": read.steps,
-            "error": read.errors,
-            "shard": pa.array([name] * num_rows, pa.string()),
-            "failure": pa.array([failure] * num_rows, pa.string()),
-        }
-    )

@@ -165,3 +165,22 @@ def test_near_duplicates_are_in_one_group_of_the_saved_manifest(audit, project):
     assert group[f"{photos}/resized.jpg"] == group[f"{photos}/01.jpg"] == f"{photos}/01.jpg"
     assert group[f"{photos}/copy of 00.jpg"] == f"{photos}/00.jpg"
     assert len(set(group.values())) == 16
+
+
+def test_an_audit_in_a_process_that_has_joined_ray_leaves_it_connected(ray_local, project, capsys):
+    import ray
+
+    args = ("audit", "--sources", project / "photos", "--poses", project / "poses.json", "--check-photos")
+    assert main([*map(str, args), "--json"]) == 0
+
+    assert [item["uri"][-9:] for item in json.loads(capsys.readouterr().out)["check"]["unreadable"]] == [
+        "2/cut.jpg"
+    ]
+    assert ray.is_initialized()
+
+
+def test_an_audit_without_a_labelled_photo_does_not_start_ray(project, monkeypatch):
+    (project / "empty").mkdir()
+    monkeypatch.setattr("physiq_ray.cluster.connect", lambda **_: pytest.fail("Ray was started"))
+    args = ("audit", "--sources", project / "empty", "--poses", project / "poses.json", "--check-photos")
+    assert main([*map(str, args)]) == 1

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from physiq_ray.errors import DataError, SettingError
+from physiq_ray.errors import DataError, DeniedError, SettingError, UnreachableError
 from physiq_ray.images import decode_square
 from physiq_ray.ingest import StoredPhotos, build_dataset, choose_cache, open_photos, reading
 from physiq_ray.ingest.choose import Disk
@@ -284,3 +284,26 @@ def test_an_epoch_from_memory_sends_no_request_and_a_streamed_one_reads_each_pho
     for epoch in (1, 2):
         assert sum(len(batch.labels) for batch in streamed.batches(np.arange(21), 8)) == 21
         assert s3.read_traffic(bucket).num_requests == before + 21 * (epoch + 1)
+
+
+def test_after_an_outage_the_rest_of_a_task_is_not_tried_and_a_single_failure_does_not_end_it():
+    tried = []
+
+    class Reader:
+        def read(self, uri, etag):
+            tried.append(uri)
+            if uri in ("3", "7") or int(uri) >= 50:
+                raise UnreachableError(f"read {uri}: no answer")
+            if uri == "49":
+                raise DeniedError(f"read {uri}: denied")
+            return b"no photo"
+
+    inputs = pa.table({"uri": [str(number) for number in range(500)], "size": [1] * 500})
+
+    read = reading.read_photos(inputs, image_size=SIZE, reader=Reader(), outage_run=5)
+
+    assert len(tried) <= 55 + 2 * reading.FETCH_THREADS + reading.DECODE_THREADS + 1
+    assert read.is_unreachable == [number in (3, 7) or number >= 50 for number in range(55)]
+    assert read.steps == ["fetch" if number in (3, 7) or number >= 49 else "decode" for number in range(55)]
+    assert [len(each) for each in (read.images, read.errors, read.bits)] == [55, 55, 55]
+    assert len(reading.read_photos(inputs, image_size=SIZE, reader=Reader()).steps) == 500
