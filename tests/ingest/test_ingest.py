@@ -298,7 +298,7 @@ def test_after_an_outage_the_rest_of_a_task_is_not_tried_and_a_single_failure_do
                 raise DeniedError(f"read {uri}: denied")
             return b"no photo"
 
-    inputs = pa.table({"uri": [str(number) for number in range(500)], "size": [1] * 500})
+    inputs = pa.table({"uri": [str(number) for number in range(500)], "size": [len(b"no photo")] * 500})
 
     read = reading.read_photos(inputs, image_size=SIZE, reader=Reader(), outage_run=5)
 
