@@ -180,6 +180,7 @@ def _hash(texts: Column, numbers: IntArray | None) -> UInt64Array:
 
 def _hash_part(texts: pa.Array) -> UInt64Array:
     """Hash texts eight bytes at a time, all texts together."""
+    texts = texts.cast(pa.large_string())  # offsets of another width would be misread
     _, offset_bytes, text_bytes = texts.buffers()
     offsets = np.frombuffer(offset_bytes, np.int64)[texts.offset :][: len(texts) + 1]
     begin, end = int(offsets[0]), int(offsets[-1])

@@ -80,3 +80,10 @@ def test_only_string_columns_are_widened():
     table = pa.table({"uri": ["a"], "size": [1], "wide": pa.array(["b"], pa.large_string())})
     assert [str(kind) for kind in widened(table).schema.types] == ["large_string", "int64", "large_string"]
     assert widened(table).to_pylist() == table.to_pylist()
+
+
+def test_texts_with_offsets_of_32_bits_are_read_as_they_are():
+    texts, wanted = pa.array(["b", "long text", "a", ""]), pa.array(["", "a", "long text"])
+    assert find_equal(texts, wanted).tolist() == [-1, 2, 1, 0]
+    assert find_equal(texts.cast(pa.large_string()), wanted).tolist() == [-1, 2, 1, 0]
+    assert first_equal(pa.array(["a", "b", "a"])).tolist() == [0, 1, 0]
