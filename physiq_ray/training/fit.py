@@ -37,7 +37,7 @@ def interruption_translated(folder: RunFolder) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit) as error:  # Ray's handler ends a stopped run by sys.exit(0)
         raise InterruptedRunError(
-            f"interrupted; the last epoch's checkpoint is safe, resume with: {folder.resume_command}"
+            f"interrupted; the last checkpoint is safe, resume with: {folder.resume_command}"
             if folder.has_checkpoint()
             else f"interrupted before the first epoch was done; start again with: {folder.resume_command}"
         ) from error
