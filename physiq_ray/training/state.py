@@ -46,9 +46,9 @@ class TrainingState:
 
     early_stopping: EarlyStopping
     epoch: int = 0
-    partial: PartialEpoch | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     excluded: dict[str, dict[int, Unreadable]] = field(default_factory=lambda: {TRAIN: {}, VALIDATION: {}})
+    partial: PartialEpoch | None = None
 
     def unreadable(self) -> tuple[Unreadable, ...]:
         """All unreadable photos so far."""
@@ -81,7 +81,7 @@ class TrainingState:
         partial = value.get("partial")  # a checkpoint of an earlier version has none
         if partial:
             partial = PartialEpoch(**{**partial, "excluded": frozenset(partial["excluded"])})
-        return cls(stopping, value["epoch"], partial, list(value["history"]), excluded)
+        return cls(stopping, value["epoch"], list(value["history"]), excluded, partial)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from physiq_ray import storage
 from physiq_ray.cleanse import Journal, remove_photos, scan_buckets
 from physiq_ray.config import CleanseSettings
 from physiq_ray.errors import PhysiqError
-from physiq_ray.storage import Bucket, listing, retry
+from physiq_ray.storage import Bucket, retry, walk
 from physiq_ray.storage.s3 import s3_client
 
 # No name resembles another, because `check` does not model photos that resemble unmatched labels.
@@ -108,7 +108,7 @@ def test_only_unlabelled_unchanged_photos_are_ever_deleted_in_many_cases(
 
 
 def check(bucket, s3_direct, tmp_path, monkeypatch, present, labelled, share, faults, moves):
-    monkeypatch.setattr(listing, "PAGE_KEYS", 7)
+    monkeypatch.setattr(walk, "PAGE_KEYS", 7)
     monkeypatch.setattr(retry, "FIRST_WAIT_S", 0)
     monkeypatch.setattr(retry, "ATTEMPTS", 2)
     monkeypatch.setattr("physiq_ray.cleanse.remove.MAX_BATCH", 5)

@@ -157,9 +157,7 @@ def test_a_stopped_job_is_resumed(make_cluster, work):
     assert stopped.returncode == 0
     assert took_s < 20
     assert nodes.client().get_job_status("long") == JobStatus.STOPPED
-    assert "interrupted; the last checkpoint is safe, resume with: physiq-ray train" in logs, logs[
-        -2000:
-    ]
+    assert "interrupted; the last checkpoint is safe, resume with: physiq-ray train" in logs, logs[-2000:]
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "resumed after epoch" in resumed.stdout
 

@@ -15,7 +15,7 @@ from physiq_ray.doctor import nodes
 OTHER_VERSIONS = {"ray_version": "2.41.0", "python_version": "3.9.1"}
 HEAD = """
 import sys, ray
-ray.init(num_cpus=1, include_dashboard=False, object_store_memory=80_000_000)
+ray.init("local", num_cpus=1, include_dashboard=False, object_store_memory=80_000_000)
 from ray._raylet import GcsClient
 address = ray.get_runtime_context().gcs_address
 client = GcsClient(address=address)

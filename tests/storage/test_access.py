@@ -24,7 +24,8 @@ KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 @pytest.fixture(autouse=True)
 def default_access(s3):
-    """Reset the access settings after each test, because they belong to the process."""
+    """Reset the access settings before and after each test, because they belong to the process."""
+    storage.use_access(Access())
     yield
     storage.use_access(Access())
     storage.forget_clients()
