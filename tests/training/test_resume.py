@@ -127,6 +127,7 @@ def test_a_killed_run_goes_on_at_the_next_epoch_with_its_best_and_its_patience(c
     assert f"Best validation accuracy {before[0][4]} in epoch 1" in resumed.stdout
 
 
+@pytest.mark.timeout(500)  # three trainings
 def test_a_run_killed_after_a_notice_of_preemption_resumes_in_the_epoch_to_the_last_bit(
     run, pose_folders, tmp_path
 ):
