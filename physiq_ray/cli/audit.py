@@ -1,7 +1,6 @@
 """The command audit."""
 
 import argparse
-import contextlib
 import sys
 
 from physiq_ray.cli.command import Command, load
@@ -21,8 +20,7 @@ def run_audit(args: argparse.Namespace) -> int:
     for name, file in (("--manifest", args.manifest_output), ("--sheet", args.sheet)):
         if file:
             check_writable(name, file, is_file=True)
-    uses_ray = args.check_photos or args.near_duplicates or settings.group_near_duplicates == "yes"
-    with silence_ray(debug=args.debug) if uses_ray else contextlib.nullcontext():
+    with silence_ray(debug=args.debug):
         audit = audit_photos(
             settings,
             check_photos=args.check_photos,
