@@ -17,6 +17,15 @@ from physiq_ray.training.plan import (
 )
 
 
+def plan_ranks(num_photos, world_size, *, epoch=2, **values):
+    """Give the plan of each rank for the photos 0 … num_photos - 1."""
+    rows = np.arange(num_photos)
+    return [
+        plan_epoch(rows, world_size=world_size, world_rank=rank, seed=7, epoch=epoch, **values)
+        for rank in range(world_size)
+    ]
+
+
 @given(
     num_photos=st.integers(1, 200),
     batch_size=st.integers(1, 40),
@@ -26,17 +35,7 @@ from physiq_ray.training.plan import (
 def test_an_epoch_uses_each_photo_once_and_leaves_out_less_than_half_a_step(
     num_photos, batch_size, world_size, epoch
 ):
-    plans = [
-        plan_epoch(
-            np.arange(num_photos),
-            batch_size=batch_size,
-            world_size=world_size,
-            world_rank=rank,
-            seed=7,
-            epoch=epoch,
-        )
-        for rank in range(world_size)
-    ]
+    plans = plan_ranks(num_photos, world_size, batch_size=batch_size, epoch=epoch)
     used = np.concatenate([plan.rows for plan in plans])
     assert len(np.unique(used)) == len(used)
     assert len({plan.step_sizes for plan in plans}) == 1
@@ -85,16 +84,11 @@ def test_a_rank_without_photos_plans_the_same_steps():
 def test_the_rest_of_an_epoch_is_dealt_as_if_it_had_not_been_interrupted(
     num_photos, batch_size, world_size, accumulation, data
 ):
-    values = {"batch_size": batch_size, "world_size": world_size, "accumulation": accumulation}
-
-    def plan(rank, num_done=0):
-        rows = np.arange(num_photos)
-        return plan_epoch(rows, **values, world_rank=rank, seed=7, epoch=2, num_done=num_done)
-
-    step = data.draw(st.integers(0, len(plan(0).step_sizes) - 1))
-    for rank in range(world_size):
-        whole = plan(rank)
-        rest = plan(rank, whole.photos_before[step])
+    values = {"batch_size": batch_size, "accumulation": accumulation}
+    plans = plan_ranks(num_photos, world_size, **values)
+    step = data.draw(st.integers(0, len(plans[0].step_sizes) - 1))
+    resumed = plan_ranks(num_photos, world_size, **values, num_done=plans[0].photos_before[step])
+    for whole, rest in zip(plans, resumed, strict=True):
         assert rest.first_step == step
         assert rest.step_sizes == whole.step_sizes[step:]
         assert rest.num_batches == whole.num_batches[step:]
@@ -112,23 +106,13 @@ def test_the_rest_of_an_epoch_is_dealt_as_if_it_had_not_been_interrupted(
 def test_another_number_of_workers_takes_the_photos_that_are_left_and_none_twice(
     num_photos, batch_size, before, after, data
 ):
-    def plan(rank, world_size, num_done=0):
-        return plan_epoch(
-            np.arange(num_photos),
-            batch_size=batch_size,
-            world_size=world_size,
-            world_rank=rank,
-            seed=7,
-            epoch=2,
-            num_done=num_done,
-        )
-
-    whole = [plan(rank, before) for rank in range(before)]
+    whole = plan_ranks(num_photos, before, batch_size=batch_size)
     step = data.draw(st.integers(0, len(whole[0].step_sizes) - 1))
     taken = [row for each in whole for row in each.rows[: sum(each.part_sizes[:step])]]
     num_done = whole[0].photos_before[step]
     assert len(taken) == num_done
-    rest = [row for rank in range(after) for row in plan(rank, after, num_done).rows]
+    resumed = plan_ranks(num_photos, after, batch_size=batch_size, num_done=num_done)
+    rest = [row for each in resumed for row in each.rows]
     used = taken + rest
     assert len(set(used)) == len(used)
     assert num_photos - len(used) < max(1, batch_size * after / 2)
@@ -225,18 +209,7 @@ def test_classes_are_weighted_by_the_inverse_of_their_share():
 def test_all_ranks_accumulate_equally_many_batches_that_hold_their_parts(
     num_photos, batch_size, world_size, accumulation
 ):
-    plans = [
-        plan_epoch(
-            np.arange(num_photos),
-            batch_size=batch_size,
-            world_size=world_size,
-            world_rank=rank,
-            seed=7,
-            epoch=1,
-            accumulation=accumulation,
-        )
-        for rank in range(world_size)
-    ]
+    plans = plan_ranks(num_photos, world_size, batch_size=batch_size, accumulation=accumulation, epoch=1)
     assert len({plan.num_batches for plan in plans}) == 1
     for step, size in enumerate(plans[0].step_sizes):
         parts = [plan.rows_of_step(step) for plan in plans]
