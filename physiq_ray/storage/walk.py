@@ -50,7 +50,7 @@ class PhotoList:
         return len(self.photos)
 
 
-def list_photos(sources: Sequence[Bucket], on_keys: OnKeys) -> tuple[PhotoList, ...]:
+def list_stored(sources: Sequence[Bucket], on_keys: OnKeys) -> tuple[PhotoList, ...]:
     """List buckets at the same time, as `listing.list_sources` does, without its tables.
 
     A photo takes four times the memory of a table's row.

@@ -17,7 +17,7 @@ from physiq_ray.errors import SettingError, StorageError, quoted
 from physiq_ray.machine import check_writable
 from physiq_ray.storage import Bucket, Source, follow_settings, parse_sources
 from physiq_ray.storage.objects import translate_os
-from physiq_ray.storage.walk import PhotoList, list_photos
+from physiq_ray.storage.walk import PhotoList, list_stored
 from physiq_ray.syncing.partial import partial_folder, remove_abandoned
 from physiq_ray.syncing.paths import find_clashes, folded, is_case_sensitive_by_custom, local_path, probe_case
 from physiq_ray.syncing.plan import LocalFiles, Photo, Plan, needed_bytes, plan_downloads
@@ -73,7 +73,7 @@ def sync(
 
     tables: tuple[Listing, ...] = ()
     if words is None:
-        listings: Sequence[PhotoList | Listing] = list_photos(sources, on_keys)
+        listings: Sequence[PhotoList | Listing] = list_stored(sources, on_keys)
     else:
         from physiq_ray.storage import list_sources  # imported here, because it needs Arrow
 
