@@ -52,10 +52,10 @@ class ModelState:
     pose_names: pose id → name. image_size: in pixels. temperature: the logits are divided by it before the
     softmax, so that the confidence is calibrated (Guo et al. 2017); 1 changes nothing. floor: decides which
     photos show no known pose; None: every photo gets a pose. reference: what the validation photos were like,
-    None if it is not known. optimizer_state_dict: is written for other programs;
-    a state that was read has none. history: one dict per epoch. versions: those of the software that trained
-    the model, empty if the file does not have them. version: the first twelve hexadecimal digits of the
-    file's SHA-256, empty before it is written.
+    None if it is not known. optimizer_state_dict: is written for other programs; a state that was read has
+    none. history: one dict per epoch. versions: those of the software that trained the model, empty if the
+    file does not have them. version: the first twelve hexadecimal digits of the file's SHA-256, empty before
+    it is written.
     """
 
     state_dict: StateDict

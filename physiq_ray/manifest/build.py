@@ -346,6 +346,7 @@ def pattern_texts(keys: Column, pattern: str) -> Column:
     Raises SettingError: RE2 does not accept the pattern.
     """
     captured = pattern if re.compile(pattern).groups else f"({pattern})"
+    # Arrow extracts named groups only, in half the time of a replacement by the group.
     numbers = itertools.count()
     named = _GROUP.sub(lambda found: f"(?P<_{next(numbers)}>" if found[0] == "(" else found[0], captured)
     try:

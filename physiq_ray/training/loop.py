@@ -119,7 +119,7 @@ class Worker:
             epoch, started_s = progress.epoch + 1, time.monotonic() - begun.seconds
             with self._watchdog.watching():
                 plan = self._plan(epoch, begun)
-                report = partial(self._report_partial, epoch, begun, started_s)
+                report = partial(self._report_partial, begun, started_s)
                 trained = self._train(epoch, plan, begun, report)
             if isinstance(trained, Divergence):
                 return Outcome(progress.unreadable(), divergence=trained)
@@ -347,9 +347,7 @@ class Worker:
             ray.get(send(self._job.events, event), timeout=10)
         os._exit(1)
 
-    def _report_partial(
-        self, epoch: int, begun: PartialEpoch, started_s: float, num_photos: int, sums: Sums
-    ) -> None:
+    def _report_partial(self, begun: PartialEpoch, started_s: float, num_photos: int, sums: Sums) -> None:
         """Save a checkpoint in the middle of an epoch, after num_photos of it."""
         self._gather_unreadable()
         excluded = {split: dict(rows) for split, rows in self._progress.excluded.items()}
