@@ -20,7 +20,9 @@ def make_proxy(rule: Rule, store: str) -> type[BaseHTTPRequestHandler]:
                 super().handle()
 
         def do_GET(self) -> None:
-            status, headers, body = rule(self.command, self.path) or self.forward()
+            # Also if a rule answers: an unread body would be taken for the next request of the connection.
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, headers, body = rule(self.command, self.path) or self.forward(content)
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
@@ -30,9 +32,8 @@ def make_proxy(rule: Rule, store: str) -> type[BaseHTTPRequestHandler]:
 
         do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815
 
-        def forward(self) -> Answer:
+        def forward(self, content: bytes) -> Answer:
             connection = http.client.HTTPConnection(store)
-            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             connection.request(self.command, self.path, content, dict(self.headers))
             answer = connection.getresponse()
             headers = {
