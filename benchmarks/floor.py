@@ -29,7 +29,7 @@ from machine import describe_machine
 from physiq_ray.checkpoint import ModelState, load_model_state
 from physiq_ray.evaluation.choose_floor import auroc
 from physiq_ray.evaluation.floor_scores import NULL, score_floor
-from physiq_ray.floor import SCORES, candidate_score, similarity
+from physiq_ray.floor import FEATURE_SCORES, SCORES, candidate_score, feature_column
 from physiq_ray.prediction.features import compute_features
 from physiq_ray.sample.photos import write_sample_photos
 
@@ -87,24 +87,23 @@ def _print_scores(state: ModelState, photos: dict[Path, int | None]) -> list[Pat
     )
     if state.floor is None or state.floor.choice is None:
         raise SystemExit("the model has no floor that a training chose")
-    choice, means = state.floor.choice, state.floor.class_features
+    floor, choice = state.floor, state.floor.choice
+    column = None
+    if floor.weights is not None:
+        column = feature_column(floor.score, found.features, floor.weights)
     is_right = logits.argmax(dim=1).numpy() == labels
     print(
         "| score | AUROC: known pose or none | AUROC: right answer or not | when it was chosen |\n"
         "|---|---|---|---|"
     )
     for name in SCORES:
-        areas = "– | –"  # the file has the mean features only if they are used
-        if name != "distance" or means is not None:
-            scores = candidate_score(name, logits, state.temperature) if name != "distance" else None
-            if means is not None and scores is None:
-                scores = similarity(found.features, means).double()
+        areas = "– | –"  # the file has the weights of the chosen score only
+        if name not in FEATURE_SCORES or name == floor.score:
+            scores = candidate_score(name, logits, state.temperature, column)
             areas = f"{auroc(scores.numpy(), labels != NULL):.3f} | {auroc(scores.numpy(), is_right):.3f}"
-        chosen = " (chosen)" if state.floor.score == name else ""
-        print(f"| {name}{chosen} | {areas} | {choice.aurocs[name]:.3f} |")
-    outputs = logits
-    if means is not None:
-        outputs = torch.cat([logits, similarity(found.features, means)[:, None]], dim=1)
+        chosen = " (chosen)" if floor.score == name else ""
+        print(f"| {name}{chosen} | {areas} | {choice.aurocs.get(name, float('nan')):.3f} |")
+    outputs = logits if column is None else torch.cat([logits, column[:, None]], dim=1)
     scored = score_floor(outputs, labels, [str(row) for row in range(len(labels))], state)
     print(
         f"\n{scored.num_photos} photos of known poses, {scored.num_null} of none; accuracy "

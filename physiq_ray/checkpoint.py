@@ -32,7 +32,15 @@ from physiq_ray.errors import CheckpointError, LabelError, NotFoundError, Storag
 from physiq_ray.floor import Floor, ScoringHead
 from physiq_ray.labels import ClassMapping
 from physiq_ray.labels.mapping import MAPPING_FILE, name_in, read_beside, read_inside, uri_beside
-from physiq_ray.model import ARCHITECTURE, IMAGENET_MEAN, IMAGENET_STD, StateDict, build_model, read_tensors
+from physiq_ray.model import (
+    ARCHITECTURE,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    NUM_FEATURES,
+    StateDict,
+    build_model,
+    read_tensors,
+)
 from physiq_ray.reference import Reference
 from physiq_ray.storage import join_uri, write_file
 from physiq_ray.storage.objects import open_whole
@@ -91,13 +99,14 @@ class ModelState:
             raise CheckpointError(
                 f"weights do not fit a {ARCHITECTURE} with {len(self.class_mapping.classes)} outputs: {error}"
             ) from error
-        if self.floor is not None and self.floor.class_features is not None:
+        if self.floor is not None and self.floor.weights is not None:
             layer = model.get_submodule("fc")
+            head = ScoringHead(layer, self.floor.score, self.floor.weights)
             try:
-                layer(self.floor.class_features)
+                head(torch.zeros(1, NUM_FEATURES))
             except RuntimeError as error:
                 raise CheckpointError(f"floor does not fit a {ARCHITECTURE}: {error}") from error
-            model.set_submodule("fc", ScoringHead(layer, self.floor.class_features))
+            model.set_submodule("fc", head)
         return model.eval()
 
 

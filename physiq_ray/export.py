@@ -31,7 +31,7 @@ from physiq_ray.storage import join_uri, write_bytes, write_file
 NAME = "pose_classifier"
 METADATA_KEY = "physiq_ray"  # of the description in ONNX's metadata_props and safetensors' __metadata__
 EXTRA_FILE = "physiq_ray.json"  # of the description among the extra files of torch.export
-FEATURES_KEY = "class_features"  # of the tensor that safetensors adds to the state dict
+FLOOR_KEY = "floor_weights"  # of the tensor that safetensors adds to the state dict
 NEEDED = {"onnx": ("onnx", "onnxscript"), "safetensors": ("safetensors",), "torch-export": ()}
 
 
@@ -171,8 +171,8 @@ def _write_safetensors(state: ModelState, text: str, path: Path) -> None:
     from safetensors.torch import save
 
     tensors: Mapping[str, Tensor] = replace(state, floor=None).build().state_dict()
-    if state.floor is not None and state.floor.class_features is not None:
-        tensors = {**tensors, FEATURES_KEY: state.floor.class_features}
+    if state.floor is not None and state.floor.weights is not None:
+        tensors = {**tensors, FLOOR_KEY: state.floor.weights}
     # A training stores convolutions in channels_last, which the format cannot express.
     plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
     path.write_bytes(save(plain, metadata={METADATA_KEY: text}))

@@ -153,10 +153,10 @@ def test_a_floor_is_the_same_after_saving_and_a_file_without_one_has_none(
     found = load_model_state(str(tmp_path / "with")).floor
 
     assert found is not None
-    assert found.class_features is not None
-    assert floor.class_features is not None
+    assert found.weights is not None
+    assert floor.weights is not None
     assert (found.score, found.threshold, found.choice) == ("distance", 0.75, floor.choice)
-    assert torch.equal(found.class_features, floor.class_features)
+    assert torch.equal(found.weights, floor.weights)
     assert load_model_state(str(tmp_path / "without")).floor is None
     assert load_model_state(write_model(tmp_path, old)).floor is None
 
@@ -191,18 +191,17 @@ def test_a_network_whose_floor_needs_features_has_one_more_output(floor: Floor) 
     assert (outputs[:, 3].abs() <= 1).all()
 
 
-def test_a_floor_of_another_architecture_is_refused(state: ModelState) -> None:
-    narrow = dataclasses.replace(
-        state, state_dict=build_model(3).state_dict(), floor=Floor("distance", 0.5, torch.eye(3))
-    )
+@pytest.mark.parametrize(
+    "floor", [Floor("distance", 0.5, torch.eye(3)), Floor("detector", 0.5, torch.zeros(2048))]
+)
+def test_a_floor_of_another_architecture_is_refused(state: ModelState, floor: Floor) -> None:
+    narrow = dataclasses.replace(state, state_dict=build_model(3).state_dict(), floor=floor)
 
     with pytest.raises(CheckpointError, match="floor does not fit a resnet50"):
         narrow.build()
 
 
-@pytest.mark.parametrize(
-    "damage", [[1, 2], {"score": "luck"}, {"threshold": "high"}, {"class_features": None}]
-)
+@pytest.mark.parametrize("damage", [[1, 2], {"score": "luck"}, {"threshold": "high"}, {"weights": None}])
 def test_a_damaged_floor_is_an_error_that_names_the_file(
     state: ModelState, floor: Floor, tmp_path: Path, damage: Any
 ) -> None:

@@ -22,7 +22,7 @@ from physiq_ray.checkpoint import ModelState
 from physiq_ray.errors import CheckpointError, SettingError
 from physiq_ray.export import (
     EXTRA_FILE,
-    FEATURES_KEY,
+    FLOOR_KEY,
     METADATA_KEY,
     ExportedModel,
     describe,
@@ -194,7 +194,7 @@ def test_the_torch_program_gives_the_same_probabilities(folder, pixels, expected
 @pytest.mark.slow
 def test_torchvision_gives_the_same_probabilities_with_the_weights(folder, pixels, expected, floored):
     weights = safetensors.torch.load_file(folder / "export/pose_classifier.safetensors")
-    assert torch.equal(weights.pop(FEATURES_KEY), floored.floor.class_features)
+    assert torch.equal(weights.pop(FLOOR_KEY), floored.floor.weights)
     model = torchvision.models.resnet50(num_classes=3).eval()
     model.load_state_dict(weights)
     with torch.inference_mode():
@@ -257,11 +257,11 @@ def test_the_description_names_the_outputs_of_the_program(state, floored, pixels
     assert len(outputs) == 1 + has_floor
 
 
-@pytest.mark.parametrize("score", ["probability", "energy", "distance"])
+@pytest.mark.parametrize("score", ["probability", "energy", "distance", "detector"])
 def test_the_program_gives_the_score_that_a_prediction_compares(state, class_features, photos, pixels, score):
-    floored = dataclasses.replace(
-        state, floor=Floor(score, 0.0, class_features if score == "distance" else None)
-    )
+    detector = torch.rand(2049, generator=torch.manual_seed(2)) - 0.5
+    weights = {"distance": class_features, "detector": detector}.get(score)
+    floored = dataclasses.replace(state, floor=Floor(score, 0.0, weights))
     found = ExportedModel(floored)(torch.from_numpy(pixels[:5]))["score"]
     predictor = Predictor(floored, precision="fp32")
     expected = [predictor.predict(photo, uri="a.jpeg").floor.value for photo in photos[:5]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from physiq_ray.floor import Choice, Floor, ScoringHead, floor_of_confidence, similarity
+from physiq_ray.floor import Choice, Floor, ScoringHead, feature_column, floor_of_confidence
 
 CHOICE = Choice(0.9, 0.92, 0.8, None, 50, 0, {"probability": 0.7, "distance": 0.8}, ((0.1, 0.5, 1.0),))
 
@@ -30,6 +30,13 @@ def test_the_distance_is_the_last_column():
     assert floor.scores(outputs, num_classes=2, temperature=2.0).tolist() == [0.25, -0.5]
 
 
+def test_the_detector_multiplies_the_probability_by_that_of_a_known_pose():
+    # The probabilities are 0.8 and 0.5; the column is a logit: odds of 3 : 1 and 1 : 4.
+    outputs = torch.log(torch.tensor([[4.0, 1.0, 3.0], [1.0, 1.0, 0.25]]))
+    scores = Floor("detector", 0.5, torch.zeros(3)).scores(outputs, num_classes=2, temperature=1.0)
+    assert scores.tolist() == pytest.approx([0.8 * 0.75, 0.5 * 0.2])
+
+
 def test_the_column_of_the_distance_is_no_logit():
     outputs = torch.tensor([[0.0, 0.0, 9.0]])
     scores = floor_of_confidence(0.5).scores(outputs, num_classes=2, temperature=1.0)
@@ -38,37 +45,56 @@ def test_the_column_of_the_distance_is_no_logit():
     assert energy.tolist() == pytest.approx([math.log(2)])
 
 
-def test_similarity_is_the_cosine_with_the_nearest_class():
+def test_the_column_of_the_distance_is_the_cosine_with_the_nearest_class():
     classes = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
     features = torch.tensor([[3.0, 0.0], [0.0, 5.0], [-1.0, 0.0], [0.0, 0.0]])
-    assert similarity(features, classes).tolist() == pytest.approx([1.0, 0.8, -0.6, 0.0])
+    assert feature_column("distance", features, classes).tolist() == pytest.approx([1.0, 0.8, -0.6, 0.0])
 
 
-def test_the_head_adds_the_similarity_to_the_logits():
+def test_the_column_of_the_detector_is_linear():
+    features = torch.tensor([[3.0, 0.0], [0.0, 5.0]])
+    found = feature_column("detector", features, torch.tensor([1.0, -2.0, 0.5]))
+    assert found.tolist() == [3.5, -9.5]
+
+
+def test_the_head_adds_the_column_to_the_logits():
     layer = nn.Linear(2, 3)
     features = torch.tensor([[3.0, 0.0], [0.0, 5.0]])
-    found = ScoringHead(layer, torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, -1.0]]))(features)
-    assert found.shape == (2, 4)
-    assert torch.equal(found[:, :3], layer(features))
-    assert found[:, 3].tolist() == pytest.approx([1.0, 0.8])
+    for score, weights, column in (
+        ("distance", [[1.0, 0.0], [0.6, 0.8], [0.0, -1.0]], [1.0, 0.8]),
+        ("detector", [1.0, -2.0, 0.5], [3.5, -9.5]),
+    ):
+        found = ScoringHead(layer, score, torch.tensor(weights))(features)
+        assert found.shape == (2, 4)
+        assert torch.equal(found[:, :3], layer(features))
+        assert found[:, 3].tolist() == pytest.approx(column)
 
 
-@pytest.mark.parametrize("score", ["probability", "energy", "distance"])
-def test_a_floor_is_the_same_after_it_became_a_dict(score):
-    floor = Floor(score, 0.25, torch.eye(2) if score == "distance" else None, CHOICE)
-    found = Floor.from_dict(floor.to_dict(), num_classes=2)
+@pytest.mark.parametrize(
+    ("score", "weights"),
+    [("probability", None), ("energy", None), ("distance", torch.eye(2)), ("detector", torch.arange(3.0))],
+)
+def test_a_floor_is_the_same_after_it_became_a_dict(score, weights):
+    found = Floor.from_dict(Floor(score, 0.25, weights, CHOICE).to_dict(), num_classes=2)
     assert (found.score, found.threshold, found.choice) == (score, 0.25, CHOICE)
-    assert (found.class_features is None) == (score != "distance")
-    assert found.class_features is None or torch.equal(found.class_features, torch.eye(2))
+    assert found.weights is weights
+
+
+def test_a_floor_of_an_earlier_version_is_read():
+    value = Floor("distance", 0.25, torch.eye(2)).to_dict()
+    value["class_features"] = value.pop("weights")
+    assert torch.equal(Floor.from_dict(value, num_classes=2).weights, torch.eye(2))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"score": "luck"}, "score 'luck' is none of probability, energy, distance"),
+        ({"score": "luck"}, "score 'luck' is none of probability, energy, distance, detector"),
         ({"threshold": math.nan}, "threshold nan"),
-        ({"class_features": None}, "class_features must be a tensor with 2 rows"),
-        ({"class_features": torch.eye(3)}, "class_features must be a tensor with 2 rows"),
+        ({"weights": None}, "the score distance needs finite weights"),
+        ({"weights": torch.eye(2) / 0}, "the score distance needs finite weights"),
+        ({"weights": torch.eye(3)}, "weights must have 2 rows"),
+        ({"score": "detector"}, "weights must have one dimension"),
     ],
 )
 def test_a_damaged_floor_is_refused(changes, message):

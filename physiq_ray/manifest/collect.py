@@ -159,8 +159,8 @@ def describe_manifest(manifest: Manifest, *, examples: int = 3) -> Iterator[str]
         yield f"{report.num_by_folder} photos get their pose only from the name of their folder"
     if report.num_poseless:
         yield (
-            f"{report.num_poseless} photos show no known pose according to their labels; they are kept, but "
-            "not used for training"
+            f"{report.num_poseless} photos show no known pose according to their labels; they teach the "
+            "model what to refuse"
         )
     if report.alike is not None:
         yield from _describe_alike(report.alike)

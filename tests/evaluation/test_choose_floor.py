@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from physiq_ray.evaluation.choose_floor import auroc, choose_floor, halve, mean_features
+from physiq_ray.evaluation.choose_floor import (
+    PENALTY,
+    auroc,
+    choose_floor,
+    fit_detector,
+    halve,
+    mean_features,
+)
+from physiq_ray.floor import feature_column
 
 
 def log_odds(*odds):
@@ -33,7 +41,7 @@ def test_the_threshold_is_the_lowest_with_the_wished_precision(target, precision
         logits,
         torch.zeros(8, 3),
         torch.tensor([0, 0, 0, 1, 1, 1, -1, -1]),
-        None,
+        {},
         temperature=1.0,
         target_precision=target,
     )
@@ -59,7 +67,7 @@ def test_a_photo_of_no_pose_counts_by_its_weight(null_weight, precision, coverag
         log_odds(9, 8, 7, 6, 1 / 5, 1 / 3, 4, 2),
         torch.zeros(8, 3),
         torch.tensor([0, 0, 0, 1, 1, 1, -1, -1]),
-        None,
+        {},
         temperature=1.0,
         target_precision=0.75,
         null_weight=null_weight,
@@ -73,7 +81,7 @@ def test_a_precision_that_is_never_reached_gives_the_best_one_and_says_so():
         logits,
         torch.zeros(4, 3),
         torch.tensor([1, 0, 0, -1]),
-        None,
+        {},
         temperature=1.0,
         target_precision=0.99,
     )
@@ -88,7 +96,7 @@ def test_without_photos_of_no_pose_the_mistakes_choose():
         logits,
         torch.zeros(4, 3),
         torch.tensor([0, 0, 1, 1]),
-        None,
+        {},
         temperature=1.0,
         target_precision=0.95,
     )
@@ -102,16 +110,16 @@ def test_there_is_no_floor_if_all_answers_are_right_or_all_are_wrong(labels):
         log_odds(9, 8, 1 / 7),
         torch.zeros(3, 3),
         torch.tensor(labels),
-        None,
+        {},
         temperature=1.0,
         target_precision=0.95,
     )
     assert found is None
 
 
-@pytest.mark.parametrize("wanted", ["probability", "energy", "distance"])
+@pytest.mark.parametrize("wanted", ["probability", "energy", "distance", "detector"])
 def test_the_score_that_separates_best_is_chosen(wanted):
-    """Poses and others differ in one score by much, and the other two scores are noise."""
+    """Poses and others differ in one score by much, and the other scores are noise."""
     rng = np.random.default_rng(4)
     is_null = np.arange(200) >= 100
     labels = np.where(is_null, -1, rng.integers(0, 2, 200))
@@ -121,9 +129,14 @@ def test_the_score_that_separates_best_is_chosen(wanted):
         margin[is_null] -= 5
     elif wanted == "energy":
         level[is_null] -= 20
-    else:
+    elif wanted == "distance":
         features[~is_null] *= 0.05
         features[~is_null, labels[~is_null]] += 1
+    else:
+        features[:, 7] = np.where(is_null, -9, 9)
+    weights = {"distance": torch.eye(2, 8)}
+    if wanted == "detector":  # it contains the probability, and would be as good
+        weights["detector"] = torch.tensor([0.0] * 7 + [1.0, 0.0])
     predicted = np.where(is_null, rng.integers(0, 2, 200), labels)
     logits = np.zeros((200, 2))
     logits[np.arange(200), predicted] = margin
@@ -133,7 +146,7 @@ def test_the_score_that_separates_best_is_chosen(wanted):
         torch.from_numpy(logits).float(),
         torch.from_numpy(features).float(),
         torch.from_numpy(labels),
-        torch.eye(2, 8),
+        weights,
         temperature=1.0,
         target_precision=0.95,
     )
@@ -141,7 +154,7 @@ def test_the_score_that_separates_best_is_chosen(wanted):
     assert floor.choice.aurocs[wanted] > 0.95
     assert all(area < 0.7 for name, area in floor.choice.aurocs.items() if name != wanted)
     assert floor.choice.precision >= 0.95
-    assert (floor.class_features is not None) == (wanted == "distance")
+    assert (floor.weights is not None) == (wanted in {"distance", "detector"})
 
 
 def test_halves_share_no_group_and_are_nearly_equal():
@@ -166,3 +179,43 @@ def test_mean_features_have_length_1_and_the_direction_of_their_class():
     root = 0.5**0.5
     assert found.flatten().tolist() == pytest.approx([root, root, 0.0, -1.0])
     assert mean_features(features, torch.tensor([0, 0, 0]), 2) is None
+
+
+def test_the_detector_tells_new_photos_apart_by_the_features_that_differ():
+    rng = np.random.default_rng(1)
+
+    def draw(num_posed, num_null):
+        is_posed = np.arange(num_posed + num_null) < num_posed
+        features = rng.normal(5, 2, (len(is_posed), 300))
+        features[:, :3] += np.where(is_posed, 3, -3)[:, None]
+        return torch.from_numpy(features).float(), is_posed
+
+    features, is_posed = draw(160, 20)
+    weights = fit_detector(features, is_posed)
+    assert (weights.shape, weights.dtype) == ((301,), torch.float32)
+    # At the minimum, the mean error of the 160 is that of the 20, because both kinds count alike.
+    probabilities = feature_column("detector", features, weights).sigmoid().numpy()
+    assert np.mean(1 - probabilities[is_posed]) == pytest.approx(np.mean(probabilities[~is_posed]), rel=1e-3)
+    features, is_posed = draw(500, 500)
+    assert auroc(feature_column("detector", features, weights).numpy(), is_posed) > 0.95
+
+
+def test_the_detector_is_the_minimum_of_its_loss():
+    """In one dimension, with standardised features 1 and -1, the factor x solves 2 / (1 + exp x) = 2 x."""
+    weights = fit_detector(torch.tensor([[1.0], [1.0], [-1.0], [-1.0]]), np.array([True, True, False, False]))
+    deviation = torch.tensor([1.0, 1.0, -1.0, -1.0]).std()
+    factor = float(weights[0] * deviation)
+    slope = float(1 / deviation)  # of the standardised features, the value for a photo of a pose
+    assert 2 * slope / (1 + np.exp(factor * slope)) == pytest.approx(2 * PENALTY * factor, rel=1e-4)
+    assert float(weights[1]) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_feature_that_hardly_differs_does_not_decide_for_other_photos():
+    features = torch.randn(40, 5, generator=torch.manual_seed(0))
+    is_posed = np.arange(40) < 20
+    features[:20, 0] += 4
+    features[:, 1] = torch.from_numpy(np.where(is_posed, 1e-6, 0)).float()
+    features[:, 2] = 0.0
+    weights = fit_detector(features, is_posed)
+    assert weights.isfinite().all()
+    assert abs(float(weights[1])) < abs(float(weights[0]))

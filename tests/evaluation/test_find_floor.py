@@ -11,7 +11,7 @@ import torch
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.errors import DataError
 from physiq_ray.evaluation import find_floor as module
-from physiq_ray.evaluation.choose_floor import choose_floor, mean_features
+from physiq_ray.evaluation.choose_floor import choose_floor, fit_detector, halve, mean_features
 from physiq_ray.evaluation.find_floor import find_floor
 from physiq_ray.images import decode_square
 from physiq_ray.labels import ClassMapping
@@ -75,7 +75,7 @@ def test_the_given_validation_photos_and_those_of_no_pose_choose_it(state, manif
         features @ state.state_dict["fc.weight"].T + state.state_dict["fc.bias"],
         features,
         torch.tensor([0, 1] * 3 + [-1] * 4),
-        means,
+        {"distance": means},
         temperature=1.0,
         target_precision=0.6,
         null_weight=6 / 18 * 6 / 4,  # of all photos, 6 have no pose and 18 one; here it is 4 and 6
@@ -127,3 +127,41 @@ def test_the_floor_refuses_in_a_predictor_what_it_refused_when_it_was_chosen(sta
     answered = [answer.pose is not None for answer in answers]
     assert sum(answered) > 0
     assert sum(answered) / len(uris) == pytest.approx(floor.choice.coverage)
+
+
+def test_half_of_many_photos_of_no_pose_fit_the_detector_and_the_others_choose(state, manifest, monkeypatch):
+    monkeypatch.setattr(module, "LEAST_FOR_DETECTOR", 4)
+    uris = manifest.split("validation")["uri"].to_pylist()
+    found, seen = found_and_seen(manifest, state, uris)
+    assert (found.choice.num_photos, found.choice.num_null) == (10, 2)
+    assert seen[-1] == (20, 20)  # 6 of the training, 4 of no pose, 10 of the validation
+    network = Network(state, precision="fp32")
+    nulls = manifest.no_pose.slice(0, 4)
+    fits = halve(nulls["group"].to_pylist())
+    null_uris = np.array(nulls["uri"].to_pylist())
+    trained = features_of(network, manifest.split("train")["uri"].to_pylist())
+    is_posed = np.arange(8) < 6
+    detector = fit_detector(torch.cat([trained, features_of(network, null_uris[fits])]), is_posed)
+    features = features_of(network, [*uris, *null_uris[~fits]])
+    expected = choose_floor(
+        features @ state.state_dict["fc.weight"].T + state.state_dict["fc.bias"],
+        features,
+        torch.tensor([0, 1] * 5 + [-1] * 2),
+        {"distance": mean_features(trained, torch.tensor([0, 1] * 3), 2), "detector": detector},
+        temperature=1.0,
+        target_precision=0.6,
+        null_weight=6 / 18 * 10 / 2,
+    )
+    assert found.choice.aurocs == pytest.approx(expected.choice.aurocs)
+    assert found.score == expected.score
+
+
+def test_photos_of_no_pose_of_one_group_fit_no_detector(state, manifest, monkeypatch):
+    monkeypatch.setattr(module, "LEAST_FOR_DETECTOR", 4)
+    same = pa.array(["athlete"] * manifest.no_pose.num_rows, pa.large_string())
+    column = manifest.no_pose.schema.get_field_index("group")
+    no_pose = manifest.no_pose.set_column(column, "group", same)
+    uris = manifest.split("validation")["uri"].to_pylist()
+    found, _ = found_and_seen(dataclasses.replace(manifest, no_pose=no_pose), state, uris)
+    assert set(found.choice.aurocs) == {"probability", "energy", "distance"}
+    assert found.choice.num_null == 4

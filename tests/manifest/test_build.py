@@ -127,7 +127,7 @@ def test_a_photo_with_no_known_pose_is_counted_and_labelled_but_not_used_for_tra
     assert named is not None
     assert named.is_labelled.to_pylist() == [True] * 22 + [False]
     assert (
-        "1 photos show no known pose according to their labels; they are kept, but not used for training"
+        "1 photos show no known pose according to their labels; they teach the model what to refuse"
         in list(describe_manifest(manifest))
     )
 
