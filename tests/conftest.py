@@ -222,7 +222,7 @@ def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def make_disk(tmp_path: Path) -> Iterator[MakeDisk]:
     """Give a function that mounts a disk of so many bytes and returns its folder and one that remounts it."""
-    mounted = []
+    mounted: list[Path] = []
 
     def mount(*args: str | Path) -> None:
         done = subprocess.run(["mount", *map(str, args)], capture_output=True, check=False)

@@ -22,6 +22,7 @@ from physiq_ray.floor import Choice, Floor
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import StateDict, build_model
 from physiq_ray.reference import Histogram, Reference
+from physiq_ray.storage import write_file
 
 MakeBucket = Callable[..., str]
 MakeWeights = Callable[..., StateDict]
@@ -326,8 +327,6 @@ def test_the_version_is_a_digest_of_the_file(state: ModelState, tmp_path: Path) 
 def test_the_complete_file_is_written_last(
     state: ModelState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, left: list[str]
 ) -> None:
-    write_file = checkpoint.write_file
-
     def refuse(path: Path, uri: str) -> None:
         if uri.endswith(refused):
             raise StorageError(f"write {uri}: No space left on device")

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 from help_texts import help_of
-from pydantic import BaseModel
 
 from physiq_ray.cli import build_parser
 from physiq_ray.cli.parser import COMMANDS
 from physiq_ray.config import (
+    BaseSettings,
     CleanseSettings,
     LocalServingSettings,
     Settings,
@@ -32,7 +32,7 @@ PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in (*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md")))
 }
-KINDS: dict[str, type[BaseModel]] = {
+KINDS: dict[str, type[BaseSettings]] = {
     "cleanse": CleanseSettings,
     "serve": LocalServingSettings,
     "sync": SyncSettings,
@@ -119,7 +119,7 @@ def test_every_command_line_parses_and_its_settings_are_accepted(line: str) -> N
     else:
         args = build_parser().parse_args(words)
         assert args.command == words[0]
-        kind: type[BaseModel] = KINDS.get(words[0], Settings)
+        kind: type[BaseSettings] = KINDS.get(words[0], Settings)
         # It raises nothing: the settings are accepted.
         load_settings(
             {name: value for name, value in vars(args).items() if name in kind.model_fields},
@@ -136,7 +136,7 @@ def test_every_flag_is_one_of_a_command_and_takes_the_value_shown(flag: str) -> 
     setting = name.removeprefix("--").replace("-", "_")
     if not values or values[0].isupper():  # N, FILE
         return
-    kinds: list[type[BaseModel]] = [Settings, *KINDS.values()]
+    kinds: list[type[BaseSettings]] = [Settings, *KINDS.values()]
     for kind in kinds:
         if setting in kind.model_fields:
             annotation: object = kind.model_fields[setting].annotation
@@ -181,7 +181,7 @@ def test_the_page_of_settings_is_up_to_date() -> None:
     ],
 )
 def test_every_setting_is_on_its_page_with_its_default(
-    title: str, kind: type[BaseModel], shown_before: type[BaseModel] | None
+    title: str, kind: type[BaseSettings], shown_before: type[BaseSettings] | None
 ) -> None:
     part = re.split(r"^## ", PAGES["docs/settings.md"].partition(f"\n## {title}\n")[2], flags=re.MULTILINE)[0]
     rows = re.findall(r"^\| `([a-z_]+)` \| (.*?) \| .+ \| .+ \| `PHYSIQ_([A-Z_]+)` \|$", part, re.MULTILINE)

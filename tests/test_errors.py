@@ -25,7 +25,7 @@ def tree_in_the_docstring() -> dict[str, str]:
 
 def test_the_tree_in_the_docstring_shows_every_error_below_its_parent() -> None:
     assert tree_in_the_docstring() == {
-        error.__name__: error.__base__.__name__ for error in ERRORS if error is not errors.PhysiqError
+        error.__name__: error.__bases__[0].__name__ for error in ERRORS if error is not errors.PhysiqError
     }
 
 

@@ -22,7 +22,7 @@ class Terminal(io.StringIO):
         super().__init__(text)
         self.before = before
 
-    def readline(self, *args: Any) -> str:
+    def readline(self, *args: Any) -> str:  # type: ignore[override]  # the stub inherits that of bytes, too
         self.before()
         return super().readline(*args)
 

@@ -4,7 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from physiq_ray.checkpoint import COMPLETE_FILE
+from physiq_ray.constants import COMPLETE_FILE
 
 
 def test_export_writes_the_file_and_its_description(run_here, fixed_model, tmp_path):

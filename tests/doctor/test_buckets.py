@@ -7,6 +7,7 @@ import pytest
 from s3_answers import error_answer, page_answer
 
 from physiq_ray.doctor import access
+from physiq_ray.storage.s3 import start_hasty_session
 
 PHOTO = {"gym/a.jpg": b"not decoded"}
 ALL_OF_A_SOURCE = "can list, get, put, tag, delete; conditional writes; conditional deletions; not versioned"
@@ -200,13 +201,12 @@ def test_a_server_that_ignores_conditions_of_writes_is_a_warning(
     doctor: Any, make_bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = make_bucket(PHOTO)
-    start = access.start_hasty_session
 
     def drop(params: Any, **_: Any) -> None:
         params["headers"].pop("If-None-Match", None)
 
     def start_without_conditions() -> Any:
-        session, client = start()
+        session, client = start_hasty_session()
         client.meta.events.register_first("before-call.s3.PutObject", drop)
         return session, client
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from physiq_ray.checkpoint import COMPLETE_FILE, ModelState, save_model_files
+from physiq_ray.checkpoint import ModelState, save_model_files
+from physiq_ray.constants import COMPLETE_FILE
 from physiq_ray.doctor import checks, devices
 from physiq_ray.doctor.outside import ask_probe
 from physiq_ray.labels import ClassMapping

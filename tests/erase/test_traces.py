@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from physiq_ray.checkpoint import COMPLETE_FILE
 from physiq_ray.config import Settings
+from physiq_ray.constants import COMPLETE_FILE
 from physiq_ray.erase.traces import MODEL_FILE, RECORD_FILE
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest

@@ -129,7 +129,7 @@ def test_holm_corrects_each_p_value_by_the_tests_that_are_left():
     old = [True] * 24
     new = [False] * 8 + [True] * 4 + [False] * 4 + [True] * 8
     found = compared(truth, new, old)
-    overall, front, back = found.overall, *found.poses
+    overall, (front, back) = found.overall, found.poses
     assert [change.p_value for change in (overall, front, back)] == pytest.approx(
         [2 / 2**12, 2 / 2**8, 2 / 2**4]
     )

@@ -3,8 +3,8 @@
 import time
 
 import psutil
-from ray._raylet import GcsClient
-from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # its stub lacks the class
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]  # made at import
 
 
 def drain(address, node_id, seconds=60):

@@ -14,7 +14,7 @@ from physiq_ray.labels import Labels, load_labels
 POSES = {1: "Front Lat Spread", 7: "Back Lat Spread"}
 
 COLUMNS = ("s3Filename", "poseId", "source", "group", "split")
-RECORDS = [
+RECORDS: list[dict[str, Any]] = [
     {"s3Filename": "a.jpg", "poseId": 7, "source": "checkins", "group": "anna", "split": "train"},
     {"s3Filename": "é, b.jpg", "poseId": None, "source": None, "group": None, "split": None},
 ]

@@ -1,6 +1,7 @@
 """List one source, read the keys of a listing, and fill a folder to be listed."""
 
 from pathlib import Path
+from typing import Any
 
 from physiq_ray.storage import Listing, list_sources, parse_source
 
@@ -10,9 +11,14 @@ def list_one(address: str | Path) -> Listing:
     return listing
 
 
-def keys_of(listing: Listing) -> list[str]:
+def table_of(listing: Listing) -> Any:
+    """Give the Arrow table of a listing that must have succeeded."""
     assert listing.error is None, listing.error
-    return sorted(listing.table["key"].to_pylist())
+    return listing.table
+
+
+def keys_of(listing: Listing) -> list[str]:
+    return sorted(table_of(listing)["key"].to_pylist())
 
 
 def fill(folder: Path, *names: str) -> Path:

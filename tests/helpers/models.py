@@ -19,6 +19,8 @@ def make_resnet(seed: int) -> nn.Module:
     model: nn.Module = get_model("resnet50", num_classes=3).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
     return model

@@ -26,8 +26,8 @@ class Nodes:
     folder: Path  # a short path: that of a socket has at most 108 bytes
     port: int
     dashboard_port: int
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    _num_started: int = 0
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list, init=False)
+    _num_started: int = field(default=0, init=False)
 
     @property
     def address(self) -> str:

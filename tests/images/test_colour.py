@@ -28,7 +28,7 @@ def drawn(make_photo: MakePhoto, seed: int = 3) -> npt.NDArray[np.uint8]:
 
 def encoded(pixels: npt.NDArray[np.uint8], profile: bytes | None, **options: Any) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, **({"icc_profile": profile} if profile else {}), **options)
+    Image.fromarray(pixels).save(file, **(options | ({"icc_profile": profile} if profile else {})))
     return file.getvalue()
 
 

@@ -48,7 +48,7 @@ FORMATS: dict[str, dict[str, Any]] = {
 
 def decoded_in_full(data: bytes) -> Image.Image:
     """Decode with Pillow at full size, and put transparent pixels on white."""
-    image = Image.open(io.BytesIO(data))
+    image: Image.Image = Image.open(io.BytesIO(data))
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
     if image.has_transparency_data:

@@ -86,6 +86,7 @@ def test_copies_labelled_with_different_poses_are_not_used() -> None:
 def test_photos_with_equal_etags_but_different_sizes_are_not_copies() -> None:
     photos = list_plenty(**{"one.jpg": "same", "two.jpg": "same"})
     sizes = pa.array([100] * 21 + [101], pa.int64())
+    assert photos.table is not None
     photos = Listing(photos.source, photos.table.set_column(3, "size", sizes))
 
     manifest = build_manifest([photos], labels_of(*PLENTY_LABELS, ("one.jpg", 1), ("two.jpg", 2)), POSES)

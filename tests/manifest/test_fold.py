@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -195,7 +196,10 @@ def test_a_split_by_labels_without_training_photos_is_refused() -> None:
 def test_groups_of_labels_are_never_separated_and_splits_move_only_towards_test(
     more: list[tuple[int, str | None, str | None]], seed: int
 ) -> None:
-    records = [*PLENTY_LABELS, *((f"more-{number}.jpg", *each) for number, each in enumerate(more))]
+    records: list[tuple[Any, ...]] = [
+        *PLENTY_LABELS,
+        *((f"more-{number}.jpg", *each) for number, each in enumerate(more)),
+    ]
 
     manifest = match_photos(
         [list_bucket("checkins", *(name for name, *_ in records))],

@@ -11,6 +11,7 @@ from physiq_ray.syncing.sides import sorted_photos
 def test_test_photos_are_counted_sorted_and_evaluated_separately() -> None:
     records = [(name, pose, None, "test" if name[2] in "01" else None) for name, pose in PLENTY_LABELS]
     listing = list_plenty()
+    assert listing.table is not None
     modified = pa.array([0] * listing.table.num_rows, pa.timestamp("ms", tz="UTC"))
     position = listing.table.schema.get_field_index("modified")
     listing = Listing(listing.source, listing.table.set_column(position, "modified", modified))

@@ -13,9 +13,9 @@ from PIL import Image, ImageOps
 from physiq_ray.sample import photos as photos_module
 from physiq_ray.sample.figures import Athlete, draw_photo
 from physiq_ray.sample.photos import SamplePhotos, encode_jpeg, write_sample_photos
-from physiq_ray.sample.poseless import PoselessKind
+from physiq_ray.sample.poseless import PoselessKind, draw_poseless_photo
 
-SMALL = {"num_athletes": 3, "photos_per_pose": 1, "num_unlabelled": 6, "num_duplicates": 2}
+SMALL: dict[str, Any] = {"num_athletes": 3, "photos_per_pose": 1, "num_unlabelled": 6, "num_duplicates": 2}
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +242,7 @@ def test_the_kinds_of_no_known_pose_are_equally_frequent_and_mixed_among_the_ath
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[tuple[str, Athlete]] = []
-    draw = photos_module.draw_poseless_photo
+    draw = draw_poseless_photo
 
     def recorded(kind: PoselessKind, athlete: Athlete, *args: Any) -> Image.Image:
         drawn.append((kind, athlete))

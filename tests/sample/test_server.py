@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import os
 import shutil
@@ -133,8 +134,8 @@ def test_two_servers_run_at_the_same_time_with_separate_buckets(server: LocalS3)
 def test_nothing_is_left_after_the_block_even_when_it_raises() -> None:
     running = LocalS3()
     with suppress(KeyboardInterrupt), running:
+        assert running.pid is not None
         pid = running.pid
-        assert pid is not None
         ports = [port for _, port in listening(pid)]
         directory = Path(psutil.Process(pid).cwd())
         raise KeyboardInterrupt
@@ -219,7 +220,8 @@ def test_a_killed_parent_leaves_no_server() -> None:
 
 
 def test_other_ports_are_tried_if_a_port_is_taken(monkeypatch: pytest.MonkeyPatch, server: LocalS3) -> None:
-    real, sets = weed.find_free_ports, []
+    real = weed.find_free_ports
+    sets: list[dict[str, int]] = []
 
     def ports_with_one_taken_first() -> dict[str, int]:
         ports = real()
@@ -245,9 +247,9 @@ def test_a_server_that_does_not_answer_in_time_is_an_error(
 
 def test_the_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def not_installed(name: str) -> None:
-        raise weed.importlib.metadata.PackageNotFoundError(name)
+        raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(weed.importlib.metadata, "distribution", not_installed)
+    monkeypatch.setattr(importlib.metadata, "distribution", not_installed)
 
     with pytest.raises(StorageError, match=r"pip install 'physiq-ray\[demo\]'"):
         LocalS3().start()

@@ -59,7 +59,7 @@ def refused(response: requests.Response) -> tuple[int, str]:
     return response.status_code, body["error"]["code"]
 
 
-def post_json(service: RunningService, value: object) -> requests.Response:
+def post_json(service: RunningService, value: Any) -> requests.Response:
     return requests.post(f"{service.url}/v1/predict", json=value, timeout=60)
 
 
@@ -104,7 +104,7 @@ def test_a_photo_as_the_body_is_read_with_any_content_type_for_bytes(
     assert shares(answer) == pytest.approx(shares(answered(service.post(photo))), abs=1e-6)
 
 
-FORMATS = {
+FORMATS: dict[str, tuple[dict[str, Any], float]] = {
     "png": ({"format": "PNG"}, 1e-2),
     "transparent png": ({"format": "PNG", "mode": "RGBA"}, 0.2),
     "webp": ({"format": "WEBP", "quality": 95}, 2e-2),

@@ -21,6 +21,7 @@ from physiq_ray.serving import access, corrections, models
 from physiq_ray.serving.api import build_api
 from physiq_ray.serving.requestlog import RequestLog
 from physiq_ray.serving.service import Service
+from physiq_ray.storage import write_bytes
 
 MD5 = "0123456789abcdef0123456789abcdef"
 PREDICTS, CORRECTS, BOTH = "predicting-0123456789", "correcting-0123456789", "doing-both-0123456789"
@@ -104,8 +105,12 @@ def test_a_thousand_feedbacks_for_one_photo_are_one_record_for_each_pose(
     open_service: Callable[..., Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writes = []
-    write = corrections.write_bytes
-    monkeypatch.setattr(corrections, "write_bytes", lambda data, uri: (writes.append(uri), write(data, uri)))
+
+    def write(data: bytes, uri: str) -> None:
+        writes.append(uri)
+        write_bytes(data, uri)
+
+    monkeypatch.setattr(corrections, "write_bytes", write)
     client = open_service(feedback_per_minute=2000)
 
     statuses = {
@@ -245,7 +250,7 @@ def test_the_request_id_of_a_response_names_its_photo_in_the_feedback_folder(
 ) -> None:
     photo = make_photo(4711)
     response = service.post(photo)
-    sent = {"request_id": response.headers["x-request-id"], "pose_id": min(POSES)}
+    sent: dict[str, str | int] = {"request_id": response.headers["x-request-id"], "pose_id": min(POSES)}
 
     corrected = requests.post(f"{service.url}/v1/feedback", json=sent, timeout=60)
 

@@ -213,8 +213,13 @@ def test_an_error_of_the_service_is_counted_and_reveals_nothing_to_the_client() 
 
 def test_requests_are_counted_in_the_thread_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     # With two threads in RateLimit, the second would not find its client and would count from zero.
-    threads = []
-    monkeypatch.setattr(RateLimit, "wait_s", lambda *_: threads.append(threading.current_thread()) or 0)
+    threads: list[threading.Thread] = []
+
+    def wait_s(*_: object) -> int:
+        threads.append(threading.current_thread())
+        return 0
+
+    monkeypatch.setattr(RateLimit, "wait_s", wait_s)
 
     send_request("GET", "/v1/model")
 

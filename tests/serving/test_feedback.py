@@ -15,8 +15,10 @@ from PIL import Image
 from replica import WAIT_S, Clock, MakePhoto, Reported, Run, answer_to
 
 from physiq_ray.config import ServingSettings
+from physiq_ray.images import decode_image
 from physiq_ray.serving import feedback
 from physiq_ray.serving.feedback import MAX_WAITING, Doubtful, Feedback
+from physiq_ray.storage import write_bytes
 
 
 def with_exif(photo: bytes) -> bytes:
@@ -93,7 +95,7 @@ def test_photos_that_arrive_faster_than_they_are_written_are_dropped_without_a_w
     make_photo: MakePhoto, reported: Reported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_writing, may_continue = threading.Event(), threading.Event()
-    write = feedback.write_bytes
+    write = write_bytes
 
     def write_late(data: bytes, uri: str) -> None:
         is_writing.set()
@@ -143,7 +145,7 @@ def test_an_error_with_one_photo_does_not_prevent_the_storing_of_others(
     monkeypatch: pytest.MonkeyPatch,
     fault: Exception,
 ) -> None:
-    decode = feedback.decode_image
+    decode = decode_image
     faults = [fault]
 
     def decode_or_fail(*args: Any, **options: Any) -> Any:
@@ -198,7 +200,7 @@ def test_at_most_so_many_photos_are_kept_in_an_hour_a_day_and_of_a_pose(
 ) -> None:
     clock.now_s = 86_400 * 20_000
     settings = {"feedback_per_hour": 3, "feedback_per_day": 6, "feedback_per_pose": 4}
-    results = []
+    results: list[dict[str, int]] = []
 
     def offer(pose_id: int, seed: int) -> None:
         kept.offer(doubtful(make_photo(seed, size=(12, 16)), pose_id))

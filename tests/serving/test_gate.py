@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from physiq_ray.serving.service import Service
 
 Rows = list[tuple[int | None, str]]
 TRAINED: Rows = [(1, "train"), (2, "train")]
-VALIDATED: Rows = [(1, "validation")] * 12 + [(2, "validation")]
+VALIDATED: Rows = [*[(1, "validation")] * 12, (2, "validation")]
 NULLS: Rows = [(None, "validation")] * 12
 WORSE = "all photos: 92.3% → 7.7% of 13 photos (p = 0.0068); Pose 1: 100.0% → 0.0% of 12 photos (p = 0.0015)"
 
@@ -242,7 +243,7 @@ def compared(new: str, old: str, manifest: str) -> Comparison:
     settings = ServingSettings(runtime="torch")
 
     async def compare() -> Comparison:
-        engine = Engine(max_batch_size=4, threads=1)
+        engine, reading = Engine(max_batch_size=4, threads=1), ThreadPoolExecutor()
         try:
             new_model, old_model = (load_served(address, settings) for address in (new, old))
             return await gate.compare_models(
@@ -250,11 +251,12 @@ def compared(new: str, old: str, manifest: str) -> Comparison:
                 (old_model.state, old_model.network),
                 manifest,
                 engine=engine,
-                reading=None,
+                reading=reading,
                 decode=lambda data, size_px: decode(data, size_px, settings),
             )
         finally:
             engine.close()
+            reading.shutdown()
 
     return asyncio.run(compare())
 

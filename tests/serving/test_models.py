@@ -147,13 +147,14 @@ def test_a_change_of_another_setting_keeps_the_loaded_model_and_its_count(
 def test_a_failed_change_keeps_the_model_and_gives_the_reason(
     make_photo: MakePhoto, run: Run, damaged: str, tmp_path: Path, fault: str
 ) -> None:
-    live, reason = {
+    cases: dict[str, tuple[dict[str, Any], str]] = {
         "missing": ({"model": str(tmp_path / "none.pth")}, str(tmp_path / "none.pth")),
         "damaged": ({"model": damaged}, damaged),
         "misspelt": ({"modle": "x"}, "user_config: modle='x': Extra inputs are not permitted"),
         "true": ({"min_confidence": True}, "user_config: min_confidence=True: "),
         "text": ({"canary_share": "half"}, "user_config: canary_share='half': "),
-    }[fault]
+    }
+    live, reason = cases[fault]
 
     before, after, answer, refused = run(changed_to(live, make_photo()))
 

@@ -58,7 +58,7 @@ def is_open(host: str, port: int) -> bool:
 
 def accepted(host: str, port: int) -> list[str]:
     """Call each of Ray's methods without a token; give those that were not refused."""
-    found = []
+    found: list[str] = []
     with grpc.insecure_channel(f"{host}:{port}") as channel:
         for method in METHODS:
             try:

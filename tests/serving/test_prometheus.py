@@ -57,7 +57,7 @@ class Prometheus:
 @pytest.fixture
 def folders() -> Iterator[tuple[Path, Path]]:
     """Give two folders for Ray; their paths are short, because those of its sockets are limited."""
-    options = {"prefix": "pm-", "dir": "/tmp"}
+    options: dict[str, Any] = {"prefix": "pm-", "dir": "/tmp"}
     with tempfile.TemporaryDirectory(**options) as first, tempfile.TemporaryDirectory(**options) as second:
         yield Path(first), Path(second)
 

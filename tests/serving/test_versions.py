@@ -164,15 +164,15 @@ async def changed(service: Service, live: dict[str, Any]) -> tuple[str, str | No
 
 
 @pytest.fixture
-def replaced(tmp_path: Path, make_model: MakeModel) -> tuple[str, Callable[[], None]]:
+def replaced(tmp_path: Path, make_model: MakeModel) -> tuple[str, Callable[[], object]]:
     """Give a model's folder and a function that replaces its file."""
     shutil.copytree(make_model(seed=0), tmp_path / "model")
     other = Path(make_model(seed=1), "pose_classifier_complete.pth")
-    return str(tmp_path / "model"), lambda: shutil.copy(other, tmp_path / "model") and None
+    return str(tmp_path / "model"), lambda: shutil.copy(other, tmp_path / "model")
 
 
 def test_a_change_with_the_same_address_loads_the_replaced_file(
-    replaced: tuple[str, Callable[[], None]],
+    replaced: tuple[str, Callable[[], object]],
 ) -> None:
     folder, replace = replaced
 
@@ -189,7 +189,7 @@ def test_a_change_with_the_same_address_loads_the_replaced_file(
 
 
 def test_another_version_than_the_fixed_one_is_refused_by_a_change_and_by_a_start(
-    replaced: tuple[str, Callable[[], None]], model_folder: str
+    replaced: tuple[str, Callable[[], object]], model_folder: str
 ) -> None:
     folder, replace = replaced
     fixed = Fixed()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from physiq_ray.errors import NotFoundError, StorageError, UnreachableError
-from physiq_ray.storage import download as module
 from physiq_ray.storage.download import Downloaded, download
+from physiq_ray.storage.etag import is_md5
 
 LAST_MODIFIED = {"Last-Modified": "Wed, 01 Jan 2025 00:00:00 GMT"}
 NEW_YEAR_S = 1_735_689_600
@@ -155,6 +155,6 @@ def test_a_large_object_of_an_unavailable_store_is_an_error(
 
 
 def test_an_md5_etag_is_recognized_by_its_form() -> None:
-    assert module.is_md5("0123456789abcdef0123456789abcdef")
-    assert not module.is_md5("0123456789abcdef0123456789abcdef-2")
-    assert not module.is_md5("")
+    assert is_md5("0123456789abcdef0123456789abcdef")
+    assert not is_md5("0123456789abcdef0123456789abcdef-2")
+    assert not is_md5("")

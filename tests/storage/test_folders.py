@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from listings import fill, keys_of, list_one
+from listings import fill, keys_of, list_one, table_of
 
 from physiq_ray.errors import DeniedError, NotFoundError, StorageError
 from physiq_ray.storage import LISTING_SCHEMA, read_bytes
@@ -14,11 +14,11 @@ def test_a_folder_is_listed_like_a_bucket(tmp_path: Path) -> None:
 
     listing = list_one(tmp_path)
 
-    assert listing.table.schema == LISTING_SCHEMA
+    assert table_of(listing).schema == LISTING_SCHEMA
     assert keys_of(listing) == ["7/a.jpg", "7/deep/b.PNG", "c.jpg", "é è.jpg"]
     assert listing.num_others == 1
-    assert set(listing.table["bucket"].to_pylist()) == {str(tmp_path)}
-    rows = {row["key"]: row for row in listing.table.to_pylist()}
+    assert set(table_of(listing)["bucket"].to_pylist()) == {str(tmp_path)}
+    rows = {row["key"]: row for row in table_of(listing).to_pylist()}
     assert rows["7/deep/b.PNG"]["uri"] == f"{tmp_path}/7/deep/b.PNG"
     assert rows["7/deep/b.PNG"]["size"] == 12
     assert read_bytes(rows["é è.jpg"]["uri"]) == "é è.jpg".encode()
@@ -82,8 +82,8 @@ def test_an_empty_folder_gives_an_empty_table_and_no_error(tmp_path: Path) -> No
     listing = list_one(tmp_path)
 
     assert listing.error is None
-    assert listing.table.schema == LISTING_SCHEMA
-    assert listing.table.num_rows == 0
+    assert table_of(listing).schema == LISTING_SCHEMA
+    assert table_of(listing).num_rows == 0
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

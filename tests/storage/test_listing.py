@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from listings import keys_of, list_one
+from listings import keys_of, list_one, table_of
 from s3_answers import Answer, Script, answer_without, error_answer, page_answer
 
 from physiq_ray import storage
@@ -17,7 +17,7 @@ MakeBucket = Callable[..., str]
 def test_a_listing_is_a_table_of_the_photos(make_bucket: MakeBucket) -> None:
     bucket = make_bucket({"2024/a.jpg": b"12345"})
 
-    table = list_one(f"s3://{bucket}").table
+    table = table_of(list_one(f"s3://{bucket}"))
 
     assert table.schema == LISTING_SCHEMA
     [row] = table.to_pylist()
@@ -71,8 +71,8 @@ def test_an_empty_bucket_gives_an_empty_table_and_no_error(make_bucket: MakeBuck
 
     assert listing.error is None
     assert listing.num_others == 0
-    assert listing.table.num_rows == 0
-    assert listing.table.schema == LISTING_SCHEMA
+    assert table_of(listing).num_rows == 0
+    assert table_of(listing).schema == LISTING_SCHEMA
 
 
 def test_a_missing_bucket_gives_an_error_and_the_other_buckets_are_listed(make_bucket: MakeBucket) -> None:
@@ -153,7 +153,7 @@ def test_unusual_keys_are_listed_unchanged_and_can_be_read_by_their_uris(make_bu
     listing = list_one(f"s3://{bucket}")
 
     assert keys_of(listing) == sorted(odd)
-    read = {uri: read_bytes(uri) for uri in listing.table["uri"].to_pylist()}
+    read = {uri: read_bytes(uri) for uri in table_of(listing)["uri"].to_pylist()}
     assert read == {f"s3://{bucket}/{key}": key.encode() for key in odd}
 
 
@@ -237,7 +237,7 @@ def test_equal_content_has_the_same_etag_in_a_folder_and_in_a_bucket(
     in_bucket, in_folder = list_sources(parse_sources([f"s3://{bucket}", str(tmp_path)]))
 
     etags = {
-        row["key"]: row["etag"] for listing in (in_bucket, in_folder) for row in listing.table.to_pylist()
+        row["key"]: row["etag"] for listing in (in_bucket, in_folder) for row in table_of(listing).to_pylist()
     }
     assert etags == {
         "a.jpg": hashlib.md5(b"same").hexdigest(),
@@ -247,4 +247,4 @@ def test_equal_content_has_the_same_etag_in_a_folder_and_in_a_bucket(
         # No copy of this size can exist, so the file was not read and its time of change is the identifier.
         "e.jpg": f"mtime-{(tmp_path / 'e.jpg').stat().st_mtime_ns}",
     }
-    assert in_folder.table.schema == LISTING_SCHEMA
+    assert table_of(in_folder).schema == LISTING_SCHEMA

@@ -14,9 +14,13 @@ from physiq_ray.storage import read_bytes, write_bytes
 from physiq_ray.storage.update import TRIES, update_bytes
 
 
+def appending(line: bytes) -> Callable[[bytes | None], bytes]:
+    return lambda before: (before or b"") + line
+
+
 def append(uri: str, word: str, times: int) -> None:
     for number in range(times):
-        update_bytes(uri, lambda before, at=number: (before or b"") + f"{word}{at}\n".encode())
+        update_bytes(uri, appending(f"{word}{number}\n".encode()))
 
 
 def append_from_processes(uri: str, times: int) -> set[str]:

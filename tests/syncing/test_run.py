@@ -386,6 +386,7 @@ def test_downloaded_files_have_the_md5s_of_the_bucket(make_bucket: Any, tmp_path
     bucket = make_bucket({f"{n}.jpg": os.urandom(100_000) for n in range(5)})
     sync(settings(bucket), tmp_path)
     (listing,) = storage.list_sources([storage.Bucket(bucket)])
+    assert listing.table is not None
     for key, etag in zip(listing.table["key"].to_pylist(), listing.table["etag"].to_pylist(), strict=True):
         assert hashlib.md5((tmp_path / bucket / key).read_bytes()).hexdigest() == etag
 
