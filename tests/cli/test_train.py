@@ -90,11 +90,13 @@ def test_an_empty_bucket_is_reported(run_here, project, make_bucket):
     assert f"no photos in s3://{bucket}; check bucket and prefix" in done.stderr
 
 
-def test_wrong_credentials_are_reported_for_each_bucket(run_cli, project, make_bucket, make_photo):
+@pytest.mark.usefixtures("on_request")  # no other test gets the client with these credentials
+def test_wrong_credentials_are_reported_for_each_bucket(
+    run_here, project, make_bucket, make_photo, monkeypatch
+):
     buckets = [make_bucket({"a.jpeg": make_photo()}) for _ in range(2)]
-    done = run_cli(
-        *TRAIN, "--sources", *(f"s3://{name}" for name in buckets), env={"AWS_ACCESS_KEY_ID": "WRONG"}
-    )
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "WRONG")
+    done = run_here(*TRAIN, "--sources", *(f"s3://{name}" for name in buckets))
     assert done.returncode == 1
     assert "none of the 2 sources could be listed" in done.stderr
     for bucket in buckets:
@@ -102,12 +104,13 @@ def test_wrong_credentials_are_reported_for_each_bucket(run_cli, project, make_b
 
 
 def test_a_refused_download_of_imagenet_weights_is_one_message(
-    run_cli, project, make_bucket, make_photo, tmp_path
+    ray_local, run_here, project, make_bucket, make_photo, tmp_path, monkeypatch
 ):
     project(*((f"{n}.jpeg", 1 + n % 2) for n in range(8)))
     bucket = make_bucket({f"{n}.jpeg": make_photo(seed=n) for n in range(8)})
-    no_network = {"https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path / "torch")}
-    done = run_cli("train", "--sources", f"s3://{bucket}", env=no_network)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    done = run_here("train", "--sources", f"s3://{bucket}")
     assert done.returncode == 1
     assert "weights=imagenet" in done.stderr
     assert "give a file or s3:// address of its state dict, or weights=random" in done.stderr
