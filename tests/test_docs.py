@@ -1,5 +1,6 @@
 """The documents agree with the program: their commands, links, settings and maps are checked."""
 
+import functools
 import re
 import runpy
 import shlex
@@ -44,6 +45,12 @@ TEST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .
 def find_commands() -> set[str]:
     """Give the names of all commands."""
     return {command.name for command in COMMANDS}
+
+
+@functools.cache
+def find_flags() -> frozenset[str]:
+    """Give the flags that the help of any command names."""
+    return frozenset(flag for command in COMMANDS for flag in re.findall(r"--[a-z-]+", help_of(command.name)))
 
 
 def find_command_lines(text: str) -> Iterator[str]:
@@ -131,8 +138,7 @@ def test_every_command_line_parses_and_its_settings_are_accepted(line: str) -> N
 @pytest.mark.parametrize("flag", FLAGS)
 def test_every_flag_is_one_of_a_command_and_takes_the_value_shown(flag: str) -> None:
     name, *values = shlex.split(flag)
-    known = {word for command in COMMANDS for word in re.findall(r"--[a-z-]+", help_of(command.name))}
-    assert name in known | FOREIGN_FLAGS
+    assert name in find_flags() | FOREIGN_FLAGS
     setting = name.removeprefix("--").replace("-", "_")
     if not values or values[0].isupper():  # N, FILE
         return

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from physiq_ray.prediction.answer import to_probabilities
 
@@ -64,6 +63,8 @@ def calibration_error(logits: Tensor, labels: Tensor, temperature: float) -> flo
 
     Each bin is weighted by its number of photos.
     """
+    from torchmetrics.functional.classification import multiclass_calibration_error  # takes a second
+
     shares = to_probabilities(logits, temperature)
     error = multiclass_calibration_error(shares, labels, num_classes=logits.shape[1], n_bins=NUM_BINS)
     return float(error)

@@ -9,13 +9,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_confusion_matrix,
-    multiclass_f1_score,
-    multiclass_precision,
-    multiclass_recall,
-)
 
 from physiq_ray.errors import DataError
 from physiq_ray.evaluation.calibration import calibration_error
@@ -193,6 +186,15 @@ def score(
 
     Raises DataError: there are no answers.
     """
+    # This import takes a second, which a replica that scores nothing and a wrong command need not spend.
+    from torchmetrics.functional.classification import (
+        multiclass_accuracy,
+        multiclass_confusion_matrix,
+        multiclass_f1_score,
+        multiclass_precision,
+        multiclass_recall,
+    )
+
     labels, logits = answers.labels, answers.logits
     if not len(labels):
         raise DataError("nothing to evaluate: none of the photos could be read")

@@ -27,10 +27,10 @@ def project(tmp_path, make_photo):
 
 
 @pytest.fixture
-def audit(run_cli, project):
-    """Give a function that runs `audit` on the folder of photos."""
+def audit(run_here, project):
+    """Give a function that runs `audit` on the folder of photos; with `ray_local`, it can read the photos."""
 
     def run(*args):
-        return run_cli("audit", "--sources", project / "photos", "--poses", project / "poses.json", *args)
+        return run_here("audit", "--sources", project / "photos", "--poses", project / "poses.json", *args)
 
     return run

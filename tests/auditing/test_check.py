@@ -64,7 +64,7 @@ def test_the_check_continues_after_single_photos_without_a_response(read_without
     assert (check.num_checked, check.gave_up, len(check.unreadable)) == (10, None, 5)
 
 
-def test_copies_and_their_near_duplicate_are_one_pair(audit, project, make_photo):
+def test_copies_and_their_near_duplicate_are_one_pair(ray_local, audit, project, make_photo):
     photos = project / "photos" / "2"
     with Image.open(project / "photos" / "1" / "02.jpg") as image:
         image.resize((240, 320)).save(photos / "near-0.jpg", quality=70)

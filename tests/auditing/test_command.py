@@ -49,7 +49,7 @@ NOT_TRAINABLE = {
 
 @pytest.mark.parametrize(("files", "labels", "reason", "listed"), NOT_TRAINABLE.values(), ids=NOT_TRAINABLE)
 def test_data_that_cannot_be_trained_on_get_a_complete_report_and_the_reason(
-    run_cli, project, capsys, files, labels, reason, listed
+    ray_local, run_here, project, files, labels, reason, listed
 ):
     source = project / "other"
     for name, content in (files or {}).items():
@@ -59,7 +59,7 @@ def test_data_that_cannot_be_trained_on_get_a_complete_report_and_the_reason(
         source.mkdir()
     args = ("audit", "--sources", source, "--poses", project / "poses.json", *label(project, *labels))
 
-    done = run_cli(*args, "--manifest", project / "m.parquet", "--check-photos")
+    done = run_here(*args, "--manifest", project / "m.parquet", "--check-photos")
     assert done.returncode == 1
     assert f"physiq-ray audit: {reason.format(source=source)}" in done.stderr
     assert f"NOT WRITTEN: {project}/m.parquet: " in done.stderr
@@ -67,8 +67,9 @@ def test_data_that_cannot_be_trained_on_get_a_complete_report_and_the_reason(
     assert f"{source}: " in done.stdout
     assert f"{'pose':>28}" in done.stdout
 
-    assert main([*map(str, args), "--json"]) == 1
-    found = json.loads(capsys.readouterr().out)
+    done = run_here(*args, "--json")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
     assert found["problem"].startswith(reason.format(source=source))
     [report] = found["sources"]
     assert report["total"] == len(files or {})
@@ -97,15 +98,15 @@ def test_the_report_is_printed_even_if_a_file_cannot_be_written(audit, project):
     assert json.loads(done.stdout)["files"] == [f"{project}/m.parquet"]
 
 
-def test_an_audit_with_a_bucket_that_cannot_be_listed_is_incomplete(run_cli, project, s3):
-    done = run_cli(
+def test_an_audit_with_a_bucket_that_cannot_be_listed_is_incomplete(run_here, project, s3):
+    done = run_here(
         *("audit", "--sources", project / "photos", "s3://no-such-bucket-here"),
         *("--poses", project / "poses.json", "--labels", project / "labels.json"),
     )
     assert done.returncode == 1
     assert "labels.json: no such labels file" in done.stderr
     (project / "labels.json").write_text("[]")
-    done = run_cli(
+    done = run_here(
         *("audit", "--sources", project / "photos", "s3://no-such-bucket-here"),
         *("--poses", project / "poses.json", "--labels", project / "labels.json"),
     )
@@ -115,13 +116,13 @@ def test_an_audit_with_a_bucket_that_cannot_be_listed_is_incomplete(run_cli, pro
 
 
 def test_a_photo_that_could_not_be_fetched_is_not_reported_as_damaged(
-    run_cli, project, make_bucket, make_photo, deny
+    ray_local, run_here, project, make_bucket, make_photo, deny
 ):
     names = {f"{pose_id}-{number}.jpg": pose_id for pose_id in (1, 2) for number in range(4)}
     bucket = make_bucket({name: make_photo(seed=number) for number, name in enumerate(names)})
     deny(bucket, "s3:GetObject", "1-0.jpg")
     args = ("--poses", project / "poses.json", *label(project, *names.items()), "--check-photos")
-    done = run_cli("audit", "--sources", f"s3://{bucket}", *args)
+    done = run_here("audit", "--sources", f"s3://{bucket}", *args)
     assert done.returncode == 1
     assert "0 photos cannot be decoded" in done.stdout
     assert f"1 photos could not be fetched\n  read s3://{bucket}/1-0.jpg: AccessDenied" in done.stdout
@@ -129,7 +130,7 @@ def test_a_photo_that_could_not_be_fetched_is_not_reported_as_damaged(
         f"NOT COMPLETE: 1 photos could not be fetched, the first: read s3://{bucket}/1-0.jpg: AccessDenied"
         in done.stderr
     )
-    done = run_cli("audit", "--sources", f"s3://{bucket}", *args, "--json")
+    done = run_here("audit", "--sources", f"s3://{bucket}", *args, "--json")
     assert done.returncode == 1
     found = json.loads(done.stdout)
     assert [(item["uri"], item["step"]) for item in found["check"]["unreadable"]] == [
@@ -151,8 +152,12 @@ def test_near_duplicates_without_the_imagehash_package_are_refused_before_the_li
 
 
 @pytest.mark.slow
-def test_near_duplicates_are_in_one_group_of_the_saved_manifest(audit, project):
-    done = audit("--group-near-duplicates", "yes", "--manifest", project / "m.parquet", "--json")
+def test_near_duplicates_are_in_one_group_of_the_saved_manifest(run_cli, project):
+    # A process of its own: this audit starts Ray, and ends it before it prints.
+    done = run_cli(
+        *("audit", "--sources", project / "photos", "--poses", project / "poses.json", "--json"),
+        *("--group-near-duplicates", "yes", "--manifest", project / "m.parquet"),
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["near_duplicate_groups"] == {

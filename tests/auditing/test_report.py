@@ -48,28 +48,28 @@ def test_photos_of_no_known_pose_are_labelled_and_counted_and_no_pose_of_the_tab
     assert {pose["pose_id"]: pose["train"] + pose["validation"] for pose in found["poses"]} == {1: 11, 2: 4}
 
 
-def test_photos_in_heic_and_poses_without_a_photo_are_listed(audit, project, capsys, monkeypatch, tmp_path):
+def test_photos_in_heic_and_poses_without_a_photo_are_listed(run_cli, audit, project, monkeypatch, tmp_path):
     (tmp_path / "pillow_heif.py").write_text("raise ImportError")  # as if the extra were not installed
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    monkeypatch.setenv("PYTHONPATH", path)
     monkeypatch.setattr(kinds, "reads_heic", lambda: False)
     (project / "photos" / "1" / "phone.HEIC").write_bytes(b"heic")
     names = {1: "Front Lat Spread", 2: "Side Chest", 6: "Most Muscular"}
     (project / "poses.json").write_text(json.dumps([{"id": id, "name": name} for id, name in names.items()]))
-    done = audit()
+    args = ("--sources", project / "photos", "--poses", project / "poses.json")
+    done = run_cli("audit", *args, env={"PYTHONPATH": path})
     assert (
         "1 photos in a format that cannot be read here (for HEIC pip install 'physiq-ray[heic]', others must "
         f"be exported as JPEG): '{project}/photos/1/phone.HEIC'\n" in done.stdout
     )
     assert "1 poses without a usable photo: pose 6 Most Muscular\n" in done.stdout
-    args = ("audit", "--sources", project / "photos", "--poses", project / "poses.json", "--json")
-    assert main([*map(str, args)]) == 0
-    found = json.loads(capsys.readouterr().out)
+    done = audit("--json")
+    assert done.returncode == 0
+    found = json.loads(done.stdout)
     assert found["undecodable"] == [f"{project}/photos/1/phone.HEIC"]
     assert found["poses_without_photo"] == ["pose 6 Most Muscular"]
 
 
-def test_results_that_were_not_searched_are_null_and_not_empty(audit):
+def test_results_that_were_not_searched_are_null_and_not_empty(ray_local, audit):
     found = json.loads(audit("--json").stdout)
     assert found["check"] is None
     assert found["near_duplicates_across_splits"] is None
@@ -87,7 +87,7 @@ def test_a_photo_whose_label_has_an_unknown_pose_does_not_count_as_unlabelled(au
     assert "record 1: 'unlabelled.jpg': pose 99" in done.stdout
 
 
-def test_json_has_the_results_of_the_check_and_the_files_are_written(audit, project):
+def test_json_has_the_results_of_the_check_and_the_files_are_written(ray_local, audit, project):
     done = audit(
         "--near-duplicates",
         "--json",

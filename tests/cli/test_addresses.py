@@ -70,9 +70,9 @@ def test_a_list_in_a_bucket_names_photos_next_to_it(predict, make_bucket, make_p
         (b"a.jpg\nb\0.jpg", "@list.txt, line 2: no UTF-8 text; save the list as UTF-8"),
     ],
 )  # fmt: skip
-def test_an_unusable_list_is_reported_in_one_sentence(run_cli, tmp_path, data, message):
+def test_an_unusable_list_is_reported_in_one_sentence(run_here, tmp_path, data, message):
     if data is not None:
         (tmp_path / "list.txt").write_bytes(data)
-    done = run_cli("predict", "@list.txt", "--model", "not-read")
+    done = run_here("predict", "@list.txt", "--model", "not-read")
     assert done.returncode in (1, 2)
     assert done.stderr == f"physiq-ray predict: {message}\n"

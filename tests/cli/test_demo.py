@@ -6,7 +6,7 @@ def test_the_fixed_values_of_the_demo_are_settings():
     assert set(demo_command.FIXED) < set(Settings.model_fields)
 
 
-def test_demo_needs_photos_and_labels_together(run_cli, tmp_path):
-    done = run_cli("demo", "--photos", tmp_path)
+def test_demo_needs_photos_and_labels_together(run_here, tmp_path):
+    done = run_here("demo", "--photos", tmp_path)
     assert done.returncode == 2
     assert "--photos and --labels go together" in done.stderr

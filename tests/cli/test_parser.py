@@ -68,12 +68,12 @@ def test_predict_has_these_flags_and_no_others():
 
 
 @pytest.mark.parametrize("command", NAMES)
-def test_the_help_of_each_command_ends_with_examples(run_cli, command):
-    done = run_cli(command, "--help")
+def test_the_help_of_each_command_ends_with_examples(run_here, command):
+    done = run_here(command, "--help")
     assert done.returncode == 0
     assert f"  physiq-ray {command}" in done.stdout.partition("examples:")[2]
     assert ("--config FILE" in done.stdout) == ("--config's file" in " ".join(done.stdout.split()))
 
 
-def test_a_missing_command_is_a_usage_error(run_cli):
-    assert run_cli().returncode == 2
+def test_a_missing_command_is_a_usage_error(run_here):
+    assert run_here().returncode == 2

@@ -22,10 +22,10 @@ def model(tmp_path_factory):
 
 
 def test_predict_prints_pose_confidence_and_all_probabilities_and_writes_the_figure(
-    run_cli, model, make_photo, tmp_path
+    run_here, model, make_photo, tmp_path
 ):
     (tmp_path / "photo.jpg").write_bytes(make_photo(size=(90, 120)))
-    done = run_cli("predict", "photo.jpg", "--model", model)
+    done = run_here("predict", "photo.jpg", "--model", model)
     assert done.returncode == 0, done.stderr
     assert "confidence" in done.stdout
     assert done.stdout.count("▶") == 1
@@ -77,7 +77,7 @@ def test_an_answer_is_printed_even_if_its_figure_cannot_be_written(run_here, mod
 
 
 def test_impossible_file_names_are_reported_in_one_line_without_a_traceback(
-    run_cli, run_here, model, make_photo, tmp_path
+    run_here, model, make_photo, tmp_path
 ):
     (tmp_path / "photo.jpg").write_bytes(make_photo())
     name = "x" * 300
@@ -85,7 +85,7 @@ def test_impossible_file_names_are_reported_in_one_line_without_a_traceback(
     assert one.returncode == 1
     assert [item["uri"] for item in json.loads(one.stdout)["predictions"]] == ["photo.jpg"]
     assert one.stderr == f"physiq-ray predict: read {name}: File name too long\n"
-    batch = run_cli("predict", name, "--model", model, "--output", "out")
+    batch = run_here("predict", name, "--model", model, "--output", "out")
     no_model = run_here("predict", "photo.jpg", "--model", name)
     for done in (batch, no_model):
         assert done.returncode == 1
@@ -104,8 +104,8 @@ def test_impossible_file_names_are_reported_in_one_line_without_a_traceback(
         (("--output", "out", "--part-rows", "0"), "part_rows=0 (answers a file): expected at least 1"),
     ],
 )
-def test_flags_of_predict_that_exclude_each_other_are_refused(run_cli, model, tmp_path, flags, message):
-    done = run_cli("predict", "photo.jpg", "--model", model, *flags)
+def test_flags_of_predict_that_exclude_each_other_are_refused(run_here, model, tmp_path, flags, message):
+    done = run_here("predict", "photo.jpg", "--model", model, *flags)
     assert done.returncode == 2
     assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -122,8 +122,8 @@ def test_flags_of_predict_that_exclude_each_other_are_refused(run_cli, model, tm
         (("--top", "0"), "--top=0 (poses in each answer): expected at least 1"),
     ],
 )
-def test_formats_that_exclude_other_flags_are_refused_before_any_work(run_cli, tmp_path, flags, message):
-    done = run_cli("predict", "a.jpg", "--model", "not-read", *flags)
+def test_formats_that_exclude_other_flags_are_refused_before_any_work(run_here, tmp_path, flags, message):
+    done = run_here("predict", "a.jpg", "--model", "not-read", *flags)
     assert done.returncode == 2
     assert message in done.stderr
     assert list(tmp_path.iterdir()) == []

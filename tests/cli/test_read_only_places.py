@@ -39,14 +39,14 @@ def read_only(make_disk: MakeDisk, tmp_path: Path) -> Path:
     ],
 )
 def test_a_read_only_place_is_named_before_any_work(
-    run_cli: RunCli, read_only: Path, command: str, name: str, deeper: str
+    run_here: RunCli, read_only: Path, command: str, name: str, deeper: str
 ) -> None:
     place = f"{read_only}{deeper}"
     words = command.format(place=place).split()
     if words[0] in ("train", "audit", "cleanse"):
         words += ["--poses", "poses.json", "--labels", "labels.json"]
     started_s = time.monotonic()
-    done = run_cli(*words)
+    done = run_here(*words)
     attempt = f"write {place}: " if name == "FOLDER" else ""
     assert done.stderr == (
         f"physiq-ray {words[0]}: {attempt}{name}={place}: cannot be written: Read-only file system; "

@@ -23,16 +23,16 @@ def test_the_flags_are_settings_of_a_training_and_these():
         ("--folds 5 --resume", "--resume needs --run-name"),
     ],
 )
-def test_flags_that_exclude_each_other_are_refused(run_cli, words, message):
-    done = run_cli("suspects", *words.split())
+def test_flags_that_exclude_each_other_are_refused(run_here, words, message):
+    done = run_here("suspects", *words.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
 
 
-def test_corrections_are_safe_from_a_second_ranking(run_cli, tmp_path):
+def test_corrections_are_safe_from_a_second_ranking(run_here, tmp_path):
     (tmp_path / "suspects").mkdir()
     (tmp_path / "suspects" / "suspects.jsonl").write_text("corrected")
-    done = run_cli("suspects", "--model", "nowhere")
+    done = run_here("suspects", "--model", "nowhere")
     assert done.returncode == 2
     assert (
         "suspects.jsonl exists and may hold corrections; give another folder, or move the file" in done.stderr

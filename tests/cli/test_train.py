@@ -41,15 +41,15 @@ TRAIN = ("train", "--weights", "random")
         (("--sources", "s3://aaa", "s3://aaa/b"), "s3://aaa/b lies within s3://aaa"),
     ],
 )
-def test_a_wrong_setting_is_named_before_any_work(run_cli, project, flags, message):
-    done = run_cli(*TRAIN, *flags)
+def test_a_wrong_setting_is_named_before_any_work(run_here, project, flags, message):
+    done = run_here(*TRAIN, *flags)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_label_file_is_named_with_its_remedy(run_cli, project):
-    done = run_cli(*TRAIN, "--sources", "s3://whatever", "--labels", "nowhere.json")
+def test_a_missing_label_file_is_named_with_its_remedy(run_here, project):
+    done = run_here(*TRAIN, "--sources", "s3://whatever", "--labels", "nowhere.json")
     assert done.returncode == 1
     assert "nowhere.json: no such labels file; give its path with --labels" in done.stderr
 
@@ -73,28 +73,30 @@ def test_wrong_inputs_of_a_training_are_reported_before_ray_and_torch_are_import
     assert done.stdout in {"1 []\n", "2 []\n"}, done.stderr
 
 
-def test_labels_that_match_nothing_show_an_example_of_both(run_cli, project, make_bucket, make_photo):
+def test_labels_that_match_nothing_show_an_example_of_both(run_here, project, make_bucket, make_photo):
     project(("IMG1.jpeg", 1), ("IMG2.jpeg", 2))
     bucket = make_bucket({"other.jpeg": make_photo()})
-    done = run_cli(*TRAIN, "--sources", f"s3://{bucket}")
+    done = run_here(*TRAIN, "--sources", f"s3://{bucket}")
     assert done.returncode == 1
     assert "no label matches a photo: 1 photos, 2 usable labels" in done.stderr
     assert "'other.jpeg'" in done.stderr
     assert "'IMG1.jpeg'" in done.stderr
 
 
-def test_an_empty_bucket_is_reported(run_cli, project, make_bucket):
+def test_an_empty_bucket_is_reported(run_here, project, make_bucket):
     bucket = make_bucket({})
-    done = run_cli(*TRAIN, "--sources", f"s3://{bucket}")
+    done = run_here(*TRAIN, "--sources", f"s3://{bucket}")
     assert done.returncode == 1
     assert f"no photos in s3://{bucket}; check bucket and prefix" in done.stderr
 
 
-def test_wrong_credentials_are_reported_for_each_bucket(run_cli, project, make_bucket, make_photo):
+@pytest.mark.usefixtures("on_request")  # no other test gets the client with these credentials
+def test_wrong_credentials_are_reported_for_each_bucket(
+    run_here, project, make_bucket, make_photo, monkeypatch
+):
     buckets = [make_bucket({"a.jpeg": make_photo()}) for _ in range(2)]
-    done = run_cli(
-        *TRAIN, "--sources", *(f"s3://{name}" for name in buckets), env={"AWS_ACCESS_KEY_ID": "WRONG"}
-    )
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "WRONG")
+    done = run_here(*TRAIN, "--sources", *(f"s3://{name}" for name in buckets))
     assert done.returncode == 1
     assert "none of the 2 sources could be listed" in done.stderr
     for bucket in buckets:
@@ -102,12 +104,13 @@ def test_wrong_credentials_are_reported_for_each_bucket(run_cli, project, make_b
 
 
 def test_a_refused_download_of_imagenet_weights_is_one_message(
-    run_cli, project, make_bucket, make_photo, tmp_path
+    ray_local, run_here, project, make_bucket, make_photo, tmp_path, monkeypatch
 ):
     project(*((f"{n}.jpeg", 1 + n % 2) for n in range(8)))
     bucket = make_bucket({f"{n}.jpeg": make_photo(seed=n) for n in range(8)})
-    no_network = {"https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path / "torch")}
-    done = run_cli("train", "--sources", f"s3://{bucket}", env=no_network)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    done = run_here("train", "--sources", f"s3://{bucket}")
     assert done.returncode == 1
     assert "weights=imagenet" in done.stderr
     assert "give a file or s3:// address of its state dict, or weights=random" in done.stderr
@@ -116,7 +119,7 @@ def test_a_refused_download_of_imagenet_weights_is_one_message(
 
 @pytest.mark.slow
 def test_a_training_from_s3_to_s3_with_given_weights_reports_a_missing_bucket(
-    run_cli, project, make_bucket, make_photo
+    ray_local, run_here, project, make_bucket, make_photo
 ):
     project(*((f"{n}.jpeg", 1 + n % 2) for n in range(12)))
     start = build_model(1000).state_dict()
@@ -129,7 +132,7 @@ def test_a_training_from_s3_to_s3_with_given_weights_reports_a_missing_bucket(
         "--run-name first --epochs 1 --image-size 64 --precision fp32 --learning-rate 1e-9 --json"
     )
     sources = (f"s3://{bucket}/in", "s3://not-there-at-all")
-    done = run_cli("train", *settings.split(), "--sources", *sources, timeout=250)
+    done = run_here("train", *settings.split(), "--sources", *sources)
     assert done.returncode == 1, done.stderr
     answer = json.loads(done.stdout)
     assert answer["photos"]["train"] + answer["photos"]["validation"] == 12

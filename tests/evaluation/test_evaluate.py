@@ -51,8 +51,8 @@ def model(tmp_path):
     save_constant_model(tmp_path, [3.0, 1.0], str(tmp_path / "output"))
 
 
-def test_all_photos_are_scored_and_what_was_left_out_is_named(run_cli, photos, model, tmp_path):
-    done = run_cli("evaluate", *photos, "--split", "all", "--behaviour", "--json", timeout=200)
+def test_all_photos_are_scored_and_what_was_left_out_is_named(ray_local, run_here, photos, model, tmp_path):
+    done = run_here("evaluate", *photos, "--split", "all", "--behaviour", "--json")
     assert done.returncode == 1, done.stderr  # a photo is broken
     report = json.loads(done.stdout)
     assert (report["num_photos"], report["confusion"]) == (9, [[5, 0], [4, 0]])
@@ -131,11 +131,11 @@ def test_a_model_is_scored_on_the_validation_photos_of_its_own_run(
 
 
 def test_a_model_that_is_significantly_worse_on_a_pose_than_an_older_one_gives_status_3(
-    run_cli, model, tmp_path, make_photo
+    ray_local, run_here, model, tmp_path, make_photo
 ):
     make_manifest(tmp_path, make_photo, [(1, VALIDATION)] * 12 + [(2, VALIDATION)] * 4 + [(1, "train")])
     save_constant_model(tmp_path, [1.0, 3.0], str(tmp_path / "new"))
-    done = run_cli("evaluate", "--model", "new", "--against", "output", timeout=250)
+    done = run_here("evaluate", "--model", "new", "--against", "output")
     assert done.returncode == 3, done.stderr
     table = [line.split() for line in done.stdout.splitlines() if line.startswith("  Pose ")][-2:]
     assert table == [
@@ -146,14 +146,14 @@ def test_a_model_that_is_significantly_worse_on_a_pose_than_an_older_one_gives_s
     assert done.stdout.splitlines()[-1] == "The new model is significantly worse on Pose 1."
 
 
-def test_photos_of_no_known_pose_score_the_floor_and_nothing_else(run_cli, tmp_path, make_photo):
+def test_photos_of_no_known_pose_score_the_floor_and_nothing_else(ray_local, run_here, tmp_path, make_photo):
     # Here and among all photos, two with a pose stand against one without, so that each counts the same.
     poses = [(1, VALIDATION)] * 3 + [(2, VALIDATION), (1, "train"), (2, "train")]
     make_manifest(tmp_path, make_photo, [*poses, *[(None, VALIDATION)] * 2, (None, "test")])
     # At temperature 2, each photo has the probability √3 / (√3 + 1) = 0.634 of Pose 1.
     save_constant_model(tmp_path, [3.0, 1.0], str(tmp_path / "output"), floor_of_confidence(0.63))
     save_constant_model(tmp_path, [3.0, 1.0], str(tmp_path / "strict"), floor_of_confidence(0.64))
-    done = run_cli("evaluate", "--against", "strict", "--json", timeout=400)
+    done = run_here("evaluate", "--against", "strict", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["num_photos"], report["confusion"]) == (4, [[3, 0], [1, 0]])
@@ -182,9 +182,9 @@ def test_other_photos_win_over_the_environment_s_and_are_compared_with_the_run_s
 
 
 @pytest.mark.long
-def test_a_flag_wins_over_the_config_s_other_photos(run_cli, model, run_photos, photos, tmp_path):
+def test_a_flag_wins_over_the_config_s_other_photos(ray_local, run_here, model, run_photos, photos, tmp_path):
     (tmp_path / "train.toml").write_text('sources = ["s3://gone"]')
-    done = run_cli(
+    done = run_here(
         *("evaluate", "--config", "train.toml", "--manifest", "runs/first/manifest.parquet"),
         *("--split", "train", "--json"),
     )
@@ -198,10 +198,10 @@ def test_a_flag_wins_over_the_config_s_other_photos(run_cli, model, run_photos, 
 
 
 @pytest.mark.long
-def test_where_nothing_can_be_read_the_reasons_are_named(run_cli, model, photos, tmp_path):
+def test_where_nothing_can_be_read_the_reasons_are_named(ray_local, run_here, model, photos, tmp_path):
     for path in (tmp_path / "photos").rglob("*.jpeg"):
         path.write_bytes(b"no photo " + str(path).encode())
-    done = run_cli("evaluate", *photos, "--split", "all")
+    done = run_here("evaluate", *photos, "--split", "all")
     assert done.returncode == 1
     assert "nothing to evaluate: none of the 10 photos could be read: " in done.stderr
     assert "photos/1/0.jpeg: not an image of a supported format" in done.stderr
@@ -246,8 +246,8 @@ def test_photos_are_called_what_they_are(name, split, words):
     assert Candidates(None, name, None).words(split) == words
 
 
-def test_a_model_whose_run_is_gone_asks_for_sources(run_cli, model):
-    done = run_cli("evaluate")
+def test_a_model_whose_run_is_gone_asks_for_sources(run_here, model):
+    done = run_here("evaluate")
     assert done.returncode == 2
     assert "runs/first/manifest.parquet" in done.stderr
     assert "give --sources or --manifest" in done.stderr

@@ -74,14 +74,14 @@ def photos(tmp_path: Path, make_photo: Any) -> Path:
 
 @pytest.mark.slow
 def test_the_command_drafts_what_no_label_names_and_no_command_takes_drafts_for_labels(
-    run_cli: Any, photos: Path, tmp_path: Path
+    ray_local: None, run_here: Any, photos: Path, tmp_path: Path
 ) -> None:
     save_constant_model(tmp_path, [9.0, 1.0], str(tmp_path / "model"), floor_of_confidence(0.6))
     drafts = tmp_path / "drafts.jsonl"
 
     flags = ("--model", "model", "--labels", "labels.json", "--draft-labels", "drafts.jsonl")
 
-    done = run_cli("predict", "photos", *flags, timeout=300)
+    done = run_here("predict", "photos", *flags)
 
     assert done.returncode == 1, done.stderr  # a photo cannot be read
     assert done.stdout == "3 drafts, 2 photos labelled already\n  drafts.jsonl\n"
@@ -101,7 +101,7 @@ def test_the_command_drafts_what_no_label_names_and_no_command_takes_drafts_for_
         * 3
     )
 
-    refused = run_cli("audit", "--sources", "photos", "--labels", "drafts.jsonl")
+    refused = run_here("audit", "--sources", "photos", "--labels", "drafts.jsonl")
     assert refused.returncode == 1
     assert "drafts.jsonl: line 1: a draft of predict --draft-labels, which nobody has" in refused.stderr
 

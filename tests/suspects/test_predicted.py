@@ -106,8 +106,8 @@ def photos(tmp_path, make_photo):
 
 
 @pytest.mark.slow
-def test_a_model_ranks_the_photos_that_it_was_not_trained_on(run_cli, photos, tmp_path):
-    done = run_cli("suspects", timeout=250)
+def test_a_model_ranks_the_photos_that_it_was_not_trained_on(ray_local, run_here, photos, tmp_path):
+    done = run_here("suspects")
     assert done.returncode == 1, done.stderr  # a photo is broken
     assert "3 photos ranked: 1 labels are likely wrong, those of the first 1\n" in done.stdout
     assert f"  {photos}: 1 of 3 (33.3%)\n" in done.stdout

@@ -135,8 +135,7 @@ def test_labelled_only_downloads_only_labelled_photos(
 
 
 def test_wrong_arguments_exit_with_status_2(run_here: Any, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        run_here("sync")
+    assert run_here("sync").returncode == 2
     for arguments, message in (
         (("--sources", "here"), "here is a folder; sync downloads s3:// buckets"),
         ((), "sources: none given"),
@@ -165,8 +164,8 @@ def test_a_file_in_place_of_the_folder_and_an_unwritable_folder_are_refused(
         sync(SyncSettings(sources=(str(tmp_path),)), tmp_path / "f")
 
 
-def test_the_help_ends_with_examples(run_cli: Any) -> None:
-    done = run_cli("sync", "--help")
+def test_the_help_ends_with_examples(run_here: Any) -> None:
+    done = run_here("sync", "--help")
     assert "  physiq-ray sync photos" in done.stdout.partition("examples:")[2]
     assert "--config FILE" in done.stdout
 

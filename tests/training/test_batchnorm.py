@@ -1,4 +1,7 @@
-"""Two real processes with gloo between them."""
+"""Two real processes with gloo between them.
+
+They import torch for seconds, so all tests use the results of the same two.
+"""
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from torch import nn
 from physiq_ray.training.batchnorm import average_statistics, synchronise_batch_norms
 
 CPU = torch.device("cpu")
+FIRST_SHARES = (2, 6)  # of six photos; with 6 the second rank has none
 
 
 def photos():
@@ -21,34 +25,44 @@ def layer():
     return made
 
 
-def normalise_part(rank, first_share, folder):
-    """Normalise one rank's part of the photos, and save the result."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def normalise_part(rank, first_share):
+    """Normalise one rank's part of the photos, and give the result."""
     model = synchronise_batch_norms(layer(), CPU)
     part = photos()[:first_share] if rank == 0 else photos()[first_share:]
     part.requires_grad_()
     out = model(part)
     (out.square() * torch.linspace(0, 1, 4)).sum().backward()
     saved = {"out": out.detach(), "gradient": part.grad, "weight": model[0].weight.grad}
-    torch.save(saved | model.state_dict(), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return saved | model.state_dict()
 
 
-def average_part(rank, _, folder):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def average_part(rank):
     model = layer()
     model[0].running_mean.fill_(1.0 + 10 * rank)
     average_statistics(model, 3 - 2 * rank, CPU)
-    torch.save(model.state_dict(), f"{folder}/{rank}.pt")
+    return model.state_dict()
+
+
+def compute(rank, folder):
+    """Compute all results of one rank, and save them."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    results = {f"normalised {share}": normalise_part(rank, share) for share in FIRST_SHARES}
+    torch.save(results | {"averaged": average_part(rank)}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("first_share", [2, 6])  # of six photos; with 6 the second rank has none
-def test_two_ranks_normalise_as_one_rank_does(first_share, tmp_path):
-    torch.multiprocessing.spawn(normalise_part, (first_share, str(tmp_path)), nprocs=2)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Give the results of both ranks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(compute, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first_share", FIRST_SHARES)
+def test_two_ranks_normalise_as_one_rank_does(first_share, results):
+    ranks = [result[f"normalised {first_share}"] for result in results]
     model, whole = layer(), photos().requires_grad_()
     out = model(whole)
     (out.square() * torch.linspace(0, 1, 4)).sum().backward()
@@ -73,7 +87,6 @@ def test_in_bf16_a_layer_with_inputs_far_from_zero_is_as_exact_as_that_of_torch(
 
 
 @pytest.mark.slow
-def test_statistics_are_averaged_with_the_numbers_of_photos_as_weights(tmp_path):
-    torch.multiprocessing.spawn(average_part, (0, str(tmp_path)), nprocs=2)
-    for rank in range(2):  # three photos saw 1, one saw 11
-        assert torch.load(tmp_path / f"{rank}.pt")["0.running_mean"].tolist() == [3.5] * 5
+def test_statistics_are_averaged_with_the_numbers_of_photos_as_weights(results):
+    for result in results:  # three photos saw 1, one saw 11
+        assert result["averaged"]["0.running_mean"].tolist() == [3.5] * 5

@@ -103,7 +103,9 @@ def test_ctrl_c_before_the_first_checkpoint_says_how_to_start_again_from_the_giv
     torch.testing.assert_close(trained[name], start[name], rtol=0, atol=1e-6)
 
 
-def test_a_killed_run_goes_on_at_the_next_epoch_with_its_best_and_its_patience(command, rows, tmp_path):
+def test_a_killed_run_goes_on_at_the_next_epoch_with_its_best_and_its_patience(
+    command, ray_local, run_here, rows, tmp_path
+):
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -119,7 +121,8 @@ def test_a_killed_run_goes_on_at_the_next_epoch_with_its_best_and_its_patience(c
     assert [row[0] for row in before] == ["1/3", "2/3"], output
     assert [row[5] for row in before] == ["✓ Best Model", "Wait 1/10"]
 
-    resumed = resume(command, tmp_path)
+    resumed = run_here("train", "--resume", "--run-name", "killed")
+    assert resumed.returncode == 0, resumed.stderr
     after = rows(resumed.stdout)
     assert "resumed after epoch 2" in resumed.stdout
     assert after[:2] == before
@@ -127,6 +130,7 @@ def test_a_killed_run_goes_on_at_the_next_epoch_with_its_best_and_its_patience(c
     assert f"Best validation accuracy {before[0][4]} in epoch 1" in resumed.stdout
 
 
+@pytest.mark.long
 @pytest.mark.timeout(500)  # three trainings
 def test_a_run_killed_after_a_notice_of_preemption_resumes_in_the_epoch_to_the_last_bit(
     run, pose_folders, tmp_path
