@@ -396,7 +396,7 @@ def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
         capfd.readouterr()
         arguments = [str(arg) for arg in args]
         try:
-            status = main(arguments)
+            status: Any = main(arguments)
         except SystemExit as end:  # of argparse, after help and after a wrong flag
             status = end.code
         return subprocess.CompletedProcess(arguments, status, *capfd.readouterr())
