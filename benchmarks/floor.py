@@ -5,19 +5,22 @@
 The photos are drawn like the demo's, with another seed. The first table has the AUROC of each score. The
 second table has the precision of the answers, the coverage and the refused photos at the model's threshold,
 next to what the training measured when it chose the floor. Then predict, batch predict and the service answer
-the same photos.
+the same photos. The last line is the time that the floor adds to one photo.
 """
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import timeit
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,8 @@ from physiq_ray.checkpoint import ModelState, load_model_state
 from physiq_ray.evaluation.choose_floor import auroc
 from physiq_ray.evaluation.floor_scores import NULL, score_floor
 from physiq_ray.floor import FEATURE_SCORES, SCORES, candidate_score, feature_column
+from physiq_ray.model import NUM_FEATURES
+from physiq_ray.prediction.answer import make_answer
 from physiq_ray.prediction.features import compute_features
 from physiq_ray.sample.photos import write_sample_photos
 
@@ -71,6 +76,8 @@ def main() -> None:
         read = _print_scores(state, photos)
         print()
         _compare_commands(options.model, read[:: max(1, len(read) // options.same)][: options.same])
+    print()
+    _print_cost(state)
 
 
 def _print_scores(state: ModelState, photos: dict[Path, int | None]) -> list[Path]:
@@ -115,6 +122,23 @@ def _print_scores(state: ModelState, photos: dict[Path, int | None]) -> list[Pat
         f"| refused | {scored.refused or 0:.1%} ({scored.refused_interval}) | {choice.refused or 0:.1%} |"
     )
     return [list(photos)[row] for row in found.rows.tolist()]
+
+
+def _print_cost(state: ModelState) -> None:
+    """Time the last layer and the answer of one photo with and without the floor: the rest is the same."""
+    torch.set_num_threads(1)
+    features = torch.rand(1, NUM_FEATURES)
+    times_us = []
+    for model in (replace(state, floor=None), state):
+        head = model.build().get_submodule("fc")
+
+        def answer(head: torch.nn.Module = head, model: ModelState = model) -> None:
+            make_answer(head(features)[0], model, model.floor)
+
+        with torch.inference_mode():
+            times_us.append(statistics.median(timeit.repeat(answer, number=200, repeat=15)) / 200 * 1e6)
+    without, with_floor = times_us
+    print(f"last layer and answer of a photo: {without:.0f} µs without a floor, {with_floor:.0f} µs with it")
 
 
 def _compare_commands(model: str, paths: list[Path]) -> None:
