@@ -32,9 +32,9 @@ from machine import describe_machine
 from physiq_ray.checkpoint import ModelState, load_model_state
 from physiq_ray.evaluation.choose_floor import auroc
 from physiq_ray.evaluation.floor_scores import NULL, score_floor
-from physiq_ray.floor import FEATURE_SCORES, SCORES, candidate_score, feature_column
+from physiq_ray.floor import FEATURE_SCORES, SCORES, candidate_score
 from physiq_ray.model import NUM_FEATURES
-from physiq_ray.prediction.answer import make_answer
+from physiq_ray.prediction.answer import logits_of, make_answer
 from physiq_ray.prediction.features import compute_features
 from physiq_ray.sample.photos import write_sample_photos
 
@@ -89,15 +89,12 @@ def _print_scores(state: ModelState, photos: dict[Path, int | None]) -> list[Pat
     pose_ids = [list(photos.values())[row] for row in found.rows.tolist()]
     classes = {pose_id: index for index, pose_id in enumerate(state.class_mapping.pose_ids)}
     labels = np.array([NULL if pose_id is None else classes[pose_id] for pose_id in pose_ids])
-    logits = torch.nn.functional.linear(
-        found.features, *(state.state_dict[f"fc.{name}"] for name in ("weight", "bias"))
-    )
     if state.floor is None or state.floor.choice is None:
         raise SystemExit("the model has no floor that a training chose")
     floor, choice = state.floor, state.floor.choice
-    column = None
-    if floor.weights is not None:
-        column = feature_column(floor.score, found.features, floor.weights)
+    with torch.inference_mode():
+        outputs = state.build().get_submodule("fc")(found.features)
+    logits, column = logits_of(outputs, state), outputs[:, -1]  # the column is there if the score needs it
     is_right = logits.argmax(dim=1).numpy() == labels
     print(
         "| score | AUROC: known pose or none | AUROC: right answer or not | when it was chosen |\n"
@@ -110,7 +107,6 @@ def _print_scores(state: ModelState, photos: dict[Path, int | None]) -> list[Pat
             areas = f"{auroc(scores.numpy(), labels != NULL):.3f} | {auroc(scores.numpy(), is_right):.3f}"
         chosen = " (chosen)" if floor.score == name else ""
         print(f"| {name}{chosen} | {areas} | {choice.aurocs.get(name, float('nan')):.3f} |")
-    outputs = logits if column is None else torch.cat([logits, column[:, None]], dim=1)
     scored = score_floor(outputs, labels, [str(row) for row in range(len(labels))], state)
     print(
         f"\n{scored.num_photos} photos of known poses, {scored.num_null} of none; accuracy "

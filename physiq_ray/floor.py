@@ -72,8 +72,8 @@ class Floor:
         A score that needs no features ignores this column: it is there whenever the model's own floor needs
         it, also if a person set another floor.
         """
-        logits, column = outputs[:, :num_classes].double(), outputs[:, num_classes:].double()
-        return candidate_score(self.score, logits, temperature, column[:, 0] if column.shape[1] else None)
+        column = outputs[:, num_classes] if self.score in FEATURE_SCORES else None
+        return candidate_score(self.score, outputs[:, :num_classes], temperature, column)
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values and tensors for the model file."""
@@ -123,7 +123,9 @@ def candidate_score(score: Score, logits: Tensor, temperature: float, column: Te
     if score == "distance":
         return cast(Tensor, column).double()
     probability = torch.softmax(logits.double() / temperature, dim=1).amax(dim=1)
-    return probability * cast(Tensor, column).double().sigmoid() if score == "detector" else probability
+    if score == "probability":
+        return probability
+    return probability * cast(Tensor, column).double().sigmoid()
 
 
 def feature_column(score: Score, features: Tensor, weights: Tensor) -> Tensor:

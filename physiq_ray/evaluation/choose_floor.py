@@ -25,7 +25,7 @@ PENALTY = 1.0  # of the detector's factors; on the demo's photos, 0.1 and 10 giv
 
 
 def halve(groups: Sequence[str]) -> BoolArray:
-    """Divide photos into two halves, so that no group is in both: true for those that choose the temperature.
+    """Divide photos into two halves, so that no group is in both: true for those of the first half.
 
     groups: the group of each photo. The order of the groups is a hash of their names, so that few new photos
     change little; each group goes to the smaller half.

@@ -23,7 +23,7 @@ from physiq_ray.manifest.subset import choose_rows
 from physiq_ray.prediction.features import FeaturesOf, compute_features
 from physiq_ray.storage import PhotoSource, current_access
 
-TRAIN_PHOTOS = 20  # of each pose, for its mean features
+TRAIN_PHOTOS = 20  # of each pose, for its mean features and for the detector
 MOST_PHOTOS = 1000  # of the validation photos, and of those of no known pose
 LEAST_FOR_DETECTOR = 20  # photos of no known pose: half of them fit the detector
 

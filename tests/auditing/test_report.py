@@ -42,7 +42,9 @@ def test_photos_of_no_known_pose_are_labelled_and_counted_and_no_pose_of_the_tab
     found = json.loads(capsys.readouterr().out)
 
     assert "19 photos, 18 labelled, 1 unlabelled" in text
-    assert "3 photos show no known pose according to their labels; they teach the model what to" in text
+    assert (
+        "3 photos show no known pose according to their labels; they teach the model what to refuse" in text
+    )
     assert found["no_known_pose"] == 3
     assert [source["unlabelled"] for source in found["sources"]] == [1]
     assert {pose["pose_id"]: pose["train"] + pose["validation"] for pose in found["poses"]} == {1: 11, 2: 4}

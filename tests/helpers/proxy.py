@@ -20,7 +20,7 @@ def make_proxy(rule: Rule, store: str) -> type[BaseHTTPRequestHandler]:
                 super().handle()
 
         def do_GET(self) -> None:
-            # Also if a rule answers: an unread body would be taken for the next request of the connection.
+            # Read it even if a rule answers: else the connection's next request would begin with it.
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, headers, body = rule(self.command, self.path) or self.forward(content)
             self.send_response(status)
