@@ -74,7 +74,7 @@ def test_the_number_of_buckets_does_not_depend_on_the_size_of_the_disk(
     disk, _ = make_disk(400_000_000)  # seven volumes of 64 MB would not fit
 
     with LocalS3(disk) as running:
-        for number in range(8):
+        for number in range(12):
             running.create_bucket(f"small-{number}")
             running.client().put_object(Bucket=f"small-{number}", Key="a.jpg", Body=b"photo")
 
