@@ -9,8 +9,9 @@ snapshot   Ray's list of a run's checkpoints, and its repair
 workers    how many workers there are, what each asks of the cluster, and defaults for GPUs
 fit        Ray's trainer, and what ends a run, in our words
 in_process a training in this process, without workers
-job        what the driver gives to a worker, and what it gets back
+job        what the driver gives to a worker
 loop       what each worker runs
+outcome    what the driver gets back from the loop
 plan       decisions as functions of values: who takes which photo, the learning rate, when to stop
 feed       batches for the training device, copied ahead of the step
 augment    a raw batch → the network's inputs and targets, with random changes, on the training device

@@ -33,9 +33,9 @@ from physiq_ray.storage import join_uri, written_together
 from physiq_ray.training.faults import store_translated
 from physiq_ray.training.folder import RunFolder
 from physiq_ray.training.history import write_history
-from physiq_ray.training.job import Outcome
 from physiq_ray.training.measures import Divergence
 from physiq_ray.training.network import weights_to_keep
+from physiq_ray.training.outcome import Outcome
 from physiq_ray.training.record import RunRecord, stored_settings
 from physiq_ray.training.state import read_state
 

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray.train
@@ -81,8 +82,8 @@ def _make_trainer(job: Job, workers: WorkerPlan, folder: RunFolder) -> TorchTrai
     at_most = settings.num_workers
     num_workers = at_most if settings.min_workers is None else (settings.min_workers, at_most)
     return TorchTrainer(
-        train_loop,  # type: ignore[arg-type]  # Ray passes on what it returns, its types say None
-        train_loop_config={"job": job},
+        # Ray's controller reads a train_loop_config. So it would import all that a job needs, for seconds.
+        partial(train_loop, job),  # type: ignore[arg-type]  # Ray passes on what it returns, its types say None
         # Longer than the watchdog's, which names the worker that does nothing; this ends a waiting one by an
         # error of its libraries.
         torch_config=TorchConfig(timeout_s=math.ceil(2 * settings.stall_timeout_s)),

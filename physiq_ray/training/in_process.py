@@ -6,6 +6,7 @@ model files are written.
 
 import dataclasses
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
 from physiq_ray.training.events import EpochDone, send
-from physiq_ray.training.job import Job, Outcome
+from physiq_ray.training.job import Job
 from physiq_ray.training.loop import train_loop
+from physiq_ray.training.outcome import Outcome
 from physiq_ray.training.workers import WorkerPlan
 
 
@@ -53,9 +55,9 @@ def fit_in_process(job: Job, workers: WorkerPlan, folder: Path) -> LocalResult:
     An error of the loop is raised as it is.
     """
     result = LocalResult(folder, job.events)
+    loop = partial(train_loop, dataclasses.replace(job, report=result.report))
     trainer = TorchTrainer(
-        train_loop,  # type: ignore[arg-type]  # Ray passes on what it returns, its types say None
-        train_loop_config={"job": dataclasses.replace(job, report=result.report)},
+        loop,  # type: ignore[arg-type]  # Ray passes on what it returns, its types say None
         scaling_config=ray.train.ScalingConfig(num_workers=0, use_gpu=workers.use_gpu),
     )
     result.return_value = trainer.fit().return_value  # type: ignore[attr-defined]  # typed for Train V1

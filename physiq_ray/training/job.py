@@ -1,4 +1,4 @@
-"""What the driver gives to each training worker, and what it gets back."""
+"""What the driver gives to each training worker."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,8 +12,6 @@ from physiq_ray.config import Settings
 from physiq_ray.ingest import Photos
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import StartingWeights
-from physiq_ray.quarantine import Unreadable
-from physiq_ray.training.measures import Divergence
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,3 @@ class Job:
     stream: Any = None
     deadline_s: float = math.inf
     report: Callable[..., None] | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The result of a loop for the driver; failure, divergence, is_out_of_time: why it stopped early."""
-
-    unreadable: tuple[Unreadable, ...]
-    failure: str | None = None
-    divergence: Divergence | None = None
-    is_out_of_time: bool = False

@@ -35,9 +35,10 @@ from physiq_ray.training.events import BatchProgress, Note, Resumed, Stalled, se
 from physiq_ray.training.faults import memory_translated, store_translated
 from physiq_ray.training.feed import Feed
 from physiq_ray.training.feed import Worker as FeedWorker
-from physiq_ray.training.job import Job, Outcome
+from physiq_ray.training.job import Job
 from physiq_ray.training.measures import Divergence, FirstBadStep, Means, Sums, gather
 from physiq_ray.training.network import Network
+from physiq_ray.training.outcome import Outcome
 from physiq_ray.training.plan import (
     EarlyStopping,
     EpochPlan,
@@ -64,9 +65,8 @@ CHECK_STEPS = {"cuda": (20, 20), "cpu": (1, 5)}
 IntArray = npt.NDArray[np.int64]
 
 
-def train_loop(config: dict[str, Job]) -> Outcome:
+def train_loop(job: Job) -> Outcome:
     """Train on one worker from the start or from the run's latest checkpoint."""
-    job = config["job"]
     with memory_translated(job.settings), in_use(job.photos):
         return Worker(job).run()
 

@@ -8,7 +8,7 @@ import ray.train
 import torch
 
 from physiq_ray.training.history import SCALARS
-from physiq_ray.training.job import Outcome
+from physiq_ray.training.outcome import Outcome
 from physiq_ray.training.plan import EarlyStopping
 from physiq_ray.training.state import STATE_FILE, TrainingState
 

@@ -13,8 +13,8 @@ from physiq_ray.manifest import MANIFEST_SCHEMA, Manifest
 from physiq_ray.quarantine import Unreadable
 from physiq_ray.training.finish import finish
 from physiq_ray.training.folder import RunFolder
-from physiq_ray.training.job import Outcome
 from physiq_ray.training.measures import Divergence
+from physiq_ray.training.outcome import Outcome
 from physiq_ray.training.record import RunRecord
 
 NAMES = {1: "One", 5: "Five"}

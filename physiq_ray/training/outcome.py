@@ -1,0 +1,20 @@
+"""What the driver gets back from the training loop.
+
+Ray's controller reads it, too. So this module imports neither networks nor pipelines, as the job does, which
+would take the controller seconds.
+"""
+
+from dataclasses import dataclass
+
+from physiq_ray.quarantine import Unreadable
+from physiq_ray.training.measures import Divergence
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a loop; failure, divergence, is_out_of_time: why it stopped early."""
+
+    unreadable: tuple[Unreadable, ...]
+    failure: str | None = None
+    divergence: Divergence | None = None
+    is_out_of_time: bool = False
