@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import botocore.loaders
 import numpy as np
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
@@ -28,6 +29,7 @@ from proxy import Rule, make_proxy
 
 from physiq_ray import storage
 from physiq_ray.sample import LocalS3
+from physiq_ray.storage import retry
 from physiq_ray.storage.s3 import s3_client
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and commands under test inherit it.
@@ -38,6 +40,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # steps of tests/training/test_network.py take 184 s of processor time, and without 84 s. OpenMP reads this
 # variable when torch is imported, here and in each process that a test starts.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Each session of botocore parses 3 MB of JSON about S3 for 0.1 s; here they share what is read.
+botocore.loaders.create_loader = functools.cache(botocore.loaders.create_loader)
 
 MakeBucket = Callable[..., str]
 ReadBucket = Callable[[str], dict[str, bytes]]
@@ -105,27 +110,33 @@ def s3_direct(s3: LocalS3) -> Any:
 def next_bucket(s3_direct: Any) -> Iterator[Callable[[], str]]:
     """Give a function that returns an empty bucket.
 
-    A thread makes them ahead, because the first write into a bucket makes the server wait for 0.2 s.
+    A thread makes eight at a time ahead, because the first byte in a bucket makes the server wait for 0.2 s.
     """
     ready: queue.Queue[str] = queue.Queue(maxsize=8)
     is_over = threading.Event()
 
-    def make_ahead() -> None:
-        for number in itertools.count(1):
-            bucket = f"test-{number:04d}"
+    def make(bucket: str) -> str:
+        while not is_over.is_set():
             try:
-                s3_direct.create_bucket(Bucket=bucket)
-                s3_direct.put_object(Bucket=bucket, Key="first")
+                with contextlib.suppress(s3_direct.exceptions.BucketAlreadyOwnedByYou):  # after an error
+                    s3_direct.create_bucket(Bucket=bucket)
+                s3_direct.put_object(Bucket=bucket, Key="first", Body=b"1")
                 s3_direct.delete_object(Bucket=bucket, Key="first")
+                break
             except (BotoCoreError, ClientError):  # a test has stopped the server
                 is_over.wait(0.2)
-                continue
-            while not is_over.is_set():
-                with contextlib.suppress(queue.Full):
-                    ready.put(bucket, timeout=0.2)
-                    break
-            if is_over.is_set():
-                return
+        return bucket
+
+    def make_ahead() -> None:
+        with ThreadPoolExecutor(8) as threads:
+            for first in itertools.count(1, 8):
+                for bucket in threads.map(make, [f"test-{first + number:04d}" for number in range(8)]):
+                    while not is_over.is_set():
+                        with contextlib.suppress(queue.Full):
+                            ready.put(bucket, timeout=0.2)
+                            break
+                if is_over.is_set():
+                    return
 
     thread = threading.Thread(target=make_ahead, name="buckets", daemon=True)
     thread.start()
@@ -221,7 +232,7 @@ def deny(s3_direct: Any) -> Deny:
 @pytest.fixture
 def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove the waits between attempts, in our own retries and in botocore's."""
-    monkeypatch.setattr(storage.retry, "FIRST_WAIT_S", 0)
+    monkeypatch.setattr(retry, "FIRST_WAIT_S", 0)
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
 
 

@@ -88,6 +88,7 @@ def assert_same(read: ModelState, state: ModelState) -> None:
     assert read.versions == {"python": "3.11.0", "torch": "2.14.1"}
 
 
+@pytest.mark.slow
 def test_a_model_is_the_same_after_saving_to_a_folder(state: ModelState, tmp_path: Path) -> None:
     uris = save_model_files(state, f"{tmp_path}/new/output")
 
@@ -105,6 +106,7 @@ def test_a_model_is_the_same_after_saving_to_a_folder(state: ModelState, tmp_pat
         assert_same(load_model_state(address), state)
 
 
+@pytest.mark.slow
 def test_a_model_is_the_same_after_saving_to_a_bucket(state: ModelState, make_bucket: MakeBucket) -> None:
     bucket = make_bucket({})
 
@@ -120,6 +122,7 @@ def test_a_model_is_the_same_after_saving_to_a_bucket(state: ModelState, make_bu
     assert load_model_state(uris[0]).class_mapping == MAPPING
 
 
+@pytest.mark.slow
 def test_a_loaded_network_computes_the_same_logits() -> None:
     torch.manual_seed(3)
     network = build_model(3).eval()
@@ -143,6 +146,7 @@ def floor() -> Floor:
     return Floor("distance", 0.75, features, choice)
 
 
+@pytest.mark.slow
 def test_a_floor_is_the_same_after_saving_and_a_file_without_one_has_none(
     state: ModelState, floor: Floor, tmp_path: Path
 ) -> None:
@@ -179,6 +183,7 @@ def test_a_reference_is_the_same_after_saving_and_a_file_without_one_has_none(
     assert load_model_state(str(tmp_path / "without")).reference is None
 
 
+@pytest.mark.slow
 def test_a_network_whose_floor_needs_features_has_one_more_output(floor: Floor) -> None:
     torch.manual_seed(3)
     plain = ModelState(build_model(3).state_dict(), MAPPING, NAMES)
@@ -192,6 +197,7 @@ def test_a_network_whose_floor_needs_features_has_one_more_output(floor: Floor) 
     assert (outputs[:, 3].abs() <= 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "floor", [Floor("distance", 0.5, torch.eye(3)), Floor("detector", 0.5, torch.zeros(2048))]
 )

@@ -33,6 +33,7 @@ def hashes(request, monkeypatch):
     monkeypatch.setattr(columns, "ROWS_AT_ONCE", 4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hashes")
 @given(TEXTS, TEXTS, st.integers(0, 30))
 def test_equal_texts_are_found_whatever_their_hashes_are(texts, wanted, cut):
@@ -41,6 +42,7 @@ def test_equal_texts_are_found_whatever_their_hashes_are(texts, wanted, cut):
     assert found.tolist() == row_of_each(texts, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hashes")
 @given(TEXTS, TEXTS, st.data())
 def test_numbers_must_be_equal_too(texts, wanted, data):

@@ -144,6 +144,7 @@ def in_batches(pixels, size):
     return [pixels[start : start + size] for start in range(0, len(pixels), size)]
 
 
+@pytest.mark.slow
 def test_the_models_answers_differ_between_photos(expected):
     # Otherwise the tests below would accept a program that ignores its input.
     assert expected.std(axis=0).min() > 0.15
@@ -249,6 +250,7 @@ def test_the_description_names_all_that_a_program_needs(state):
     assert versions["export"]["onnx"] == onnx.__version__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_floor", [False, True])
 def test_the_description_names_the_outputs_of_the_program(state, floored, pixels, has_floor):
     model = floored if has_floor else state
@@ -257,6 +259,7 @@ def test_the_description_names_the_outputs_of_the_program(state, floored, pixels
     assert len(outputs) == 1 + has_floor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["probability", "energy", "distance", "detector"])
 def test_the_program_gives_the_score_that_a_prediction_compares(state, class_features, photos, pixels, score):
     detector = torch.rand(2049, generator=torch.manual_seed(2)) - 0.5
@@ -305,6 +308,7 @@ def test_the_lines_for_the_weights_give_the_same_probabilities(folder, pixels, e
     assert names["probabilities"][0].numpy() == pytest.approx(expected[5], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_weights_in_channels_last_are_exported(make_weights, tmp_path):
     weights = {name: tensor.clone() for name, tensor in make_weights(3).items()}
     weights["conv1.weight"] = weights["conv1.weight"].contiguous(memory_format=torch.channels_last)
@@ -326,6 +330,7 @@ def test_an_address_with_the_suffix_is_a_file_and_any_other_a_folder():
         export_address("a.pt2", "onnx")
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_are_refused(tmp_path):
     weights = build_model(3).state_dict()
     del weights["fc.weight"]

@@ -109,6 +109,7 @@ def test_a_real_quota_limits_the_cpus() -> None:
         CGROUP.rmdir()
 
 
+@pytest.mark.slow
 def test_a_prediction_uses_at_most_as_many_threads_as_usable_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     state = ModelState(build_model(2).state_dict(), ClassMapping.of_poses([1, 2]), {1: "One", 2: "Two"})
     before = torch.get_num_threads()

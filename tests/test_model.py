@@ -73,6 +73,7 @@ def test_the_blocks_of_a_random_network_start_as_identity(network: torch.nn.Modu
     assert torch.count_nonzero(network.state_dict()["layer3.2.bn3.weight"]) == 0
 
 
+@pytest.mark.slow
 def test_a_network_from_weights_keeps_their_backbone_and_gets_a_new_head(make_weights: MakeWeights) -> None:
     weights = {key: tensor for key, tensor in make_weights(1000).items() if not key.startswith("fc.")}
 
@@ -83,6 +84,7 @@ def test_a_network_from_weights_keeps_their_backbone_and_gets_a_new_head(make_we
     assert state["fc.weight"].std() > 0.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pose_ids",
     [(2, 7, 11), (11, 7, 2), (7,), (30, 2, 11, 7, 1), (30, 1)],
@@ -263,6 +265,7 @@ def test_the_rows_of_a_state_dict_belong_to_the_poses_of_the_mapping_in_it(train
     assert values_of(load_starting_weights(str(trained / "pose_classifier.pth"))) == HEAD
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_the_rows_of_a_state_dict_of_another_program_belong_to_the_poses_of_the_mapping_next_to_it(
     trained: Path, make_bucket: MakeBucket, prefix: str
@@ -302,6 +305,7 @@ def test_without_a_fitting_class_mapping_the_head_is_new_and_the_reason_is_kept(
     assert re.search(why, weights.why_no_head)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["resnet18", "wide_resnet50_2"])
 def test_weights_of_a_related_architecture_are_refused_with_its_name(
     make_weights: MakeWeights, weights_file: Callable[[object], str], architecture: str
@@ -314,6 +318,7 @@ def test_weights_of_a_related_architecture_are_refused_with_its_name(
     assert str(caught.value) == f"weights={file}: these weights are of a {architecture}; a resnet50 is needed"
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_are_refused_with_the_first_difference(
     make_weights: MakeWeights, weights_file: Callable[[object], str]
 ) -> None:
@@ -323,6 +328,7 @@ def test_weights_of_another_network_are_refused_with_the_first_difference(
         load_starting_weights(weights_file(make_weights(10, "squeezenet1_1")))
 
 
+@pytest.mark.slow
 def test_a_missing_entry_or_a_wrong_shape_in_weights_is_named(
     make_weights: MakeWeights, weights_file: Callable[[object], str]
 ) -> None:

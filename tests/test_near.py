@@ -20,6 +20,7 @@ def all_pairs(hashes, most_bits):
     return {(a, b) for a, b in np.argwhere(bits <= most_bits).tolist() if a < b}
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=12), st.integers(0, 8), st.data())
 def test_find_near_equals_a_comparison_of_all_pairs(hashes, most_bits, data):
     for hash_ in list(hashes):  # random hashes are never near each other, so near ones are added

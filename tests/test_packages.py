@@ -23,6 +23,7 @@ def test_the_docstring_of_a_package_describes_each_of_its_files(folder):
 LIGHT = ("auditing", "cleanse", "cli", "config", "doctor", "erase", "labels", "progress", "syncing")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIGHT)
 def test_a_light_package_imports_neither_ray_nor_torch(name):
     code = (
@@ -44,5 +45,6 @@ def test_the_command_line_imports_neither_ray_nor_torch_nor_s3():
     assert find_imported(code, "ray", "torch", "boto3", "pyarrow", "numpy", "rich") == "[]"
 
 
+@pytest.mark.slow
 def test_a_review_imports_neither_ray_nor_torch():
     assert find_imported("import physiq_ray.review.run", "ray", "torch", "fastapi", "matplotlib") == "[]"

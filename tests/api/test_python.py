@@ -17,6 +17,8 @@ from PIL import Image
 from physiq_ray import Settings, SyncSettings, audit, evaluate, predict, sync, train
 from physiq_ray.errors import NotFoundError, PhotoError, SettingError
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "python.md"
 
 

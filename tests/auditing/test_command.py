@@ -85,6 +85,7 @@ def test_an_impossible_path_of_a_file_is_refused_before_the_listing(audit, proje
     )
 
 
+@pytest.mark.slow
 def test_the_report_is_printed_even_if_a_file_cannot_be_written(audit, project):
     (project / "sheet.png").mkdir()
     sheet = ("--sheet", project / "sheet.png", "--manifest", project / "m.parquet")

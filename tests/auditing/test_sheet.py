@@ -1,5 +1,9 @@
 import json
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_dollars_in_names_do_not_become_formulas_on_the_sheet(audit, project):
     (project / "photos" / "2" / "cut.jpg").rename(project / "photos" / "2" / "cut $x_$.jpg")

@@ -147,6 +147,7 @@ def test_a_denied_listing_is_reported_with_the_needed_policy(make_bucket, label,
     assert needed["Statement"][1]["Action"] == ["s3:GetObject", "s3:DeleteObject"]
 
 
+@pytest.mark.slow
 def test_a_denied_deletion_is_reported_with_the_needed_policy(
     make_bucket, label, cleanse, read_bucket, on_request
 ):

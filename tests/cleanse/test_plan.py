@@ -32,6 +32,7 @@ def test_an_unusable_label_file_stops_the_command(make_bucket, label, cleanse, r
     assert len(read_bucket(bucket)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("records", "share", "reason"),
     [
@@ -124,6 +125,7 @@ def test_unmatched_labels_are_counted_and_named(make_bucket, label, cleanse):
     assert as_json["would_go"] == 1
 
 
+@pytest.mark.slow
 def test_a_bucket_with_too_many_unmatched_labels_is_refused(make_bucket, label, cleanse, read_bucket):
     bucket = make_bucket(dict.fromkeys([*NAMES, "b.jpg"], b"x"))
     flags = ["--sources", f"s3://{bucket}", "--delete"]
@@ -181,6 +183,7 @@ def test_a_photo_in_a_folder_named_after_its_pose_is_kept(make_bucket, label, cl
     assert set(read_bucket(bucket)) == set(keys) - {"in/7/c.jpg"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", [["--delete"], ["--move-to", "s3://attic-of-nothing"]])
 def test_a_photo_that_resembles_an_unmatched_label_is_kept_with_the_reason(
     make_bucket, label, cleanse, read_bucket, action

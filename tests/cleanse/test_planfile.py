@@ -4,6 +4,7 @@ import pytest
 from cleansing import NAMES, RESEMBLING
 
 
+@pytest.mark.slow
 def test_a_reviewed_plan_is_applied(make_bucket, label, cleanse, read_bucket, tmp_path):
     bucket = make_bucket({f"{name}.jpg": name.encode() for name in "abcdefgh"})
     label("a.jpg", "b.jpg", "c.jpg", "d.jpg")
@@ -83,6 +84,7 @@ def test_a_damaged_plan_is_refused(make_bucket, label, cleanse, read_bucket, tmp
     assert len(read_bucket(bucket)) == 2
 
 
+@pytest.mark.slow
 def test_a_photo_of_a_plan_that_now_resembles_an_unmatched_label_is_kept(
     make_bucket, label, cleanse, read_bucket
 ):

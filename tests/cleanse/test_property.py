@@ -19,6 +19,8 @@ from physiq_ray.errors import PhysiqError
 from physiq_ray.storage import Bucket, retry, walk
 from physiq_ray.storage.s3 import s3_client
 
+pytestmark = pytest.mark.slow
+
 # No name resembles another, because `check` does not model photos that resemble unmatched labels.
 NAMES = (
     "a.jpg",

@@ -21,7 +21,7 @@ NO_TAGS = (
 LOCKED = "Access Denied because object protected by object lock."
 
 
-pytestmark = pytest.mark.usefixtures("without_waiting")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_waiting")]
 
 
 def refuse_copies(on_request: Any, faults: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from cleansing import names_and_states, read_journal_lines
 
-pytestmark = pytest.mark.usefixtures("without_waiting")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_waiting")]
 
 
 ETAG_A, ETAG_B = "0cc175b9c0f1b6a831c399e269772661", "92eb5ffee6ae2fec3ad71c777531578f"

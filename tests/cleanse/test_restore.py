@@ -16,6 +16,7 @@ def journal_file(folder):
     return path
 
 
+@pytest.mark.slow
 def test_photos_are_moved_with_their_metadata_and_restored(
     make_bucket, attic, label, cleanse, read_bucket, s3_direct, tmp_path
 ):

@@ -48,6 +48,7 @@ def is_near(colour, expected):
     return np.abs(colour - np.array(expected)).max() < 12
 
 
+@pytest.mark.slow
 def test_each_planned_photo_has_its_place_on_a_page_of_its_source(make_bucket, label, cleanse, tmp_path):
     many = {f"{number:03d}.png": photo(GREEN if number == 49 else RED) for number in range(50)}
     first = make_bucket({**many, "label.png": photo(BLUE)})
@@ -70,6 +71,7 @@ def test_each_planned_photo_has_its_place_on_a_page_of_its_source(make_bucket, l
     assert is_near(centre_of(three, 0), BLUE)
 
 
+@pytest.mark.slow
 def test_photos_are_upright_and_complete_and_unreadable_ones_are_grey(
     make_bucket, label, cleanse, tmp_path, read_bucket
 ):
@@ -117,6 +119,7 @@ def test_photos_are_upright_and_complete_and_unreadable_ones_are_grey(
     assert len(read_bucket(bucket)) == 7
 
 
+@pytest.mark.slow
 def test_the_pages_are_complete_before_the_prompt_names_them(
     make_bucket, label, cleanse, tmp_path, read_bucket
 ):

@@ -234,6 +234,7 @@ def test_a_photo_with_ten_tags_fails_with_a_sentence(make_bucket, label, cleanse
     assert tags_of(bucket)["c.jpg"] == {TAG: today()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("event", "new_body", "ending"),
     [
@@ -305,6 +306,7 @@ def test_a_tag_that_cannot_be_removed_from_a_changed_photo_is_a_failure(
     assert TAG in tags_of(bucket)["b.jpg"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["s3:GetObjectTagging", "s3:PutObjectTagging"])
 def test_a_denied_right_is_reported_with_the_needed_policy(
     make_bucket, label, cleanse, tags_of, s3_direct, deny, action
@@ -355,6 +357,7 @@ def small_batches(monkeypatch):
         monkeypatch.setattr(f"physiq_ray.cleanse.tag.{name}", value)
 
 
+@pytest.mark.slow
 def test_photos_labelled_while_others_are_tagged_lose_the_tag(
     make_bucket, label, cleanse, tags_of, put_tags, on_request, small_batches
 ):
@@ -408,6 +411,7 @@ def test_a_label_file_damaged_between_two_batches_stops_the_bucket(
     assert {key for key, tags in tags_of(bucket).items() if tags} == {"c.jpg", "d.jpg"}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_completed_by_the_next(
     make_bucket, label, cleanse, tags_of, on_request, small_batches
 ):
@@ -434,6 +438,7 @@ def test_an_interrupted_run_is_completed_by_the_next(
     assert "6 of 10 tagged, 4 were tagged before" in second.out
 
 
+@pytest.mark.slow
 def test_a_plain_scan_reads_no_tags(make_bucket, label, cleanse, on_request):
     bucket = make_bucket({"a.jpg": b"a", "b.jpg": b"b"})
     label("a.jpg")

@@ -15,6 +15,8 @@ from physiq_ray.cleanse import scan_buckets, tag_photos, untag_staying
 from physiq_ray.config import CleanseSettings
 from physiq_ray.storage.s3 import s3_client
 
+pytestmark = pytest.mark.slow
+
 TAG = "physiq-ray-unlabelled"
 # No name resembles another: a photo that resembles an unmatched label would stay.
 NAMES = ("a.jpg", "b.JPG", "c.jpeg", "é.png", "d e.webp", "g.txt", "h", "%5A+.gif", "j\nk.jpg")

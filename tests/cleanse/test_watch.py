@@ -14,6 +14,8 @@ from cleansing import NAMES, RESEMBLING, names_and_states, read_journal_lines
 
 from physiq_ray.cleanse.watch import look_at_file
 
+pytestmark = pytest.mark.slow
+
 
 class Terminal(io.StringIO):
     """A terminal where something changes before the number is typed."""

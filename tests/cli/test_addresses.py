@@ -5,6 +5,7 @@ import pytest
 LIST = "# comment\r\n\r\n  a.jpg  \r\nnot here.jpg\r\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [
@@ -28,6 +29,7 @@ def test_a_list_may_have_comments_blank_lines_a_byte_order_mark_and_any_line_end
     assert rows[1]["error"] == "read in/not here.jpg: No such file or directory"
 
 
+@pytest.mark.slow
 def test_relative_entries_are_looked_up_next_to_the_list_and_then_in_the_working_folder(
     predict, make_photo, tmp_path
 ):
@@ -50,6 +52,7 @@ def test_relative_entries_are_looked_up_next_to_the_list_and_then_in_the_working
     ]
 
 
+@pytest.mark.slow
 def test_a_list_in_a_bucket_names_photos_next_to_it(predict, make_bucket, make_photo):
     bucket = make_bucket({"day/a.jpg": make_photo()})
     listed = make_bucket({"day/b.jpg": make_photo(), "day/list.txt": f"b.jpg\ns3://{bucket}/day".encode()})

@@ -8,6 +8,10 @@ import pty
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_csv_has_a_row_for_each_photo_even_if_it_is_unreadable(predict, make_photo, tmp_path):
     for name in ("a.jpg", "=1+1.jpg", 'b, "c".jpg', "-d.jpg"):

@@ -7,6 +7,7 @@ import torch
 from physiq_ray.constants import COMPLETE_FILE
 
 
+@pytest.mark.slow
 def test_export_writes_the_file_and_its_description(run_here, fixed_model, tmp_path):
     done = run_here("export", fixed_model, "--format", "safetensors")
     assert (done.returncode, done.stderr) == (0, "")
@@ -17,6 +18,7 @@ def test_export_writes_the_file_and_its_description(run_here, fixed_model, tmp_p
     assert [pose["name"] for pose in about["poses"]] == ["Abs & Thighs", "Front Double Biceps", "@Übung"]
 
 
+@pytest.mark.slow
 def test_export_to_a_bucket_prints_json_and_replaces_files(run_here, fixed_model, make_bucket, read_bucket):
     bucket = make_bucket({"a.safetensors": b"old"})
     words = ("export", fixed_model, "--format", "safetensors", "--output", f"s3://{bucket}/a.safetensors")

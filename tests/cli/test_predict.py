@@ -21,6 +21,7 @@ def model(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_predict_prints_pose_confidence_and_all_probabilities_and_writes_the_figure(
     run_here, model, make_photo, tmp_path
 ):
@@ -35,6 +36,7 @@ def test_predict_prints_pose_confidence_and_all_probabilities_and_writes_the_fig
     assert (tmp_path / "predictions" / "photo.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_explain_draws_a_second_copy_of_the_photo_in_the_figure(run_here, model, make_photo, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(make_photo(size=(90, 120)))
     sizes = []
@@ -46,6 +48,7 @@ def test_explain_draws_a_second_copy_of_the_photo_in_the_figure(run_here, model,
     assert sizes == [(1000, 560), (1450, 560)]
 
 
+@pytest.mark.slow
 def test_predict_continues_after_an_unreadable_photo_and_names_it(run_here, model, make_photo, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
@@ -65,6 +68,7 @@ def test_predict_continues_after_an_unreadable_photo_and_names_it(run_here, mode
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["same-2.png", "same.png"]
 
 
+@pytest.mark.slow
 def test_an_answer_is_printed_even_if_its_figure_cannot_be_written(run_here, model, make_photo, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(make_photo())
     (tmp_path / "predictions").write_text("a file where the folder should be")
@@ -76,6 +80,7 @@ def test_an_answer_is_printed_even_if_its_figure_cannot_be_written(run_here, mod
     assert len(answer["errors"]) == 1
 
 
+@pytest.mark.slow
 def test_impossible_file_names_are_reported_in_one_line_without_a_traceback(
     run_here, model, make_photo, tmp_path
 ):
@@ -174,6 +179,7 @@ def test_an_unknown_and_a_hostile_model_file_are_refused(run_here, tmp_path, mak
     assert "unknown.pth" in unknown.stderr
 
 
+@pytest.mark.slow
 def test_one_local_photo_needs_neither_ray_nor_s3_nor_arrow_nor_matplotlib(model, make_photo, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(make_photo())
     code = (

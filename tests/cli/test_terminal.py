@@ -21,6 +21,8 @@ from physiq_ray.training.events import EpochDone, received
 from physiq_ray.training.history import HistoryFiles
 from physiq_ray.training.table import EpochTable
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = ("train", "audit", "evaluate", "predict", "serve", "sync", "cleanse", "cache", "demo")
 ASCII = {"PYTHONIOENCODING": "ascii"}
 # The last two keep Python from using UTF-8 in the C locale.

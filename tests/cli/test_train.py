@@ -54,6 +54,7 @@ def test_a_missing_label_file_is_named_with_its_remedy(run_here, project):
     assert "nowhere.json: no such labels file; give its path with --labels" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

@@ -78,6 +78,7 @@ def silent_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_an_address_at_which_no_process_listens_is_reported_at_once(
     connect_in_process: Connect, closed_port: int
 ) -> None:
@@ -88,6 +89,7 @@ def test_an_address_at_which_no_process_listens_is_reported_at_once(
     )
 
 
+@pytest.mark.slow
 def test_an_address_that_never_answers_is_reported_within_a_minute(
     connect_in_process: Connect, silent_port: int
 ) -> None:
@@ -112,6 +114,7 @@ def test_an_address_whose_packets_are_dropped_is_reported_with_a_remedy(
         cluster.check_cluster()
 
 
+@pytest.mark.slow
 def test_a_host_without_an_address_is_reported(connect_in_process: Connect) -> None:
     said = connect_in_process({"RAY_ADDRESS": "no-such-host.invalid:6379"})
     assert said.startswith(
@@ -130,6 +133,7 @@ def test_another_server_at_the_address_is_not_taken_for_a_cluster(
         cluster.check_cluster()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
 def test_a_folder_too_long_for_sockets_is_reported_with_the_longest_possible_length(
     connect_in_process: Connect, tmp_path: Path, name: str
@@ -146,6 +150,7 @@ def test_a_folder_too_long_for_sockets_is_reported_with_the_longest_possible_len
     assert 107 - len(SESSION) <= int(found[1]) <= 107 - len(SESSION) + 6
 
 
+@pytest.mark.slow
 def test_a_folder_of_ray_that_cannot_be_written_is_reported(
     connect_in_process: Connect, tmp_path: Path
 ) -> None:
@@ -156,6 +161,7 @@ def test_a_folder_of_ray_that_cannot_be_written_is_reported(
     )
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_be_written_is_reported_with_two_remedies(
     connect_in_process: Connect, tmp_path: Path
 ) -> None:

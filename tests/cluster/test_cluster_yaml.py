@@ -113,6 +113,7 @@ def launch_errors(node_config: Config) -> str:
     return str(report.generate_report())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["head", *WORKERS])
 def test_ec2_accepts_every_key_of_the_machines(config: Config, group: str) -> None:
     machine = config["available_node_types"][group]["node_config"]
@@ -207,6 +208,7 @@ class Metadata(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
+@pytest.mark.slow
 def test_a_worker_gives_the_notice_of_aws_to_ray(config: Config, tmp_path: Path) -> None:
     (command,) = (line for line in config["worker_start_ray_commands"] if "spot" in line)
     (tmp_path / "ray").write_text(f'#!/bin/sh\necho "$RAY_AUTH_MODE $@" > {tmp_path}/called\n')
@@ -274,6 +276,7 @@ def test_the_groups_together_have_as_many_nodes_as_the_limit(config: Config) -> 
     assert sum(groups[name]["max_workers"] for name in WORKERS) == config["max_workers"]
 
 
+@pytest.mark.slow
 def test_the_nodes_install_the_versions_of_the_submitter(config: Config, tmp_path: Path) -> None:
     (line,) = re.findall(r"^#   (pip list .*)$", SHIPPED, re.MULTILINE)
     (tmp_path / "dist").mkdir()

@@ -35,6 +35,7 @@ def test_the_written_settings_can_be_read_and_are_the_same(tmp_path: Path) -> No
     assert "\n# max_gradient_norm is not given\n" in text
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: text.strip()))
 def test_any_text_is_read_as_it_was_written(value: str) -> None:
     settings = Settings(output=value)

@@ -21,6 +21,8 @@ from physiq_ray.doctor.access import judge_clock, judge_expiry
 from physiq_ray.doctor.finding import State
 from physiq_ray.storage.s3 import HASTY
 
+pytestmark = pytest.mark.slow
+
 NOT_CHECKED = "not checked, because of the {}"
 SECRET_KEY, TOKEN = "a-secret-that-nobody-may-see", "a-token-that-nobody-may-see"
 

@@ -9,6 +9,8 @@ from s3_answers import error_answer, page_answer
 from physiq_ray.doctor import access
 from physiq_ray.storage.s3 import start_hasty_session
 
+pytestmark = pytest.mark.slow
+
 PHOTO = {"gym/a.jpg": b"not decoded"}
 ALL_OF_A_SOURCE = "can list, get, put, tag, delete; conditional writes; conditional deletions; not versioned"
 ALL_OF_A_TARGET = "can list, put, get, tag, delete; conditional writes; not versioned"

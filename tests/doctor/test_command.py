@@ -40,6 +40,7 @@ def test_the_table_is_aligned_and_long_lines_are_wrapped() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_machine_is_shown_without_any_request(doctor: Any, run_here: Any) -> None:
     report = doctor()
     assert (report.status, report.problems) == (0, {})
@@ -105,6 +106,7 @@ def hold(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     over.set()
 
 
+@pytest.mark.slow
 def test_a_check_that_does_not_end_is_wrong_and_its_object_is_removed(
     doctor: Any, make_bucket: Any, read_bucket: Any, monkeypatch: pytest.MonkeyPatch, hold: threading.Event
 ) -> None:

@@ -14,6 +14,8 @@ from physiq_ray.doctor.outside import ask_probe
 from physiq_ray.labels import ClassMapping
 from physiq_ray.model import build_model
 
+pytestmark = pytest.mark.slow
+
 LABELS = [{"key": "a.jpg", "poseId": 7}, {"key": "b.jpg", "poseId": 7}, {"key": "c.jpg", "poseId": 5}]
 POSES = [{"id": 7, "name": "Back Lat Spread"}, {"id": 5, "name": "Back Double Biceps"}]
 

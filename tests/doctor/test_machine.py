@@ -99,6 +99,7 @@ def test_a_full_disk_is_wrong_only_if_the_folder_was_asked_for(
     assert report.status == int(state == "wrong")
 
 
+@pytest.mark.slow
 def test_an_output_that_cannot_be_written_is_wrong_with_its_reason(doctor: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     report = doctor("--output", "file/models")
@@ -106,6 +107,7 @@ def test_an_output_that_cannot_be_written_is_wrong_with_its_reason(doctor: Any, 
     assert report.of("disk", "output")["finding"] == "output=file/models: cannot be written: Not a directory"
 
 
+@pytest.mark.slow
 def test_little_memory_is_a_warning(doctor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "usable_memory", lambda: GIB)
     report = doctor()
@@ -154,6 +156,7 @@ def test_a_model_that_was_not_read_in_time_is_wrong() -> None:
     assert (found.state, found.finding) == (State.WRONG, "did not answer within 14 s")
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_downloaded_are_a_warning(
     doctor: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,8 @@ import pytest
 from physiq_ray.cluster import LOOPBACK_VARIABLE
 from physiq_ray.doctor import nodes
 
+pytestmark = pytest.mark.slow
+
 OTHER_VERSIONS = {"ray_version": "2.41.0", "python_version": "3.9.1"}
 HEAD = """
 import sys, ray

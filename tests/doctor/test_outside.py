@@ -3,9 +3,12 @@
 import sys
 import time
 
+import pytest
+
 from physiq_ray.doctor.outside import ask
 
 
+@pytest.mark.slow
 def test_a_program_that_hangs_is_stopped_and_its_first_lines_are_kept() -> None:
     start_s = time.monotonic()
     code = "import time; print('first', flush=True); time.sleep(60)"

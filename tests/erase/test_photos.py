@@ -5,6 +5,7 @@ import json
 import pytest
 
 
+@pytest.mark.slow
 def test_all_versions_of_a_persons_photos_and_their_copies_are_erased(
     make_versioned, read_history, erase, s3_direct
 ):
@@ -195,6 +196,7 @@ def test_wrong_use_is_refused(make_bucket, erase, flags, message):
     assert message in done.err
 
 
+@pytest.mark.slow
 def test_a_bucket_that_cannot_be_listed_is_reported_and_the_journal_finds_the_rest(
     make_bucket, read_bucket, erase, tmp_path
 ):

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from physiq_ray.cli import main
 
+pytestmark = pytest.mark.slow
+
 KEYS = ("17/a.jpg", "17/b c.png", "18/a.jpg", "18/é+.jpg", "117/a.jpg", "in/a.jpg", "in/a.jpg.jpg", "17.txt")
 BODIES = (b"", b"1", b"2", b"3")
 DELETED = None

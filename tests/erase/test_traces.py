@@ -114,6 +114,7 @@ def test_prepared_photos_of_a_bucket_are_erased_with_their_lists(
     assert read_bucket(cache) == {"64px-1/2.arrow": b"2", "64px-1/2.keys": theirs, "64px-1/1x.arrow": b"3"}
 
 
+@pytest.mark.slow
 def test_rows_of_answers_are_erased_also_from_older_versions(
     photos, flags, erase, make_versioned, read_history, s3_direct, tmp_path
 ):
@@ -317,6 +318,7 @@ def test_the_journal_of_a_running_review_is_reported_and_left(photos, flags, era
         assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill_at", [1, 2, 3, 4, 5])
 def test_after_a_kill_the_journal_finds_the_rest(
     erase, make_versioned, s3_direct, read_history, tmp_path, on_request, kill_at, write_labels

@@ -107,6 +107,7 @@ def table_of(photos):
     return pa.table({"uri": list(photos), "etag": [f"v{number}" for number in range(len(photos))]})
 
 
+@pytest.mark.slow
 def test_the_shares_are_those_of_predictions_of_the_changed_files(photos, state):
     predictor, etags = Predictor(state, precision="fp32"), {}
     same = {name: [] for name in CHANGES}
@@ -139,6 +140,7 @@ def test_the_shares_are_those_of_predictions_of_the_changed_files(photos, state)
     assert etags == dict(zip(table_of(photos)["uri"].to_pylist(), (f"v{n}" for n in range(12)), strict=True))
 
 
+@pytest.mark.slow
 def test_photos_that_cannot_be_read_again_are_left_out(photos, state):
     def read(uri, *, etag):
         if uri == "s3://b/03.jpg":

@@ -17,6 +17,7 @@ def drawn(num_photos, seed=0):
     return logits, labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
 def test_logits_that_are_too_large_are_divided_by_as_much(factor):
     logits, labels = drawn(20_000)
@@ -37,6 +38,7 @@ def test_an_overconfident_model_s_error_falls():
     assert after < 0.02
 
 
+@pytest.mark.slow
 @given(
     logits=arrays.arrays(
         np.float32, st.tuples(st.integers(1, 30), st.just(4)), elements=st.floats(-50, 50, width=32)

@@ -94,6 +94,7 @@ def test_an_equally_good_model_is_not_reported_as_worse():
     assert [compared(*simulated(seed, 0.8)).worse for seed in range(20)] == [()] * 20
 
 
+@pytest.mark.slow
 def test_equally_good_models_differ_significantly_in_fewer_than_5_percent_of_data_sets():
     found = [compared(*simulated(seed, 0.8, num_groups=30, size=4)) for seed in range(300)]
     alarms = [any(c.is_significant for c in (item.overall, *item.poses)) for item in found]

@@ -20,6 +20,8 @@ from physiq_ray.model import build_model
 from physiq_ray.prediction import Predictor
 from physiq_ray.prediction.network import Network
 
+pytestmark = pytest.mark.slow
+
 SPLITS = ["train"] * 6 + ["validation"] * 10 + ["test"] * 2
 
 

@@ -27,6 +27,7 @@ def opened(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
 
+@pytest.mark.slow
 def test_all_files_are_written_and_the_figures_agree_with_the_answers(answers, tmp_path, make_photo):
     report = score(answers, MAPPING, NAMES, temperature=1.3)
     uris = write_report(
@@ -49,6 +50,7 @@ def test_all_files_are_written_and_the_figures_agree_with_the_answers(answers, t
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50, name
 
 
+@pytest.mark.slow
 def test_without_history_and_mistakes_their_pictures_are_left_out(tmp_path):
     answers = perfect(9)
     report = score(answers, MAPPING, NAMES, temperature=1.0)
@@ -111,6 +113,7 @@ def test_the_sheet_shows_where_the_network_looked_for_the_predicted_pose():
     assert (pixels[:, half:] == 235).all(axis=-1).sum() > 0.5 * side**2
 
 
+@pytest.mark.slow
 def test_the_report_of_a_model_shows_where_it_looked(answers, tmp_path, make_photo):
     state = ModelState(build_model(3).state_dict(), MAPPING, NAMES, image_size=64)
     report = score(answers, MAPPING, NAMES, temperature=1.3)
@@ -123,6 +126,7 @@ def test_the_report_of_a_model_shows_where_it_looked(answers, tmp_path, make_pho
     assert sizes[1][1] == 3 * 600  # three pairs
 
 
+@pytest.mark.slow
 def test_the_card_gives_the_training_photos_the_scores_and_the_limits(answers, tmp_path):
     write_report(score(answers, MAPPING, NAMES, temperature=1.3), answers, FACTS, str(tmp_path))
     card = (tmp_path / "model_card.md").read_text()
@@ -142,6 +146,7 @@ def test_the_card_gives_the_training_photos_the_scores_and_the_limits(answers, t
     assert "The model was made with torch 2.15.0.\n" in card
 
 
+@pytest.mark.slow
 def test_names_with_dollar_signs_are_not_drawn_as_formulas(answers, tmp_path, make_photo):
     dear = Answers(tuple(f"s3://b/{n} a$5_$.jpg" for n in range(63)), answers.labels, answers.logits)
     report = score(dear, MAPPING, dict.fromkeys(NAMES, r"$\pose_$"), temperature=1.3)

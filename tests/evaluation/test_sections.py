@@ -9,6 +9,8 @@ from physiq_ray.evaluation.intervals import Interval
 from physiq_ray.evaluation.sections import describe_behaviour, describe_slices
 from physiq_ray.evaluation.slices import Slice, Slices
 
+pytestmark = pytest.mark.slow
+
 
 def make_slice(name, accuracy, adjusted, dimension="bucket"):
     p_value = None if adjusted is None else adjusted / 4

@@ -75,6 +75,7 @@ def draw_athletes(rng):
     return rng.random(sizes.sum()) < np.repeat(chance, sizes), np.repeat(np.arange(50), sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [draw_alone, draw_alike, draw_athletes])
 def test_without_differences_any_slice_is_named_in_at_most_5_percent_of_data_sets(draw):
     rng, alarms, num_tested = np.random.default_rng(0), 0, 0
@@ -87,6 +88,7 @@ def test_without_differences_any_slice_is_named_in_at_most_5_percent_of_data_set
     assert num_tested > 20 * NUM_DATA_SETS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group_size", [1, 10])
 def test_a_slice_20_points_below_the_others_is_found_among_500_photos(group_size):
     rng, num_found = np.random.default_rng(0), 0

@@ -32,6 +32,7 @@ def encoded(pixels: npt.NDArray[np.uint8], profile: bytes | None, **options: Any
     return file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("version", [2, 4])
 @pytest.mark.parametrize(("space", "tolerance"), [("Display P3", 1.0), ("Adobe RGB", 1.0), ("ProPhoto", 2.0)])
@@ -50,6 +51,7 @@ def test_photos_in_every_colour_space_are_decoded_to_the_same_colours(
     assert difference(decode_square(data, size_px=64), small) < tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "profile",
     [
@@ -136,6 +138,7 @@ def test_cmyk_photos_are_converted_by_their_profile(format: str) -> None:
     np.testing.assert_allclose(middle, (63, 63, 255), atol=8)
 
 
+@pytest.mark.slow
 def test_eight_threads_convert_to_the_same_pixels(make_photo: MakePhoto) -> None:
     spaces = ["Display P3", "Adobe RGB", "ProPhoto"]
     photos = [

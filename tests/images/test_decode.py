@@ -56,6 +56,7 @@ def decoded_in_full(data: bytes) -> Image.Image:
     return image.convert("RGB")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_square_equals_the_photo_decoded_in_full_and_resized(make_photo: MakePhoto, kind: str) -> None:
     data = make_photo(3, size=(1200, 900), **FORMATS[kind])
@@ -67,6 +68,7 @@ def test_a_square_equals_the_photo_decoded_in_full_and_resized(make_photo: MakeP
     assert difference(square, decoded_in_full(data).resize((224, 224), Image.Resampling.BILINEAR)) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1000, 800), (2000, 1600)])
 def test_a_jpeg_decoded_at_a_quarter_or_an_eighth_looks_the_same(
     make_photo: MakePhoto, size: tuple[int, int]
@@ -214,6 +216,7 @@ def test_pixels_of_32_bits_are_refused(dtype: type[np.generic]) -> None:
         decode_square(file.getvalue(), size_px=64)
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_any_bytes_give_an_image_or_a_photo_error(make_photo: MakePhoto, data: st.DataObject) -> None:
     format = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP"]))
@@ -230,6 +233,7 @@ def test_any_bytes_give_an_image_or_a_photo_error(make_photo: MakePhoto, data: s
             assert decode()
 
 
+@pytest.mark.slow
 def test_eight_threads_decode_the_same_pixels(make_photo: MakePhoto) -> None:
     photos = [make_photo(seed, size=(300, 200), **kind) for seed, kind in enumerate(FORMATS.values())] * 4
     alone = [decode_square(photo, size_px=96) for photo in photos]

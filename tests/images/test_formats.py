@@ -150,6 +150,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_damaged_metadata_writes_nothing_to_stderr(make_photo: MakePhoto, tmp_path: Path) -> None:
     damaged = {
         "nothing": b"Exif\0\0",

@@ -119,6 +119,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_a_jpeg_of_108_megapixels_is_decoded_in_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "large.jpg"
     Image.new("RGB", (12_000, 9_000), (200, 30, 40)).save(path, "JPEG")

@@ -86,6 +86,7 @@ def test_a_photo_with_damaged_exif_data_is_decoded(make_photo: MakePhoto, format
     assert read_size(data) == (120, 160)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", UPRIGHT)
 @pytest.mark.parametrize("format", ["HEIC", "AVIF"])
 def test_a_rotation_in_the_container_and_in_the_exif_data_is_applied_once(

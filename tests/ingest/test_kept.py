@@ -194,7 +194,7 @@ def test_a_damaged_shard_under_a_prefix_is_named_and_prepared_again(
     assert sum(len(batch.rows) for batch in again.batches(np.arange(20), 8)) == 20
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_preparation_continues_where_it_stopped(s3, make_bucket, make_photo, keep, cache):
     large = make_photo(seed=1, size=(2400, 1800))
     photos = {f"{number:03d}.jpeg": large + number.to_bytes(2, "big") for number in range(120)}

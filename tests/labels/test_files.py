@@ -48,6 +48,7 @@ RECORD = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(RECORD, min_size=1, max_size=6))
 def test_the_same_records_are_the_same_labels_in_every_form(
     tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, Any]]

@@ -108,6 +108,7 @@ def test_a_poses_file_named_in_the_settings_must_exist(
         load_configured_poses(load_settings({"poses": address}, environment={}))
 
 
+@pytest.mark.slow
 def test_the_installed_package_contains_the_poses(tmp_path: Path) -> None:
     # The wheel contains only the package's folder, without the rest of the repository.
     package = Path(labels.__file__).parents[1]

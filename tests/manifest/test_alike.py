@@ -92,6 +92,7 @@ def test_a_hundred_thousand_equal_hashes_need_no_pair_of_each_two():
     assert peak_bytes < 50e6  # one array of all pairs would have 80 GB
 
 
+@pytest.mark.slow
 def test_more_pairs_than_are_joined_at_once_give_the_same_groups(monkeypatch):
     distinct = np.unique(np.concatenate([np.arange(512), far(96) + np.arange(512)]).astype(np.uint64))
     expected = np.repeat([0, 512], 512)

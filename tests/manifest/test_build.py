@@ -302,6 +302,7 @@ def test_a_single_group_of_all_photos_is_refused() -> None:
         build_manifest([list_plenty()], labels_of(*PLENTY_LABELS), POSES, group_pattern="jpg")
 
 
+@pytest.mark.slow
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_listings_labels_and_sources_does_not_matter(shuffler: random.Random) -> None:
     one = {**PLENTY, "session-1/x.jpg": "1 1", "session-1/y.jpg": "y"}

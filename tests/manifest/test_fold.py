@@ -182,6 +182,7 @@ def test_a_split_by_labels_without_training_photos_is_refused() -> None:
     )
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(

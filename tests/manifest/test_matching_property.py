@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import quote, quote_plus
 
 import pyarrow as pa
+import pytest
 from building import list_bucket
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,8 @@ from physiq_ray.errors import quoted
 from physiq_ray.labels import LABEL_SCHEMA, Labels
 from physiq_ray.manifest import find_labelled, match_photos
 from physiq_ray.manifest.names import read_keys, read_labels
+
+pytestmark = pytest.mark.slow
 
 POSES = {1: "Front Lat Spread", 7: "Back Lat Spread"}
 

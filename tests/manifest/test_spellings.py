@@ -96,6 +96,7 @@ def test_the_table_has_at_least_thirty_spellings() -> None:
     assert len({spelling.label for spelling in SPELLINGS}) == len(SPELLINGS) >= 30
 
 
+@pytest.mark.slow
 @each
 def test_training_uses_the_photo_that_the_label_means(results: Results, spelling: Spelling) -> None:
     assert results.trained & spelling.all_of("keys") == spelling.all_of("means")
@@ -116,6 +117,7 @@ def test_cleanse_keeps_photos_that_the_label_may_mean_or_that_resemble_it(
     assert results.deletable & keys >= keys - protected - kept
 
 
+@pytest.mark.slow
 @each
 def test_audit_reports_unmatched_and_ambiguous_labels(results: Results, spelling: Spelling) -> None:
     found, has_photo = results.audit, bool(spelling.means or spelling.conflict)

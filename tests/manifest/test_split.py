@@ -33,6 +33,7 @@ def split_of(
     return split_groups(class_index, group, order[group], validation_share)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), min_size=1, max_size=60),
     st.floats(0.01, 0.99),
@@ -51,6 +52,7 @@ def test_a_group_is_never_separated_whatever_its_classes(
         assert len(np.unique(is_validation[group == each])) == 1
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=12), min_size=1, max_size=5),
     st.floats(0.01, 0.99),
@@ -75,6 +77,7 @@ def test_each_class_is_in_both_splits_and_within_one_group_of_its_share(
             assert abs(num_validation - validation_share * sum(of_class)) <= max(of_class) + 1e-9
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=12), min_size=1, max_size=5),
     st.floats(0.01, 0.4),
@@ -284,6 +287,7 @@ def linked_photos(draw: st.DrawFn) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 @given(linked_photos(), st.integers(0, 2**32 - 1), st.sampled_from([0.1, 0.2, 0.5, 0.8]))
 def test_copies_and_photos_of_one_session_are_never_separated(
     photos: dict[str, str], seed: int, validation_share: float

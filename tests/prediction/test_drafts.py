@@ -114,6 +114,7 @@ def test_one_draft_among_labels_is_refused_with_its_place(tmp_path: Path) -> Non
         load_labels([str(tmp_path / "labels.json")], {1: "Front"})
 
 
+@pytest.mark.slow
 def test_a_source_that_cannot_be_listed_is_named_and_its_photos_get_no_draft(
     s3_direct: Any, tmp_path: Path
 ) -> None:
@@ -133,6 +134,7 @@ def test_a_source_that_cannot_be_listed_is_named_and_its_photos_get_no_draft(
     assert (tmp_path / "drafts.jsonl").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     save_constant_model(tmp_path, [9.0, 1.0], str(tmp_path / "model"))
     (tmp_path / "empty").mkdir()

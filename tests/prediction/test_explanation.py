@@ -14,6 +14,8 @@ from physiq_ray.prediction.explanation import COLOURS, Explanation, explain, pai
 from physiq_ray.prediction.network import Network
 from physiq_ray.sample.photos import encode_jpeg
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def backbone():

@@ -8,6 +8,8 @@ from PIL import Image
 from physiq_ray.prediction import write_figure
 from physiq_ray.sample.photos import encode_jpeg
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_figure_shows_the_photo_beside_its_bars(predictor, tmp_path):
     red = io.BytesIO()

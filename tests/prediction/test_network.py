@@ -2,12 +2,15 @@
 
 import threading
 
+import pytest
 import torch
 from models import make_resnet
 from torch import nn
 
 from physiq_ray.prediction import network as network_module
 from physiq_ray.prediction.network import Network, fold_norms
+
+pytestmark = pytest.mark.slow
 
 
 def test_folding_the_batch_norms_does_not_change_the_logits():

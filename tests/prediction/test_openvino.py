@@ -14,6 +14,8 @@ from physiq_ray.floor import Floor
 from physiq_ray.prediction import openvino
 from physiq_ray.prediction.network import Network
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:

@@ -28,6 +28,7 @@ def test_probabilities_are_sorted_and_sum_to_one(predictor, make_photo):
     assert (answer.width, answer.height, answer.device) == (120, 160, "cpu")
 
 
+@pytest.mark.slow
 def test_outputs_are_named_by_the_class_mapping(state, make_photo):
     # String order: output 0 is pose 11, output 1 pose 2, output 2 pose 7.
     weights = dict(state.state_dict)
@@ -84,6 +85,7 @@ def test_the_answer_as_json_has_the_api_s_form(predictor, make_photo):
     assert answer["model"] == {"version": "0123456789ab"}
 
 
+@pytest.mark.slow
 def test_photos_are_found_in_folders_buckets_and_by_name(make_bucket, make_photo, tmp_path):
     (tmp_path / "b").mkdir()
     for name in ("b/2.jpeg", "b/1.PNG", "b/notes.txt"):
@@ -106,6 +108,7 @@ def test_an_empty_folder_is_an_error(tmp_path):
         list(find_photos([str(tmp_path)]))
 
 
+@pytest.mark.slow
 def test_a_photo_is_read_from_a_bucket_and_its_figure_written_to_one(predictor, make_bucket, make_photo, s3):
     bucket = make_bucket({"a.jpeg": make_photo()})
     data = read_bytes(f"s3://{bucket}/a.jpeg")
@@ -116,6 +119,7 @@ def test_a_photo_is_read_from_a_bucket_and_its_figure_written_to_one(predictor, 
     assert body.startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_prediction_package_does_not_import_ray():
     code = "import sys, physiq_ray.prediction; print('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -114,6 +114,7 @@ def test_if_all_shards_are_in_use_nothing_is_deleted_and_there_is_no_space(tmp_p
     assert cache.find(keys_of("a"), SIDE).names == ()
 
 
+@pytest.mark.slow
 def test_a_killed_training_does_not_keep_its_shards_in_use(cache):
     name, _ = add(cache, "a")
     code = (

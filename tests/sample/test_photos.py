@@ -61,6 +61,7 @@ def is_truncated(path: Path) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_bytes_however_many_processes_draw(
     sample: SamplePhotos, tmp_path: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_the_same_seed_writes_the_same_bytes_however_many_processes_draw(
     assert again.holdout_pose_id == sample.holdout_pose_id
 
 
+@pytest.mark.slow
 def test_another_seed_writes_other_photos(sample: SamplePhotos, tmp_path: Path) -> None:
     write_sample_photos(
         tmp_path,
@@ -157,6 +159,7 @@ def test_undoing_the_exif_orientation_gives_the_upright_figure(orientation: int)
     assert np.abs(np.asarray(shown).astype(float) - np.asarray(upright)).mean() < 6.0
 
 
+@pytest.mark.slow
 def test_many_photos_are_stored_rotated(tmp_path: Path) -> None:
     sample = write_sample_photos(
         tmp_path,
@@ -176,6 +179,7 @@ def test_many_photos_are_stored_rotated(tmp_path: Path) -> None:
     assert orientations[6] >= 4
 
 
+@pytest.mark.slow
 def test_progress_counts_up_to_all_photos(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
 
@@ -192,6 +196,7 @@ def test_progress_counts_up_to_all_photos(tmp_path: Path) -> None:
     assert seen == [(done, 10) for done in range(1, 11)]
 
 
+@pytest.mark.slow
 def test_photos_of_no_known_pose_come_on_top_and_change_no_other_photo(
     sample: SamplePhotos, with_poseless: SamplePhotos
 ) -> None:
@@ -238,6 +243,7 @@ def test_photos_of_no_known_pose_have_the_sizes_and_orientations_of_the_others(
     assert {(720, 960), (600, 800)} <= sizes <= {(720, 960), (600, 800), (540, 960), (810, 1080), (960, 720)}
 
 
+@pytest.mark.slow
 def test_the_kinds_of_no_known_pose_are_equally_frequent_and_mixed_among_the_athletes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

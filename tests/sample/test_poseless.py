@@ -41,6 +41,7 @@ def test_every_kind_is_drawn_at_the_requested_size(kind, size):
     assert (image.mode, image.size) == ("RGB", size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", POSELESS_KINDS)
 def test_the_same_seed_draws_the_same_pixels_and_another_seed_does_not(kind):
     digests = [hashlib.sha256(drawn(kind, seed).tobytes()).digest() for seed in (*range(8), 5)]
@@ -86,6 +87,7 @@ def test_nobody_but_equipment_is_in_a_photo_of_an_empty_gym():
         assert is_foreground.mean() > 0.01
 
 
+@pytest.mark.slow
 def test_two_people_stand_next_to_each_other_and_the_athlete_is_one_of_them():
     sides = set()
     for seed in range(8):

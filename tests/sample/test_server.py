@@ -20,6 +20,8 @@ from physiq_ray.errors import StorageError, UnreachableError
 from physiq_ray.sample import weed
 from physiq_ray.sample.server import LocalS3
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LocalS3]:

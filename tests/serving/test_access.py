@@ -437,6 +437,7 @@ def test_an_allowed_address_is_below_the_prefix_even_if_a_server_resolves_its_ke
         assert leads_below_open(uri)
 
 
+@pytest.mark.slow
 @given(
     prefix=st.lists(st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True), max_size=3),
     key=st.lists(st.from_regex(r"[A-Za-z0-9 _é-]{1,8}", fullmatch=True), min_size=1, max_size=3),

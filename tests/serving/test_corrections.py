@@ -23,6 +23,8 @@ from physiq_ray.serving.requestlog import RequestLog
 from physiq_ray.serving.service import Service
 from physiq_ray.storage import write_bytes
 
+pytestmark = pytest.mark.slow
+
 MD5 = "0123456789abcdef0123456789abcdef"
 PREDICTS, CORRECTS, BOTH = "predicting-0123456789", "correcting-0123456789", "doing-both-0123456789"
 

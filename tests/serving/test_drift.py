@@ -51,6 +51,7 @@ def send(drift: Drift, photos: dict[str, np.ndarray]) -> set[str]:
     return {name for name, found in drift.distances().items() if found.value > found.limit}
 
 
+@pytest.mark.slow
 def test_photos_like_those_of_the_validation_are_above_a_limit_in_under_one_percent_of_windows() -> None:
     gym = Gym(1)
 
@@ -59,6 +60,7 @@ def test_photos_like_those_of_the_validation_are_above_a_limit_in_under_one_perc
     assert sum(alarms) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "name"), [({"without": 7}, "poses"), ({"without": 0}, "poses"), ({"stops": 1}, "brightness")]
 )
@@ -107,6 +109,7 @@ def watching(model_folder: str, tmp_path_factory: pytest.TempPathFactory) -> str
     return str(folder)
 
 
+@pytest.mark.slow
 def test_a_replica_compares_its_photos_and_reports_the_distances(
     make_photo: MakePhoto, run: Run, watching: str, reported: Reported
 ) -> None:

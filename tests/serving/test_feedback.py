@@ -229,6 +229,7 @@ def test_at_most_so_many_photos_are_kept_in_an_hour_a_day_and_of_a_pose(
     kept.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_a_share_of_the_photos_is_kept_chosen_by_content(
     make_photo: MakePhoto, reported: Reported, tmp_path: Path, share: float

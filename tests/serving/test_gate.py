@@ -77,6 +77,7 @@ async def look(service: Service) -> tuple[str, str | None]:
 # Change
 
 
+@pytest.mark.slow
 def test_a_significantly_worse_model_is_refused_with_the_numbers_and_a_remedy(
     run: Run, saved: dict[str, str], manifest: str
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_significantly_worse_model_is_refused_with_the_numbers_and_a_remedy(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("new", "old"), [("equal", "good"), ("good", "worse")], ids=["equal", "better"])
 def test_a_model_that_is_not_worse_answers(
     run: Run, saved: dict[str, str], manifest: str, new: str, old: str
@@ -105,6 +107,7 @@ def test_without_compare_on_a_worse_model_answers(run: Run, saved: dict[str, str
     assert run(after({"model": saved["worse"]}), model=saved["good"]) == (saved["worse"], None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("min_confidence", "is_refused"), [(None, True), (0.5, False)])
 def test_photos_of_no_known_pose_are_refused_by_the_floor_that_the_service_uses(
     run: Run,
@@ -130,6 +133,7 @@ def test_a_change_of_another_setting_compares_nothing(run: Run, saved: dict[str,
     assert run(after(live), model=saved["good"]) == (saved["good"], None)
 
 
+@pytest.mark.slow
 def test_a_worse_canary_is_refused(run: Run, saved: dict[str, str], manifest: str) -> None:
     live = {"canary_model": saved["worse"], "compare_on": manifest}
 
@@ -169,6 +173,7 @@ def test_photos_that_cannot_be_used_refuse_the_model(
     assert refused.endswith("correct this and deploy again, or remove compare_on")
 
 
+@pytest.mark.slow
 def test_requests_are_answered_during_the_comparison(
     run: Run, saved: dict[str, str], manifest: str, make_photo: MakePhoto
 ) -> None:
@@ -190,6 +195,7 @@ def test_requests_are_answered_during_the_comparison(
 # Start
 
 
+@pytest.mark.slow
 def test_a_replica_that_starts_with_a_worse_model_uses_the_one_of_the_deployment(
     run: Run, saved: dict[str, str], manifest: str
 ) -> None:
@@ -201,6 +207,7 @@ def test_a_replica_that_starts_with_a_worse_model_uses_the_one_of_the_deployment
     assert WORSE in refused
 
 
+@pytest.mark.slow
 def test_a_replica_follows_the_verdict_of_another_one_and_compares_nothing(
     run: Run, saved: dict[str, str]
 ) -> None:
@@ -261,6 +268,7 @@ def compared(new: str, old: str, manifest: str) -> Comparison:
     return asyncio.run(compare())
 
 
+@pytest.mark.slow
 def test_test_photos_count_if_there_are_any_and_never_training_photos(
     saved: dict[str, str], make_manifest: Callable[[Rows], str]
 ) -> None:
@@ -272,6 +280,7 @@ def test_test_photos_count_if_there_are_any_and_never_training_photos(
     assert (comparison.overall.old, comparison.overall.new) == (1 / 3, 2 / 3)
 
 
+@pytest.mark.slow
 def test_at_most_a_fixed_number_of_photos_is_compared(
     saved: dict[str, str], manifest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +289,7 @@ def test_at_most_a_fixed_number_of_photos_is_compared(
     assert compared(saved["worse"], saved["good"], manifest).overall.num_photos == 5
 
 
+@pytest.mark.slow
 def test_a_photo_that_cannot_be_read_does_not_count(
     saved: dict[str, str], manifest: str, tmp_path: Path
 ) -> None:
@@ -289,6 +299,7 @@ def test_a_photo_that_cannot_be_read_does_not_count(
     assert compared(saved["worse"], saved["good"], manifest).overall.num_photos == 11
 
 
+@pytest.mark.slow
 def test_photos_of_poses_that_neither_model_knows_cannot_compare_them(
     saved: dict[str, str], make_manifest: Callable[[Rows], str]
 ) -> None:

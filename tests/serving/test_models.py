@@ -48,6 +48,7 @@ def changed_to(live: dict[str, Any], photo: bytes | None = None) -> Act:
 # Loading
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gpus_per_replica", [0, 0.5])
 def test_a_replica_computes_on_a_gpu_only_if_it_reserved_one(
     monkeypatch: pytest.MonkeyPatch, model_folder: str, gpus_per_replica: float
@@ -64,6 +65,7 @@ def test_a_replica_computes_on_a_gpu_only_if_it_reserved_one(
 # Start
 
 
+@pytest.mark.slow
 def test_the_settings_of_user_config_override_those_of_the_deployment(
     make_photo: MakePhoto, run: Run, other_folder: str
 ) -> None:
@@ -120,6 +122,7 @@ def test_before_the_first_model_is_loaded_current_raises(reported: Reported) -> 
 # Change
 
 
+@pytest.mark.slow
 def test_a_change_answers_with_the_other_version_and_counts_from_zero(
     make_photo: MakePhoto, run: Run, model_folder: str, other_folder: str
 ) -> None:
@@ -194,6 +197,7 @@ def test_a_successful_change_removes_the_reason_of_a_refused_one(
     assert run(act) == (None, other_folder)
 
 
+@pytest.mark.slow
 def test_concurrent_changes_are_made_in_the_order_of_the_calls(
     run: Run, model_folder: str, other_folder: str
 ) -> None:
@@ -228,6 +232,7 @@ def test_requests_are_answered_while_a_model_is_changed(
 # Canary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("share", "least", "most"), [(0.0, 0, 0), (1.0, 60, 60), (0.5, 18, 42)], ids=["none", "all", "half"]
 )

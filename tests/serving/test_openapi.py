@@ -3,14 +3,14 @@
 from typing import Any
 
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from running import RunningService
-from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 
 
 @pytest.fixture(scope="module")
 def document(service: RunningService) -> Any:
+    import schemathesis  # the collection of the tests, too, would wait seconds for this import
+
     return schemathesis.openapi.from_url(f"{service.url}/openapi.json")
 
 
@@ -19,6 +19,8 @@ def document(service: RunningService) -> Any:
     [("post", "/v1/predict"), ("post", "/v1/feedback"), ("get", "/v1/model"), ("get", "/healthz")],
 )
 def test_every_response_conforms_to_the_openapi_document(document: Any, method: str, path: str) -> None:
+    from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
+
     # schemathesis' own parametrize does not work with pytest 9.2.
     @settings(
         max_examples=150 if method == "post" else 15,

@@ -14,6 +14,8 @@ from physiq_ray.floor import Floor, Score
 from physiq_ray.prediction import Predictor
 from physiq_ray.prediction.batch import predict_to_parquet
 
+pytestmark = pytest.mark.slow
+
 NUM_PHOTOS = 12
 
 
@@ -22,10 +24,10 @@ def model_with(model_folder: str, tmp_path_factory: pytest.TempPathFactory) -> C
     """Give a function that saves the model with a floor and returns its folder."""
 
     def save(score: Score, threshold: float) -> str:
-        features = torch.rand(3, 2048, generator=torch.Generator().manual_seed(0))
-        floor = Floor(
-            score, threshold, torch.nn.functional.normalize(features) if score == "distance" else None
-        )
+        numbers = torch.Generator().manual_seed(0)
+        features = torch.nn.functional.normalize(torch.rand(3, 2048, generator=numbers))
+        detector = torch.rand(2049, generator=numbers) - 0.5
+        floor = Floor(score, threshold, {"distance": features, "detector": detector}.get(score))
         folder = str(tmp_path_factory.mktemp("floor"))
         save_model_files(replace(load_model_state(model_folder), floor=floor), folder)
         return folder
@@ -33,7 +35,15 @@ def model_with(model_folder: str, tmp_path_factory: pytest.TempPathFactory) -> C
     return save
 
 
-@pytest.mark.parametrize("score", ["probability", "energy", "distance"])
+@pytest.mark.parametrize(
+    "score",
+    [
+        "detector",
+        pytest.param("probability", marks=pytest.mark.long),
+        pytest.param("energy", marks=pytest.mark.long),
+        pytest.param("distance", marks=pytest.mark.long),
+    ],
+)
 def test_all_three_refuse_the_same_photos(
     ray_local: None,
     run: Run,

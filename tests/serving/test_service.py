@@ -31,6 +31,7 @@ POSE_NAMES = {1: "Front Lat Spread", 5: "Back Double Biceps", 11: "Abs & Thighs"
 # Answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"format": "PNG", "mode": "RGBA"}, {"orientation": 6, "size": (200, 120)}],
@@ -56,6 +57,7 @@ def test_an_answer_has_the_probabilities_of_a_single_prediction(
     assert answer["model"] == {"version": expected.model_version, "temperature": 1.3}
 
 
+@pytest.mark.slow
 def test_a_photo_has_the_same_answer_in_a_batch_as_alone(
     make_photo: MakePhoto, run: Run, reported: Reported
 ) -> None:
@@ -76,6 +78,7 @@ def test_a_photo_has_the_same_answer_in_a_batch_as_alone(
         )
 
 
+@pytest.mark.slow
 def test_a_higher_temperature_gives_less_confidence_by_its_formula(
     make_photo: MakePhoto, make_model: MakeModel, run: Run
 ) -> None:

@@ -38,6 +38,7 @@ def run_all(*work: Coroutine[Any, Any, str]) -> list[str]:
     return asyncio.run(gather())
 
 
+@pytest.mark.slow
 def test_an_upload_that_takes_too_long_ends_with_408() -> None:
     uploads = uploads_of()
 

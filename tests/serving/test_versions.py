@@ -171,6 +171,7 @@ def replaced(tmp_path: Path, make_model: MakeModel) -> tuple[str, Callable[[], o
     return str(tmp_path / "model"), lambda: shutil.copy(other, tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_a_change_with_the_same_address_loads_the_replaced_file(
     replaced: tuple[str, Callable[[], object]],
 ) -> None:
@@ -188,6 +189,7 @@ def test_a_change_with_the_same_address_loads_the_replaced_file(
     serve_once(act, Fixed(), model=folder)
 
 
+@pytest.mark.slow
 def test_another_version_than_the_fixed_one_is_refused_by_a_change_and_by_a_start(
     replaced: tuple[str, Callable[[], object]], model_folder: str
 ) -> None:

@@ -88,6 +88,7 @@ def send_all_requests(bucket, tmp_path):
     delete_objects(bucket, [Target("a.jpg", ETAG, 5)], Condition.BATCH)
 
 
+@pytest.mark.slow
 def test_requester_pays_applies_to_all_requests_to_the_sources_buckets_and_no_others(recorder, tmp_path):
     follow_settings(Settings(requester_pays="yes"), ["checkins"])
     send_all_requests("checkins", tmp_path)
@@ -105,6 +106,7 @@ def test_requester_pays_applies_to_all_requests_to_the_sources_buckets_and_no_ot
     assert {payer for _, _, payer, _ in recorder} == {None}
 
 
+@pytest.mark.slow
 def test_anonymous_applies_to_all_requests_to_the_sources_buckets_and_no_others(recorder, tmp_path):
     follow_settings(Settings(anonymous="yes"), ["public"])
     send_all_requests("public", tmp_path)
@@ -185,6 +187,7 @@ def dead_proxy(monkeypatch):
     storage.forget_clients()
 
 
+@pytest.mark.slow
 def test_a_server_on_this_machine_is_reached_without_the_proxy(dead_proxy, s3, monkeypatch):
     with LocalS3(start_timeout_s=20) as server:
         for name, value in server.environment.items():

@@ -1,6 +1,10 @@
+import pytest
+
 from physiq_ray.storage.copies import copy_object
 from physiq_ray.storage.deletion import State
 from physiq_ray.storage.versions import Target
+
+pytestmark = pytest.mark.slow
 
 ETAG_A = "0cc175b9c0f1b6a831c399e269772661"
 

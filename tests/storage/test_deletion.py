@@ -73,6 +73,7 @@ def test_a_key_that_the_response_does_not_mention_is_looked_up(make_bucket, read
     assert read_bucket(bucket) == {"b.jpg": b"b"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condition", [Condition.BATCH, Condition.SINGLE])
 def test_a_deletion_whose_response_was_lost_is_reported_as_deleted(
     make_bucket, read_bucket, on_request, condition

@@ -30,6 +30,7 @@ def test_an_object_is_downloaded_with_its_version(make_bucket: Any, tmp_path: Pa
     assert before - 1 <= version.modified_s <= time.time() + 1
 
 
+@pytest.mark.slow
 def test_a_large_object_is_downloaded_in_ranges(
     s3: Any, start_proxy: Any, make_bucket: Any, tmp_path: Path
 ) -> None:
@@ -43,6 +44,7 @@ def test_a_large_object_is_downloaded_in_ranges(
     assert len(gets) == 3  # of 8 MiB each
 
 
+@pytest.mark.slow
 def test_an_object_that_has_grown_since_the_listing_is_downloaded_in_ranges(
     make_bucket: Any, tmp_path: Path
 ) -> None:
@@ -103,6 +105,7 @@ def test_the_etag_of_an_encrypted_object_is_not_compared(
     assert download("s3://bucket/a.jpg", tmp_path / "f", 5) == Downloaded(5, WRONG_MD5, NEW_YEAR_S)
 
 
+@pytest.mark.slow
 def test_a_large_object_overwritten_during_the_download_is_read_again(
     start_proxy: Any, make_bucket: Any, s3_direct: Any, tmp_path: Path, without_waiting: None
 ) -> None:
@@ -140,6 +143,7 @@ def test_a_disk_error_is_not_treated_as_a_network_error(make_bucket: Any, tmp_pa
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_a_large_object_of_an_unavailable_store_is_an_error(
     start_proxy: Any, tmp_path: Path, without_waiting: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_change_is_found_although_the_server_ignores_if_match(s3_without_if_ma
     assert conditions == ['"1111"']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answered", ['"1111"', "1111", 'W/"1111"', None])
 def test_quotes_and_weakness_do_not_make_etags_differ(s3_without_if_match, answered):
     s3_without_if_match(answered)

@@ -28,6 +28,7 @@ def take_three(params, **_):
     params["MaxKeys"] = 3
 
 
+@pytest.mark.slow
 def test_all_pages_are_listed_with_the_newest_version_of_each_key_first(bucket, s3_direct, on_request):
     for number in range(4):
         for key in ("é+ a.jpg", "b\nc.jpg", "b.jpg.jpg"):

@@ -105,12 +105,14 @@ def test_a_prefix_means_the_folder_of_that_name_only(make_bucket: MakeBucket) ->
     assert keys_of(list_one(f"s3://{bucket}/none")) == []
 
 
+@pytest.mark.slow
 def test_more_photos_than_one_page_holds_are_all_listed(make_bucket: MakeBucket) -> None:
     bucket = make_bucket({f"{number:04d}.jpg": b"" for number in range(1050)})
 
     assert keys_of(list_one(f"s3://{bucket}")) == [f"{number:04d}.jpg" for number in range(1050)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_folders", [256, 2])
 def test_a_large_bucket_listed_by_folders_has_each_photo_once(
     make_bucket: MakeBucket, monkeypatch: pytest.MonkeyPatch, max_folders: int
@@ -184,6 +186,7 @@ INCOMPLETE_ENDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_waiting")
 @pytest.mark.parametrize("end", INCOMPLETE_ENDS.values(), ids=list(INCOMPLETE_ENDS))
 def test_a_listing_whose_answers_stop_part_way_is_an_error(
@@ -199,6 +202,7 @@ def test_a_listing_whose_answers_stop_part_way_is_an_error(
     assert str(listing.error).endswith("check that AWS_ENDPOINT_URL is that of an S3 server")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_waiting")
 @pytest.mark.parametrize("end", INCOMPLETE_ENDS.values(), ids=list(INCOMPLETE_ENDS))
 def test_list_names_raises_if_the_answers_stop_part_way(

@@ -99,6 +99,7 @@ LOST_ANSWER = error_answer(500, "InternalError")
 EXISTS = error_answer(412, "PreconditionFailed")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_waiting")
 @pytest.mark.parametrize("num_lost", [1, 5])  # fewer and more than botocore retries
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from physiq_ray import storage
 from physiq_ray.errors import UnreachableError
 from physiq_ray.storage import Bucket, create_bytes, read_bytes, write_bytes
 
+pytestmark = pytest.mark.slow
+
 MakeBucket = Callable[..., str]
 
 

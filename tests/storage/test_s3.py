@@ -94,6 +94,7 @@ def test_expired_credentials_that_cannot_be_refreshed_are_reported(aws: Aws, tmp
     )
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_is_not_an_address_is_reported_without_retries(aws: Aws) -> None:
     aws(AWS_ENDPOINT_URL="localhost:9000")
 
@@ -119,6 +120,7 @@ def test_an_unreachable_endpoint_is_reported_by_list_and_read(aws: Aws) -> None:
         read_bytes("s3://checkins/a.jpg")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "code", "kind"),
     [

@@ -49,6 +49,7 @@ def test_two_processes_that_change_an_object_lose_nothing(make_bucket: Callable[
     assert append_from_processes(f"s3://{bucket}/labels.jsonl", 5) == every(5)
 
 
+@pytest.mark.slow
 def test_a_second_writer_of_a_file_waits_for_the_first(tmp_path: Path) -> None:
     uri, is_reading, may_write = str(tmp_path / "labels.json"), threading.Event(), threading.Event()
     seen = []

@@ -10,6 +10,8 @@ from physiq_ray.labels import load_labels
 from physiq_ray.suspects.found import find_suspects
 from physiq_ray.suspects.report import refuse_existing, write_suspects
 
+pytestmark = pytest.mark.slow
+
 # What keys may contain and exports spoil.
 ODD_KEYS = ["a b+c?.jpg", "50%20off#1.jpg", "Jürgen/é.jpg", "line\nbreak.jpg", "'quoted'.jpg", "//twice.jpg"]
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 COMMAND = (sys.executable, "-m", "physiq_ray.cli", "sync", "f", "--transfers", "3", "--sources")
 
 

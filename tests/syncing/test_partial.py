@@ -35,6 +35,7 @@ def test_partial_files_of_a_running_process_are_not_removed(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_partial_files_of_another_process_are_removed_after_it_has_ended(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from physiq_ray.syncing.partial import partial_folder\n"

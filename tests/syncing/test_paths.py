@@ -82,6 +82,7 @@ def test_bucket_and_key_make_one_name_for_a_sorted_folder() -> None:
     assert flat_name("checkin-poses", "2026%2Fa.jpg", 255) == "checkin-poses%2F2026%252Fa.jpg"
 
 
+@pytest.mark.slow
 @given(st.lists(PHOTO_KEYS, unique=True, max_size=8))
 @example(["a.jpg", "a.jpg/b.jpg", "a%2Ejpg/b.jpg"])
 @example(["a//b.jpg", "a/b.jpg", "a/%2Fb.jpg", "a/%252Fb.jpg"])
@@ -109,6 +110,7 @@ def test_an_unquoted_path_is_the_key(key: str) -> None:
     assert unquote(local_path("bucket", key, 10_000)) == f"bucket/{key}"
 
 
+@pytest.mark.slow
 @given(st.lists(PHOTO_KEYS, unique=True, max_size=8))
 def test_sorted_names_are_distinct_and_one_part_each(keys: list[str]) -> None:
     names = [flat_name("bucket", key, 255) for key in keys]

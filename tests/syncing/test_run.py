@@ -170,6 +170,7 @@ def test_the_help_ends_with_examples(run_here: Any) -> None:
     assert "--config FILE" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_plain_sync_imports_no_heavy_library(make_bucket: Any, tmp_path: Path) -> None:
     bucket = make_bucket({"a.jpg": b"a"})
     code = (
@@ -229,6 +230,7 @@ def test_a_file_has_the_modification_time_of_its_object(
     assert int((tmp_path / bucket / "a.jpg").stat().st_mtime) == int(modified)
 
 
+@pytest.mark.slow
 def test_a_multipart_object_is_downloaded_and_then_skipped(
     make_bucket: Any, s3_direct: Any, tmp_path: Path
 ) -> None:
@@ -306,6 +308,7 @@ def test_names_that_the_file_system_cannot_distinguish_are_refused_except_the_fi
     assert read_folder(tmp_path) == {f"{bucket}/A.jpg": b"large", f"{bucket}/b.jpg": b"b"}
 
 
+@pytest.mark.slow
 def test_too_little_disk_space_is_an_error_before_anything_is_written(
     make_bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -317,6 +320,7 @@ def test_too_little_disk_space_is_an_error_before_anything_is_written(
     assert not (tmp_path / "f").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_sync_and_leaves_only_complete_files(
     make_bucket: Any, read_folder: Any, tmp_path: Path, s3: Any
 ) -> None:
@@ -342,6 +346,7 @@ def test_a_full_disk_ends_the_sync_and_leaves_only_complete_files(
     assert not list((tmp_path / "f").glob(".partial-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_answering", [True, False])
 def test_ctrl_c_keeps_complete_photos_and_says_how_to_continue(
     make_bucket: Any, start_proxy: Any, read_folder: Any, tmp_path: Path, is_answering: bool

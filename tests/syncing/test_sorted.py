@@ -90,6 +90,7 @@ def test_image_folder_reads_both_splits_with_the_classes_of_training(
         assert dataset[0][0].size == (20, 30)
 
 
+@pytest.mark.slow
 def test_a_photo_that_changed_its_split_is_moved_and_not_downloaded_again(
     s3: Any, make_bucket: Any, label: Any, make_settings: Any, tmp_path: Path
 ) -> None:

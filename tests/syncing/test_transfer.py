@@ -70,6 +70,7 @@ def directory_bucket(replace_s3: Any) -> Callable[[dict[str, bytes]], list[str]]
     return start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transfers", ["1", "8"])
 def test_a_bucket_whose_etags_are_not_md5s_is_checked_by_length(
     directory_bucket: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], transfers: str
@@ -115,6 +116,7 @@ def test_two_photos_that_do_not_match_are_too_few_to_judge_their_bucket(
     assert shown.err.count("3 times; upload the photo again") == 2
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_with_the_remedy(
     make_bucket: Any, monkeypatch: pytest.MonkeyPatch, read_folder: Any, tmp_path: Path
 ) -> None:
@@ -129,6 +131,7 @@ def test_a_full_disk_is_an_error_with_the_remedy(
     assert read_folder(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_photos_are_not_tried_after_many_without_a_response(
     make_bucket: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ NEW = {
 }
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_at_the_end_mixes_no_files_and_the_next_try_writes_all(finished, make_disk):
     disk, remount = make_disk(150 * MEGABYTE)  # room for the weights, and not for the complete file
     old = dict.fromkeys(NEW, b"old")
@@ -112,6 +113,7 @@ def test_a_disk_that_fills_up_at_the_end_mixes_no_files_and_the_next_try_writes_
     assert load_model_state(str(disk / "pose_classifier.pth")).class_mapping.pose_ids == (1, 5)
 
 
+@pytest.mark.slow
 def test_a_model_in_a_bucket_is_uploaded_after_its_report_and_the_complete_file_last(
     finished, make_bucket, s3_direct, monkeypatch
 ):

@@ -50,6 +50,7 @@ def best_is_loadable(folder):
     return torch.load(newest, weights_only=True)["progress"]["epoch"]
 
 
+@pytest.mark.long
 def test_a_killed_worker_of_two_costs_no_epoch_and_no_line(run, photos, training_workers, rows):
     seen = []
 

@@ -46,6 +46,7 @@ def test_a_second_process_may_train_a_run_only_after_the_first_has_ended(storage
         pass
 
 
+@pytest.mark.slow
 def test_of_many_simultaneous_attempts_one_gets_the_lock(storage):
     entered = []
 
@@ -86,6 +87,7 @@ def test_the_lock_of_another_machine_expires_after_two_minutes_without_renewal(
             pass
 
 
+@pytest.mark.slow
 def test_a_holder_with_a_slow_clock_keeps_its_lock_by_renewing_it(tmp_path, monkeypatch):
     monkeypatch.setattr("physiq_ray.training.lock.RENEWAL_S", 0.3)
     behind_s = time.time() - 300
@@ -123,6 +125,7 @@ def test_a_torn_lock_file_is_ignored(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_the_holder_renews_its_lock(tmp_path, monkeypatch):
     monkeypatch.setattr("physiq_ray.training.lock.RENEWAL_S", 0.05)
     path = tmp_path / "runs" / "first" / "lock-0001.json"

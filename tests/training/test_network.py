@@ -8,6 +8,8 @@ from physiq_ray.config import Settings
 from physiq_ray.training.loop import set_up_cudnn
 from physiq_ray.training.network import Network, weights_to_keep
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

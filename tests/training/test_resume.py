@@ -14,9 +14,12 @@ import torch
 from drain import drain, find_own_node
 from PIL import Image
 
+from physiq_ray.checkpoint import load_model_state
+from physiq_ray.errors import SettingError
 from physiq_ray.model import build_model
+from physiq_ray.training.text import describe_result
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(280)]
 
 
 @pytest.fixture
@@ -69,7 +72,6 @@ def resume(command, folder, *flags):
     return done
 
 
-@pytest.mark.long
 def test_ctrl_c_before_the_first_checkpoint_says_how_to_start_again_from_the_given_weights(command, tmp_path):
     start = build_model(1000).state_dict()
     torch.save(start, tmp_path / "start.pth")
@@ -130,7 +132,6 @@ def test_a_killed_run_goes_on_at_the_next_epoch_with_its_best_and_its_patience(
     assert f"Best validation accuracy {before[0][4]} in epoch 1" in resumed.stdout
 
 
-@pytest.mark.long
 @pytest.mark.timeout(500)  # three trainings
 def test_a_run_killed_after_a_notice_of_preemption_resumes_in_the_epoch_to_the_last_bit(
     run, pose_folders, tmp_path
@@ -191,3 +192,25 @@ def test_a_run_killed_after_a_notice_of_preemption_resumes_in_the_epoch_to_the_l
     for part in ("model", "averaged"):
         for name, value in states[0][part].items():
             assert torch.equal(value, states[1][part][name]), (part, name)
+
+
+def test_a_run_out_of_time_writes_its_model_and_is_resumed(run, pose_folders, tmp_path):
+    photos = pose_folders({1: 20, 2: 20})
+    first, shown = run(sources=[str(photos)], run_name="short", epochs=3, max_hours=1e-6, limit=8)
+    assert "limit=8: 16 of these 40 photos are used" in shown
+    assert [epoch["epoch"] for epoch in first.history] == [1]
+    assert first.stopped == (
+        "Stopped after epoch 1 of 3: max_hours=1e-06 leaves no time for another; continue with: "
+        f"physiq-ray train --resume --run-name short --storage {tmp_path / 'runs'}"
+    )
+    assert first.stopped in describe_result(first)
+    assert load_model_state(str(tmp_path / "model")).best_epoch == 1
+
+    second, _ = run(run_name="short", resume=True, epochs=3, max_hours=1.0)
+
+    assert [epoch["epoch"] for epoch in second.history] == [1, 2, 3]
+    assert second.history[0] == first.history[0]
+    assert second.stopped is None
+    assert sum(second.num_used.values()) == 16
+    with pytest.raises(SettingError, match="limit=9: the run was started with limit=8"):
+        run(run_name="short", resume=True, limit=9)

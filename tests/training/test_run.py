@@ -11,7 +11,6 @@ from physiq_ray.errors import DataError, SettingError, TrainingError
 from physiq_ray.images import decode_square
 from physiq_ray.model import normalise
 from physiq_ray.storage import read_bytes
-from physiq_ray.training.text import describe_result
 
 pytestmark = pytest.mark.slow
 
@@ -157,28 +156,6 @@ def test_a_run_in_this_process_equals_that_of_one_worker_and_errors_reach_the_ca
     monkeypatch.setattr("physiq_ray.training.loop.make_change", stop)
     with pytest.raises(ZeroDivisionError, match="as a bug would"):
         run(**same, run_name="stopped", num_workers=0)
-
-
-def test_a_run_out_of_time_writes_its_model_and_is_resumed(run, pose_folders, tmp_path):
-    photos = pose_folders({1: 20, 2: 20})
-    first, shown = run(sources=[str(photos)], run_name="short", epochs=3, max_hours=1e-6, limit=8)
-    assert "limit=8: 16 of these 40 photos are used" in shown
-    assert [epoch["epoch"] for epoch in first.history] == [1]
-    assert first.stopped == (
-        "Stopped after epoch 1 of 3: max_hours=1e-06 leaves no time for another; continue with: "
-        f"physiq-ray train --resume --run-name short --storage {tmp_path / 'runs'}"
-    )
-    assert first.stopped in describe_result(first)
-    assert load_model_state(str(tmp_path / "model")).best_epoch == 1
-
-    second, _ = run(run_name="short", resume=True, epochs=3, max_hours=1.0)
-
-    assert [epoch["epoch"] for epoch in second.history] == [1, 2, 3]
-    assert second.history[0] == first.history[0]
-    assert second.stopped is None
-    assert sum(second.num_used.values()) == 16
-    with pytest.raises(SettingError, match="limit=9: the run was started with limit=8"):
-        run(run_name="short", resume=True, limit=9)
 
 
 @pytest.mark.long

@@ -17,6 +17,8 @@ from physiq_ray.training.folder import RunFolder
 from physiq_ray.training.record import RunRecord
 from physiq_ray.training.text import describe_result, result_as_dict
 
+pytestmark = pytest.mark.slow
+
 POSES = {1: "One", 5: "Five"}
 
 
