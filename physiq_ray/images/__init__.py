@@ -4,7 +4,7 @@ Training and predictions must see the same pixels, so no other package opens a p
 the smallest DCT scale that still covers the wanted size, which is several times faster for 12-megapixel
 phone photos. This package does not import Ray. Threads can decode in parallel, as Pillow releases the GIL.
 
-decode       the public functions
+decode       the public functions: size, transparency, bit depth
 formats      the format of the bytes, by their content, and advice for unsupported formats
 jpeg         the limits of a JPEG, and the check that its body is as complete as its header says
 orientation  the orientation that EXIF or XMP gives
