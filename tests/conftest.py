@@ -1,12 +1,10 @@
 """One S3 server and one Ray a run; a bucket and a folder a test."""
 
-import contextlib
 import functools
 import io
 import itertools
 import json
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -21,7 +19,6 @@ from urllib.parse import urlsplit
 import botocore.loaders
 import numpy as np
 import pytest
-from botocore.exceptions import BotoCoreError, ClientError
 from botocore.retries.standard import ExponentialBackoff
 from hypothesis import settings
 from PIL import Image
@@ -107,62 +104,24 @@ def s3_direct(s3: LocalS3) -> Any:
 
 
 @pytest.fixture(scope="session")
-def next_bucket(s3_direct: Any) -> Iterator[Callable[[], str]]:
-    """Give a function that returns an empty bucket.
-
-    A thread makes eight at a time ahead, because the first byte in a bucket makes the server wait for 0.2 s.
-    """
-    ready: queue.Queue[str] = queue.Queue(maxsize=8)
-    is_over = threading.Event()
-
-    def make(bucket: str) -> str:
-        while not is_over.is_set():
-            try:
-                with contextlib.suppress(s3_direct.exceptions.BucketAlreadyOwnedByYou):  # after an error
-                    s3_direct.create_bucket(Bucket=bucket)
-                s3_direct.put_object(Bucket=bucket, Key="first", Body=b"1")
-                s3_direct.delete_object(Bucket=bucket, Key="first")
-                break
-            except (BotoCoreError, ClientError):  # a test has stopped the server
-                is_over.wait(0.2)
-        return bucket
-
-    def make_ahead() -> None:
-        with ThreadPoolExecutor(8) as threads:
-            for first in itertools.count(1, 8):
-                for bucket in threads.map(make, [f"test-{first + number:04d}" for number in range(8)]):
-                    while not is_over.is_set():
-                        with contextlib.suppress(queue.Full):
-                            ready.put(bucket, timeout=0.2)
-                            break
-                if is_over.is_set():
-                    return
-
-    thread = threading.Thread(target=make_ahead, name="buckets", daemon=True)
-    thread.start()
-    yield lambda: ready.get(timeout=60)
-    is_over.set()
-    thread.join()
+def bucket_names() -> Iterator[str]:
+    """Give names of buckets that no test has used."""
+    return (f"test-{number:04d}" for number in itertools.count(1))
 
 
 @pytest.fixture
-def make_bucket(s3_direct: Any, next_bucket: Callable[[], str]) -> MakeBucket:
+def make_bucket(s3: LocalS3, s3_direct: Any, bucket_names: Iterator[str]) -> MakeBucket:
     """Give a function that makes a bucket with these objects and returns its name."""
 
     def make(files: Mapping[str, bytes], name: str | None = None) -> str:
-        bucket = name or next_bucket()
-        if name is not None:
-            s3_direct.create_bucket(Bucket=name)
+        bucket = name or next(bucket_names)
+        s3.create_bucket(bucket)
 
         def put(item: tuple[str, bytes]) -> None:
             s3_direct.put_object(Bucket=bucket, Key=item[0], Body=item[1])
 
-        # The first alone: several at once into a new bucket make the server wait for a second.
-        items = list(files.items())
-        for item in items[:1]:
-            put(item)
         with ThreadPoolExecutor(8) as threads:
-            list(threads.map(put, items[1:]))
+            list(threads.map(put, files.items()))
         return bucket
 
     return make
