@@ -29,10 +29,8 @@ from physiq_ray.prediction.network import Forward
 
 LOGGER = logging.getLogger("ray.serve")  # has the handlers and the format of the deployment
 
-# The share of a batch's time for which the next batch waits, at most, and the base-2 logarithm of the largest
-# number of batches from one wait to the next.
-GATHER_SHARE = 0.2
-LARGEST_PAUSE = 5
+# The share of a batch's time that the next batch waits, at most, for as many photos.
+GATHER_SHARE = 0.1
 
 T = TypeVar("T")
 
@@ -65,9 +63,6 @@ class Engine:
         self._tasks: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._is_open = True
-        self._last_size, self._last_s = 0, 0.0  # of the batch before
-        self._answered_s = 0.0  # just before its clients were answered
-        self._num_in_vain, self._num_pauses = 0, 0
         self._thread = threading.Thread(target=self._work, args=(threads,), name="engine", daemon=True)
         self._thread.start()
 
@@ -105,9 +100,10 @@ class Engine:
         self._thread.join()
 
     def _work(self, threads: int | None) -> None:
+        last_size, last_s = 1, 0.0
         while True:
             with self._changed:
-                self._gather()
+                self._changed.wait_for(partial(self._has, last_size), GATHER_SHARE * last_s)
                 self._changed.wait_for(partial(self._has, 1))
                 if not (self._waiting or self._tasks):
                     return
@@ -121,28 +117,9 @@ class Engine:
                 _run(*task)
             elif batch:
                 started_s = time.monotonic()
-                self._answered_s = _compute(batch)
-                self._last_size, self._last_s = len(batch), self._answered_s - started_s
-
-    def _gather(self) -> None:
-        """Wait briefly for the next photos of the clients that have just been answered.
-
-        Without the wait, clients that send one photo after the other would split into two groups, of which
-        one waits while the photos of the other are computed, and each batch would have half of the photos.
-        Photos of independent clients do not follow an answer. So after each wait in vain, twice as many
-        batches are computed without one.
-        """
-        others = sum(item.since_s < self._answered_s for item in self._waiting)
-        size = min(others + self._last_size, self._max_batch_size)
-        waiting = len(self._waiting)
-        if waiting >= size or size == 1:  # a full batch, or one client, whose photo is computed at once
-            return
-        if self._num_pauses:
-            self._num_pauses -= 1
-            return
-        self._changed.wait_for(partial(self._has, size), GATHER_SHARE * self._last_s)
-        self._num_in_vain = 0 if len(self._waiting) > waiting else min(self._num_in_vain + 1, LARGEST_PAUSE)
-        self._num_pauses = 2**self._num_in_vain - 1
+                _compute(batch)
+                # After a single photo, the next one is computed at once.
+                last_size, last_s = len(batch), (time.monotonic() - started_s) * (len(batch) > 1)
 
     def _has(self, size: int) -> bool:
         """Say whether to stop waiting for this number of photos."""
@@ -173,8 +150,7 @@ def _run(task: Callable[[], Any], future: "Future[Any]") -> None:
         future.set_exception(error)
 
 
-def _compute(batch: Sequence[_Waiting]) -> float:
-    """Compute a batch and set its results; give the time of the monotonic clock before the first was set."""
+def _compute(batch: Sequence[_Waiting]) -> None:
     started_s = time.monotonic()
     try:
         images = torch.from_numpy(np.stack([item.image for item in batch]))  # (B, H, W, 3)
@@ -182,15 +158,13 @@ def _compute(batch: Sequence[_Waiting]) -> float:
         if len(outputs) != len(batch):
             raise ValueError(f"{len(outputs)} answers for {len(batch)} photos")
     except Exception as error:  # such as a lost GPU: the batch fails, and the thread continues
-        failed_s = time.monotonic()
         LOGGER.exception("a batch of %d photos failed", len(batch))
         for item in batch:
             item.future.set_exception(PredictionError(f"the network failed: {error}"))
-        return failed_s
-    done_s = time.monotonic()
+        return
+    computed_s = time.monotonic() - started_s
     for item, row in zip(batch, outputs, strict=True):
         if np.isfinite(row).all():
-            item.future.set_result(Computed(row, started_s - item.since_s, done_s - started_s, len(batch)))
+            item.future.set_result(Computed(row, started_s - item.since_s, computed_s, len(batch)))
         else:
             item.future.set_exception(PredictionError(NOT_FINITE))
-    return done_s

@@ -42,14 +42,6 @@ class Gate:
         return numbers[:, None].repeat(1, 2)
 
 
-class Slow(Gate):
-    """A network whose passes take 10 ms."""
-
-    def outputs(self, images: Tensor) -> Tensor:
-        time.sleep(0.01)
-        return super().outputs(images)
-
-
 def photo(number: int) -> UInt8Array:
     return np.full((4, 4, 3), number, np.uint8)
 
@@ -100,42 +92,6 @@ def test_all_waiting_photos_form_the_next_batch(engine: Engine) -> None:
     assert firsts(futures) == [1, 2, 3]
     assert network.batches == [[0], [1, 2, 3]]
     assert [future.result().batch_size for future in futures] == [3, 3, 3]
-
-
-def test_clients_that_send_one_photo_after_the_other_share_batches(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("physiq_ray.serving.engine.GATHER_SHARE", 10)  # a busy machine delays the clients
-    network = Slow()
-
-    def send(client: int) -> None:
-        for number in range(10 * client, 10 * client + 8):
-            assert engine.submit(photo(number), network).result(WAIT_S).outputs[0] == number  # type: ignore[arg-type]
-
-    with ThreadPoolExecutor(3) as clients:
-        list(clients.map(send, range(3)))
-
-    assert [len(batch) for batch in network.batches[3:7]] == [3, 3, 3, 3]
-
-
-def test_waits_for_photos_that_do_not_come_become_rare(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-
-    class Share(float):
-        def __mul__(self, batch_s: float) -> float:
-            waits.append(batch_s)
-            return 0.0
-
-    monkeypatch.setattr("physiq_ray.serving.engine.GATHER_SHARE", Share())
-    engine = Engine(max_batch_size=100, threads=1)
-    first = Gate(is_open=False)
-    futures = submit(engine, first, 0)
-    assert first.started.wait(WAIT_S)
-    futures += [future for number in range(1, 41) for future in submit(engine, Gate(), number)]
-    first.may_continue.set()
-    assert firsts(futures) == list(range(41))  # 41 batches, because networks do not share one
-    engine.close()
-    assert len(waits) == 5  # before the 2nd, 4th, 8th, 16th and 32nd batch
 
 
 def test_a_batch_has_at_most_max_batch_size_photos(engine: Engine) -> None:
