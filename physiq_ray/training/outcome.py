@@ -1,7 +1,7 @@
 """What the driver gets back from the training loop.
 
-Ray's controller reads it, too. So this module imports neither networks nor pipelines, as the job does, which
-would take the controller seconds.
+Ray's controller reads it, too. So, unlike `job`, this module imports neither the network nor the pipeline,
+which would take the controller seconds.
 """
 
 from dataclasses import dataclass
