@@ -64,18 +64,14 @@ def evaluate(
     display = make_display(progress)
     with display.live():
         candidates = find_candidates(chosen, state, on_progress=counting(display, "comparing"), debug=debug)
-        found, *found_old = (
-            photos.evaluate(
-                candidates.manifest,
-                each,
-                split=split,
-                precision=chosen.precision,
-                batch_size=chosen.batch_size,
-                on_progress=counting(display, "evaluating"),
-                debug=debug,
-            )
-            for each in (state, old)
-            if each is not None
+        found, *found_old = photos.evaluate(
+            candidates.manifest,
+            [state] if old is None else [state, old],
+            split=split,
+            precision=chosen.precision,
+            batch_size=chosen.batch_size,
+            on_progress=counting(display, "evaluating"),
+            debug=debug,
         )
         comparison = None
         if old is not None:

@@ -1,8 +1,9 @@
 """Predict labelled photos with Ray Data. This file imports Ray, so the package does not import this file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from physiq_ray.checkpoint import ModelState
@@ -17,7 +18,7 @@ from physiq_ray.storage import PhotoSource
 
 def evaluate(
     manifest: Manifest,
-    state: ModelState,
+    states: Sequence[ModelState],
     *,
     split: str = VALIDATION,
     precision: str = "auto",
@@ -25,32 +26,53 @@ def evaluate(
     source: PhotoSource | None = None,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
     debug: bool = False,
-) -> Evaluation:
+) -> list[Evaluation]:
     """Predict the photos of a split: validation, train, test or all; also those of no known pose.
 
-    source: the caller's own source, if the manifest lists its photos.
-    Raises DataError: no photo shows a pose that the model knows, or all photos are unreadable (with the first
+    states: one or more models. Models of one image size share each decoded photo; for another image size, the
+    photos are read again. source: the caller's own source, if the manifest lists its photos.
+    Raises DataError: no photo shows a pose that a model knows, or all photos are unreadable (with the first
     reasons); and all errors of `predict_table`.
     """
-    photos = LabelledPhotos.of(manifest, state.class_mapping, split)
+    photos = [LabelledPhotos.of(manifest, state.class_mapping, split) for state in states]
     connect(debug=debug)
-    batches = list(
-        predict_table(
-            photos.table,
-            state,
-            precision=precision,
-            batch_size=batch_size,
-            reader=source,
-            with_brightness=True,
-            on_progress=on_progress,
+    found: dict[int, Evaluation] = {}
+    for size in dict.fromkeys(state.image_size for state in states):
+        chosen = [number for number, state in enumerate(states) if state.image_size == size]
+        batches = list(
+            predict_table(
+                _all_photos([photos[number] for number in chosen]),
+                [states[number] for number in chosen],
+                precision=precision,
+                batch_size=batch_size,
+                reader=source,
+                with_brightness=True,
+                on_progress=on_progress,
+            )
         )
-    )
-    uris = [uri for batch in batches for uri in batch.uris]
-    brightness = (value for batch in batches for value in batch.brightness)
-    return photos.evaluation(
-        uris,
-        torch.from_numpy(np.concatenate([batch.outputs for batch in batches])),
-        state,
-        unreadable=[item for batch in batches for item in batch.unreadable],
-        brightness=dict(zip(uris, brightness, strict=True)),
-    )
+        uris = [uri for batch in batches for uri in batch.uris]
+        unreadable = [item for batch in batches for item in batch.unreadable]
+        brightness = (value for batch in batches for value in batch.brightness)
+        brightness_of = dict(zip(uris, brightness, strict=True))
+        for model, number in enumerate(chosen):
+            labels = photos[number].labels
+            own = [row for row, uri in enumerate(uris) if uri in labels]
+            outputs = np.concatenate([batch.outputs[model] for batch in batches])
+            found[number] = photos[number].evaluation(
+                [uris[row] for row in own],
+                torch.from_numpy(outputs[own]),
+                states[number],
+                unreadable=[item for item in unreadable if item.uri in labels],
+                brightness={uris[row]: brightness_of[uris[row]] for row in own},
+            )
+    return [found[number] for number in range(len(states))]
+
+
+def _all_photos(photos: Sequence[LabelledPhotos]) -> pa.Table:
+    """Give the photos of all models, each once."""
+    table, *others = (each.table for each in photos)
+    for other in others:
+        known = set(table["uri"].to_pylist())
+        is_new = [uri not in known for uri in other["uri"].to_pylist()]
+        table = pa.concat_tables([table, other.filter(pa.array(is_new, pa.bool_()))])
+    return table

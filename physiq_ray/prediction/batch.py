@@ -58,13 +58,14 @@ Progress = Callable[[int, int], None]  # photos done, photos in all
 class AnsweredBatch:
     """The answers of some photos in the order of their table; unreadable photos are listed apart.
 
-    uris: of the B photos that were predicted; outputs: float32 (B, C) or (B, C + 1), see `Forward.outputs`.
-    brightness: of each photo, 0 … 1, as `mean_brightness` computes it; empty if it was not asked for.
-    features: float32 (B, F), the input of the last layer; None if it was not asked for.
+    uris: of the B photos that were predicted. outputs: of each model, float32 (B, C) or (B, C + 1), see
+    `Forward.outputs`. brightness: of each photo, 0 … 1, as `mean_brightness` computes it; empty if it was not
+    asked for. features: float32 (B, F), the input of the first model's last layer; None if it was not asked
+    for.
     """
 
     uris: tuple[str, ...]
-    outputs: Float32Array
+    outputs: tuple[Float32Array, ...]
     unreadable: tuple[Unreadable, ...] = ()
     brightness: tuple[float, ...] = ()
     features: Float32Array | None = None
@@ -119,7 +120,7 @@ def plan_actors(nodes: Sequence[dict[str, float]]) -> ActorPlan:
 
 def predict_table(
     table: pa.Table,
-    state: ModelState,
+    states: Sequence[ModelState],
     *,
     precision: str = "auto",
     batch_size: int = 32,
@@ -130,7 +131,9 @@ def predict_table(
 ) -> Iterator[AnsweredBatch]:
     """Predict the photos of a table in its order; Ray must be connected.
 
-    table: uri string, size int64 in bytes, and etag string if it is known; other columns are ignored.
+    table: uri string, size int64 in bytes, and etag string if it is known; other columns are ignored. states:
+    models of one image size, which predict the same decoded photos. A photo is unreadable if one of the
+    models has an output for it that is not finite.
     batch_size: photos in one forward pass; the batches that are returned may be larger. reader: as in
     `build_dataset`. with_brightness, with_features: return the brightness and the features of the photos too.
     Raises CheckpointError: the weights do not fit. PredictionError: the cluster is too small, one of its
@@ -138,13 +141,17 @@ def predict_table(
     """
     if not table.num_rows:
         return
-    state.build()  # raises our error here if the weights do not fit, not one of Ray in another process
+    for state in states:
+        state.build()  # raises our error here if the weights do not fit, not one of Ray in another process
     plan = plan_actors(cluster_nodes())
-    needed = dataclasses.replace(state, optimizer_state_dict={}, history=(), settings={})
+    references = [
+        ray.put(dataclasses.replace(state, optimizer_state_dict={}, history=(), settings={}))
+        for state in states
+    ]
     known = [name for name in ("uri", "size", "etag") if name in table.column_names]
-    answers = build_dataset(table.select(known), image_size=state.image_size, reader=reader).map_batches(
+    answers = build_dataset(table.select(known), image_size=states[0].image_size, reader=reader).map_batches(
         NetworkActor,
-        fn_constructor_args=(ray.put(needed), precision, plan, with_brightness, with_features),
+        fn_constructor_args=(references, precision, plan, with_brightness, with_features),
         batch_size=batch_size,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=plan.num_actors),
@@ -157,7 +164,7 @@ def predict_table(
     try:
         for columns in answers.iter_batches(batch_size=None, batch_format="numpy"):
             done += len(columns["uri"])
-            yield _to_batch(columns)
+            yield _to_batch(columns, len(states))
             on_progress(done, table.num_rows)
             outage.check(list(columns["uri"]), list(columns["step"]))
     except RayError as error:
@@ -195,42 +202,47 @@ class Outage:
 
 
 class NetworkActor:
-    """Holds the network in a process of Ray."""
+    """Holds the networks in a process of Ray."""
 
     def __init__(
         self,
-        state: "ray.ObjectRef[ModelState]",
+        states: "Sequence[ray.ObjectRef[ModelState]]",
         precision: str,
         plan: ActorPlan,
         with_brightness: bool = False,  # by position, as Ray gives it
         with_features: bool = False,
     ) -> None:
-        self._network = Network(ray.get(state), precision=precision, use_gpu=plan.num_gpus > 0)
+        use_gpu = plan.num_gpus > 0
+        self._networks = [Network(ray.get(state), precision=precision, use_gpu=use_gpu) for state in states]
         self._with_brightness, self._with_features = with_brightness, with_features
-        if self._network.device.type == "cpu":
+        if self._networks[0].device.type == "cpu":
             torch.set_num_threads(plan.threads)  # Ray sets the number of reserved CPUs: one
 
     def __call__(self, columns: dict[str, Any]) -> dict[str, Any]:
-        """Predict one batch of decoded photos; the outputs of an unreadable photo are zeros."""
+        """Predict one batch of decoded photos; the outputs of a photo that was not decoded are zeros."""
         good = np.flatnonzero(columns["error"] == "")
         # The index copies the images (B, H, W, 3): the object store's memory is read-only, and torch warns
         # about arrays that are.
         images = columns["image"][good]
-        pixels, features = torch.from_numpy(images), None
+        pixels, num_rows = torch.from_numpy(images), len(columns["error"])
+        answered: dict[str, Any] = {}
+        first, *others = self._networks
         if self._with_features:
-            computed, features = self._network.outputs_and_features(pixels)
+            outputs, features = first.outputs_and_features(pixels)
+            answered["features"] = _spread(features, good, num_rows)
         else:
-            computed = self._network.outputs(pixels)
-        outputs = _spread(computed, good, len(columns["error"]))
+            outputs = first.outputs(pixels)
+        computed = [outputs, *(network.outputs(pixels) for network in others)]
+        answered |= {
+            f"outputs_{number}": _spread(outputs, good, num_rows) for number, outputs in enumerate(computed)
+        }
         step, error = columns["step"].astype(object), columns["error"].astype(object)
-        is_bad = ~np.isfinite(outputs).all(axis=1)
-        step[is_bad], error[is_bad], outputs[is_bad] = "predict", NOT_FINITE, 0
-        answered = {"outputs": outputs, "uri": columns["uri"], "step": step, "error": error}
+        is_bad = _spread(~torch.isfinite(torch.hstack(computed)), good, num_rows).any(axis=1)
+        step[is_bad], error[is_bad] = "predict", NOT_FINITE
+        answered |= {"uri": columns["uri"], "step": step, "error": error}
         if self._with_brightness:
-            answered["brightness"] = np.zeros(len(outputs))
+            answered["brightness"] = np.zeros(num_rows)
             answered["brightness"][good] = mean_brightness(images)
-        if features is not None:
-            answered["features"] = _spread(features, good, len(outputs))
         return answered
 
 
@@ -241,7 +253,7 @@ def _spread(values: torch.Tensor, rows: npt.NDArray[np.int64], num_rows: int) ->
     return spread
 
 
-def _to_batch(columns: dict[str, Any]) -> AnsweredBatch:
+def _to_batch(columns: dict[str, Any], num_models: int) -> AnsweredBatch:
     is_good = columns["error"] == ""
     unreadable = tuple(
         Unreadable(columns["uri"][row], columns["step"][row], columns["error"][row])
@@ -249,9 +261,8 @@ def _to_batch(columns: dict[str, Any]) -> AnsweredBatch:
     )
     brightness = columns["brightness"][is_good].tolist() if "brightness" in columns else ()
     features = columns["features"][is_good] if "features" in columns else None
-    return AnsweredBatch(
-        tuple(columns["uri"][is_good]), columns["outputs"][is_good], unreadable, tuple(brightness), features
-    )
+    outputs = tuple(columns[f"outputs_{number}"][is_good] for number in range(num_models))
+    return AnsweredBatch(tuple(columns["uri"][is_good]), outputs, unreadable, tuple(brightness), features)
 
 
 def predict_to_parquet(
@@ -290,11 +301,11 @@ def predict_to_parquet(
         if todo.num_rows:
             connect(debug=debug)
         try:
-            for batch in predict_table(todo, state, precision=precision, on_progress=on_progress):
+            for batch in predict_table(todo, [state], precision=precision, on_progress=on_progress):
                 num_answered += len(batch.uris)
                 num_written = len(parts.files)
                 unreadable.add(batch.unreadable)
-                parts.add(batch.uris, batch.outputs)
+                parts.add(batch.uris, batch.outputs[0])
                 if len(parts.files) > num_written:
                     unreadable.save()
             parts.flush()

@@ -80,11 +80,12 @@ def draft_labels(
         novelty = Novelty(compared["uri"].to_pylist())
         every = pa.concat_tables([compared, table])  # in this order: drafts need the features of the first
         for batch in predict_table(
-            every, state, precision=precision, with_features=True, on_progress=on_progress
+            every, [state], precision=precision, with_features=True, on_progress=on_progress
         ):
             unreadable += [item for item in batch.unreadable if item.uri not in novelty.labelled]
             unlike = novelty.measure(batch.uris, torch.from_numpy(batch.features))
-            for uri, row, distance in zip(batch.uris, torch.from_numpy(batch.outputs), unlike, strict=True):
+            outputs = torch.from_numpy(batch.outputs[0])
+            for uri, row, distance in zip(batch.uris, outputs, unlike, strict=True):
                 if uri not in novelty.labelled:
                     record = to_draft(uri, make_answer(row, state, state.floor), distance)
                     lines.append(json.dumps(record, ensure_ascii=False) + "\n")

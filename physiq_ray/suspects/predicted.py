@@ -231,9 +231,9 @@ def _predict_fold(
 def _predict(
     manifest: Manifest, state: ModelState, settings: Settings, display: Display, *, debug: bool
 ) -> tuple[Sequence[str], FloatArray, tuple[Unreadable, ...], Mapping[int, int]]:
-    found = evaluate(
+    [found] = evaluate(
         manifest,
-        state,
+        [state],
         split=ALL,
         precision=settings.precision,
         batch_size=settings.batch_size,

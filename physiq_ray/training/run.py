@@ -336,14 +336,15 @@ def _score_test(
         return None
     try:
         with display.live():
-            return evaluate(
+            [found] = evaluate(
                 manifest,
-                state,
+                [state],
                 split=TEST,
                 precision=settings.precision,
                 source=source,
                 on_progress=lambda done, total: display.count("testing", done, total),
             )
+            return found
     except PhysiqError as error:
         display.note(
             f"the test photos are not scored: {error}; score them with: physiq-ray evaluate --model {output} "

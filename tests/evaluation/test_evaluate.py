@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -24,6 +25,7 @@ from physiq_ray.evaluation.scores import Evaluation
 from physiq_ray.floor import floor_of_confidence
 from physiq_ray.labels import ClassMapping
 from physiq_ray.manifest import VALIDATION, Manifest
+from physiq_ray.prediction.batch import AnsweredBatch
 from physiq_ray.quarantine import Unreadable
 from physiq_ray.training.record import stored_settings
 
@@ -168,6 +170,39 @@ def test_photos_of_no_known_pose_score_the_floor_and_nothing_else(ray_local, run
     assert "0.0% (0.0% to 65.8%) of 2 others refused" in card
 
 
+def test_models_of_one_image_size_read_each_photo_once(monkeypatch, tmp_path, make_photo):
+    def state(poses, image_size):
+        return ModelState({}, ClassMapping.of_poses(poses), {}, image_size=image_size)
+
+    def predict_table(table, states, **_options):
+        uris = table["uri"].to_pylist()
+        read.append((stems(uris), [model.image_size for model in states]))
+        gone = Unreadable(uris[-1], "fetch", "gone")
+        # The first class is the answer of all models for all photos.
+        outputs = (np.eye(1, len(model.class_mapping.pose_ids), dtype=np.float32) for model in states)
+        answers = tuple(np.repeat(row, len(uris) - 1, axis=0) for row in outputs)
+        yield AnsweredBatch(tuple(uris[:-1]), answers, (gone,), (0.5,) * (len(uris) - 1))
+
+    def stems(uris):
+        return [Path(uri).stem for uri in uris]
+
+    read = []
+    monkeypatch.setattr(evaluation, "predict_table", predict_table)
+    monkeypatch.setattr(evaluation, "connect", lambda **_options: None)
+    make_manifest(tmp_path, make_photo, [*((pose, VALIDATION) for pose in (1, 1, 2, 3, None)), (1, "train")])
+    saved = (tmp_path / "runs" / "first" / "manifest.parquet").read_bytes()
+    old, new, large = state([1, 2], 64), state([1, 2, 3], 64), state([1, 2], 128)
+    found = evaluation.evaluate(Manifest.from_parquet(saved, name="saved"), [old, large, new])
+    assert read == [(list("01243"), [64, 64]), (list("0124"), [128])]
+    # The last photo of each reading is unreadable: 3, whose pose only the new model knows, and 4.
+    assert [stems(each.answers.uris) for each in found] == [["0", "1", "2"]] * 3
+    assert [each.answers.labels.tolist() for each in found] == [[0, 0, 1]] * 3
+    assert [stems(item.uri for item in each.unreadable) for each in found] == [[], ["4"], ["3"]]
+    assert [stems(each.brightness) for each in found] == [list("0124"), list("012"), list("0124")]
+    assert [each.answers.logits.shape[1] for each in found] == [2, 2, 3]
+    assert [dict(each.num_unknown) for each in found] == [{3: 1}, {3: 1}, {}]
+
+
 @pytest.mark.long
 def test_other_photos_win_over_the_environment_s_and_are_compared_with_the_run_s(
     run_cli, model, run_photos, photos, tmp_path
@@ -213,7 +248,7 @@ def test_what_ray_prints_meanwhile_and_while_it_ends_stays_off_the_json(
 ):
     def evaluate(manifest, *_, **__):
         sys.stdout.write("(raylet) a warning of a node")
-        return Evaluation(Answers(("a.jpeg",), torch.tensor([0]), torch.tensor([[2.0, 1.0]])), (), {})
+        return [Evaluation(Answers(("a.jpeg",), torch.tensor([0]), torch.tensor([[2.0, 1.0]])), (), {})]
 
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
     monkeypatch.setattr(ray, "shutdown", lambda: sys.stdout.write("the last words"))

@@ -51,11 +51,13 @@ def test_answers_are_those_of_each_photo_alone_in_the_table_s_order(
     bucket = make_bucket(files)
     uris = [f"s3://{bucket}/{key}" for key in files]
     table = pa.table({"uri": uris, "size": [len(data) for data in files.values()], "class_index": [0] * 12})
+    constant = {"fc.weight": torch.zeros(3, 2048), "fc.bias": torch.tensor([1.0, 2.0, 3.0])}
+    other = dataclasses.replace(state, state_dict={**state.state_dict, **constant})
     seen = []
     batches = list(
         predict_table(
             table,
-            state,
+            [state, other],
             precision="fp32",
             batch_size=4,
             with_brightness=True,
@@ -68,12 +70,13 @@ def test_answers_are_those_of_each_photo_alone_in_the_table_s_order(
     brightness = [value for batch in batches for value in batch.brightness]
     luma = [np.asarray(Image.open(io.BytesIO(data)).convert("L")).mean() / 255 for data in photos.values()]
     assert brightness == pytest.approx(luma, abs=0.01)
-    logits = [row for batch in batches for row in batch.outputs]
+    logits = [row for batch in batches for row in batch.outputs[0]]
     for (key, data), row in zip(photos.items(), logits, strict=True):
         answer = {item.pose_id: item.probability for item in predictor.predict(data, uri=key).probabilities}
         alone = [answer[pose_id] for pose_id in state.class_mapping.pose_ids]
         together = to_probabilities(torch.from_numpy(row[None]), 1.0)[0].tolist()
         assert together == pytest.approx(alone, abs=1e-5)
+    assert [row.tolist() for batch in batches for row in batch.outputs[1]] == [[1.0, 2.0, 3.0]] * 11
 
 
 def test_a_bucket_and_a_folder_become_parts_of_so_many_rows(
@@ -224,7 +227,7 @@ def answering(monkeypatch, tmp_path):
             columns.append(
                 {
                     **{"uri": np.array(uris, object), "step": np.array(steps, object)},
-                    **{"error": np.array(steps, object), "outputs": np.zeros((len(steps), 3), np.float32)},
+                    **{"error": np.array(steps, object), "outputs_0": np.zeros((len(steps), 3), np.float32)},
                 }
             )
         monkeypatch.setattr(batch, "build_dataset", lambda *_, **__: Answering(columns))
@@ -280,7 +283,7 @@ def test_an_output_that_is_not_a_number_is_listed_as_unreadable(ray_local, state
         state_dict={**state.state_dict, "fc.bias": bias, "fc.weight": torch.full((3, 2048), 3e38)},
     )
     table = pa.table({"uri": [str(tmp_path / "a.jpeg")], "size": [(tmp_path / "a.jpeg").stat().st_size]})
-    (answered,) = predict_table(table, huge, precision="fp32")
+    (answered,) = predict_table(table, [state, huge], precision="fp32")
     assert answered.uris == ()
     assert [(item.step, item.error[:34]) for item in answered.unreadable] == [
         ("predict", "the network's output is not a numb")
@@ -319,7 +322,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(state):
     broken = dataclasses.replace(state, state_dict={"fc.bias": state.state_dict["fc.bias"]})
     table = pa.table({"uri": ["/nowhere.jpeg"], "size": [1]})
     with pytest.raises(CheckpointError, match="weights do not fit"):
-        list(predict_table(table, broken))
+        list(predict_table(table, [state, broken]))
 
 
 def test_parts_of_no_rows_are_refused(state, tmp_path):
@@ -344,11 +347,11 @@ def test_actors_leave_a_cpu_for_decoding(nodes, plan):
 def test_an_actor_that_reserves_no_gpu_computes_on_the_cpu(monkeypatch, state):
     monkeypatch.setattr(batch.ray, "get", lambda reference: reference)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    actor = batch.NetworkActor(state, "fp32", ActorPlan(1, 0.999, 0, threads=torch.get_num_threads()))
+    actor = batch.NetworkActor([state], "fp32", ActorPlan(1, 0.999, 0, threads=torch.get_num_threads()))
     images = np.zeros((2, SIZE[0], SIZE[0], 3), np.uint8)
     empty = np.array(["", ""])
     answers = actor({"image": images, "uri": empty, "step": empty, "error": empty})
-    assert np.isfinite(answers["outputs"]).all()
+    assert np.isfinite(answers["outputs_0"]).all()
 
 
 def test_a_cluster_of_one_cpu_is_refused():
