@@ -8,6 +8,7 @@ import torch
 
 from physiq_ray.checkpoint import ModelState
 from physiq_ray.cluster import connect
+from physiq_ray.columns import first_equal
 from physiq_ray.constants import VALIDATION
 from physiq_ray.evaluation.labelled import LabelledPhotos
 from physiq_ray.evaluation.scores import Evaluation
@@ -52,27 +53,23 @@ def evaluate(
         )
         uris = [uri for batch in batches for uri in batch.uris]
         unreadable = [item for batch in batches for item in batch.unreadable]
-        brightness = (value for batch in batches for value in batch.brightness)
-        brightness_of = dict(zip(uris, brightness, strict=True))
-        for model, number in enumerate(chosen):
-            labels = photos[number].labels
-            own = [row for row, uri in enumerate(uris) if uri in labels]
-            outputs = np.concatenate([batch.outputs[model] for batch in batches])
+        values = (value for batch in batches for value in batch.brightness)
+        brightness = dict(zip(uris, values, strict=True))
+        for number, outputs in zip(
+            chosen, zip(*(batch.outputs for batch in batches), strict=True), strict=True
+        ):
             found[number] = photos[number].evaluation(
-                [uris[row] for row in own],
-                torch.from_numpy(outputs[own]),
+                uris,
+                torch.from_numpy(np.concatenate(outputs)),
                 states[number],
-                unreadable=[item for item in unreadable if item.uri in labels],
-                brightness={uris[row]: brightness_of[uris[row]] for row in own},
+                unreadable=unreadable,
+                brightness=brightness,
             )
     return [found[number] for number in range(len(states))]
 
 
 def _all_photos(photos: Sequence[LabelledPhotos]) -> pa.Table:
     """Give the photos of all models, each once."""
-    table, *others = (each.table for each in photos)
-    for other in others:
-        known = set(table["uri"].to_pylist())
-        is_new = [uri not in known for uri in other["uri"].to_pylist()]
-        table = pa.concat_tables([table, other.filter(pa.array(is_new, pa.bool_()))])
-    return table
+    table = pa.concat_tables([each.table for each in photos])
+    first = first_equal(table["uri"])
+    return table.filter(pa.array(first == np.arange(len(first))))

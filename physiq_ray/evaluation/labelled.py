@@ -81,9 +81,13 @@ class LabelledPhotos:
         """Compare a model's outputs with the labels.
 
         uris: the photos that were predicted, in any order. outputs: float32 (N, C) or (N, C + 1), of the
-        model's network. brightness: as in `Evaluation`.
+        model's network. brightness: as in `Evaluation`. Other photos may be among all of these, as another
+        model may know more poses; they are left out.
         Raises DataError: no photo of a pose is among them; the message gives the first reasons.
         """
+        own = [row for row, uri in enumerate(uris) if uri in self.labels]
+        uris, outputs = [uris[row] for row in own], outputs[own]
+        unreadable = [item for item in unreadable if item.uri in self.labels]
         labels = np.array([self.labels[uri] for uri in uris], np.int64)
         group_of = dict(zip(*(self.table[name].to_pylist() for name in ("uri", "group")), strict=True))
         every, groups = np.array(uris, object), np.array([group_of[uri] for uri in uris], object)
@@ -112,5 +116,5 @@ class LabelledPhotos:
                 tuple(every[is_null]), tuple(groups[is_null]), ~are_known(outputs, state).numpy()[is_null]
             ),
             floor,
-            brightness or {},
+            {uri: value for uri, value in (brightness or {}).items() if uri in self.labels},
         )

@@ -233,11 +233,10 @@ class NetworkActor:
         else:
             outputs = first.outputs(pixels)
         computed = [outputs, *(network.outputs(pixels) for network in others)]
-        answered |= {
-            f"outputs_{number}": _spread(outputs, good, num_rows) for number, outputs in enumerate(computed)
-        }
+        spread = [_spread(outputs, good, num_rows) for outputs in computed]
+        answered |= {f"outputs_{number}": outputs for number, outputs in enumerate(spread)}
         step, error = columns["step"].astype(object), columns["error"].astype(object)
-        is_bad = _spread(~torch.isfinite(torch.hstack(computed)), good, num_rows).any(axis=1)
+        is_bad = ~np.isfinite(np.hstack(spread)).all(axis=1)
         step[is_bad], error[is_bad] = "predict", NOT_FINITE
         answered |= {"uri": columns["uri"], "step": step, "error": error}
         if self._with_brightness:

@@ -87,10 +87,8 @@ async def compare_models(
         )
 
     def evaluate(number: int) -> Evaluation:
-        state, of_model = models[number][0], photos[number]
-        own = [uri for uri in outputs if uri in of_model.labels]
-        rows = torch.tensor([outputs[uri][number].tolist() for uri in own])
-        return of_model.evaluation(own, rows, state, unreadable=unreadable)
+        rows = torch.tensor([item[number].tolist() for item in outputs.values()])
+        return photos[number].evaluation(list(outputs), rows, models[number][0], unreadable=unreadable)
 
     return compare(
         evaluate(0),
