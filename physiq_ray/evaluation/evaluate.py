@@ -55,9 +55,8 @@ def evaluate(
         unreadable = [item for batch in batches for item in batch.unreadable]
         values = (value for batch in batches for value in batch.brightness)
         brightness = dict(zip(uris, values, strict=True))
-        for number, outputs in zip(
-            chosen, zip(*(batch.outputs for batch in batches), strict=True), strict=True
-        ):
+        for model, number in enumerate(chosen):
+            outputs = [batch.outputs[model] for batch in batches]
             found[number] = photos[number].evaluation(
                 uris,
                 torch.from_numpy(np.concatenate(outputs)),
