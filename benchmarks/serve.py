@@ -148,12 +148,11 @@ def running(
     environment = {**os.environ, "POSE_MODEL": model, "BENTOML_DO_NOT_TRACK": "True"}
     if rivals and side in ("litserve", "bentoml"):
         environment["PYTHONPATH"] = str(Path(rivals).absolute())
-    if side == BEFORE:
-        environment["PYTHONPATH"] = str(Path(str(before)).absolute())
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             server_command(side, model, port),
             env=environment,
+            cwd=before if side == BEFORE else None,  # `python -m` looks there first, then in PYTHONPATH
             stdout=log,
             stderr=log,
             start_new_session=True,
