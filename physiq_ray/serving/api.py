@@ -240,6 +240,7 @@ def build_api(service: Service, metrics: Metrics, log: RequestLog) -> FastAPI:
         max_body_bytes=settings.max_body_bytes,
         find_refusal=handlers.room.refusal,
         count=metrics.count_request,
+        max_paused=settings.max_requests,
     )
     if settings.cors_origins:
         api.add_middleware(

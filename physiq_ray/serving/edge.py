@@ -29,8 +29,12 @@ Where a request is refused, in this order:
                                     503      the model or the bucket does not respond
     api                             503      no answer within request_timeout_s
     edge                            500      a fault of the service itself
+
+Clients that send again at once, whatever Retry-After says, would take the processor time of the answers. So
+edge holds a request without room for PAUSE_S before it refuses it, and each response with 429 as well.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -56,6 +60,7 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+PAUSE_S = 0.5
 MAX_HEADER_BYTES = 32 * 1024  # of a request: HAProxy has a limit, Serve's own proxy has none
 PREDICT_PATH = "/v1/predict"
 DOCS = "/docs"  # FastAPI's page, whose scripts come from another host
@@ -71,12 +76,18 @@ class Edge:
         max_body_bytes: int,
         find_refusal: Callable[[], RequestError | None],
         count: Callable[[str, int], None],
+        max_paused: int,
     ) -> None:
-        """find_refusal: gives the error if there is no room. count: gets path and status of each answer."""
+        """find_refusal: gives the error if there is no room. count: gets path and status of each answer.
+
+        max_paused: so many requests are held at a time; more are refused at once.
+        """
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._find_refusal = find_refusal
         self._count = count
+        self._max_paused = max_paused
+        self._num_paused = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -93,6 +104,8 @@ class Edge:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
+                if message["status"] == 429:
+                    await self._pause()
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
@@ -106,6 +119,8 @@ class Edge:
             await send(message)
 
         is_prediction = scope["method"] == "POST" and path == PREDICT_PATH
+        if is_prediction and self._find_refusal():
+            await self._pause()  # there may be room afterwards
         if refusal := self._refusal_of(scope, is_prediction=is_prediction):
             # Before anything else: under ten times the load, most requests are refused, and the time that a
             # refusal takes is lost for answers.
@@ -122,6 +137,15 @@ class Edge:
                 raise
             fault = RequestError(500, "internal", "a fault of the service")
             await fault.to_response()(scope, receive, send_with_headers)
+
+    async def _pause(self) -> None:
+        if self._num_paused >= self._max_paused:
+            return
+        self._num_paused += 1
+        try:
+            await asyncio.sleep(PAUSE_S)
+        finally:
+            self._num_paused -= 1
 
     def _refusal_of(self, scope: Scope, *, is_prediction: bool) -> RequestError | None:
         """Decide by the headers alone."""

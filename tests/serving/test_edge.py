@@ -3,14 +3,19 @@
 import asyncio
 import json
 import threading
+import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from physiq_ray.config import ServingSettings
 from physiq_ray.serving.access import RateLimit
 from physiq_ray.serving.api import build_api
+from physiq_ray.serving.edge import Edge
+from physiq_ray.serving.refusals import RequestError
 from physiq_ray.serving.requestlog import RequestLog
 
 APP = "https://app.example"
@@ -48,6 +53,11 @@ class Counts:
 
     def count_request(self, path: str, status: int) -> None:
         self.counted.append((path, status))
+
+
+@pytest.fixture(autouse=True)
+def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("physiq_ray.serving.edge.PAUSE_S", 0.01)
 
 
 @dataclass
@@ -165,6 +175,101 @@ def test_under_a_path_a_busy_service_answers_503_and_counts_by_route(path: str) 
 
     assert response.status == 503
     assert response.counted == [("/v1/predict", 503)]
+
+
+def sender(
+    statuses: list[int],
+    refusals: list[RequestError | None],
+    *,
+    max_paused: int = 1,
+    path: str = "/v1/predict",
+) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Put Edge around an application that answers 200, or 429 at another path than that of predictions.
+
+    refusals: of each look for room; the last one stays. Give a function that sends one request and appends
+    the status of the response to `statuses`.
+    """
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        status = 200 if scope["path"] == "/v1/predict" else 429
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    edge = Edge(
+        app,
+        max_body_bytes=100,
+        find_refusal=lambda: refusals.pop(0) if len(refusals) > 1 else refusals[0],
+        count=lambda _path, status: statuses.append(status),
+        max_paused=max_paused,
+    )
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"x", "more_body": False}
+
+    async def send(_message: Message) -> None:
+        return None
+
+    async def send_one() -> None:
+        await edge({"type": "http", "method": "POST", "path": path, "headers": []}, receive, send)
+
+    return send_one
+
+
+BUSY = RequestError(503, "busy", "no room", retry_after_s=1)
+
+
+@pytest.mark.parametrize(
+    ("path", "refusals", "status"),
+    [
+        ("/v1/predict", [BUSY], 503),
+        ("/v1/predict", [BUSY, None], 200),  # there is room after the pause
+        ("/v1/feedback", [None], 429),
+    ],
+)
+def test_a_client_that_may_not_send_now_waits_for_its_response(
+    monkeypatch: pytest.MonkeyPatch, path: str, refusals: list[RequestError | None], status: int
+) -> None:
+    monkeypatch.setattr("physiq_ray.serving.edge.PAUSE_S", 0.1)
+    statuses: list[int] = []
+    send_one = sender(statuses, refusals, path=path)
+    started_s = time.monotonic()
+
+    asyncio.run(send_one())
+
+    assert statuses == [status]
+    assert time.monotonic() - started_s >= 0.1
+
+
+def test_a_request_with_room_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("physiq_ray.serving.edge.PAUSE_S", 3600)
+    statuses: list[int] = []
+    send_one = sender(statuses, [None])
+
+    asyncio.run(send_one())
+
+    assert statuses == [200]
+
+
+def test_only_max_paused_requests_wait_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("physiq_ray.serving.edge.PAUSE_S", 3600)
+    statuses: list[int] = []
+    send_one = sender(statuses, [BUSY], max_paused=2)
+
+    async def send_five() -> None:
+        tasks = [asyncio.create_task(send_one()) for _ in range(5)]
+        refused, waiting = await asyncio.wait(tasks, timeout=0.1)
+        assert (len(refused), len(waiting)) == (3, 2)
+        for task in waiting:
+            task.cancel()  # as if the clients had left
+        await asyncio.wait(tasks)
+
+        others = [asyncio.create_task(send_one()) for _ in range(3)]
+        refused, waiting = await asyncio.wait(others, timeout=0.1)
+        assert (len(refused), len(waiting)) == (1, 2)  # they took the places of those that left
+        for task in waiting:
+            task.cancel()
+
+    asyncio.run(send_five())
 
 
 @pytest.mark.parametrize("path", ["/poses/docs", "/poses/poses/docs"])
