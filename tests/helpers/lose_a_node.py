@@ -1,8 +1,9 @@
 """Train on a cluster of two nodes, and lose the second one in the third epoch: a process of its own.
 
-python lose_a_node.py PHOTOS POSES FOLDER [NOTICE]
+python lose_a_node.py PHOTOS POSES FOLDER [announced]
 
-NOTICE: how many seconds before its loss the node is announced to be taken away; without it, not at all.
+announced: that the node will be taken away is announced, and it is lost once the checkpoint inside the epoch
+is registered, however fast the machine is.
 """
 
 import json
@@ -21,7 +22,8 @@ from physiq_ray.config import Settings
 from physiq_ray.progress import Display
 from physiq_ray.training.run import train
 
-photos, poses, folder, *notice = sys.argv[1:]
+photos, poses, folder, *options = sys.argv[1:]
+run_folder = Path(folder, "runs", "shrunk")
 os.environ["RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"] = "0.2"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
@@ -46,12 +48,13 @@ settings = Settings(
 
 
 def lose() -> None:
-    while not list(Path(folder, "runs", "shrunk").glob("epoch-0002")):
+    while not Path(run_folder, "epoch-0002").exists():
         time.sleep(0.05)
     time.sleep(0.5)
-    for seconds in map(int, notice):
-        drain(cluster.address, second.node_id, seconds)
-        time.sleep(seconds)
+    if "announced" in options:
+        drain(cluster.address, second.node_id, 600)
+        while "-photos-" not in Path(run_folder, "checkpoint_manager_snapshot.json").read_text():
+            time.sleep(0.05)
     cluster.remove_node(second, allow_graceful=False)
 
 

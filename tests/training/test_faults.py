@@ -296,11 +296,11 @@ def test_faults_of_other_kinds_are_left_as_they_are():
 def lose_a_node(tmp_path):
     """Give a function that trains on two nodes, loses one in the third epoch, and gives result and output."""
 
-    def call(photos, *notice):
+    def call(photos, *options):
         script = Path(__file__).parents[1] / "helpers" / "lose_a_node.py"
         (tmp_path / "poses.json").write_text('[{"id": 1, "name": "One"}, {"id": 2, "name": "Two"}]')
         done = subprocess.run(
-            [sys.executable, script, photos, tmp_path / "poses.json", tmp_path, *notice],
+            [sys.executable, script, photos, tmp_path / "poses.json", tmp_path, *options],
             capture_output=True,
             text=True,
             timeout=400,
@@ -327,7 +327,7 @@ def test_a_lost_node_with_its_worker_and_its_decoded_photos_costs_no_epoch(lose_
 
 @pytest.mark.long
 def test_a_node_that_is_announced_to_go_costs_no_photo_of_the_epoch(lose_a_node, pose_folders):
-    result, shown = lose_a_node(pose_folders({1: 150, 2: 150}), "40")
+    result, shown = lose_a_node(pose_folders({1: 150, 2: 150}), "announced")
     saved = re.search(r"a checkpoint after (\d+) photos of epoch (\d) is saved", shown)
     assert saved, shown
     assert 0 < int(saved[1]) < 240
