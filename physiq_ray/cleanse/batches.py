@@ -5,6 +5,7 @@ one photo affects only that photo; after a batch in which every photo was denied
 an interrupt no new batch starts, and the running ones end.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -26,7 +27,7 @@ THREADS = 16
 OnProgress = Callable[[Bucket, int, int], None]  # a source, photos done, photos in all
 
 
-class Batches:
+class Batches(ABC):
     """Photos of one source that are processed in batches, and what has happened to them.
 
     A subclass defines `process`. Without recheck, labels do not matter.
@@ -52,9 +53,9 @@ class Batches:
         self.stopped: str | None = None
         self.missing_rights: set[str] = set()
 
+    @abstractmethod
     def process(self, batch: pa.Table) -> list[ObjectOutcome]:
         """Process one batch in a thread, and give an outcome for each photo, in their order."""
-        raise NotImplementedError
 
     def run_batches(self, size: int, num_threads: int) -> None:
         """Process the rest in batches of a size, until all is done or something stops it."""

@@ -314,7 +314,7 @@ def test_on_loopback_applies_inside_the_block_only_and_keeps_the_value_of_the_us
 ) -> None:
     monkeypatch.delenv(LOOPBACK_VARIABLE, raising=False)
     with on_loopback():
-        assert ray.util.get_node_ip_address() == "127.0.0.1"  # type: ignore[no-untyped-call]
+        assert ray.util.get_node_ip_address() == "127.0.0.1"
         assert os.environ[LOOPBACK_VARIABLE] == "0"
     assert LOOPBACK_VARIABLE not in os.environ
     assert ray_constants.ENABLE_RAY_CLUSTER

@@ -93,7 +93,7 @@ class Reader:
 
     def row(self) -> str | None:
         """Give the row of the photo that is shown, "none" at the end, None while a photo is loaded."""
-        return self.browser.execute_script(SHOWN_ROW)  # type: ignore[no-any-return]
+        return self.browser.execute_script(SHOWN_ROW)
 
     def key(self) -> str:
         return self.text("#name").rpartition("/")[2]
@@ -113,7 +113,7 @@ class Reader:
 def reader(browser: webdriver.Chrome) -> Iterator[Reader]:
     first = browser.current_window_handle
     browser.switch_to.new_window("window")
-    browser.get_log("browser")  # type: ignore[no-untyped-call]
+    browser.get_log("browser")
     yield Reader(browser)
     browser.close()
     browser.switch_to.window(first)
@@ -197,7 +197,7 @@ def test_twenty_photos_are_labelled_by_the_keyboard_and_label_file_journal_and_p
             for row in reader.browser.find_elements(By.CSS_SELECTOR, "#counts tr")
         }
         # Read before the server ends, after which the page's next question for the progress fails.
-        messages = reader.browser.get_log("browser")  # type: ignore[no-untyped-call]
+        messages = reader.browser.get_log("browser")
     assert page.process.returncode == 0
     assert len(expected) == 20
     assert journal_in(folder) == expected
@@ -299,7 +299,7 @@ def test_a_key_press_shows_the_next_photo_in_less_than_50_ms(reader: Reader, tmp
         reader.open(page.url)
         for _ in range(50):
             time.sleep(0.2)  # a person looks at the photo meanwhile
-            times_ms.append(reader.browser.execute_async_script(MEASURE, "1"))  # type: ignore[no-untyped-call]
+            times_ms.append(reader.browser.execute_async_script(MEASURE, "1"))
     assert statistics.median(times_ms) < 50, times_ms
 
 

@@ -124,11 +124,11 @@ class Page:
 
     def messages(self) -> list[str]:
         """The messages that the browser logged since the last call."""
-        return [entry["message"] for entry in self.browser.get_log("browser")]  # type: ignore[no-untyped-call]
+        return [entry["message"] for entry in self.browser.get_log("browser")]
 
     def events(self, method: str) -> list[dict[str, Any]]:
         """The DevTools events of that name since the last call."""
-        entries = self.browser.get_log("performance")  # type: ignore[no-untyped-call]
+        entries = self.browser.get_log("performance")
         found = [json.loads(entry["message"])["message"] for entry in entries]
         return [event["params"] for event in found if event["method"] == method]
 
