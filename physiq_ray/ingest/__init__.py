@@ -11,6 +11,7 @@ checks    read all photos for an audit, and keep them where a training will look
 choose    whether photos are prepared in memory, prepared on disk, or streamed, and the reason
 dataset   how many photos a Ray Data task decodes, and which resources it requests
 hashes    the perceptual hashes of photos, for groups of near-duplicates
+isolated  read the photos of a task that was lost before; a photo may have crashed it
 kept      prepare photos in the object store or in shards on disk, and read them in any order
 reading   how a task fetches and decodes its photos ahead; no Ray
 streamed  decode photos in each epoch, with one pipeline for all workers

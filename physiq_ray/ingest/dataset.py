@@ -15,7 +15,8 @@ import ray
 import ray.data
 
 from physiq_ray.cluster import cluster_nodes
-from physiq_ray.ingest.reading import PhotoReader, StoredPhotos, read_photos
+from physiq_ray.ingest.isolated import read_in_task
+from physiq_ray.ingest.reading import PhotoReader, StoredPhotos
 from physiq_ray.storage import current_access
 
 # Ray Data starts its second task a second after the first, and looks for finished tasks every 0.1 s. So a
@@ -90,7 +91,7 @@ def needed_columns(table: pa.Table) -> pa.Table:
 
 def read_task(inputs: pa.Table, *, image_size: int, reader: PhotoReader) -> dict[str, Any]:
     """Read the photos of one task into one block, which can be read later without a copy."""
-    read = read_photos(inputs, image_size=image_size, reader=reader)
+    read = read_in_task(inputs, image_size=image_size, reader=reader)
     columns: dict[str, Any] = {
         "image": read.images,
         "uri": np.array(inputs["uri"].to_pylist(), object),

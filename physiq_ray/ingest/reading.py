@@ -4,7 +4,7 @@ An unreadable photo keeps its row, with a black image and its error, so that eve
 steps in advance.
 """
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,6 +26,8 @@ FETCH_THREADS, FETCH_AHEAD_BYTES = 16, 12 * 2**20
 # Ray Data starts its second task a second after the first, and looks for finished tasks every 0.1 s. In these
 # pauses the second decoders of the other tasks use the CPUs (0.77 of the decoder's speed instead of 0.67).
 DECODE_THREADS = 2
+
+Decode = Callable[..., UInt8Array]  # as decode_square, with data and size_px
 
 
 class PhotoReader(Protocol):
@@ -73,18 +75,19 @@ def read_photos(
     reader: PhotoReader,
     image_hash: Hash | None = None,
     outage_run: int | None = None,
+    decode: Decode = decode_square,
 ) -> PhotosRead:
     """Fetch and decode photos; inputs: uri, size in bytes, and etag, which is optional.
 
     image_hash: compute this perceptual hash, too. outage_run: after so many unreachable photos in a row, the
-    other photos are not tried, and are not in the result.
+    other photos are not tried, and are not in the result. decode: decodes each photo.
     """
     uris, sizes = inputs["uri"].to_pylist(), inputs["size"].to_pylist()
     etags = inputs["etag"].to_pylist() if "etag" in inputs.column_names else [""] * len(uris)
     images = np.zeros((len(uris), image_size, image_size, 3), np.uint8)
     steps, errors, bits, is_unreachable = [""] * len(uris), [""] * len(uris), [0] * len(uris), []
     fetched = fetch_ahead(reader, uris, sizes, etags)
-    with closing(fetched), closing(_decode_ahead(uris, fetched, image_size, image_hash)) as decoded:
+    with closing(fetched), closing(_decode_ahead(uris, fetched, image_size, image_hash, decode)) as decoded:
         for index, result in enumerate(decoded):
             is_unreachable.append(isinstance(result, Unreachable))
             if isinstance(result, Unreadable):
@@ -114,16 +117,16 @@ def _fetch(reader: PhotoReader, uri: str, size: int, etag: str) -> bytes | Unrea
 
 
 def _decode(
-    uri: str, data: bytes | Unreadable, image_size: int, image_hash: Hash | None
+    uri: str, data: bytes | Unreadable, image_size: int, image_hash: Hash | None, decode: Decode
 ) -> tuple[UInt8Array, int] | Unreadable:
     if isinstance(data, Unreadable):
         return data
     try:
-        image = decode_square(data, size_px=image_size)
+        image = decode(data, size_px=image_size)
         if image_hash is None:
             return image, 0
         # A hash of another size would differ in some bits from those by which photos are grouped.
-        return image, image_hash(image if image_size == HASH_PX else decode_square(data, size_px=HASH_PX))
+        return image, image_hash(image if image_size == HASH_PX else decode(data, size_px=HASH_PX))
     except PhotoError as error:
         return Unreadable(uri, "decode", str(error))
 
@@ -143,11 +146,15 @@ def fetch_ahead(
 
 
 def _decode_ahead(
-    uris: Sequence[str], fetched: Iterable[bytes | Unreadable], image_size: int, image_hash: Hash | None
+    uris: Sequence[str],
+    fetched: Iterable[bytes | Unreadable],
+    image_size: int,
+    image_hash: Hash | None,
+    decode: Decode,
 ) -> Generator[tuple[UInt8Array, int] | Unreadable, None, None]:
     """Give the decoded photos in order; decode DECODE_THREADS at a time, as Pillow releases the GIL."""
     return map_ahead(
-        lambda photo: _decode(*photo, image_size, image_hash),
+        lambda photo: _decode(*photo, image_size, image_hash, decode),
         zip(uris, fetched, strict=True),
         num_threads=DECODE_THREADS,
         most_calls=DECODE_THREADS + 1,  # one has ended, and its pixels are copied

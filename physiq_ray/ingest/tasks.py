@@ -12,7 +12,8 @@ import ray
 
 from physiq_ray.errors import StorageError
 from physiq_ray.ingest.dataset import build_dataset
-from physiq_ray.ingest.reading import PhotoReader, read_photos
+from physiq_ray.ingest.isolated import read_in_task
+from physiq_ray.ingest.reading import PhotoReader
 from physiq_ray.near import load_hash
 from physiq_ray.prepared import Cache, photo_keys
 
@@ -64,7 +65,7 @@ def _read_task(
     with_hashes: bool,
     outage_run: int | None,
 ) -> pa.Table:
-    read = read_photos(
+    read = read_in_task(
         inputs,
         image_size=image_size,
         reader=reader,
