@@ -77,8 +77,10 @@ def test_a_closed_service_requires_a_token_and_limits_the_requests_of_each(
     assert statuses.keys() == {200, 429}
     assert REQUESTS_PER_MINUTE <= statuses[200] <= REQUESTS_PER_MINUTE + 10
 
-    refused = send(f"Bearer {SECOND}")
-    assert refused.status_code == 429
+    # While the last refused requests were held, one more may have become allowed.
+    refused = next(
+        response for response in (send(f"Bearer {SECOND}") for _ in range(2)) if response.status_code == 429
+    )
     assert refused.headers["retry-after"] in {"1", "2"}
     assert refused.json()["error"]["code"] == "too_many_requests"
     assert send(f"Bearer {THIRD}").status_code == 200
