@@ -118,10 +118,10 @@ class Edge:
                 message = {**message, "body": b""}
             await send(message)
 
-        is_prediction = scope["method"] == "POST" and path == PREDICT_PATH
-        if is_prediction and self._find_refusal():
-            await self._pause()  # there may be room afterwards
-        if refusal := self._refusal_of(scope, is_prediction=is_prediction):
+        refusal = _refusal_of_headers(scope)
+        if refusal is None and scope["method"] == "POST" and path == PREDICT_PATH:
+            refusal = await self._refusal_for_room()
+        if refusal is not None:
             # Before anything else: under ten times the load, most requests are refused, and the time that a
             # refusal takes is lost for answers.
             await refusal.to_response()(scope, receive, send_with_headers)
@@ -138,6 +138,13 @@ class Edge:
             fault = RequestError(500, "internal", "a fault of the service")
             await fault.to_response()(scope, receive, send_with_headers)
 
+    async def _refusal_for_room(self) -> RequestError | None:
+        refusal = self._find_refusal()
+        if refusal is not None:
+            await self._pause()
+            refusal = self._find_refusal()
+        return refusal
+
     async def _pause(self) -> None:
         if self._num_paused >= self._max_paused:
             return
@@ -147,13 +154,13 @@ class Edge:
         finally:
             self._num_paused -= 1
 
-    def _refusal_of(self, scope: Scope, *, is_prediction: bool) -> RequestError | None:
-        """Decide by the headers alone."""
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
-            return RequestError(
-                431, "headers_too_large", f"the request's headers have more than {MAX_HEADER_BYTES} bytes"
-            )
-        return self._find_refusal() if is_prediction else None
+
+def _refusal_of_headers(scope: Scope) -> RequestError | None:
+    if sum(len(name) + len(value) for name, value in scope["headers"]) <= MAX_HEADER_BYTES:
+        return None
+    return RequestError(
+        431, "headers_too_large", f"the request's headers have more than {MAX_HEADER_BYTES} bytes"
+    )
 
 
 def limited(receive: Receive, max_bytes: int) -> Receive:
